@@ -1,0 +1,1 @@
+"""Checkpoints on disk: HuggingFace layout and Orbax runs."""

@@ -1,0 +1,1 @@
+"""One file a command of `livecc`; only these print."""

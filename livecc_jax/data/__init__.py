@@ -1,0 +1,1 @@
+"""Annotations, index, packing and the input pipeline."""

@@ -1,0 +1,1 @@
+"""Video decoding, frame times, frame sampling, resizing and patches."""

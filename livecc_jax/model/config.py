@@ -1,0 +1,91 @@
+"""The architecture as numbers: one dataclass for every size of the Qwen2-VL family."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from livecc_jax.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """The vision tower: a ViT over 14x14 patches two frames deep, then a 2x2 merger."""
+
+    depth: int
+    width: int
+    heads: int
+    mlp: int  # hidden width of a block's feed-forward layer
+    patch_size: int = 14
+    temporal_patch_size: int = 2
+    merge_size: int = 2
+    channels: int = 3
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+    @property
+    def patch_values(self) -> int:
+        """Values in one patch: channels x frames x height x width (1176 for Qwen2-VL)."""
+        return self.channels * self.temporal_patch_size * self.patch_size**2
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """The decoder: grouped-query attention, SwiGLU, RMSNorm, multimodal rotary positions."""
+
+    vocab_size: int
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    mlp: int
+    rope_theta: float = 1_000_000.0
+    mrope_section: tuple[int, int, int] = (16, 24, 24)  # temporal, height, width
+    norm_eps: float = 1e-6
+    tied: bool = False  # the output head is the embedding
+    max_positions: int = 32768
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """Token ids that the network's configuration names; Qwen2-VL's by default."""
+
+    bos: int = 151643
+    eos: int = 151645
+    vision_start: int = 151652
+    vision_end: int = 151653
+    vision_pad: int = 151654
+    image_pad: int = 151655
+    video_pad: int = 151656
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A whole vision-language model.
+
+    Raises ConfigError when the numbers cannot make a network.
+    """
+
+    text: TextConfig
+    vision: VisionConfig
+    ids: SpecialIds = field(default_factory=SpecialIds)
+
+    def __post_init__(self) -> None:
+        t, v = self.text, self.vision
+        if t.width % t.heads:
+            raise ConfigError(f"text.width {t.width} is not a multiple of text.heads {t.heads}")
+        if t.heads % t.kv_heads:
+            raise ConfigError(f"text.heads {t.heads} is not a multiple of text.kv_heads {t.kv_heads}")
+        if 2 * sum(t.mrope_section) != t.head_dim:
+            raise ConfigError(
+                f"text.mrope_section {t.mrope_section} must sum to half the head dimension {t.head_dim}"
+            )
+        if v.width % v.heads or v.head_dim % 4:
+            raise ConfigError(
+                f"vision.width {v.width} over vision.heads {v.heads} must give a multiple of 4"
+            )

@@ -1,0 +1,1 @@
+"""Streaming decoding: one conversation, turn by turn, over a key/value cache."""

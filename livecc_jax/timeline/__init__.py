@@ -1,0 +1,1 @@
+"""Turns, words, chat template, supervision and positions. numpy only."""

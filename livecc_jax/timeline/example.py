@@ -1,0 +1,68 @@
+"""What one annotation says, parsed: the input of everything that builds a timeline.
+
+Times are integer microseconds, so that comparing a word's end with a frame's time is exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Word:
+    """One spoken word with its span in the video file, in microseconds."""
+
+    start_us: int
+    end_us: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A span of a video file; None means from its beginning or to its end."""
+
+    path: str
+    start_us: int | None = None
+    end_us: int | None = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A still image file."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class StreamExample:
+    """A clip and the timed words spoken over it."""
+
+    clip: Clip
+    words: tuple[Word, ...]
+    query: str = ""
+    title: str = ""
+    previous: str = ""
+    category: str = ""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of an ordinary conversation; `role` is system, user or assistant."""
+
+    role: str
+    content: tuple[str | Clip | Picture, ...]
+
+
+@dataclass(frozen=True)
+class ChatExample:
+    """An ordinary question-answering conversation over videos, images or text alone."""
+
+    messages: tuple[Message, ...]
+
+
+Example = StreamExample | ChatExample
+
+
+def microseconds(seconds: float) -> int:
+    """Seconds to the nearest microsecond."""
+    return round(seconds * 1_000_000)

@@ -1,0 +1,45 @@
+"""Packaging: `pip install .` or, for work on the code, `pip install -e .[test]`."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+version = re.search(r'__version__ = "(.+?)"', (here / "livecc_jax/__init__.py").read_text()).group(1)
+
+TEST = ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.8"]
+HF = ["torch>=2.6", "transformers>=4.50", "pillow>=10", "jinja2>=3.1"]
+
+setup(
+    name="livecc_jax",
+    version=version,
+    description="Streaming video-language models in JAX: train, stream, evaluate, convert.",
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["livecc_jax", "livecc_jax.*"]),
+    install_requires=[
+        "jax>=0.10,<0.13",
+        "flax>=0.12.8",
+        "optax>=0.2.6",
+        "orbax-checkpoint>=0.12",
+        "grain>=0.2.18",
+        "tensorflow-datasets>=4.9.9",
+        "sentencepiece>=0.2",
+        "tokenizers>=0.21",
+        "numpy>=2.0",
+        "ml_dtypes>=0.5",
+        "opencv-python-headless>=4.10",
+        "av>=14",  # demuxing: OpenCV cannot read timestamps without decoding
+        "tensorboardX>=2.6",
+    ],
+    extras_require={
+        "test": TEST,
+        "hf": HF,
+        "cuda": ["jax[cuda13]>=0.10,<0.13"],
+        "tpu": ["jax[tpu]>=0.10,<0.13"],
+    },
+    entry_points={"console_scripts": ["livecc = livecc_jax.cli:main"]},
+)
