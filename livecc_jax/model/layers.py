@@ -1,0 +1,90 @@
+"""The pieces every block is made of: declared weights, linear maps, norms.
+
+A weight is declared once as shape, logical axes and initialiser. `stack=(L,)` declares L layers of it
+in one array with the layers first, which is how `jax.lax.scan` wants them; a slice of the stack is an
+ordinary layer.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+INIT_STD = 0.02
+
+
+def weight(
+    rngs: nnx.Rngs,
+    shape: tuple[int, ...],
+    axes: tuple[str | None, ...],
+    *,
+    stack: tuple[int, ...] = (),
+    fill: float | None = None,
+) -> nnx.Param:
+    """A float32 parameter, normal with standard deviation 0.02 or filled with a constant.
+
+    `axes` names the logical axis of each dimension; `parallel.rules` maps them to the mesh.
+    """
+    if len(shape) != len(axes):
+        raise ValueError(f"{len(shape)} dimensions but {len(axes)} axes: {shape}, {axes}")
+    full = (*stack, *shape)
+    if fill is not None:
+        value = jnp.full(full, fill, jnp.float32)
+    else:
+        value = INIT_STD * jax.random.normal(rngs.params(), full, jnp.float32)
+    return nnx.Param(value, axes=(*("layers" for _ in stack), *axes))
+
+
+class Linear(nnx.Module):
+    """y = x . kernel + bias, contracting the trailing input axes of x with the kernel's leading ones."""
+
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        inputs: tuple[int, ...],
+        outputs: tuple[int, ...],
+        axes: tuple[str | None, ...],
+        *,
+        bias: bool = False,
+        stack: tuple[int, ...] = (),
+    ) -> None:
+        self.contract = len(inputs)
+        self.kernel = weight(rngs, (*inputs, *outputs), axes, stack=stack)
+        if bias:
+            self.bias = weight(rngs, outputs, axes[len(inputs) :], stack=stack, fill=0.0)
+        self.has_bias = bias
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = jnp.tensordot(x, self.kernel[...], axes=self.contract)
+        return y + self.bias[...] if self.has_bias else y
+
+
+def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+    """x / rms(x) * scale over the last axis; the mean square is taken in float32."""
+    x32 = x.astype(jnp.float32)
+    x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
+    return x32.astype(x.dtype) * scale
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation with scale and bias, computed in float32."""
+
+    def __init__(
+        self, rngs: nnx.Rngs, width: int, *, eps: float = 1e-6, stack: tuple[int, ...] = ()
+    ) -> None:
+        self.scale = weight(rngs, (width,), ("norm",), stack=stack, fill=1.0)
+        self.bias = weight(rngs, (width,), ("norm",), stack=stack, fill=0.0)
+        self.eps = eps
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x32 = x.astype(jnp.float32)
+        x32 = x32 - jnp.mean(x32, axis=-1, keepdims=True)
+        x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.eps)
+        return (x32 * self.scale[...] + self.bias[...]).astype(x.dtype)
+
+
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """x * sigmoid(1.702 x), the vision tower's activation."""
+    return x * jax.nn.sigmoid(np.asarray(1.702, x.dtype) * x)

@@ -1,0 +1,126 @@
+"""The vision tower of Qwen2-VL: patches in, one vector a merged 2x2 block out.
+
+Its batch axis is windows: each holds whole frame pairs, and a patch attends within its own pair, so
+attention is dense over a window and never longer.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from livecc_jax.model.attention import attend
+from livecc_jax.model.config import VisionConfig
+from livecc_jax.model.layers import LayerNorm, Linear, quick_gelu, weight
+from livecc_jax.model.remat import Remat, checkpointed
+from livecc_jax.model.rope import rotate, vision_angles
+
+# CLIP's channel statistics, over pixel values scaled to [0, 1].
+PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
+PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def normalize(patches: jax.Array, config: VisionConfig) -> jax.Array:
+    """uint8 [..., 1176] patches (channel-major) to float32, zero mean and unit variance a channel."""
+    per_channel = config.patch_values // config.channels
+    mean = np.repeat(np.float32(PIXEL_MEAN), per_channel)
+    std = np.repeat(np.float32(PIXEL_STD), per_channel)
+    return (patches.astype(jnp.float32) / 255.0 - mean) / std
+
+
+class VisionAttention(nnx.Module):
+    """Full attention within a frame pair, with two-dimensional rotary positions."""
+
+    def __init__(self, config: VisionConfig, rngs: nnx.Rngs, stack: tuple[int, ...]) -> None:
+        heads = (config.heads, config.head_dim)
+        self.qkv = Linear(
+            rngs, (config.width,), (3, *heads), ("embed", None, "heads", "head_dim"), bias=True, stack=stack
+        )
+        self.proj = Linear(
+            rngs, heads, (config.width,), ("heads", "head_dim", "embed"), bias=True, stack=stack
+        )
+
+    def __call__(self, x: jax.Array, angles: jax.Array, pairs: jax.Array) -> jax.Array:
+        q, k, v = jnp.moveaxis(self.qkv(x), -3, 0)
+        return self.proj(attend(rotate(q, angles), rotate(k, angles), v, pairs, causal=False))
+
+
+class VisionMlp(nnx.Module):
+    """Two linear maps with quick GELU between."""
+
+    def __init__(self, config: VisionConfig, rngs: nnx.Rngs, stack: tuple[int, ...]) -> None:
+        self.fc1 = Linear(rngs, (config.width,), (config.mlp,), ("embed", "mlp"), bias=True, stack=stack)
+        self.fc2 = Linear(rngs, (config.mlp,), (config.width,), ("mlp", "embed"), bias=True, stack=stack)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.fc2(quick_gelu(self.fc1(x)))
+
+
+class VisionBlock(nnx.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(self, config: VisionConfig, rngs: nnx.Rngs, stack: tuple[int, ...] = ()) -> None:
+        self.norm1 = LayerNorm(rngs, config.width, stack=stack)
+        self.attn = VisionAttention(config, rngs, stack)
+        self.norm2 = LayerNorm(rngs, config.width, stack=stack)
+        self.mlp = VisionMlp(config, rngs, stack)
+
+    def __call__(self, x: jax.Array, angles: jax.Array, pairs: jax.Array) -> jax.Array:
+        x = x + self.attn(self.norm1(x), angles, pairs)
+        return x + self.mlp(self.norm2(x))
+
+
+class Merger(nnx.Module):
+    """Fuses each contiguous 2x2 block of patches into one vector of the decoder's width."""
+
+    def __init__(self, config: VisionConfig, out: int, rngs: nnx.Rngs) -> None:
+        self.fused = config.width * config.merge_size**2
+        self.norm = LayerNorm(rngs, config.width)
+        self.fc1 = Linear(rngs, (self.fused,), (self.fused,), ("embed", "mlp"), bias=True)
+        self.fc2 = Linear(rngs, (self.fused,), (out,), ("mlp", "embed"), bias=True)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.norm(x)
+        x = x.reshape(*x.shape[:-2], -1, self.fused)
+        return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
+
+
+class VisionTower(nnx.Module):
+    """Patch embedding, blocks stacked under scan, merger."""
+
+    def __init__(self, config: VisionConfig, out: int, rngs: nnx.Rngs) -> None:
+        self.config = config
+        self.patch_embed = weight(rngs, (config.patch_values, config.width), (None, "embed"))
+        self.blocks = VisionBlock(config, rngs, stack=(config.depth,))
+        self.merger = Merger(config, out, rngs)
+
+    def __call__(
+        self, patches: jax.Array, pairs: jax.Array, rows: jax.Array, cols: jax.Array, remat: Remat = "none"
+    ) -> jax.Array:
+        """Encode windows of patches.
+
+        Args:
+            patches: uint8 [W, S, 1176], each 2x2 block that the merger fuses contiguous.
+            pairs: int32 [W, S], the frame pair a patch belongs to within its window; 0 is padding.
+            rows: int32 [W, S], patch row in its frame.
+            cols: int32 [W, S], patch column.
+            remat: what the backward pass recomputes.
+
+        Returns:
+            [W, S / 4, D] in the weights' dtype, D being the decoder's width.
+        """
+        kernel = self.patch_embed[...]
+        with jax.named_scope("patch_embed"):
+            x = normalize(patches, self.config).astype(kernel.dtype) @ kernel
+        angles = vision_angles(rows, cols, self.config.head_dim)
+        graph, blocks = nnx.split(self.blocks)
+
+        def body(x: jax.Array, block: nnx.State) -> tuple[jax.Array, None]:
+            return nnx.merge(graph, block)(x, angles, pairs), None
+
+        with jax.named_scope("vision_blocks"):
+            x, _ = jax.lax.scan(checkpointed(body, remat), x, blocks)
+        with jax.named_scope("merger"):
+            return self.merger(x)
