@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from livecc_jax.model.attention import attend
@@ -17,6 +18,7 @@ from livecc_jax.model.config import TextConfig
 from livecc_jax.model.layers import Linear, rms_norm, weight
 from livecc_jax.model.remat import Remat, checkpointed
 from livecc_jax.model.rope import rotate, text_angles
+from livecc_jax.parallel.rules import constrain
 
 # (q [B,T,H,D], k [B,T,K,D], v [B,T,K,D]) -> (out [B,T,H,D], whatever it wants handed back)
 Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
@@ -112,10 +114,15 @@ class Decoder(nnx.Module):
         graph, layers = nnx.split(self.layers)
 
         def within_segments(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, None]:
+            # Split over context, queries stay where they are and see everyone's keys and values.
+            q = constrain(q, "batch", "length", "heads", None)
+            k = constrain(k, "batch", None, "kv_heads", None)
+            v = constrain(v, "batch", None, "kv_heads", None)
             return attend(q, k, v, segment_ids, causal=True), None
 
         def body(x: jax.Array, layer: nnx.State) -> tuple[jax.Array, None]:
-            return nnx.merge(graph, layer)(x, angles, within_segments)
+            x, _ = nnx.merge(graph, layer)(x, angles, within_segments)
+            return constrain(x, "batch", "length", None), None
 
         with jax.named_scope("decoder_layers"):
             x, _ = jax.lax.scan(checkpointed(body, remat), x, layers)
@@ -127,10 +134,7 @@ class Decoder(nnx.Module):
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """[..., D] normed hidden states to [..., V] logits in float32."""
-        if self.config.tied:
-            return jax.numpy.einsum(
-                "...d,vd->...v", hidden, self.embed[...], preferred_element_type=jax.numpy.float32
-            )
-        return jax.numpy.einsum(
-            "...d,dv->...v", hidden, self.head[...], preferred_element_type=jax.numpy.float32
+        weights, letters = (self.embed, "vd") if self.config.tied else (self.head, "dv")
+        return jnp.einsum(
+            f"...d,{letters}->...v", hidden, weights[...], preferred_element_type=jnp.float32
         )

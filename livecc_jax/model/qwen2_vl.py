@@ -18,6 +18,7 @@ from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.decoder import Decoder
 from livecc_jax.model.remat import Remat
 from livecc_jax.model.vision import VisionTower
+from livecc_jax.parallel.rules import constrain
 
 Params = dict[str, Any]  # nested dict of arrays; see docs/formats.md for every path and shape
 
@@ -31,7 +32,12 @@ class Qwen2VL(nnx.Module):
         self.text = Decoder(config.text, rngs)
 
     def encode(
-        self, patches: jax.Array, pairs: jax.Array, rows: jax.Array, cols: jax.Array, remat: Remat = "none"
+        self,
+        patches: jax.Array,
+        pairs: jax.Array,
+        rows: jax.Array,
+        cols: jax.Array,
+        remat: Remat = "none",
     ) -> jax.Array:
         """Vision tower over rows of windows.
 
@@ -48,15 +54,18 @@ class Qwen2VL(nnx.Module):
         b, w = patches.shape[:2]
         flat = (x.reshape(b * w, *x.shape[2:]) for x in (patches, pairs, rows, cols))
         merged = self.vision(*flat, remat=remat)
-        return merged.reshape(b, -1, merged.shape[-1])
+        return constrain(merged.reshape(b, -1, merged.shape[-1]), "batch", "windows", None)
 
-    def embed(self, tokens: jax.Array, merged: jax.Array | None, vision_index: jax.Array) -> jax.Array:
+    def embed(
+        self, tokens: jax.Array, merged: jax.Array | None, vision_index: jax.Array | None
+    ) -> jax.Array:
         """Token embeddings with vision tokens replaced by what the tower saw.
 
         Args:
             tokens: int32 [B, T].
             merged: [B, M, D] from `encode`, or None when there is no picture.
-            vision_index: int32 [B, T], the merged patch of a vision token, -1 elsewhere.
+            vision_index: int32 [B, T], the merged patch of a vision token, -1 elsewhere; not used
+                without `merged`.
 
         Returns:
             [B, T, D] in the embedding's dtype.
@@ -65,7 +74,8 @@ class Qwen2VL(nnx.Module):
         if merged is None:
             return x
         seen = jnp.take_along_axis(merged, jnp.maximum(vision_index, 0)[..., None], axis=1)
-        return jnp.where(vision_index[..., None] >= 0, seen.astype(x.dtype), x)
+        x = jnp.where(vision_index[..., None] >= 0, seen.astype(x.dtype), x)
+        return constrain(x, "batch", "length", None)
 
     def hidden(self, row: dict[str, jax.Array], remat: Remat = "none") -> jax.Array:
         """Hidden states [B, T, D] of packed rows (the fields of docs/formats.md)."""

@@ -13,7 +13,9 @@ import numpy as np
 VISION_THETA = 10_000.0
 
 
-def text_angles(positions: jax.Array, head_dim: int, theta: float, section: tuple[int, int, int]) -> jax.Array:
+def text_angles(
+    positions: jax.Array, head_dim: int, theta: float, section: tuple[int, int, int]
+) -> jax.Array:
     """Multimodal rotary angles (M-RoPE, Qwen2-VL section 2.1).
 
     Args:

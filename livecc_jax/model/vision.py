@@ -36,7 +36,12 @@ class VisionAttention(nnx.Module):
     def __init__(self, config: VisionConfig, rngs: nnx.Rngs, stack: tuple[int, ...]) -> None:
         heads = (config.heads, config.head_dim)
         self.qkv = Linear(
-            rngs, (config.width,), (3, *heads), ("embed", None, "heads", "head_dim"), bias=True, stack=stack
+            rngs,
+            (config.width,),
+            (3, *heads),
+            ("embed", None, "heads", "head_dim"),
+            bias=True,
+            stack=stack,
         )
         self.proj = Linear(
             rngs, heads, (config.width,), ("heads", "head_dim", "embed"), bias=True, stack=stack
@@ -51,8 +56,12 @@ class VisionMlp(nnx.Module):
     """Two linear maps with quick GELU between."""
 
     def __init__(self, config: VisionConfig, rngs: nnx.Rngs, stack: tuple[int, ...]) -> None:
-        self.fc1 = Linear(rngs, (config.width,), (config.mlp,), ("embed", "mlp"), bias=True, stack=stack)
-        self.fc2 = Linear(rngs, (config.mlp,), (config.width,), ("mlp", "embed"), bias=True, stack=stack)
+        self.fc1 = Linear(
+            rngs, (config.width,), (config.mlp,), ("embed", "mlp"), bias=True, stack=stack
+        )
+        self.fc2 = Linear(
+            rngs, (config.mlp,), (config.width,), ("mlp", "embed"), bias=True, stack=stack
+        )
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.fc2(quick_gelu(self.fc1(x)))
@@ -97,7 +106,12 @@ class VisionTower(nnx.Module):
         self.merger = Merger(config, out, rngs)
 
     def __call__(
-        self, patches: jax.Array, pairs: jax.Array, rows: jax.Array, cols: jax.Array, remat: Remat = "none"
+        self,
+        patches: jax.Array,
+        pairs: jax.Array,
+        rows: jax.Array,
+        cols: jax.Array,
+        remat: Remat = "none",
     ) -> jax.Array:
         """Encode windows of patches.
 

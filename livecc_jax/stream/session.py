@@ -1,0 +1,247 @@
+"""One conversation: frames in, the second's words out.
+
+What the model sees here is, token for token and position for position, what a training row holds:
+both are built by `livecc_jax.timeline`.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from livecc_jax.errors import ConfigError, LiveCCError, MediaError
+from livecc_jax.media.pixels import patch_places, patchify
+from livecc_jax.model.cache import Cache, empty_cache, grow_cache, take_layers_apart
+from livecc_jax.model.config import ModelConfig
+from livecc_jax.model.qwen2_vl import Params
+from livecc_jax.stream.sampling import NO_SILENCE_CONTROL
+from livecc_jax.stream.step import Controls, SlotState, StopIds, TurnInput, Weights, run_turn
+from livecc_jax.text.tokenizer import Tokenizer
+from livecc_jax.timeline.chat import ChatTemplate, Visual
+from livecc_jax.timeline.positions import MODES, token_positions
+from livecc_jax.timeline.turns import SILENCE, turn_label
+
+OPENING_FRAMES = 6
+TURN_FRAMES = 2
+OPENING_SECONDS = 3
+PROMPT_BUCKET = 64  # prompts are padded to a multiple, so that turns share compiled programs
+SMALLEST_CACHE = 2048
+
+
+class ContextFull(LiveCCError):
+    """The next turn does not fit in the context."""
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """How a session decodes. The defaults are the released demo's, but greedy."""
+
+    positions: str = "mrope"
+    max_new_tokens: int = 16
+    repetition_penalty: float = 1.05
+    temperature: float = 0.0
+    silence_base: float | None = None  # ban ` ...` while its probability <= base + step * n
+    silence_step: float = 0.0
+    context: int = 32768  # most tokens a session may hold
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.positions not in MODES:
+            raise ConfigError(f"positions {self.positions!r} is not one of {', '.join(MODES)}")
+        if self.max_new_tokens < 1:
+            raise ConfigError(f"max-new-tokens must be at least 1, not {self.max_new_tokens}")
+        if self.repetition_penalty <= 0:
+            raise ConfigError(f"repetition-penalty must be positive, not {self.repetition_penalty}")
+        if self.temperature < 0:
+            raise ConfigError(f"temperature must not be negative, not {self.temperature}")
+
+
+@dataclass(frozen=True)
+class SpokenTurn:
+    """What was said in one turn; times in seconds of the source."""
+
+    start: float
+    stop: float
+    text: str  # as decoded, with its closing ` ...`
+    tokens: tuple[int, ...]  # as shown, without end-of-sequence ids
+    cut: bool  # the token limit ended it
+    latency: float  # seconds from frames in to words out
+
+    @property
+    def words(self) -> str:
+        """The text without the silence marks: empty when nothing was said."""
+        return " ".join(self.text.replace(SILENCE, " ").split())
+
+
+class StreamModel:
+    """Weights laid out for decoding, with their tokenizer; shared by any number of sessions."""
+
+    def __init__(self, config: ModelConfig, params: Params, tokenizer: Tokenizer) -> None:
+        self.config = config
+        self.weights = Weights(*take_layers_apart(params))
+        self.dtype = params["text"]["embed"].dtype
+        self.tokenizer = tokenizer
+        self.template = ChatTemplate(tokenizer)
+        special = tokenizer.special
+        self.stop = StopIds((special.im_end, special.endoftext), tokenizer.silence_id)
+
+
+class Session:
+    """One stream through the `full` cache: everything said and seen stays in the context.
+
+    Args:
+        model: shared weights.
+        options: decoding.
+        prompt: the first turn's text (query, title, previous commentary).
+        offset: seconds of the source at which this session's clock starts.
+    """
+
+    def __init__(
+        self, model: StreamModel, options: StreamOptions, prompt: str = "", offset: float = 0.0
+    ) -> None:
+        if options.silence_base is not None and model.stop.silence is None:
+            raise ConfigError("silence control needs a tokenizer in which ' ...' is one token")
+        self.model, self.options, self.prompt, self.offset = model, options, prompt, offset
+        self.turns = 0
+        self.next_position = 0
+        self.length = 0  # tokens in the cache
+        self._unkept: list[int] = []  # a token shown but not yet in the cache, after a turn cut short
+        self._frame_shape: tuple[int, ...] | None = None
+        self._cache: Cache | None = None
+        vocab = model.config.text.vocab_size
+        self._state = SlotState(
+            jnp.zeros(1, jnp.int32),
+            jnp.zeros((1, vocab), bool),
+            jax.random.split(jax.random.key(options.seed), 1),
+        )
+        self._controls = Controls(
+            *(
+                jnp.full(1, value, jnp.float32)
+                for value in (
+                    options.temperature,
+                    options.repetition_penalty,
+                    NO_SILENCE_CONTROL if options.silence_base is None else options.silence_base,
+                    options.silence_step,
+                )
+            )
+        )
+
+    def push(self, frames: np.ndarray) -> SpokenTurn:
+        """Take a turn.
+
+        Args:
+            frames: uint8 [F, H, W, 3] RGB at the size the budget gives (sides multiples of 28), F even:
+                6 to open, 2 for each later second.
+
+        Raises:
+            MediaError: frames of another size than before, or an odd number of them.
+            ContextFull: the turn does not fit; the session is as it was before.
+        """
+        began = time.perf_counter()
+        start, stop = self._span()
+        turn = self._turn_input(frames, turn_label(start * 1_000_000, stop * 1_000_000))
+        self._make_room(turn.tokens.shape[1], int(turn.count[0]))
+        out, self._cache, self._state = run_turn(
+            self.model.config,
+            self.model.stop,
+            self.options.max_new_tokens,
+            self.model.weights,
+            self._cache,
+            self._state,
+            turn,
+            self._controls,
+        )
+        said, cut = (np.asarray(x[0]) for x in jax.device_get((out.tokens, out.cut)))
+        tokens = [int(t) for t in said if t >= 0]
+        kept = len(tokens) - bool(cut)
+        self.length += int(turn.count[0]) + kept
+        self.next_position = int(turn.next_position[0]) + kept
+        # The released decoder shows a cut turn's last token but forgets it, and `hybrid` is for being
+        # exactly that; otherwise it opens the next prompt.
+        self._unkept = tokens[-1:] if cut and self.options.positions != "hybrid" else []
+        self.turns += 1
+        return SpokenTurn(
+            start + self.offset,
+            stop + self.offset,
+            self.model.tokenizer.decode(tokens),
+            tuple(tokens),
+            bool(cut),
+            time.perf_counter() - began,
+        )
+
+    def _span(self) -> tuple[int, int]:
+        """This turn's start and stop in whole seconds since the session began."""
+        if self.turns == 0:
+            return 0, OPENING_SECONDS
+        start = OPENING_SECONDS + self.turns - 1
+        return start, start + 1
+
+    def _turn_input(self, frames: np.ndarray, label: str) -> TurnInput:
+        if len(frames) == 0 or len(frames) % 2:
+            raise MediaError(f"a turn takes an even number of frames, not {len(frames)}")
+        if self._frame_shape not in (None, frames.shape[1:]):
+            raise MediaError(
+                f"frames changed size within a stream, from {self._frame_shape} to {frames.shape[1:]}"
+            )
+        self._frame_shape = frames.shape[1:]
+        patches, grid = patchify(frames)
+        visual = Visual("video", grid)
+        template = self.model.template
+        if self.turns == 0:
+            encoded = template.opening((label, visual, *filter(None, [self.prompt])))
+        else:
+            encoded = template.continuation((label, visual))
+        tokens = np.concatenate([np.array(self._unkept, np.int32), encoded.tokens])
+        mode = self.options.positions
+        if mode == "hybrid":
+            mode = "mrope" if self.turns == 0 else "sequential"
+        positions, next_position = token_positions(
+            tokens, encoded.grids, self.model.tokenizer.special, mode, start=self.next_position
+        )
+        pairs, height, width = grid
+        rows, cols = patch_places(height, width)
+        is_vision = tokens == self.model.tokenizer.special.video_pad
+        vision_index = np.where(is_vision, np.cumsum(is_vision) - 1, -1)
+        pad = -len(tokens) % PROMPT_BUCKET
+
+        def bucket(x: np.ndarray, fill: int) -> jax.Array:
+            padded = np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, pad)], constant_values=fill)
+            return jnp.asarray(padded[None].astype(np.int32))
+
+        def tile(x: np.ndarray) -> jax.Array:
+            return jnp.asarray(np.broadcast_to(x, (1, pairs, height * width)).astype(np.int32))
+
+        return TurnInput(
+            tokens=bucket(tokens, 0),
+            count=jnp.array([len(tokens)], jnp.int32),
+            positions=bucket(positions, 0),
+            next_position=jnp.array([next_position], jnp.int32),
+            vision_index=bucket(vision_index, -1),
+            patches=jnp.asarray(patches.reshape(1, pairs, height * width, -1)),
+            patch_pairs=tile(np.ones(1)),
+            patch_rows=tile(rows),
+            patch_cols=tile(cols),
+        )
+
+    def _make_room(self, bucket: int, count: int) -> None:
+        """Have a cache with room for the bucket and the answer, doubling it as needed."""
+        limit = self.options.max_new_tokens
+        if self.length + count + limit > self.options.context:
+            raise ContextFull(
+                f"the context of {self.options.context} tokens is full after "
+                f"{self._span()[0]} s of video and {self.turns} turns"
+            )
+        need = self.length + bucket + limit
+        held = self._cache[0][0].shape[1] if self._cache else 0
+        if held >= need:
+            return
+        # Doubling keeps the number of compiled programs logarithmic in the stream's length.
+        capacity = max(SMALLEST_CACHE, 1 << (need - 1).bit_length())
+        if self._cache is None:
+            self._cache = empty_cache(self.model.config, 1, capacity, self.model.dtype)
+        else:
+            self._cache = grow_cache(self._cache, capacity)

@@ -1,0 +1,161 @@
+"""One turn in one compiled call: see the frames, append the prompt, decode until the turn ends.
+
+Nothing returns to Python between tokens. The batch axis is slots; a slot that ends early waits for
+the others without changing its state.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from livecc_jax.model.cache import Cache, append
+from livecc_jax.model.config import ModelConfig
+from livecc_jax.model.qwen2_vl import Params, Qwen2VL, bind
+from livecc_jax.stream.sampling import choose, forbid_hasty_silence, penalize
+
+
+class Weights(NamedTuple):
+    """Parameters laid out for decoding: `take_layers_apart` of a parameter tree."""
+
+    rest: Params
+    layers: list[Params]
+
+
+class SlotState(NamedTuple):
+    """What the device remembers of each slot, beside the cache."""
+
+    length: jax.Array  # int32 [B] tokens in the cache
+    seen: jax.Array  # bool [B, V] ids in the context so far, for the repetition penalty
+    keys: jax.Array  # [B] random keys
+
+
+class TurnInput(NamedTuple):
+    """A turn's prompt and frames, padded to a bucket."""
+
+    tokens: jax.Array  # int32 [B, Q]
+    count: jax.Array  # int32 [B] real tokens, at least 1
+    positions: jax.Array  # int32 [B, 3, Q]
+    next_position: jax.Array  # int32 [B] of the first generated token
+    vision_index: jax.Array  # int32 [B, Q]
+    patches: jax.Array | None  # uint8 [B, W, S, 1176]; None for a turn without pictures
+    patch_pairs: jax.Array | None  # int32 [B, W, S]
+    patch_rows: jax.Array | None  # int32 [B, W, S]
+    patch_cols: jax.Array | None  # int32 [B, W, S]
+
+
+class Controls(NamedTuple):
+    """How each slot samples; all [B]."""
+
+    temperature: jax.Array
+    repetition_penalty: jax.Array
+    silence_base: jax.Array
+    silence_step: jax.Array
+
+
+class TurnOutput(NamedTuple):
+    """What each slot said."""
+
+    tokens: jax.Array  # int32 [B, M], -1 after the end
+    cut: (
+        jax.Array
+    )  # bool [B]: the limit came before an end token, so the last token is not in the cache
+
+
+@dataclass(frozen=True)
+class StopIds:
+    """Token ids with a meaning to the loop."""
+
+    end: tuple[int, ...]
+    silence: int | None
+
+
+def prefill(
+    model: Qwen2VL, layers: list[Params], cache: Cache, length: jax.Array, turn: TurnInput
+) -> tuple[jax.Array, Cache]:
+    """Encode the frames and append the prompt: ([B, Q, D] hidden states, cache)."""
+    merged = None
+    if turn.patches is not None:
+        merged = model.encode(turn.patches, turn.patch_pairs, turn.patch_rows, turn.patch_cols)
+    x = model.embed(turn.tokens, merged, turn.vision_index)
+    return append(model, layers, cache, x, turn.positions, length)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("config", "stop", "limit"), donate_argnames=("cache", "state")
+)
+def run_turn(
+    config: ModelConfig,
+    stop: StopIds,
+    limit: int,
+    weights: Weights,
+    cache: Cache,
+    state: SlotState,
+    turn: TurnInput,
+    controls: Controls,
+) -> tuple[TurnOutput, Cache, SlotState]:
+    """Take one turn with every slot.
+
+    Args:
+        config: the architecture.
+        stop: end-of-turn ids, and the silence token.
+        limit: most tokens a turn may say.
+        weights: for decoding.
+        cache: donated; must have room for length + Q + limit tokens.
+        state: donated.
+        turn: prompt and frames.
+        controls: sampling.
+    """
+    model = bind(config, weights.rest)
+    batch, bucket = turn.tokens.shape
+    rows = jnp.arange(batch)
+
+    hidden, cache = prefill(model, weights.layers, cache, state.length, turn)
+    real = jnp.arange(bucket) < turn.count[:, None]
+    seen = state.seen.at[rows[:, None], turn.tokens].max(real)
+    length = state.length + turn.count
+    last = jnp.take_along_axis(hidden, (turn.count - 1)[:, None, None], axis=1)[:, 0]
+
+    def pick(
+        last: jax.Array, seen: jax.Array, keys: jax.Array, n: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        scores = penalize(model.text.logits(last), seen, controls.repetition_penalty)
+        if stop.silence is not None:
+            scores = forbid_hasty_silence(
+                scores, stop.silence, controls.silence_base, controls.silence_step, n
+            )
+        keys, use = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        return choose(scores, controls.temperature, use), keys
+
+    def speaks(token: jax.Array) -> jax.Array:
+        return jnp.all(token[:, None] != jnp.asarray(stop.end), axis=1)
+
+    token, keys = pick(last, seen, state.keys, jnp.zeros((), jnp.int32))
+    speaking = speaks(token)
+    said = jnp.full((batch, limit), -1, jnp.int32).at[:, 0].set(jnp.where(speaking, token, -1))
+    carry = (jnp.ones((), jnp.int32), token, speaking, said, cache, length, seen, keys)
+
+    def unfinished(carry: tuple) -> jax.Array:
+        n, _, speaking = carry[:3]
+        return (n < limit) & jnp.any(speaking)
+
+    def say(carry: tuple) -> tuple:
+        n, token, speaking, said, cache, length, seen, keys = carry
+        at = turn.next_position + n - 1
+        x = model.embed(token[:, None], None, None)
+        positions = jnp.broadcast_to(at[:, None, None], (batch, 3, 1))
+        hidden, cache = append(model, weights.layers, cache, x, positions, length)
+        # A slot that has finished writes past its length, where nothing looks.
+        length = length + speaking
+        seen = seen.at[rows, token].max(speaking)
+        token, keys = pick(hidden[:, 0], seen, keys, n)
+        speaking &= speaks(token)
+        said = said.at[:, n].set(jnp.where(speaking, token, -1))
+        return n + 1, token, speaking, said, cache, length, seen, keys
+
+    _, _, speaking, said, cache, length, seen, keys = jax.lax.while_loop(unfinished, say, carry)
+    return TurnOutput(said, speaking), cache, SlotState(length, seen, keys)

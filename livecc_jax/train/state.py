@@ -1,0 +1,82 @@
+"""Which parameters learn, and the state of training, made where it belongs on the mesh."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import traverse_util
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from livecc_jax.errors import ConfigError
+from livecc_jax.model.config import ModelConfig
+from livecc_jax.model.qwen2_vl import Params, abstract_params, logical_axes
+from livecc_jax.parallel.rules import sharding_tree
+
+State = dict[str, Any]  # {"params": nested dict, "opt_state": optax state of the learning ones}
+
+
+def split(params: Params, freeze: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(learning, frozen), each {path: leaf}; a path is frozen when a prefix of it is listed."""
+    flat = traverse_util.flatten_dict(params, sep="/")
+    frozen = {k: v for k, v in flat.items() if any(k == f or k.startswith(f + "/") for f in freeze)}
+    return {k: v for k, v in flat.items() if k not in frozen}, frozen
+
+
+def join(learning: dict[str, Any], frozen: dict[str, Any]) -> Params:
+    """The nested tree again."""
+    return traverse_util.unflatten_dict(learning | frozen, sep="/")
+
+
+def check_freeze(config: ModelConfig, freeze: tuple[str, ...]) -> None:
+    """Raise ConfigError when a prefix matches nothing or nothing is left to learn."""
+    shapes = abstract_params(config)
+    for prefix in freeze:
+        if not split(shapes, (prefix,))[1]:
+            raise ConfigError(f"compute.freeze names {prefix!r}, which is no parameter path")
+    if not split(shapes, freeze)[0]:
+        raise ConfigError("compute.freeze leaves no parameter to learn")
+
+
+def param_shardings(config: ModelConfig, mesh: Mesh) -> Params:
+    """Sharding of every parameter."""
+    return sharding_tree(mesh, logical_axes(config), abstract_params(config))
+
+
+def abstract_state(
+    params: Params, optimizer: optax.GradientTransformation, freeze: tuple[str, ...], mesh: Mesh
+) -> State:
+    """Shapes, dtypes and shardings of the whole state.
+
+    Args:
+        params: `jax.ShapeDtypeStruct`s with shardings, in the dtypes they will have.
+        optimizer: its slots are sharded as the parameters they belong to.
+        freeze: prefixes of parameters that do not learn and so have no slots.
+        mesh: for the scalars, which are replicated.
+    """
+    learning, _ = split(params, freeze)
+    replicated = NamedSharding(mesh, PartitionSpec())
+
+    def place(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        keys = [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
+        sharding = learning[keys[-1]].sharding if keys else replicated
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    opt_state = jax.tree_util.tree_map_with_path(place, jax.eval_shape(optimizer.init, learning))
+    return {"params": params, "opt_state": opt_state}
+
+
+def init_opt_state(
+    optimizer: optax.GradientTransformation, state: State, freeze: tuple[str, ...]
+) -> Any:
+    """Fresh optimiser state for real parameters, given `abstract_state` for its shardings."""
+    shardings = jax.tree.map(lambda x: x.sharding, state["opt_state"])
+    return lambda params: jax.jit(optimizer.init, out_shardings=shardings)(split(params, freeze)[0])
+
+
+def master_dtypes(params: Params, freeze: tuple[str, ...]) -> Params:
+    """float32 for what learns; what is frozen keeps the dtype it is stored in, bit for bit."""
+    learning, frozen = split(params, freeze)
+    return join({k: jnp.float32 for k in learning}, {k: v.dtype for k, v in frozen.items()})
