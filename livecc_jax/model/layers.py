@@ -38,7 +38,7 @@ def weight(
 
 
 class Linear(nnx.Module):
-    """y = x . kernel + bias, contracting the trailing input axes of x with the kernel's leading ones."""
+    """y = x . kernel + bias, contracting x's trailing axes with the kernel's leading ones."""
 
     def __init__(
         self,

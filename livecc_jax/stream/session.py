@@ -20,14 +20,11 @@ from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.qwen2_vl import Params
 from livecc_jax.stream.sampling import NO_SILENCE_CONTROL
 from livecc_jax.stream.step import Controls, SlotState, StopIds, TurnInput, Weights, run_turn
-from livecc_jax.text.tokenizer import Tokenizer
+from livecc_jax.text.tokenizer import SILENCE, Tokenizer
 from livecc_jax.timeline.chat import ChatTemplate, Visual
 from livecc_jax.timeline.positions import MODES, token_positions
-from livecc_jax.timeline.turns import SILENCE, turn_label
+from livecc_jax.timeline.turns import turn_label, turn_span
 
-OPENING_FRAMES = 6
-TURN_FRAMES = 2
-OPENING_SECONDS = 3
 PROMPT_BUCKET = 64  # prompts are padded to a multiple, so that turns share compiled programs
 SMALLEST_CACHE = 2048
 
@@ -97,15 +94,15 @@ class Session:
         model: shared weights.
         options: decoding.
         prompt: the first turn's text (query, title, previous commentary).
-        offset: seconds of the source at which this session's clock starts.
+        offset_us: microseconds of the source at which this session's clock starts.
     """
 
     def __init__(
-        self, model: StreamModel, options: StreamOptions, prompt: str = "", offset: float = 0.0
+        self, model: StreamModel, options: StreamOptions, prompt: str = "", offset_us: int = 0
     ) -> None:
         if options.silence_base is not None and model.stop.silence is None:
             raise ConfigError("silence control needs a tokenizer in which ' ...' is one token")
-        self.model, self.options, self.prompt, self.offset = model, options, prompt, offset
+        self.model, self.options, self.prompt, self.offset_us = model, options, prompt, offset_us
         self.turns = 0
         self.next_position = 0
         self.length = 0  # tokens in the cache
@@ -142,8 +139,8 @@ class Session:
             ContextFull: the turn does not fit; the session is as it was before.
         """
         began = time.perf_counter()
-        start, stop = self._span()
-        turn = self._turn_input(frames, turn_label(start * 1_000_000, stop * 1_000_000))
+        start, stop = turn_span(self.turns)
+        turn = self._turn_input(frames, turn_label(start, stop))
         self._make_room(turn.tokens.shape[1], int(turn.count[0]))
         out, self._cache, self._state = run_turn(
             self.model.config,
@@ -165,20 +162,13 @@ class Session:
         self._unkept = tokens[-1:] if cut and self.options.positions != "hybrid" else []
         self.turns += 1
         return SpokenTurn(
-            start + self.offset,
-            stop + self.offset,
+            (start + self.offset_us) / 1e6,
+            (stop + self.offset_us) / 1e6,
             self.model.tokenizer.decode(tokens),
             tuple(tokens),
             bool(cut),
             time.perf_counter() - began,
         )
-
-    def _span(self) -> tuple[int, int]:
-        """This turn's start and stop in whole seconds since the session began."""
-        if self.turns == 0:
-            return 0, OPENING_SECONDS
-        start = OPENING_SECONDS + self.turns - 1
-        return start, start + 1
 
     def _turn_input(self, frames: np.ndarray, label: str) -> TurnInput:
         if len(frames) == 0 or len(frames) % 2:
@@ -233,7 +223,7 @@ class Session:
         if self.length + count + limit > self.options.context:
             raise ContextFull(
                 f"the context of {self.options.context} tokens is full after "
-                f"{self._span()[0]} s of video and {self.turns} turns"
+                f"{turn_span(self.turns)[0] / 1e6:g} s of video and {self.turns} turns"
             )
         need = self.length + bucket + limit
         held = self._cache[0][0].shape[1] if self._cache else 0

@@ -1,0 +1,119 @@
+"""Tokenizers in HuggingFace's tokenizer.json, through the `tokenizers` library."""
+
+from __future__ import annotations
+
+import json
+import lzma
+import shutil
+from pathlib import Path
+
+import tokenizers
+
+from livecc_jax.errors import TokenizerError
+from livecc_jax.text.tokenizer import SILENCE, SpecialTokens
+
+# Files beside tokenizer.json that belong to the same tokenizer.
+COMPANIONS = (
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template.json",
+    "chat_template.jinja",
+)
+
+# Qwen2-VL's, for tokenizers that come without one.
+CHAT_TEMPLATE = (
+    "{% set image_count = namespace(value=0) %}{% set video_count = namespace(value=0) %}"
+    "{% for message in messages %}"
+    "{% if loop.first and message['role'] != 'system' %}"
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+    "<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n"
+    "{% else %}{% for content in message['content'] %}"
+    "{% if content['type'] == 'image' or 'image' in content or 'image_url' in content %}"
+    "{% set image_count.value = image_count.value + 1 %}"
+    "{% if add_vision_id %}Picture {{ image_count.value }}: {% endif %}"
+    "<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif content['type'] == 'video' or 'video' in content %}"
+    "{% set video_count.value = video_count.value + 1 %}"
+    "{% if add_vision_id %}Video {{ video_count.value }}: {% endif %}"
+    "<|vision_start|><|video_pad|><|vision_end|>"
+    "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+class HFTokenizer:
+    """A byte-level BPE with Qwen2's special tokens.
+
+    Raises TokenizerError when the file is broken or lacks one of the special tokens.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            raw = self.path.read_bytes()
+            if self.path.suffix == ".xz":
+                raw = lzma.decompress(raw)
+            self._text = raw.decode("utf-8")
+            self._tokenizer = tokenizers.Tokenizer.from_str(self._text)
+        except Exception as error:  # the library raises bare Exception
+            raise TokenizerError(f"{self.path}: is not a readable tokenizer.json ({error})") from error
+        # Plain text stays plain: a subtitle that spells <|im_end|> must not end a turn.
+        self._tokenizer.encode_special_tokens = True
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        ids = {k: self._tokenizer.token_to_id(v) for k, v in SpecialTokens.spellings().items()}
+        missing = [SpecialTokens.spellings()[k] for k, v in ids.items() if v is None]
+        if missing:
+            raise TokenizerError(f"{self.path}: lacks the special tokens {', '.join(missing)}")
+        self.special = SpecialTokens(**ids)
+        added = self._tokenizer.get_added_tokens_decoder()
+        self.vocab_size = max(self._tokenizer.get_vocab_size(), max(added, default=0) + 1)
+        silence = self.encode(SILENCE)
+        self.silence_id = silence[0] if len(silence) == 1 else None
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of ids, special tokens left out."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def save(self, directory: Path) -> None:
+        """Write tokenizer.json, and what a HuggingFace processor needs beside it."""
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "tokenizer.json").write_text(self._text, encoding="utf-8")
+        for name in COMPANIONS:
+            beside = self.path.parent / name
+            if beside.is_file() and beside.resolve() != (directory / name).resolve():
+                shutil.copyfile(beside, directory / name)
+        spelling = SpecialTokens.spellings()
+        defaults = {
+            "tokenizer_config.json": {
+                "tokenizer_class": "Qwen2Tokenizer",
+                "processor_class": "Qwen2VLProcessor",
+                "add_prefix_space": False,
+                "clean_up_tokenization_spaces": False,
+                "bos_token": None,
+                "eos_token": spelling["im_end"],
+                "pad_token": spelling["endoftext"],
+                "unk_token": None,
+                "model_max_length": 32768,
+                "chat_template": CHAT_TEMPLATE,
+                "added_tokens_decoder": {
+                    str(i): {
+                        "content": token.content, "lstrip": False, "rstrip": False,
+                        "normalized": False, "single_word": False, "special": token.special,
+                    }
+                    for i, token in sorted(self._tokenizer.get_added_tokens_decoder().items())
+                },
+            },
+            "chat_template.json": {"chat_template": CHAT_TEMPLATE},
+        }  # fmt: skip
+        for name, content in defaults.items():
+            if not (directory / name).exists():
+                (directory / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,111 @@
+"""SentencePiece tokenizers, for models trained from scratch."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import sentencepiece
+
+from livecc_jax.errors import TokenizerError
+from livecc_jax.text.tokenizer import SILENCE, SpecialTokens
+
+FILE = "tokenizer.model"
+
+
+class SentencePieceTokenizer:
+    """A SentencePiece model trained by `train_sentencepiece`, or any that has the special tokens.
+
+    Raises TokenizerError when the file is broken or lacks one of them.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            self._model = sentencepiece.SentencePieceProcessor(model_proto=self.path.read_bytes())
+        except (OSError, RuntimeError) as error:
+            raise TokenizerError(f"{self.path}: is not a readable SentencePiece model") from error
+        self.vocab_size = self._model.get_piece_size()
+        pieces = {self._model.id_to_piece(i): i for i in range(self.vocab_size)}
+        spellings = SpecialTokens.spellings()
+        missing = [s for s in spellings.values() if s not in pieces]
+        if missing:
+            raise TokenizerError(f"{self.path}: lacks the special tokens {', '.join(missing)}")
+        self.special = SpecialTokens(**{k: pieces[s] for k, s in spellings.items()})
+        self._controls = {i for i in range(self.vocab_size) if self._model.is_control(i)}
+        silence = self.encode(SILENCE)
+        self.silence_id = silence[0] if len(silence) == 1 else None
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text: control symbols are never parsed from it."""
+        return self._model.encode(text)
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of ids, special tokens left out."""
+        return self._model.decode([int(i) for i in ids if int(i) not in self._controls])
+
+    def save(self, directory: Path) -> None:
+        """Write tokenizer.model."""
+        directory.mkdir(parents=True, exist_ok=True)
+        if self.path.resolve() != (directory / FILE).resolve():
+            shutil.copyfile(self.path, directory / FILE)
+
+
+def train_sentencepiece(corpus: Sequence[str | Path], out: str | Path, vocab_size: int) -> Path:
+    """Train a BPE model with byte fallback on lines of text.
+
+    Args:
+        corpus: UTF-8 text files.
+        out: directory that gets tokenizer.model.
+        vocab_size: pieces in all, the special tokens and 256 bytes included.
+
+    Returns:
+        The path of the model.
+
+    Raises:
+        TokenizerError: a file cannot be read, or the corpus is too small for so many pieces.
+    """
+    out = Path(out)
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=_lines(corpus),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            byte_fallback=True,
+            character_coverage=0.9995,
+            # What goes in comes out: no Unicode folding, no space added in front, none squeezed.
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            control_symbols=list(SpecialTokens.spellings().values()),
+            user_defined_symbols=[SILENCE, "\n"],
+            bos_id=-1,
+            eos_id=-1,
+            pad_id=-1,
+            unk_id=0,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise TokenizerError(
+            f"{', '.join(map(str, corpus))}: no tokenizer of {vocab_size} pieces ({reason})"
+        ) from error
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / FILE
+    path.write_bytes(model.getvalue())
+    return path
+
+
+def _lines(corpus: Sequence[str | Path]) -> Iterator[str]:
+    for path in corpus:
+        try:
+            with open(path, encoding="utf-8") as file:
+                yield from (line.rstrip("\n") for line in file)
+        except OSError as error:
+            raise TokenizerError(f"{path}: cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise TokenizerError(f"{path}: is not UTF-8 text (byte {error.start})") from error

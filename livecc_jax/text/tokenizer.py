@@ -1,0 +1,80 @@
+"""What the rest of the code needs of a tokenizer, and opening one from its files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Protocol
+
+from livecc_jax.errors import TokenizerError
+
+SILENCE = " ..."  # a turn's closing mark; alone, it says that nothing is said
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Ids of the tokens that structure a conversation."""
+
+    endoftext: int
+    im_start: int
+    im_end: int
+    vision_start: int
+    vision_end: int
+    image_pad: int
+    video_pad: int
+
+    @staticmethod
+    def spellings() -> dict[str, str]:
+        """Field name -> how the vocabulary spells it, as `<|im_start|>`."""
+        return {f.name: f"<|{f.name}|>" for f in fields(SpecialTokens)}
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back.
+
+    Attributes:
+        vocab_size: one more than the largest id.
+        special: ids of the structural tokens.
+        silence_id: the id of " ..." when it is one token, else None.
+    """
+
+    vocab_size: int
+    special: SpecialTokens
+    silence_id: int | None
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text: the spelling of a special token in it stays text."""
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of ids; special ids are left out."""
+
+    def save(self, directory: Path) -> None:
+        """Write the files that `open_tokenizer` and HuggingFace read."""
+
+
+def open_tokenizer(path: str | Path) -> Tokenizer:
+    """Open a tokenizer from a directory or from one file.
+
+    Args:
+        path: a directory holding, or itself, one of tokenizer.json, tokenizer.json.xz (HuggingFace)
+            or tokenizer.model (SentencePiece).
+
+    Raises:
+        TokenizerError: nothing usable is there.
+    """
+    path = Path(path)
+    names = ("tokenizer.json", "tokenizer.json.xz", "tokenizer.model")
+    if path.is_dir():
+        found = [path / n for n in names if (path / n).is_file()]
+        if not found:
+            raise TokenizerError(f"{path}: holds none of {', '.join(names)}")
+        path = found[0]
+    elif not path.is_file():
+        raise TokenizerError(f"{path}: there is no such tokenizer file or directory")
+    if path.suffix == ".model":
+        from livecc_jax.text.sentencepiece import SentencePieceTokenizer
+
+        return SentencePieceTokenizer(path)
+    from livecc_jax.text.hf import HFTokenizer
+
+    return HFTokenizer(path)

@@ -1,0 +1,93 @@
+"""Tokens and rotary positions of conversations as transformers 4.50 makes them.
+
+Run where these are installed: `pip install transformers==4.50.0 torch==2.13.0 jinja2`.
+
+    python tests/goldens/make_timeline.py
+
+It writes timeline.json beside itself: for each conversation the token ids of the rendered template with
+Qwen2's vocabulary, and `get_rope_index`'s positions.
+"""
+
+import json
+import lzma
+import sys
+from pathlib import Path
+
+import jinja2
+import tokenizers
+import torch
+from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+sys.path.insert(0, str(ROOT))
+VIDEO, IMAGE = 151656, 151655
+
+# role, then text or ["video" | "image", [t, h, w]]
+CONVERSATIONS = {
+    "stream": [
+        ["user", "Time=0.0-3.0s", ["video", [3, 4, 6]], "Big Buck Bunny"],
+        ["assistant", "A big rabbit comes out ..."],
+        ["user", "Time=3.0-4.0s", ["video", [1, 4, 6]]],
+        ["assistant", " ..."],
+        ["user", "Time=4.0-5.0s", ["video", [1, 4, 6]]],
+        ["assistant", "of his burrow. Naïve — 日本 ..."],
+    ],
+    "long_video": [
+        ["user", ["video", [40, 4, 6]], "What happens?\nA. It rains\nB. It snows"],
+        ["assistant", "It snows."],
+        ["user", "Why?"],
+        ["assistant", "Because it is cold."],
+    ],
+    "images": [
+        ["user", "First ", ["image", [1, 6, 4]], "and second ", ["image", [1, 2, 8]], "?"],
+        ["assistant", "Two."],
+    ],
+    "text": [["system", "Be brief."], ["user", "Hello"], ["assistant", "Hi."]],
+}
+
+
+def main():
+    from livecc_jax.text.hf import CHAT_TEMPLATE
+
+    raw = lzma.decompress((ROOT / "data/tokenizer/tokenizer.json.xz").read_bytes()).decode()
+    tokenizer = tokenizers.Tokenizer.from_str(raw)
+    template = jinja2.Template(CHAT_TEMPLATE)
+    with torch.device("meta"):
+        model = Qwen2VLForConditionalGeneration(
+            Qwen2VLConfig(
+                vision_start_token_id=151652, image_token_id=IMAGE, video_token_id=VIDEO,
+                num_hidden_layers=1, vision_config={"depth": 1},
+            )
+        )  # fmt: skip
+    out = {}
+    for name, turns in CONVERSATIONS.items():
+        grids, messages = {"video": [], "image": []}, []
+        for role, *content in turns:
+            items = []
+            for item in content:
+                if isinstance(item, str):
+                    items.append({"type": "text", "text": item})
+                else:
+                    items.append({"type": item[0]})
+                    grids[item[0]].append(item[1])
+            messages.append({"role": role, "content": items})
+        text = template.render(messages=messages)
+        for kind in ("video", "image"):
+            parts = text.split(f"<|{kind}_pad|>")
+            sizes = [t * h * w // 4 for t, h, w in grids[kind]]
+            text = parts[0] + "".join(
+                f"<|{kind}_pad|>" * n + part for n, part in zip(sizes, parts[1:], strict=True)
+            )
+        ids = tokenizer.encode(text).ids
+        positions, _ = model.get_rope_index(
+            torch.tensor([ids]),
+            image_grid_thw=torch.tensor(grids["image"]) if grids["image"] else None,
+            video_grid_thw=torch.tensor(grids["video"]) if grids["video"] else None,
+        )
+        out[name] = {"turns": turns, "tokens": ids, "positions": positions[:, 0].tolist()}
+    (HERE / "timeline.json").write_text(json.dumps(out) + "\n")
+
+
+if __name__ == "__main__":
+    main()
