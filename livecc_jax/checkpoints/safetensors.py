@@ -1,0 +1,254 @@
+"""Reading and writing safetensors without torch.
+
+A file is 8 bytes of header length (little-endian), a JSON header (name -> dtype, shape, offsets into
+what follows), then the tensors' bytes, without gaps. Every claim of the header is checked against the
+file before any tensor is looked at; tensors are memory-mapped views, so opening costs no memory.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from livecc_jax.errors import CheckpointError
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+MAX_SHARD_BYTES = 5_000_000_000
+MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+
+DTYPES: dict[str, np.dtype] = {
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F16": np.dtype(np.float16),
+    "F32": np.dtype(np.float32),
+    "F64": np.dtype(np.float64),
+    "BOOL": np.dtype(np.bool_),
+    **{f"I{n}": np.dtype(f"int{n}") for n in (8, 16, 32, 64)},
+    **{f"U{n}": np.dtype(f"uint{n}") for n in (8, 16, 32, 64)},
+}
+_SPELLINGS = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Where a tensor is: its file, its type and shape, and its bytes' place in the file."""
+
+    file: Path
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+    def read(self) -> np.ndarray:
+        """The tensor as a read-only memory-mapped view."""
+        if self.start == self.stop:
+            return np.empty(self.shape, self.dtype)
+        raw = np.memmap(self.file, np.uint8, "r", self.start, (self.stop - self.start,))
+        return np.asarray(raw).view(self.dtype).reshape(self.shape)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out = dict(pairs)
+    if len(out) != len(pairs):
+        seen: set[str] = set()
+        twice = next(k for k, _ in pairs if k in seen or seen.add(k))
+        raise ValueError(f"{twice!r} is there twice")
+    return out
+
+
+def _tensor(file: Path, name: str, entry: Any, data_start: int, data_size: int) -> Tensor:
+    """One header entry, checked."""
+    try:
+        spelling, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        whole = all(type(n) is int and n >= 0 for n in (*shape, start, stop))
+    except (KeyError, TypeError, ValueError):
+        whole = False
+    if not whole:
+        raise CheckpointError(f"{file}: the header's entry for {name} is malformed")
+    if spelling not in DTYPES:
+        raise CheckpointError(f"{file}: {name} has dtype {spelling}, which is not supported")
+    dtype = DTYPES[spelling]
+    if not start <= stop <= data_size:
+        raise CheckpointError(
+            f"{file}: is truncated: {name} should end at byte {data_start + stop} of "
+            f"{data_start + data_size}"
+        )
+    if stop - start != math.prod(shape) * dtype.itemsize:
+        raise CheckpointError(
+            f"{file}: {name} holds {stop - start} bytes, but its shape {tuple(shape)} of {spelling} "
+            f"takes {math.prod(shape) * dtype.itemsize}"
+        )
+    return Tensor(file, dtype, tuple(shape), data_start + start, data_start + stop)
+
+
+def read_header(file: str | Path) -> dict[str, Tensor]:
+    """Every tensor of one file.
+
+    Raises:
+        CheckpointError: the file is missing, empty, truncated, or its header is broken.
+    """
+    file = Path(file)
+    try:
+        with file.open("rb") as f:
+            size = f.seek(0, 2)
+            f.seek(0)
+            length = int.from_bytes(f.read(8), "little")
+            if size < 8:
+                raise CheckpointError(f"{file}: is empty or cut short ({size} bytes)")
+            if length > MAX_HEADER_BYTES:
+                raise CheckpointError(f"{file}: is not a safetensors file (its header is too long)")
+            if length > size - 8:
+                raise CheckpointError(f"{file}: is truncated inside its header")
+            text = f.read(length)
+    except OSError as e:
+        raise CheckpointError(f"{file}: cannot be read ({e.strerror})") from e
+    try:
+        header = json.loads(text, object_pairs_hook=_unique)
+        if not isinstance(header, dict):
+            raise ValueError("not an object")
+    except ValueError as e:  # of JSON or of the text's encoding
+        raise CheckpointError(f"{file}: its header is not valid JSON ({e})") from e
+    header.pop("__metadata__", None)
+    data = 8 + length
+    tensors = {name: _tensor(file, name, e, data, size - data) for name, e in header.items()}
+    end = data
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
+        if tensor.start != end:
+            raise CheckpointError(f"{file}: {name} overlaps another tensor or leaves a gap before it")
+        end = tensor.stop
+    if end != size:
+        raise CheckpointError(f"{file}: has {size - end} bytes after its last tensor")
+    return tensors
+
+
+def read_index(file: Path) -> list[str]:
+    """The shards an index names, each once, in order."""
+    try:
+        weight_map = json.loads(file.read_bytes(), object_pairs_hook=_unique)["weight_map"]
+        shards = list(dict.fromkeys(weight_map.values()))
+        names_only = all(isinstance(s, str) and Path(s).name == s for s in shards)
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise CheckpointError(f"{file}: is not a valid index of safetensors files ({e})") from e
+    except OSError as e:
+        raise CheckpointError(f"{file}: cannot be read ({e.strerror})") from e
+    if not shards or not names_only:
+        raise CheckpointError(f"{file}: its weight_map must map tensors to files beside it")
+    missing = [s for s in shards if not (file.parent / s).is_file()]
+    if missing:
+        raise CheckpointError(f"{file.parent}: shard {', '.join(missing)} is missing")
+    return shards
+
+
+def weight_files(directory: str | Path) -> list[Path]:
+    """The safetensors files of a directory: `model.safetensors`, or those its index names.
+
+    Raises:
+        CheckpointError: there are none, or a shard is missing.
+    """
+    directory = Path(directory)
+    if (directory / SINGLE).is_file():
+        return [directory / SINGLE]
+    if (directory / INDEX).is_file():
+        return [directory / s for s in read_index(directory / INDEX)]
+    if any(directory.glob("*.bin")):
+        raise CheckpointError(f"{directory}: has only .bin weights, and only safetensors is read")
+    raise CheckpointError(f"{directory}: has neither {SINGLE} nor {INDEX}")
+
+
+def read_directory(directory: str | Path) -> Iterator[tuple[str, Tensor]]:
+    """Each (name, tensor) of a directory; a name that two shards hold comes twice.
+
+    Raises:
+        CheckpointError: see `weight_files` and `read_header`; or the index promises a tensor that
+            its shard does not hold.
+    """
+    found: dict[Path, dict[str, Tensor]] = {f: read_header(f) for f in weight_files(directory)}
+    index = Path(directory) / INDEX
+    if not (Path(directory) / SINGLE).is_file():
+        for name, shard in json.loads(index.read_bytes())["weight_map"].items():
+            if name not in found[index.parent / shard]:
+                raise CheckpointError(f"{index}: says that {shard} holds {name}, but it does not")
+    for tensors in found.values():
+        yield from tensors.items()
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A tensor to be written; `read` makes its values when their turn comes."""
+
+    name: str
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+def write_file(file: str | Path, tensors: Sequence[Pending]) -> None:
+    """Write one file, one tensor in memory at a time.
+
+    Raises:
+        CheckpointError: a dtype has no safetensors name, or the disk refuses.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for t in tensors:
+        if np.dtype(t.dtype) not in _SPELLINGS:
+            raise CheckpointError(f"{file}: safetensors has no dtype {t.dtype} ({t.name})")
+        header[t.name] = {
+            "dtype": _SPELLINGS[np.dtype(t.dtype)],
+            "shape": list(t.shape),
+            "data_offsets": [at, at + t.size],
+        }
+        at += t.size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # so that every tensor starts aligned
+    try:
+        with Path(file).open("wb") as f:
+            f.write(len(text).to_bytes(8, "little"))
+            f.write(text)
+            for t in tensors:
+                values = np.ascontiguousarray(t.read())
+                if values.shape != t.shape or values.dtype != t.dtype:
+                    raise ValueError(f"{t.name}: {values.shape} {values.dtype} is not as declared")
+                f.write(values.reshape(-1).view(np.uint8).data)
+    except OSError as e:
+        raise CheckpointError(f"{file}: cannot be written ({e.strerror})") from e
+
+
+def write_directory(
+    directory: str | Path, tensors: Sequence[Pending], max_shard_bytes: int = MAX_SHARD_BYTES
+) -> int:
+    """Write `model.safetensors`, or shards with an index when they would exceed the limit.
+
+    Returns:
+        Bytes of all tensors.
+    """
+    directory = Path(directory)
+    shards: list[list[Pending]] = [[]]
+    for t in tensors:
+        if shards[-1] and sum(x.size for x in shards[-1]) + t.size > max_shard_bytes:
+            shards.append([])
+        shards[-1].append(t)
+    total = sum(t.size for t in tensors)
+    if len(shards) == 1:
+        write_file(directory / SINGLE, shards[0])
+        return total
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        write_file(directory / name, shard)
+        weight_map |= {t.name: name for t in shard}
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (directory / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+    return total
