@@ -43,6 +43,7 @@ class JsonLines(_FileSink):
     """One object a turn, silent ones included: start, stop, text, tokens, latency_ms."""
 
     def write(self, turn: SpokenTurn) -> None:
+        """Append the turn's line."""
         line = {
             "start": turn.start,
             "stop": turn.stop,
@@ -60,6 +61,7 @@ class WebVtt(_FileSink):
         super().__init__(path, "WEBVTT\n\n")
 
     def write(self, turn: SpokenTurn) -> None:
+        """Append a cue, if something was said."""
         if turn.words:
             # The three characters that WebVTT cue text gives a meaning to.
             words = turn.words.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
@@ -75,6 +77,7 @@ class Srt(_FileSink):
         self._count = 0
 
     def write(self, turn: SpokenTurn) -> None:
+        """Append a subtitle, if something was said."""
         if turn.words:
             self._count += 1
             span = f"{timestamp(turn.start, ',')} --> {timestamp(turn.stop, ',')}"

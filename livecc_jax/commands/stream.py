@@ -1,0 +1,97 @@
+"""`livecc stream`: comment on a video file, a camera or a network stream while watching it."""
+
+from __future__ import annotations
+
+import argparse
+
+from livecc_jax.commands.options import add_timeline_options
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Declare the command."""
+    parser = subparsers.add_parser("stream", help="comment on a video", description=__doc__)
+    parser.add_argument("model", help="checkpoint: HuggingFace directory, run, or step of a run")
+    parser.add_argument("source", help="video file, camera number, or rtsp:// or http:// address")
+    parser.add_argument("--query", default="", help="what to do, in words")
+    parser.add_argument("--title", default="", help="title of the video")
+    parser.add_argument("--previous", default="", help="commentary that came before")
+    parser.add_argument("--start", type=float, metavar="S", help="second of the source to start at")
+    parser.add_argument("--end", type=float, metavar="S", help="second of the source to end at")
+    add_timeline_options(parser)
+    parser.add_argument(
+        "--cache", choices=("full",), default="full", help="what the context keeps (default: full)"
+    )
+    parser.add_argument("--max-new-tokens", type=int, default=16, help="a turn (default 16)")
+    parser.add_argument(
+        "--repetition-penalty", type=float, default=1.05, help="default 1.05; 1 is none"
+    )
+    parser.add_argument("--temperature", type=float, default=0.0, help="default 0, greedy")
+    parser.add_argument("--seed", type=int, default=0, help="of sampling (default 0)")
+    parser.add_argument(
+        "--silence-base", type=float, metavar="B", help="ban ' ...' while its probability <= B + S*n"
+    )
+    parser.add_argument("--silence-step", type=float, default=0.0, metavar="S", help="default 0")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="of weights and cache (default: float32 on a CPU, bfloat16 elsewhere)",
+    )
+    for name in ("jsonl", "vtt", "srt"):
+        parser.add_argument(f"--{name}", metavar="OUT", help=f"also write {name} as it happens")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Stream to the terminal and to the files asked for."""
+    import itertools
+
+    import jax
+    import numpy as np
+
+    from livecc_jax.checkpoints.open import open_checkpoint
+    from livecc_jax.errors import ConfigError
+    from livecc_jax.media.budget import PixelBudget
+    from livecc_jax.media.ingest import turns
+    from livecc_jax.stream.commentary import comment
+    from livecc_jax.stream.outputs import JsonLines, Srt, WebVtt
+    from livecc_jax.stream.session import Session, StreamModel, StreamOptions
+    from livecc_jax.timeline.example import microseconds
+    from livecc_jax.timeline.turns import stream_prompt
+
+    if args.start is not None and args.end is not None and args.end <= args.start:
+        raise ConfigError(f"--end {args.end:g} is not after --start {args.start:g}")
+    checkpoint = open_checkpoint(args.model)
+    options = StreamOptions(
+        positions=args.positions or checkpoint.livecc.positions,
+        max_new_tokens=args.max_new_tokens,
+        repetition_penalty=args.repetition_penalty,
+        temperature=args.temperature,
+        silence_base=args.silence_base,
+        silence_step=args.silence_step,
+        context=checkpoint.config.text.max_positions,
+        seed=args.seed,
+    )
+    budget = PixelBudget.parse(args.pixel_budget or checkpoint.livecc.pixel_budget)
+    # Opened before the weights are loaded: a source that cannot be read should be said at once.
+    watched = turns(args.source, budget, start=args.start, end=args.end)
+    first = next(watched, None)
+    dtype = args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    params = checkpoint.load_params(dtype=jax.numpy.dtype(dtype))
+    model = StreamModel(checkpoint.config, params, checkpoint.open_tokenizer())
+    prompt = stream_prompt(args.query, args.title, args.previous)
+    session = Session(model, options, prompt, offset_us=microseconds(args.start or 0.0))
+    kinds = {JsonLines: args.jsonl, WebVtt: args.vtt, Srt: args.srt}
+    sinks = [kind(path) for kind, path in kinds.items() if path]
+
+    latencies = []
+    frames = itertools.chain([first] if first else [], watched)
+    for spoken in comment(session, frames, sinks):
+        print(f"{spoken.start:7.1f} - {spoken.stop:<7.1f} {spoken.words or '...'}", flush=True)
+        latencies.append(spoken.latency)
+    if len(latencies) > 2:
+        ms = 1000 * np.array(latencies[2:])  # the first two turns compile
+        print(
+            f"{len(latencies)} turns; after the first two, {np.median(ms):.0f} ms a turn "
+            f"(median), {ms.max():.0f} ms at most"
+        )
+    return 0

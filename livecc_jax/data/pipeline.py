@@ -1,0 +1,197 @@
+"""The grain pipeline: element i is packed row i, so one integer is the whole data position."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import grain.python as grain
+import numpy as np
+
+from livecc_jax.data.index import Entry, Index
+from livecc_jax.data.packing import PackPlan, RowShape, plan_rows
+from livecc_jax.data.plan import ExamplePlan, plan_example
+from livecc_jax.data.quarantine import Quarantine, Quarantined
+from livecc_jax.data.rows import Row, build_row, empty_row
+from livecc_jax.errors import ConfigError, DataError, ExampleError, MediaError
+from livecc_jax.text.tokenizer import Tokenizer, fingerprint, open_tokenizer
+from livecc_jax.timeline.chat import ChatTemplate
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one step on this process, stacked: {field: [rows, ...]}, and what failed in them."""
+
+    rows: Row
+    failed: tuple[Quarantined, ...]
+
+
+@dataclass(frozen=True)
+class RowSource:
+    """Builds packed row i. Cheap to copy to worker processes: what it opens, it opens there.
+
+    Attributes:
+        index: directory of the index.
+        tokenizer_path: of the model.
+        tokens: T, tokens a row.
+        windows: W, vision windows a row.
+        targets: N, supervised tokens a row.
+        positions: position mode.
+        weighting: `token` or `example`.
+        seed: of the packing.
+        epochs: how often every example comes.
+        quarantined: examples left out.
+    """
+
+    index: str
+    tokenizer_path: str
+    tokens: int
+    windows: int
+    targets: int
+    positions: str
+    weighting: str
+    seed: int
+    epochs: int
+    quarantined: frozenset[int] = field(default=frozenset(), repr=False)
+
+    def __getstate__(self) -> dict:
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+
+    @cached_property
+    def opened(self) -> Index:
+        """The index."""
+        return Index(self.index)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer. Raises ConfigError when the index was made with another."""
+        tokenizer = open_tokenizer(self.tokenizer_path)
+        if fingerprint(tokenizer) != self.opened.tokenizer:
+            raise ConfigError(
+                f"{self.index}: was indexed with another tokenizer than {self.tokenizer_path}; "
+                "index again with --model or --tokenizer of this model"
+            )
+        return tokenizer
+
+    @cached_property
+    def shape(self) -> RowShape:
+        """The shape of a row; the window is the index's budget's."""
+        return RowShape(self.tokens, self.windows, self.opened.window, self.targets)
+
+    @cached_property
+    def plan(self) -> PackPlan:
+        """Who is in which row."""
+        index = self.opened
+        return plan_rows(index.tokens, index.windows, index.targets, self.shape, self.seed, self.epochs)
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def row(self, i: int) -> tuple[Row, list[Quarantined]]:
+        """Row i, and the examples that could not be built and are masked out of it.
+
+        Rows past the end are empty, so that the last step is a whole one.
+        """
+        if i >= len(self):
+            return empty_row(self.shape), []
+        good, failed = [], []
+        for number in self.plan.row(i):
+            if number in self.quarantined:
+                continue
+            try:
+                good.append(self._load(number))
+            except (ExampleError, MediaError, DataError) as error:
+                failed.append(Quarantined(number, *self.opened.where(number), str(error)))
+        row = build_row(good, self.shape, self.tokenizer.special, self.positions, self.weighting)
+        return row, failed
+
+    def _load(self, number: int) -> tuple[ExamplePlan, list[np.ndarray]]:
+        index = self.opened
+        plan = plan_example(
+            index.example(number), ChatTemplate(self.tokenizer), index.budget, index.context
+        )
+        if not Entry.of(plan, index.window).matches(index.entry(number)):
+            raise DataError(f"{index.where(number)[0]}: the example has changed since it was indexed")
+        return plan, [media.load() for media in plan.media]
+
+
+def steps_in(source: RowSource, rows_per_step: int) -> int:
+    """Steps that all rows make; the last may be filled up with empty rows."""
+    return -(-len(source) // rows_per_step)
+
+
+def batches(
+    source: RowSource,
+    *,
+    first_step: int,
+    steps: int,
+    rows_per_step: int,
+    accumulate: int,
+    process: int = 0,
+    processes: int = 1,
+    threads: int = 8,
+    workers: int = 0,
+) -> Iterator[Batch]:
+    """Batches of steps first_step, ..., steps - 1 for one process, built ahead of their use.
+
+    The rows of a step are the same on any number of processes: micro-batch a of step k holds rows
+    k R + a R/A, ... of which each process builds its share.
+
+    Args:
+        source: rows.
+        first_step: the data position.
+        steps: where to stop.
+        rows_per_step: R, over all processes.
+        accumulate: A.
+        process: this one.
+        processes: how many there are.
+        threads: rows built at once in this process, without workers.
+        workers: processes that build rows; 0 builds in threads.
+
+    Raises:
+        ConfigError: R does not divide by accumulation and processes.
+    """
+    micro, share = rows_per_step // accumulate, rows_per_step // accumulate // processes
+    if not share or rows_per_step != share * processes * accumulate:
+        raise ConfigError(
+            f"data.rows_per_step {rows_per_step} does not divide by optim.accumulate {accumulate} "
+            f"times {processes} processes"
+        )
+    local = share * accumulate
+
+    def row_number(j: int) -> int:
+        step, within = divmod(j, local)
+        a, place = divmod(within, share)
+        return (first_step + step) * rows_per_step + a * micro + process * share + place
+
+    if first_step >= steps:
+        return
+    dataset = grain.MapDataset.range((steps - first_step) * local).map(
+        lambda j: source.row(row_number(int(j)))
+    )
+    reading = grain.ReadOptions(num_threads=0 if workers else threads, prefetch_buffer_size=2 * threads)
+    iterable = dataset.to_iter_dataset(reading)
+    if workers:
+        iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    iterator = iter(iterable)
+    for _ in range(first_step, steps):
+        built = [next(iterator) for _ in range(local)]
+        stacked = {k: np.stack([row[k] for row, _ in built]) for k in built[0][0]}
+        yield Batch(stacked, tuple(f for _, failed in built for f in failed))
+
+
+def check_positions(path: str | Path, positions: str) -> None:
+    """Raise ConfigError for a mode that training rows cannot have."""
+    from livecc_jax.timeline.positions import MODES
+
+    if positions not in MODES:
+        raise ConfigError(f"{path}: positions {positions!r} is not one of {', '.join(MODES)}")

@@ -1,0 +1,194 @@
+"""One example, planned: which frames it shows, its tokens, and how much of a row it takes.
+
+Indexing, row building and `livecc inspect` all ask here, so what was counted is what is built.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+
+from livecc_jax.errors import ExampleError, MediaError
+from livecc_jax.media.budget import PixelBudget
+from livecc_jax.media.pixels import patchify, resize
+from livecc_jax.media.sampling import sample_strict, sample_uniform
+from livecc_jax.media.video import VideoInfo, probe, read_frames, read_image
+from livecc_jax.timeline.chat import ChatTemplate, ChatTurn, Encoded, Visual, stream_conversation
+from livecc_jax.timeline.example import ChatExample, Clip, Example, Picture, StreamExample
+from livecc_jax.timeline.turns import Turn, plan_turns, stream_prompt
+
+PATCH = 14
+
+probe_cached = functools.lru_cache(maxsize=256)(probe)
+
+
+@dataclass(frozen=True)
+class MediaPlan:
+    """What is shown of one file.
+
+    times_us int64 [F] are the frames' times in the file, F even (an image has none, and is shown as a
+    pair of itself); height and width in pixels after resizing.
+    """
+
+    source: VideoInfo | str
+    frames: np.ndarray
+    times_us: np.ndarray
+    height: int
+    width: int
+
+    @property
+    def pairs(self) -> int:
+        """Frame pairs."""
+        return len(self.frames) // 2 if isinstance(self.source, VideoInfo) else 1
+
+    @property
+    def patches_per_pair(self) -> int:
+        """Patches in one frame pair."""
+        return (self.height // PATCH) * (self.width // PATCH)
+
+    @property
+    def rows_cols(self) -> tuple[int, int]:
+        """Patches of a frame, vertically and horizontally."""
+        return self.height // PATCH, self.width // PATCH
+
+    def windows(self, size: int) -> int:
+        """Windows of `size` patches that hold it, each whole frame pairs."""
+        return -(-self.pairs // (size // self.patches_per_pair))
+
+    def load(self) -> np.ndarray:
+        """Decode, resize, cut: uint8 [pairs, patches_per_pair, 1176].
+
+        Raises MediaError when the file cannot be read.
+        """
+        if isinstance(self.source, VideoInfo):
+            frames = read_frames(self.source, self.frames)
+        else:
+            frames = np.repeat(read_image(self.source)[None], 2, axis=0)
+        patches, _ = patchify(resize(frames, (self.height, self.width)))
+        return patches.reshape(self.pairs, self.patches_per_pair, -1)
+
+
+@dataclass(frozen=True)
+class ExamplePlan:
+    """An example as the model will see it.
+
+    encoded: tokens, supervision, grids; media: in the order of their tokens; turns: of a streaming
+    example, else empty; prompt: the text after its first video.
+    """
+
+    encoded: Encoded
+    media: tuple[MediaPlan, ...]
+    turns: tuple[Turn, ...] = ()
+    prompt: str = ""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens it takes of a row."""
+        return len(self.encoded.tokens)
+
+    @property
+    def targets(self) -> int:
+        """Supervised tokens."""
+        return int(self.encoded.supervised.sum())
+
+    def windows(self, size: int) -> int:
+        """Vision windows it takes of a row, in windows of `size` patches."""
+        return sum(m.windows(size) for m in self.media)
+
+    @property
+    def frame_times_us(self) -> np.ndarray:
+        """int64 [F], all frames shown."""
+        return np.concatenate([np.zeros(0, np.int64), *(m.times_us for m in self.media)])
+
+
+def plan_example(
+    example: Example, template: ChatTemplate, budget: PixelBudget, context: bool = True
+) -> ExamplePlan:
+    """Plan one example; reads its videos' timestamps, decodes nothing.
+
+    Args:
+        example: parsed annotation.
+        template: of the model's tokenizer.
+        budget: pixels a frame.
+        context: whether title or previous commentary is shown.
+
+    Raises:
+        ExampleError: too short, silent, words out of order, nothing supervised.
+        MediaError: a file cannot be read.
+    """
+    if isinstance(example, StreamExample):
+        plan = _plan_stream(example, template, budget, context)
+    else:
+        plan = _plan_chat(example, template, budget)
+    if not plan.targets:
+        raise ExampleError("no token is supervised")
+    return plan
+
+
+def _plan_stream(
+    example: StreamExample, template: ChatTemplate, budget: PixelBudget, context: bool
+) -> ExamplePlan:
+    clip = example.clip
+    info = probe_cached(clip.path)
+    frames = sample_strict(info.frame_times_us, clip.start_us, clip.end_us)
+    times = info.frame_times_us[frames]
+    turns = plan_turns(times, example.words)
+    # The whole clip sets the size, its silent end included: that is how a budget is spent.
+    height, width = _size(clip.path, info.height, info.width, len(frames), budget)
+    shown = turns[-1].first_frame + turns[-1].num_frames
+    media = MediaPlan(info, frames[:shown], times[:shown], height, width)
+    prompt = stream_prompt(example.query, example.title, example.previous, context)
+    chat = stream_conversation(turns, media.rows_cols, prompt)
+    return ExamplePlan(template.conversation(chat), (media,), tuple(turns), prompt)
+
+
+def _plan_chat(example: ChatExample, template: ChatTemplate, budget: PixelBudget) -> ExamplePlan:
+    media: list[MediaPlan] = []
+
+    def visual(item: Clip | Picture) -> Visual:
+        plan = _plan_clip(item, budget) if isinstance(item, Clip) else _plan_picture(item, budget)
+        media.append(plan)
+        kind = "video" if isinstance(item, Clip) else "image"
+        return Visual(kind, (plan.pairs, *plan.rows_cols))
+
+    chat = [
+        ChatTurn(m.role, tuple(c if isinstance(c, str) else visual(c) for c in m.content))
+        for m in example.messages
+    ]
+    return ExamplePlan(template.conversation(chat), tuple(media))
+
+
+def _plan_clip(clip: Clip, budget: PixelBudget) -> MediaPlan:
+    info = probe_cached(clip.path)
+    times = info.frame_times_us
+    inside = np.flatnonzero(
+        (times >= (clip.start_us if clip.start_us is not None else times[0]))
+        & (times <= (clip.end_us if clip.end_us is not None else times[-1]))
+    )
+    if not len(inside):
+        raise ExampleError(f"{clip.path}: has no frame in the clip's span")
+    duration = int(times[inside[-1]] - times[inside[0]]) + info.frame_duration_us
+    frames = inside[sample_uniform(len(inside), duration)]
+    height, width = _size(clip.path, info.height, info.width, len(frames), budget)
+    return MediaPlan(info, frames, times[frames], height, width)
+
+
+def _plan_picture(picture: Picture, budget: PixelBudget) -> MediaPlan:
+    height, width = _size(picture.path, *read_image(picture.path).shape[:2], 2, budget)
+    none = np.zeros(0, np.int64)
+    return MediaPlan(picture.path, none, none, height, width)
+
+
+def _size(path: str, height: int, width: int, frames: int, budget: PixelBudget) -> tuple[int, int]:
+    """The budget's size, which must fit a window: a very long, thin picture may not."""
+    try:
+        fitted = budget.size(height, width, frames)
+    except MediaError as error:
+        raise MediaError(f"{path}: {error}") from None
+    if (fitted[0] // PATCH) * (fitted[1] // PATCH) > budget.max_pair_patches:
+        raise MediaError(
+            f"{path}: {width}x{height} is too long and thin for a pixel budget of {budget}"
+        )
+    return fitted

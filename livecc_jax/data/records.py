@@ -1,0 +1,265 @@
+"""Annotation files: JSON lines, each a conversation, the last line the byte offsets of the others.
+
+The format is LiveCC's (docs/formats.md). A file without the last line works too: its offsets are found
+by reading it once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from livecc_jax.errors import DataError, ExampleError
+from livecc_jax.timeline.example import (
+    ChatExample,
+    Clip,
+    Example,
+    Message,
+    Picture,
+    StreamExample,
+    Word,
+    microseconds,
+)
+
+CHUNK = 1 << 20
+
+
+class AnnotationFile:
+    """Random access to the conversations of one file.
+
+    Raises:
+        DataError: the file is missing, empty, or its offsets do not match its lines.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            self._file = open(self.path, "rb")  # noqa: SIM115 (held for the object's life)
+            self._size = self._file.seek(0, 2)
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be read: {error.strerror}") from error
+        if not self._size:
+            raise DataError(f"{self.path}: the annotation file is empty")
+        start = self._last_line_start()
+        self._file.seek(start)
+        offsets = _offsets(self._file.read())
+        if offsets is None:
+            self.offsets = self._scan()
+            self.end = self._size
+        else:
+            self.offsets, self.end = offsets, start
+            # From the first byte to the last line, each further than the one before.
+            if [0, *offsets[1:]] != [*offsets, *([] if len(offsets) else [0])] or np.any(
+                np.diff([*offsets, start]) <= 0
+            ):
+                raise DataError(
+                    f"{self.path}: the offsets in its last line do not match its {start} bytes of lines"
+                )
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def __getitem__(self, i: int) -> Example:
+        """Conversation i, parsed.
+
+        Raises:
+            DataError: the line is not where its offset says, not UTF-8 or not JSON.
+            ExampleError: the line is JSON but not a usable conversation.
+        """
+        return parse(self.raw(i), self.path.parent, f"{self.path} line {i + 1}")
+
+    def raw(self, i: int) -> Any:
+        """Conversation i as JSON has it."""
+        if not 0 <= i < len(self):
+            raise DataError(f"{self.path}: there is no example {i}, only 0 to {len(self) - 1}")
+        start = int(self.offsets[i])
+        stop = int(self.offsets[i + 1]) if i + 1 < len(self) else self.end
+        before = max(start - 1, 0)
+        self._file.seek(before)
+        line = self._file.read(stop - before)
+        ahead, line = line[: start - before], line[start - before :]
+        body = line.rstrip(b"\r\n")
+        whole = line.endswith(b"\n") or stop == self._size
+        if ahead not in (b"", b"\n") or not whole or b"\n" in body:
+            raise DataError(
+                f"{self.path}: the offsets in its last line do not match its lines "
+                f"(line {i + 1} does not span bytes {start} to {stop})"
+            )
+        try:
+            return json.loads(body.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{self.path} line {i + 1}: is not UTF-8 text (byte {start + error.start})"
+            ) from error
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"{self.path} line {i + 1}: broken JSON, {error.msg} at column {error.colno}"
+            ) from error
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[i] for i in range(len(self)))
+
+    def _last_line_start(self) -> int:
+        """Byte at which the last line that is not blank begins."""
+        tail, at = b"", self._size
+        while at > 0:
+            step = min(CHUNK, at)
+            at -= step
+            self._file.seek(at)
+            tail = self._file.read(step) + tail
+            found = tail.rstrip(b"\r\n ").rfind(b"\n")
+            if found >= 0:
+                return at + found + 1
+        return 0
+
+    def _scan(self) -> np.ndarray:
+        """Offsets of the lines that are not blank."""
+        self._file.seek(0)
+        offsets, at = [], 0
+        for line in self._file:
+            if line.strip():
+                offsets.append(at)
+            elif offsets and at + len(line) < self._size:
+                raise DataError(f"{self.path}: line {len(offsets) + 1} is blank")
+            at += len(line)
+        if not offsets:
+            raise DataError(f"{self.path}: the annotation file is empty")
+        self._size = int(at)
+        return np.array(offsets, np.int64)
+
+
+def _offsets(line: bytes) -> np.ndarray | None:
+    """The offsets that a last line holds; None when it is a conversation (or anything else)."""
+    try:
+        values = json.loads(line)
+    except ValueError:
+        return None
+    if isinstance(values, list) and all(type(v) is int for v in values):
+        return np.array(values, np.int64)
+    return None
+
+
+def parse(raw: Any, folder: Path, where: str) -> Example:
+    """A JSON conversation as an Example; relative media paths are relative to `folder`.
+
+    Args:
+        raw: what the line holds.
+        folder: the annotation file's.
+        where: names file and line in errors.
+
+    Raises:
+        ExampleError: it is not a conversation of the documented form.
+    """
+    try:
+        if not isinstance(raw, list) or not raw:
+            raise ExampleError("a conversation must be a list of turns")
+        streams = [
+            item
+            for turn in raw
+            for item in _items(turn)
+            if isinstance(item, dict) and item.get("type") == "text_stream"
+        ]
+        if streams:
+            return _stream(raw, folder)
+        return ChatExample(tuple(_message(turn, folder) for turn in raw))
+    except ExampleError as error:
+        raise ExampleError(f"{where}: {error}") from None
+
+
+def _items(turn: Any) -> list[Any]:
+    if not isinstance(turn, dict) or not isinstance(turn.get("role"), str):
+        raise ExampleError("every turn must be an object with a role")
+    content = turn.get("content")
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    if not isinstance(content, list) or not all(isinstance(item, dict) for item in content):
+        raise ExampleError(f"the content of a {turn['role']} turn must be text or a list of objects")
+    return content
+
+
+def _stream(raw: list, folder: Path) -> StreamExample:
+    if [turn["role"] for turn in raw] != ["user", "assistant"]:
+        raise ExampleError("a streaming example must have one user and one assistant turn")
+    asked, answered = _items(raw[0]), _items(raw[1])
+    videos = [item for item in asked if item.get("type") == "video"]
+    texts = [item for item in asked if item.get("type") == "text"]
+    if len(videos) != 1 or len(texts) > 1 or len(videos) + len(texts) != len(asked):
+        raise ExampleError("a streaming example's user turn must hold one video and at most one text")
+    if len(answered) != 1 or answered[0].get("type") != "text_stream":
+        raise ExampleError("a streaming example's assistant turn must hold one text_stream")
+    text = texts[0] if texts else {}
+    words = answered[0].get("text_stream")
+    if not isinstance(words, list):
+        raise ExampleError("text_stream must be a list of [start, end, word]")
+    return StreamExample(
+        _clip(videos[0], folder),
+        tuple(_word(i, w) for i, w in enumerate(words)),
+        *(_string(text, key) for key in ("text", "title", "previous", "category")),
+    )
+
+
+def _message(turn: dict, folder: Path) -> Message:
+    role = turn["role"] if isinstance(turn, dict) and "role" in turn else None
+    if role not in ("system", "user", "assistant"):
+        raise ExampleError(f"role {role!r} is not system, user or assistant")
+    content: list[str | Clip | Picture] = []
+    for item in _items(turn):
+        kind = item.get("type")
+        if kind == "text":
+            content.append(_string(item, "text"))
+        elif kind == "video":
+            content.append(_clip(item, folder))
+        elif kind == "image":
+            content.append(Picture(_path(item, "image", folder)))
+        else:
+            raise ExampleError(f"content of type {kind!r} is not text, image, video or text_stream")
+    if role == "assistant" and not all(isinstance(item, str) for item in content):
+        raise ExampleError("an assistant turn must hold text alone")
+    return Message(role, tuple(content))
+
+
+def _string(item: dict, key: str) -> str:
+    value = item.get(key)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise ExampleError(f"{key!r} must be a string, not {value!r:.40}")
+    return value
+
+
+def _path(item: dict, key: str, folder: Path) -> str:
+    value = item.get(key)
+    if not isinstance(value, str) or not value:
+        raise ExampleError(f"a {key} must name its file")
+    return value if "://" in value else str(folder / value)
+
+
+def _clip(item: dict, folder: Path) -> Clip:
+    path = _path(item, "video", folder)
+    start, end = (
+        None if item.get(key) is None else _seconds(item[key], key)
+        for key in ("video_start", "video_end")
+    )
+    if start is not None and end is not None and end <= start:
+        raise ExampleError(
+            f"video_end {end / 1e6:g} is not after video_start {start / 1e6:g} in {path}"
+        )
+    return Clip(path, start, end)
+
+
+def _seconds(value: Any, what: str) -> int:
+    # JSON as Python reads it may hold NaN and Infinity, and true counts as 1.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ExampleError(f"{what} must be a number of seconds, not {value!r:.40}")
+    return microseconds(value)
+
+
+def _word(i: int, raw: Any) -> Word:
+    if not isinstance(raw, list) or len(raw) != 3 or not isinstance(raw[2], str):
+        raise ExampleError(f"word {i} must be [start, end, word], not {raw!r:.60}")
+    return Word(_seconds(raw[0], f"word {i} start"), _seconds(raw[1], f"word {i} end"), raw[2])

@@ -1,0 +1,176 @@
+"""Where a run begins: random weights, a checkpoint's, or its own newest step."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+
+import jax
+import optax
+from jax.sharding import Mesh
+
+from livecc_jax.checkpoints.hf_config import LiveCCBlock
+from livecc_jax.checkpoints.open import open_checkpoint
+from livecc_jax.checkpoints.run import RunDirectory
+from livecc_jax.data.pipeline import RowSource
+from livecc_jax.data.rows import WEIGHTINGS
+from livecc_jax.errors import ConfigError
+from livecc_jax.model.config import ModelConfig, SpecialIds
+from livecc_jax.model.presets import preset
+from livecc_jax.model.qwen2_vl import Params, init_params
+from livecc_jax.model.remat import REMATS
+from livecc_jax.text.tokenizer import Tokenizer
+from livecc_jax.timeline.positions import MODES
+from livecc_jax.train.config import Config, flatten
+from livecc_jax.train.state import (
+    State,
+    abstract_state,
+    check_freeze,
+    init_opt_state,
+    master_dtypes,
+    param_shardings,
+)
+
+log = logging.getLogger(__name__)
+
+VOCAB_MULTIPLE = 128  # so that the vocabulary divides over a tensor axis
+
+
+@dataclass(frozen=True)
+class Start:
+    """The architecture and the state to go on from."""
+
+    model: ModelConfig
+    state: State
+
+
+def check_config(config: Config) -> None:
+    """Raise ConfigError for values that no run can have."""
+    needed = {"run": config.run, "data.index": config.data.index}
+    for name, value in needed.items():
+        if not value:
+            raise ConfigError(f"the config sets no {name}")
+    if bool(config.init) == bool(config.preset):
+        raise ConfigError("the config must set one of init (a checkpoint) and preset (random weights)")
+    if config.preset and not config.tokenizer:
+        raise ConfigError("a preset needs a tokenizer: the config sets no tokenizer")
+    for name, value, choices in (
+        ("positions", config.positions, MODES),
+        ("data.weighting", config.data.weighting, WEIGHTINGS),
+        ("compute.remat", config.compute.remat, REMATS),
+        ("compute.dtype", config.compute.dtype, ("float32", "bfloat16")),
+    ):
+        if value not in choices:
+            raise ConfigError(f"{name} {value!r} is not one of {', '.join(choices)}")
+    counts = {
+        "data.tokens": config.data.tokens,
+        "data.windows": config.data.windows,
+        "data.targets": config.data.targets,
+        "data.rows_per_step": config.data.rows_per_step,
+        "data.epochs": config.data.epochs,
+        "optim.accumulate": config.optim.accumulate,
+        "log_every": config.log_every,
+        "checkpoint.keep": config.checkpoint.keep,
+        "compute.head_chunk": config.compute.head_chunk,
+    }
+    for name, value in counts.items():
+        if value < 1:
+            raise ConfigError(f"{name} must be at least 1, not {value}")
+
+
+def fit_vocabulary(model: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
+    """A preset's architecture for this tokenizer.
+
+    With Qwen2's ids the published vocabulary size stays; any other tokenizer brings its own size and
+    ids.
+    """
+    special = tokenizer.special
+    ids = SpecialIds(
+        bos=special.endoftext,
+        eos=special.im_end,
+        vision_start=special.vision_start,
+        vision_end=special.vision_end,
+        vision_pad=special.endoftext,
+        image_pad=special.image_pad,
+        video_pad=special.video_pad,
+    )
+    if dataclasses.replace(ids, vision_pad=model.ids.vision_pad) == model.ids:
+        return model
+    size = -(-tokenizer.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+    return dataclasses.replace(model, text=dataclasses.replace(model.text, vocab_size=size), ids=ids)
+
+
+def begin(
+    config: Config,
+    run: RunDirectory,
+    source: RowSource,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+) -> Start:
+    """Start a new run and write its directory's config and tokenizer.
+
+    Raises CheckpointError or ConfigError when the starting weights cannot be used.
+    """
+    tokenizer = source.tokenizer
+    if config.init:
+        checkpoint = open_checkpoint(config.init)
+        model = checkpoint.config
+        if checkpoint.livecc.positions != config.positions:
+            log.warning(
+                "%s was trained with positions %s, this run trains with %s",
+                config.init, checkpoint.livecc.positions, config.positions,
+            )  # fmt: skip
+    else:
+        checkpoint = None
+        model = fit_vocabulary(preset(config.preset), tokenizer)
+    if tokenizer.vocab_size > model.text.vocab_size:
+        raise ConfigError(
+            f"{source.tokenizer_path}: has {tokenizer.vocab_size} ids, more than the model's "
+            f"{model.text.vocab_size}"
+        )
+    freeze = config.compute.freeze
+    check_freeze(model, freeze)
+    shardings = param_shardings(model, mesh)
+    if checkpoint:
+        stored = checkpoint.abstract_params()
+        params = checkpoint.load_params(dtype=master_dtypes(stored, freeze), shardings=shardings)
+        base_dtype = str(stored["text"]["embed"].dtype)
+    else:
+        make = jax.jit(init_params, static_argnums=(0, 1), out_shardings=shardings)
+        params = make(model, config.seed)
+        base_dtype = "float32"
+    abstract = abstract_state(_described(params), optimizer, freeze, mesh)
+    opt_state = init_opt_state(optimizer, abstract, freeze)(params)
+    block = LiveCCBlock(
+        positions=config.positions, pixel_budget=str(source.opened.budget), dtype=base_dtype
+    )
+    run.create(model, block, tokenizer, flatten(config))
+    return Start(model, {"params": params, "opt_state": opt_state})
+
+
+def resume(
+    config: Config,
+    run: RunDirectory,
+    step: int,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+) -> Start:
+    """The run as it was at `step`, on this mesh. Raises CheckpointError when it cannot be read."""
+    checkpoint = open_checkpoint(run.path / str(step))
+    model, freeze = checkpoint.config, config.compute.freeze
+    stored = checkpoint.abstract_params()
+    params = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        stored,
+        param_shardings(model, mesh),
+    )
+    abstract = abstract_state(params, optimizer, freeze, mesh)
+    params, opt_state, _ = run.restore(step, abstract["params"], abstract["opt_state"])
+    log.info("%s: resuming from step %d", run.path, step)
+    return Start(model, {"params": params, "opt_state": opt_state})
+
+
+def _described(params: Params) -> Params:
+    """Arrays as `jax.ShapeDtypeStruct`s with their shardings."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), params)
