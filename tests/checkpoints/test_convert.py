@@ -1,0 +1,427 @@
+"""Checkpoints survive every conversion bit for bit, and every damage is told in one sentence."""
+
+import argparse
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import safetensors.numpy
+import tokenizers
+from flax import traverse_util
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from livecc_jax.checkpoints import hf, hf_config
+from livecc_jax.checkpoints.convert import convert
+from livecc_jax.checkpoints.hf_config import LiveCCBlock, read_config
+from livecc_jax.checkpoints.names import table
+from livecc_jax.checkpoints.open import open_checkpoint
+from livecc_jax.checkpoints.run import RunDirectory
+from livecc_jax.checkpoints.safetensors import read_directory
+from livecc_jax.commands import convert as command
+from livecc_jax.errors import CheckpointError
+from livecc_jax.model.presets import preset
+from livecc_jax.text.hf import HFTokenizer
+from livecc_jax.text.tokenizer import SpecialTokens
+
+BFLOAT16 = np.dtype(jnp.bfloat16)
+
+
+def config_of(tied=False):
+    tiny = preset("tiny")
+    return dataclasses.replace(tiny, text=dataclasses.replace(tiny.text, vocab_size=48, tied=tied))
+
+
+def random_params(config, dtype=np.float32, seed=0):
+    rng = np.random.default_rng(seed)
+    flat = {e.path: rng.standard_normal(e.full_shape).astype(dtype) for e in table(config)}
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def assert_same(a, b):
+    """Equal in structure, dtype and every bit."""
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
+        assert np.dtype(x.dtype) == np.dtype(y.dtype)
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+def tensors_of(directory):
+    return {name: (str(t.dtype), t.shape, t.read().tobytes()) for name, t in read_directory(directory)}
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    made = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={"a": 0, "b": 1}, merges=[]))
+    made.add_special_tokens(list(SpecialTokens.spellings().values()))
+    made.save(str(tmp_path / "tokenizer.json"))
+    return HFTokenizer(tmp_path / "tokenizer.json")
+
+
+@pytest.fixture
+def exported(tmp_path):
+    """An untied float32 checkpoint in one file, and what it holds."""
+    config = config_of()
+    params = random_params(config)
+    hf.export_hf(tmp_path / "model", config, LiveCCBlock(), params)
+    return tmp_path / "model", config, params
+
+
+@pytest.mark.parametrize("layout", ["flat", "nested"])
+@pytest.mark.parametrize(("tied", "dtype"), [(True, BFLOAT16), (False, np.dtype("float32"))])
+def test_there_and_back_is_bit_exact(tmp_path, tokenizer, tied, dtype, layout):
+    config, livecc = config_of(tied), LiveCCBlock("hybrid", "reference")
+    params = random_params(config, dtype)
+    hf.export_hf(
+        tmp_path / "a", config, livecc, params, tokenizer, layout=layout, max_shard_bytes=100_000
+    )
+    assert len(list((tmp_path / "a").glob("*.safetensors"))) > 2
+    assert ("lm_head.weight" in tensors_of(tmp_path / "a")) == (not tied)
+
+    convert(tmp_path / "a", tmp_path / "b", "orbax")
+    done = convert(tmp_path / "b", tmp_path / "c", "hf", layout=layout)
+    assert tensors_of(tmp_path / "c") == tensors_of(tmp_path / "a")
+    assert (tmp_path / "c/config.json").read_text() == (tmp_path / "a/config.json").read_text()
+    assert json.loads((tmp_path / "c/config.json").read_bytes())["torch_dtype"] == str(dtype)
+    assert done.dtype == str(dtype)
+    for name in "abc":
+        checkpoint = open_checkpoint(tmp_path / name)
+        assert (checkpoint.config, checkpoint.livecc) == (config, livecc)
+        assert checkpoint.open_tokenizer().special == tokenizer.special
+        assert_same(checkpoint.load_params(), params)
+        abstract = jax.tree.map(lambda x: (x.shape, np.dtype(x.dtype)), checkpoint.abstract_params())
+        assert abstract == jax.tree.map(lambda x: (x.shape, x.dtype), params)
+
+
+def test_names_and_layout_are_those_of_torch(exported):
+    """Against the safetensors library and the layout written out by hand."""
+    directory, config, params = exported
+    theirs = safetensors.numpy.load_file(directory / "model.safetensors")
+    layer = {k: v for k, v in params["text"]["layers"].items()}
+    q = layer["attn"]["q"]["kernel"][1]  # [D, H, Dh]
+    np.testing.assert_array_equal(
+        theirs["model.layers.1.self_attn.q_proj.weight"], q.reshape(q.shape[0], -1).T
+    )
+    o = layer["attn"]["o"]["kernel"][0]  # [H, Dh, D]
+    np.testing.assert_array_equal(
+        theirs["model.layers.0.self_attn.o_proj.weight"], o.reshape(-1, o.shape[-1]).T
+    )
+    qkv = params["vision"]["blocks"]["attn"]["qkv"]
+    for i, part in enumerate(np.split(theirs["visual.blocks.0.attn.qkv.bias"], 3)):
+        np.testing.assert_array_equal(part, qkv["bias"][0, i].ravel())
+    patch = params["vision"]["patch_embed"]
+    np.testing.assert_array_equal(
+        theirs["visual.patch_embed.proj.weight"].transpose(1, 2, 3, 4, 0).reshape(patch.shape), patch
+    )
+    assert len(theirs) == 4 + 1 + 6 + 12 * config.vision.depth + 12 * config.text.layers - 1
+
+
+def test_later_names_and_a_stored_tied_head_are_read(tmp_path):
+    config = config_of(tied=True)
+    params = random_params(config)
+    hf.export_hf(tmp_path, config, LiveCCBlock(), params, overwrite=True)
+    file = tmp_path / "model.safetensors"
+    tensors = safetensors.numpy.load_file(file)
+    later = {
+        k.replace("model.", "model.language_model.", 1) if k[0] == "m" else f"model.{k}": v
+        for k, v in tensors.items()
+    }
+    later["lm_head.weight"] = params["text"]["embed"]
+    later["model.language_model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(8, np.float32)
+    safetensors.numpy.save_file(later, file)
+    assert_same(hf.load_hf(tmp_path, config), params)
+    later["lm_head.weight"] = params["text"]["embed"] + 1
+    safetensors.numpy.save_file(later, file)
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight differs from model\.embed_tokens"):
+        hf.load_hf(tmp_path, config)
+
+
+def test_loading_casts_by_leaf_and_shards(exported):
+    directory, _, params = exported
+    mesh = Mesh(np.array(jax.devices()[:4]).reshape(2, 2), ("fsdp", "tensor"))
+    dtypes = jax.tree.map(lambda _: np.dtype("float32"), params)
+    dtypes["vision"] = jax.tree.map(lambda _: BFLOAT16, dtypes["vision"])
+    shardings = jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), params)
+    split = NamedSharding(mesh, PartitionSpec(None, "fsdp", "tensor"))
+    shardings["text"]["layers"]["mlp"]["up"]["kernel"] = split
+    shardings["text"]["layers"]["attn"]["q"]["kernel"] = split
+    loaded = open_checkpoint(directory).load_params(dtypes, shardings)
+    assert_same(loaded, jax.tree.map(lambda x, d: x.astype(d), params, dtypes))
+    assert loaded["text"]["layers"]["mlp"]["up"]["kernel"].sharding == split
+
+
+def rewrite(directory, change):
+    file = directory / "model.safetensors"
+    tensors = safetensors.numpy.load_file(file)
+    change(tensors)
+    safetensors.numpy.save_file(tensors, file)
+
+
+def damage_fit(tensors):
+    del tensors["model.norm.weight"]
+    tensors["model.layers.7.oddity"] = np.ones(1, np.float32)
+    tensors["visual.merger.ln_q.bias"] = np.ones(3, np.float32)
+    tensors["model.visual.merger.ln_q.weight"] = tensors["visual.merger.ln_q.weight"]
+    tensors["visual.merger.mlp.2.bias"] = tensors["visual.merger.mlp.2.bias"].astype(np.int32)
+    name = "visual.blocks.1.norm1.bias"
+    tensors[name] = tensors[name].astype(np.float16)
+
+
+def test_all_that_does_not_fit_is_told_at_once(exported):
+    directory, config, _ = exported
+    rewrite(directory, damage_fit)
+    with pytest.raises(CheckpointError) as caught:
+        hf.load_hf(directory, config)
+    message = str(caught.value)
+    assert message.startswith(str(directory))
+    for part in (
+        "missing model.norm.weight",
+        "extra model.layers.7.oddity",
+        "visual.merger.ln_q.bias has shape (3,), not (32,)",
+        "duplicated visual.merger.ln_q.weight",
+        "visual.merger.mlp.2.bias has dtype int32",
+        "visual.blocks.0.norm1.bias and its other layers have different dtypes (float16, float32)",
+    ):
+        assert part in message
+    rewrite(directory, lambda t: [t.pop(k) for k in list(t) if k.startswith("model.layers.1.")])
+    with pytest.raises(CheckpointError, match=r"; and \d+ more$"):
+        hf.load_hf(directory, config)
+
+
+def header(file, text, data=b""):
+    file.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+ENTRY = b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
+DAMAGE = {
+    "truncated": (lambda f: f.write_bytes(f.read_bytes()[:-100]), "is truncated"),
+    "cut in the header": (lambda f: f.write_bytes(f.read_bytes()[:100]), "truncated inside its header"),
+    "zero bytes": (lambda f: f.write_bytes(b""), "is empty"),
+    "broken JSON": (lambda f: header(f, b'{"a":'), "not valid JSON"),
+    "not UTF-8": (lambda f: header(f, b"\xff\xff"), "not valid JSON"),
+    "not safetensors": (lambda f: f.write_bytes(b"PK" * 50), "not a safetensors file"),
+    "name twice": (lambda f: header(f, b'{"a":1,"a":2}'), "'a' is there twice"),
+    "no dtype": (lambda f: header(f, b'{"a":{"shape":[]}}'), "entry for a is malformed"),
+    "odd dtype": (lambda f: header(f, ENTRY.replace(b"F32", b"F8_E4M3"), bytes(8)), "F8_E4M3"),
+    "wrong size": (lambda f: header(f, ENTRY.replace(b"[2]", b"[3]"), bytes(8)), "takes 12"),
+    "negative": (lambda f: header(f, ENTRY.replace(b"[2]", b"[-2]"), bytes(8)), "malformed"),
+    "gap": (lambda f: header(f, ENTRY.replace(b"[0,8]", b"[4,12]"), bytes(12)), "gap"),
+    "rest": (lambda f: header(f, ENTRY, bytes(12)), "4 bytes after its last tensor"),
+    "no weights": (lambda f: f.rename(f.with_name("pytorch_model.bin")), "only safetensors is read"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damaged_file_is_named(exported, kind):
+    directory, _, _ = exported
+    spoil, words = DAMAGE[kind]
+    spoil(directory / "model.safetensors")
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(directory).load_params()
+    message = str(caught.value)
+    assert words in message
+    assert "\n" not in message
+    assert message.startswith(str(directory))
+
+
+def test_shards_missing_broken_or_overlapping(tmp_path):
+    config = config_of()
+    directory = tmp_path / "m"
+    hf.export_hf(directory, config, LiveCCBlock(), random_params(config), max_shard_bytes=200_000)
+    shards = sorted(directory.glob("model-*.safetensors"))
+    index = directory / "model.safetensors.index.json"
+
+    def complaint():
+        with pytest.raises(CheckpointError) as caught:
+            open_checkpoint(directory).load_params()
+        return str(caught.value)
+
+    first = safetensors.numpy.load_file(shards[0])
+    second = safetensors.numpy.load_file(shards[1])
+    name = next(iter(first))
+    safetensors.numpy.save_file(second | {name: first[name]}, shards[1])
+    assert f"duplicated {name} (in {shards[0].name} and {shards[1].name})" in complaint()
+    safetensors.numpy.save_file({k: v for k, v in first.items() if k != name}, shards[0])
+    assert f"says that {shards[0].name} holds {name}" in complaint()
+    shards[0].unlink()
+    assert complaint() == f"{directory}: shard {shards[0].name} is missing"
+    index.write_text('{"weight_map": {"a": "../../secret.safetensors"}}')
+    assert str(index) in complaint()
+    index.write_text("{")
+    assert f"{index}: is not a valid index" in complaint()
+
+
+CONFIGS = {
+    "model_type": (lambda c: c.update(model_type="llama"), "model_type is 'llama'"),
+    "missing": (lambda c: c.pop("hidden_size"), "hidden_size is missing"),
+    "wrong type": (lambda c: c.update(num_hidden_layers="2"), "num_hidden_layers is '2'"),
+    "zero": (lambda c: c.update(num_hidden_layers=0), "must be at least 1"),
+    "sliding": (lambda c: c.update(use_sliding_window=True), "use_sliding_window is True"),
+    "activation": (lambda c: c.update(hidden_act="gelu"), "hidden_act is 'gelu'"),
+    "vision": (lambda c: c["vision_config"].update(hidden_act="silu"), "vision_config.hidden_act"),
+    "widths": (lambda c: c["vision_config"].update(hidden_size=9), "the decoder's is 64"),
+    "no vision": (lambda c: c.pop("vision_config"), "vision_config is missing"),
+    "rope": (lambda c: c["rope_scaling"].update(type="yarn"), "rope_scaling.type is 'yarn'"),
+    "no rope": (lambda c: c.pop("rope_scaling"), "rope_scaling is missing"),
+    "section": (lambda c: c["rope_scaling"].update(mrope_section=[1, 2]), "three whole numbers"),
+    "sum": (lambda c: c["rope_scaling"].update(mrope_section=[1, 2, 3]), "half the head dimension"),
+    "heads": (lambda c: c.update(num_key_value_heads=3), "not a multiple of text.kv_heads"),
+    "quantised": (lambda c: c.update(quantization_config={"bits": 4}), "quantization_config"),
+    "livecc": (lambda c: c.update(livecc={"positions": 3}), "livecc.positions is 3"),
+}
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_unusable_config_names_file_and_field(tmp_path, kind):
+    data = hf_config.to_dict(config_of(), LiveCCBlock(), "float32")
+    change, words = CONFIGS[kind]
+    change(data)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(data))
+    with pytest.raises(CheckpointError) as caught:
+        read_config(tmp_path)
+    assert words in str(caught.value)
+    assert str(caught.value).startswith(f"{file}: ")
+    file.write_text("{")
+    with pytest.raises(CheckpointError, match="is not valid JSON"):
+        read_config(tmp_path)
+
+
+def test_config_as_others_write_it(tmp_path):
+    """Defaults left out, as transformers 4.50 saves; rope_parameters and lists, as 5.x does."""
+    config = preset("7b")
+    flat = hf_config.to_dict(config, LiveCCBlock())
+    del flat["livecc"]
+    flat["vision_config"] = {"model_type": "qwen2_vl", "in_chans": 3, "spatial_patch_size": 14}
+    flat["rope_scaling"] = {"type": "default", "rope_type": "default", "mrope_section": [16, 24, 24]}
+    assert hf_config.from_dict(flat, tmp_path) == (config, LiveCCBlock("mrope", "384"))
+    nested = hf_config.to_dict(config, LiveCCBlock(), layout="nested")
+    text = nested["text_config"]
+    text["rope_parameters"] = {**text.pop("rope_scaling"), "rope_theta": text.pop("rope_theta")}
+    text |= {"eos_token_id": [151645, 151643], "layer_types": ["full_attention"] * 28}
+    assert hf_config.from_dict(nested, tmp_path)[0] == config
+    text["layer_types"] = ["sliding_attention"] * 28
+    with pytest.raises(CheckpointError, match=r"text_config\.layer_types"):
+        hf_config.from_dict(nested, tmp_path)
+
+
+def test_destination_is_never_half_written_or_lost(tmp_path, exported):
+    directory, config, params = exported
+    before = tensors_of(directory)
+    with pytest.raises(CheckpointError, match="already exists"):
+        hf.export_hf(directory, config, LiveCCBlock(), params)
+
+    class Broken:
+        def save(self, directory):
+            raise CheckpointError("the disk is full")
+
+    with pytest.raises(CheckpointError, match="the disk is full"):
+        hf.export_hf(directory, config, LiveCCBlock(), params, Broken(), overwrite=True)
+    assert tensors_of(directory) == before
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    with pytest.raises(CheckpointError, match="holds the checkpoint"):
+        convert(directory, directory, "orbax", overwrite=True)
+    precious = tmp_path / "home"
+    precious.mkdir()
+    (precious / "thesis").touch()
+    with pytest.raises(CheckpointError, match="is not a checkpoint, so it is not overwritten"):
+        convert(directory, precious, "hf", overwrite=True)
+    convert(directory, tmp_path / "copy", "hf", dtype="float16")
+    convert(directory, tmp_path / "copy", "hf", dtype="bfloat16", overwrite=True)
+    assert {dtype for dtype, _, _ in tensors_of(tmp_path / "copy").values()} == {"bfloat16"}
+
+
+def test_command_says_what_it_wrote(tmp_path, exported, capsys):
+    parser = argparse.ArgumentParser()
+    command.add_parser(parser.add_subparsers())
+    args = parser.parse_args(
+        ["convert", str(exported[0]), str(tmp_path / "o"), "--to", "hf", "--dtype", "bfloat16"]
+    )
+    assert args.run(args) == 0
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    assert "bfloat16, hf" in said
+
+
+def test_run_comes_back_bitwise_and_exports_in_its_base_dtype(tmp_path, tokenizer):
+    config = config_of(tied=True)
+    mesh = Mesh(np.array(jax.devices()[:2]), ("fsdp",))
+    place = NamedSharding(mesh, PartitionSpec())
+    params = jax.device_put(random_params(config), place)
+    params["vision"] = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params["vision"])  # frozen
+    learning = traverse_util.flatten_dict({"text": params["text"]}, sep="/")
+    optimizer = optax.adamw(optax.linear_schedule(0, 1e-3, 10))
+    opt_state = jax.jit(optimizer.update)(learning, optimizer.init(learning), learning)[1]
+
+    run = RunDirectory(tmp_path / "run", keep=2)
+    run.create(config, LiveCCBlock("mrope", "256", "bfloat16"), tokenizer, {"run": "x", "seed": 3})
+    assert run.latest_step() is None
+    with pytest.raises(CheckpointError, match="neither safetensors nor a complete step"):
+        open_checkpoint(tmp_path / "run")
+    for step in (1, 2, 3):
+        run.save(step, params, opt_state, {"row": step, "bad": ["a.mp4"]})
+    run.wait()
+    assert run.latest_step() == 3
+    with pytest.raises(CheckpointError, match=r"has no step 1 \(complete steps: 2, 3\)"):
+        run.restore_params(1)
+    with pytest.raises(CheckpointError, match="step 3 is already there"):
+        run.save(3, params, opt_state)
+    run.close()
+
+    later = RunDirectory(tmp_path / "run")
+    assert later.train_config() == {"run": "x", "seed": 3}
+    split = NamedSharding(mesh, PartitionSpec("fsdp"))
+
+    def abstract(tree):
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split if x.ndim else place), tree
+        )
+
+    back = later.restore(3, abstract(params), abstract(opt_state))
+    assert_same(back[:2], (params, opt_state))
+    assert back[2] == {"row": 3, "bad": ["a.mp4"]}
+    assert back[0]["text"]["embed"].sharding == split
+    wrong = abstract(params)
+    wrong["text"]["norm"] = jax.ShapeDtypeStruct((3,), jnp.float32, sharding=place)
+    with pytest.raises(CheckpointError, match=r"run/3: params text/norm has shape \(64,\), not \(3,\)"):
+        later.restore(3, wrong, abstract(opt_state))
+
+    # Parameters are read without the optimiser, even when there is none.
+    shutil.rmtree(tmp_path / "run/3/opt_state")
+    assert_same(later.restore_params(3), params)
+    with pytest.raises(CheckpointError, match="run/3: has no opt_state"):
+        later.restore(3, abstract(params), abstract(opt_state))
+    checkpoint = open_checkpoint(tmp_path / "run")
+    assert (checkpoint.kind, checkpoint.step) == ("orbax", 3)
+    assert open_checkpoint(tmp_path / "run/2").step == 2
+    convert(tmp_path / "run", tmp_path / "export", "hf")
+    exported = open_checkpoint(tmp_path / "export")
+    assert exported.livecc == LiveCCBlock("mrope", "256")
+    assert_same(exported.load_params(), jax.tree.map(lambda x: x.astype(jnp.bfloat16), params))
+    assert exported.open_tokenizer().vocab_size == tokenizer.vocab_size
+
+    # A killed writer's leavings are not a step; a damaged step says so.
+    (tmp_path / "run/9.orbax-checkpoint-tmp/params").mkdir(parents=True)
+    (tmp_path / "run/8").mkdir()
+    assert later.latest_step() == 3
+    for name in (tmp_path / "run/2/params").rglob("*"):
+        if name.is_file() and "d" in name.parts:
+            name.write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="run/2"):
+        later.restore_params(2)
+
+
+def test_config_that_does_not_match_the_step(tmp_path):
+    run = RunDirectory(tmp_path / "r", asynchronous=False)
+    run.create(config_of(), LiveCCBlock(), None, {})
+    run.save(0, random_params(config_of(tied=True)))
+    run.close()
+    with pytest.raises(CheckpointError, match=r"r/0: parameter text/head has shape None"):
+        open_checkpoint(tmp_path / "r").load_params()
+    with pytest.raises(CheckpointError, match="there is no such checkpoint directory"):
+        open_checkpoint(Path("nowhere"))
