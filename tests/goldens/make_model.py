@@ -1,0 +1,68 @@
+"""Logits of a small Qwen2-VL as transformers 4.50 computes them.
+
+Run where these are installed: `pip install transformers==4.50.0 torch==2.13.0`.
+
+    python tests/goldens/make_model.py
+
+It writes model_tied.npz and model_untied.npz beside itself: for each conversation of tiny_weights.py
+`get_rope_index`'s positions [3, T] and float32 logits [T, V], and a checksum of the patches.
+"""
+
+import copy
+import zlib
+from pathlib import Path
+
+import numpy as np
+import tiny_weights as tiny
+import torch
+from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+HERE = Path(__file__).parent
+
+
+def build(tied):
+    """The model in float32, every tensor filled by its name."""
+    config = Qwen2VLConfig(**copy.deepcopy(tiny.CONFIG), tie_word_embeddings=tied)
+    config._attn_implementation = "eager"
+    model = Qwen2VLForConditionalGeneration(config).float().eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(torch.from_numpy(tiny.weight(name, tuple(parameter.shape))))
+    return model
+
+
+def inputs(case):
+    """Keyword arguments of `forward`, without positions."""
+    tokens, pictures = tiny.conversation(case)
+    out = {"input_ids": torch.from_numpy(tokens).long()[None]}
+    pixels = torch.from_numpy(tiny.normalized(tiny.patches(case)))
+    kinds = np.repeat([kind for kind, _ in pictures], [t * h * w for _, (t, h, w) in pictures])
+    for kind, values, grid in (
+        (tiny.IMAGE, "pixel_values", "image_grid_thw"),
+        (tiny.VIDEO, "pixel_values_videos", "video_grid_thw"),
+    ):
+        grids = [g for k, g in pictures if k == kind]
+        if grids:
+            out[values], out[grid] = pixels[kinds == kind], torch.tensor(grids)
+    return out
+
+
+def main():
+    """Write both files."""
+    for tied in (True, False):
+        model, arrays = build(tied), {}
+        for case in tiny.CASES:
+            given = inputs(case)
+            positions, _ = model.get_rope_index(
+                given["input_ids"], given.get("image_grid_thw"), given.get("video_grid_thw")
+            )
+            with torch.no_grad():
+                logits = model(**given, position_ids=positions).logits
+            arrays[f"{case}/positions"] = positions[:, 0].numpy().astype(np.int32)
+            arrays[f"{case}/logits"] = logits[0].numpy()
+            arrays[f"{case}/patches"] = np.uint32(zlib.crc32(tiny.patches(case).tobytes()))
+        np.savez_compressed(HERE / f"model_{'tied' if tied else 'untied'}.npz", **arrays)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""A small Qwen2-VL told entirely by numpy: its configuration, its weights by name, its inputs.
+
+Both sides of the parity test call this, so the goldens hold only what the reference computed. The
+legacy generator is used because its stream never changes.
+"""
+
+import zlib
+
+import numpy as np
+
+VOCAB = 112
+VISION_START, VISION_END, VIDEO, IM_END, IM_START, IMAGE, VISION_PAD, END = range(100, 108)
+
+# config.json as published checkpoints have it.
+CONFIG = {
+    "model_type": "qwen2_vl",
+    "vocab_size": VOCAB,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
+    "max_position_embeddings": 512,
+    "use_sliding_window": False,
+    "bos_token_id": END,
+    "eos_token_id": IM_END,
+    "vision_start_token_id": VISION_START,
+    "vision_end_token_id": VISION_END,
+    "vision_token_id": VISION_PAD,
+    "image_token_id": IMAGE,
+    "video_token_id": VIDEO,
+    "vision_config": {
+        "depth": 2,
+        "embed_dim": 32,
+        "hidden_size": 64,
+        "mlp_ratio": 3,
+        "num_heads": 2,
+        "in_chans": 3,
+        "patch_size": 14,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    },
+}
+
+# Turns of (words before, pictures as (kind, (frame pairs, rows, columns)), words answered).
+CASES = {
+    "text": [(9, [], 7)],
+    "image": [(4, [(IMAGE, (1, 6, 4))], 6)],
+    "videos": [
+        (6, [(VIDEO, (3, 4, 6))], 5),
+        (3, [(VIDEO, (1, 4, 6))], 1),
+        (3, [(VIDEO, (1, 2, 10))], 4),
+    ],
+    "turns": [
+        (2, [(IMAGE, (1, 4, 4)), (VIDEO, (2, 2, 6))], 5),
+        (8, [], 6),
+        (5, [(IMAGE, (1, 2, 2))], 3),
+        (4, [], 4),
+    ],
+    # More frame pairs than half the longer side: where transformers 5.x departs from 4.50.
+    "long_video": [(5, [(VIDEO, (20, 2, 4))], 6), (4, [], 3)],
+}
+
+
+def generator(name):
+    """A generator of its own for each name."""
+    return np.random.RandomState(zlib.crc32(name.encode()))
+
+
+def weight(name, shape):
+    """float32 weights of a HuggingFace tensor, of a scale that keeps activations lively."""
+    values = generator(name).standard_normal(shape)
+    if name.endswith("bias"):
+        values = 0.2 * values
+    elif len(shape) == 1:
+        values = 1 + 0.2 * values
+    elif "patch_embed" in name:
+        values = values / np.sqrt(np.prod(shape[1:]))
+    elif "embed_tokens" in name:
+        values = 0.3 * values
+    else:
+        values = values / np.sqrt(shape[1])
+    return values.astype(np.float32)
+
+
+def conversation(case):
+    """(tokens int32 [T], [(kind, (t, h, w)), ...])."""
+    rng, tokens, pictures = generator(case), [], []
+    for before, shown, answered in CASES[case]:
+        tokens += [IM_START, *rng.randint(0, 100, before)]
+        for kind, (t, h, w) in shown:
+            tokens += [VISION_START, *[kind] * (t * h * w // 4), VISION_END]
+            pictures.append((kind, (t, h, w)))
+        tokens += [IM_END, IM_START, *rng.randint(0, 100, answered), IM_END]
+    return np.array(tokens, np.int32), pictures
+
+
+def patches(case):
+    """uint8 [n, 1176], all pictures of a case one after another."""
+    _, pictures = conversation(case)
+    count = sum(t * h * w for _, (t, h, w) in pictures)
+    return generator(case + " patches").randint(0, 256, (count, 1176)).astype(np.uint8)
+
+
+def normalized(values):
+    """What CLIP's processor makes of uint8 patches: float32, channel by channel."""
+    mean = np.repeat([0.48145466, 0.4578275, 0.40821073], 392)
+    std = np.repeat([0.26862954, 0.26130258, 0.27577711], 392)
+    return ((values / 255.0 - mean) / std).astype(np.float32)

@@ -1,0 +1,153 @@
+"""The network computes what transformers' Qwen2-VL computes, from the same weights.
+
+The goldens come from transformers 4.50 (tests/goldens/make_model.py says how). Where transformers is
+installed, one test more runs it on what we export.
+"""
+
+import functools
+import json
+import sys
+import zlib
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import traverse_util
+from support import VIDEO_PAD, Segment, pack, stack
+
+from livecc_jax.checkpoints.hf import export_hf
+from livecc_jax.checkpoints.hf_config import LiveCCBlock, from_dict, to_dict
+from livecc_jax.checkpoints.names import table
+from livecc_jax.checkpoints.open import open_checkpoint
+from livecc_jax.model.qwen2_vl import bind
+from livecc_jax.text.tokenizer import SpecialTokens
+from livecc_jax.timeline.positions import token_positions
+
+GOLDENS = Path(__file__).parent.parent / "goldens"
+sys.path.insert(0, str(GOLDENS))
+
+import tiny_weights as tiny  # noqa: E402
+
+TOLERANCE = 1e-4  # float32, logits of a few units
+SPECIAL = SpecialTokens(
+    tiny.END,
+    tiny.IM_START,
+    tiny.IM_END,
+    tiny.VISION_START,
+    tiny.VISION_END,
+    tiny.IMAGE,
+    tiny.VIDEO,
+)
+
+
+def config_of(tied):
+    return from_dict(tiny.CONFIG | {"tie_word_embeddings": tied}, GOLDENS)[0]
+
+
+def weights_of(config):
+    """Parameters through the table of names from weights made by name."""
+    flat = {}
+    for e in table(config):
+        layers = [e.from_hf(tiny.weight(name, e.hf_shape)) for name in e.names]
+        flat[e.path] = np.stack(layers) if e.stacked else layers[0]
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def goldens(tied):
+    with np.load(GOLDENS / f"model_{'tied' if tied else 'untied'}.npz") as data:
+        return dict(data)
+
+
+def packed(case, positions):
+    """The conversation as a packed row; its windows hold 64 patches."""
+    assert tiny.VIDEO == VIDEO_PAD
+    tokens, pictures = tiny.conversation(case)
+    values, videos, at = tiny.patches(case), [], 0
+    for _, (t, h, w) in pictures:
+        videos.append((values[at : at + t * h * w].reshape(t, h * w, 1176), h, w))
+        at += t * h * w
+    vision = np.where(tokens == tiny.IMAGE, tiny.VIDEO, tokens)
+    segment = Segment(vision, np.zeros(len(tokens), bool), positions, videos)
+    row = pack([segment], tokens=96, windows=4, patches=64, targets=4)
+    row["tokens"][0, : len(tokens)] = tokens
+    return row
+
+
+@functools.cache
+def compiled(config):
+    return jax.jit(lambda params, rows: bind(config, params)(rows))
+
+
+def logits_of(config, params, golden):
+    """{case: float32 [T, V]}, all cases in one batch."""
+    rows = stack(*[packed(case, golden[f"{case}/positions"]) for case in tiny.CASES])
+    out = np.asarray(compiled(config)(params, rows))
+    return {case: out[i, : len(golden[f"{case}/logits"])] for i, case in enumerate(tiny.CASES)}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_logits_are_those_of_transformers(tmp_path, tied):
+    config, golden = config_of(tied), goldens(tied)
+    params = weights_of(config)
+    ours = logits_of(config, params, golden)
+    for case in tiny.CASES:
+        tokens, pictures = tiny.conversation(case)
+        assert zlib.crc32(tiny.patches(case).tobytes()) == golden[f"{case}/patches"]
+        expected = golden[f"{case}/logits"]
+        assert expected.std() > 0.5
+        np.testing.assert_allclose(ours[case], expected, rtol=0, atol=TOLERANCE, err_msg=case)
+        grids = np.array([grid for _, grid in pictures], np.int32).reshape(-1, 3)
+        positions, _ = token_positions(tokens, grids, SPECIAL, "mrope")
+        np.testing.assert_array_equal(positions, golden[f"{case}/positions"])
+
+    export_hf(tmp_path / "m", config, LiveCCBlock(), params, max_shard_bytes=200_000)
+    loaded = open_checkpoint(tmp_path / "m").load_params()
+    again = logits_of(config, loaded, golden)
+    for case in tiny.CASES:
+        np.testing.assert_array_equal(again[case], ours[case])
+
+
+def test_parity_would_notice():
+    """The tolerance is tight enough: positions one apart already miss it."""
+    config, golden = config_of(True), goldens(True)
+    expected = golden["videos/logits"]
+    shifted = dict(golden)
+    shifted["videos/positions"] = golden["videos/positions"] + np.array([[1], [0], [0]])
+    shifted["videos/positions"][:, -3:] += 1
+    ours = logits_of(config, weights_of(config), shifted)["videos"]
+    assert np.abs(ours - expected).max() > 10 * TOLERANCE
+
+
+@pytest.mark.parametrize("layout", ["flat", "nested"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_transformers_computes_the_same_from_our_export(tmp_path, tied, layout):
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    version = tuple(map(int, transformers.__version__.split(".")[:2]))
+    if layout == "nested" and version < (4, 52):
+        pytest.skip("transformers reads the nested layout from 4.52 on")
+    from make_model import inputs
+
+    config, golden = config_of(tied), goldens(tied)
+    export_hf(tmp_path / "m", config, LiveCCBlock(), weights_of(config), layout=layout)
+    model, report = transformers.Qwen2VLForConditionalGeneration.from_pretrained(
+        tmp_path / "m", output_loading_info=True, attn_implementation="eager"
+    )
+    assert not any(report.values()), report
+    saved = tmp_path / "theirs"
+    model.save_pretrained(saved)
+    for case in tiny.CASES:
+        positions = torch.from_numpy(golden[f"{case}/positions"]).long()[:, None]
+        with torch.no_grad():
+            logits = model(**inputs(case), position_ids=positions).logits[0].numpy()
+        np.testing.assert_allclose(
+            logits, golden[f"{case}/logits"], rtol=0, atol=TOLERANCE, err_msg=case
+        )
+
+    # And what it writes, in its own layout, is what we gave it.
+    back = open_checkpoint(saved)
+    assert back.config == config, json.dumps(to_dict(back.config, back.livecc))
+    ours, theirs = (traverse_util.flatten_dict(p) for p in (weights_of(config), back.load_params()))
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[k], theirs[k]) for k in ours)
