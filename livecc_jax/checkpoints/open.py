@@ -68,11 +68,11 @@ class Checkpoint:
 
         Args:
             dtype: a dtype, or a tree of dtypes like the parameters; without it, as stored.
-            shardings: a tree of shardings like the parameters; without it the arrays are on the host
-                (numpy) or on the first device.
+            shardings: a tree of shardings like the parameters; without it the arrays stay on the
+                host.
 
         Returns:
-            Nested dict of numpy or jax arrays.
+            Nested dict of numpy arrays, or with `shardings` of jax arrays.
 
         Raises:
             CheckpointError: the weights are damaged or are not this architecture's.
@@ -83,10 +83,8 @@ class Checkpoint:
 
         stored = traverse_util.flatten_dict(self.abstract_params(), sep="/")
         dtypes = hf.flat_dtypes(dtype, list(stored))
-        if shardings is None:
-            first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-            places = dict.fromkeys(stored, first)
-        else:
+        places: dict[str, Any] = dict.fromkeys(stored)
+        if shardings is not None:
             places = traverse_util.flatten_dict(shardings, sep="/")
         abstract = {
             path: jax.ShapeDtypeStruct(x.shape, dtypes[path] or x.dtype, sharding=places[path])

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 
@@ -58,6 +59,13 @@ def _leaves(tree: Any) -> dict[str, Any]:
 
     flat = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {"/".join(name(k) for k in path): leaf for path, leaf in flat}
+
+
+def _target(leaf: jax.ShapeDtypeStruct) -> Any:
+    """What tells Orbax where an array goes: a numpy array, here of no memory, means the host."""
+    if getattr(leaf, "sharding", None) is not None:
+        return leaf
+    return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
 
 
 def _stored(folder: Path, item: str) -> Any:
@@ -202,31 +210,29 @@ class RunDirectory:
         folder = self._folder(step)
         params = self._restore_item(folder, "params", abstract_params)
         opt_state = self._restore_item(folder, "opt_state", abstract_opt_state)
+        return params, opt_state, self.restore_meta(step)
+
+    def restore_meta(self, step: int) -> dict[str, Any]:
+        """A step's JSON values alone. Raises CheckpointError when there are none."""
+        folder = self._folder(step)
         if not (folder / "meta").is_dir():
             raise CheckpointError(f"{folder}: has no meta")
         with (
             _telling(folder, "its meta cannot be read"),
             ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader,
         ):
-            meta = reader.restore(folder / "meta")
-        return params, opt_state, meta
+            return reader.restore(folder / "meta")
 
     def restore_params(self, step: int, abstract: Params | None = None) -> Params:
         """The parameters alone; nothing of the optimiser is read.
 
         Args:
             step: which.
-            abstract: `jax.ShapeDtypeStruct`s with shardings; another dtype than stored casts. None
-                restores as stored onto the first device.
+            abstract: `jax.ShapeDtypeStruct`s; another dtype than stored casts, and what has no
+                sharding stays on the host as a numpy array. None: all as stored, on the host.
         """
         folder = self._folder(step)
-        if abstract is None:
-            place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-            abstract = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-                _stored(folder, "params"),
-            )
-        return self._restore_item(folder, "params", abstract)
+        return self._restore_item(folder, "params", abstract or self.abstract_params(step))
 
     def abstract_params(self, step: int) -> Params:
         """Shapes and stored dtypes of a step's parameters, as `jax.ShapeDtypeStruct`s."""
@@ -261,7 +267,8 @@ class RunDirectory:
             _telling(folder, f"its {item} cannot be read"),
             ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader,
         ):
-            return reader.restore(folder / item, args=ocp.args.StandardRestore(wanted))
+            targets = jax.tree.map(_target, wanted)
+            return reader.restore(folder / item, args=ocp.args.StandardRestore(targets))
 
     def _clear_unfinished(self) -> None:
         """Remove what a killed run left half-written."""
