@@ -8,7 +8,14 @@ from setuptools import find_packages, setup
 here = Path(__file__).parent
 version = re.search(r'__version__ = "(.+?)"', (here / "livecc_jax/__init__.py").read_text()).group(1)
 
-TEST = ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.8"]
+TEST = [
+    "safetensors>=0.4",
+    "pytest>=8",
+    "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",
+    "hypothesis>=6.100",
+    "ruff>=0.8",
+]
 HF = ["torch>=2.6", "transformers>=4.50", "pillow>=10", "jinja2>=3.1"]
 
 setup(

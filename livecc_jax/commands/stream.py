@@ -22,9 +22,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--cache", choices=("full",), default="full", help="what the context keeps (default: full)"
     )
     parser.add_argument("--max-new-tokens", type=int, default=16, help="a turn (default 16)")
-    parser.add_argument(
-        "--repetition-penalty", type=float, default=1.05, help="default 1.05; 1 is none"
-    )
+    parser.add_argument("--repetition-penalty", type=float, default=1.05, help="default 1.05; 1: none")
     parser.add_argument("--temperature", type=float, default=0.0, help="default 0, greedy")
     parser.add_argument("--seed", type=int, default=0, help="of sampling (default 0)")
     parser.add_argument(

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 import grain.python as grain
 import numpy as np
@@ -15,7 +14,7 @@ import numpy as np
 from livecc_jax.data.index import Entry, Index
 from livecc_jax.data.packing import PackPlan, RowShape, plan_rows
 from livecc_jax.data.plan import ExamplePlan, plan_example
-from livecc_jax.data.quarantine import Quarantine, Quarantined
+from livecc_jax.data.quarantine import Quarantined
 from livecc_jax.data.rows import Row, build_row, empty_row
 from livecc_jax.errors import ConfigError, DataError, ExampleError, MediaError
 from livecc_jax.text.tokenizer import Tokenizer, fingerprint, open_tokenizer
@@ -187,11 +186,3 @@ def batches(
         built = [next(iterator) for _ in range(local)]
         stacked = {k: np.stack([row[k] for row, _ in built]) for k in built[0][0]}
         yield Batch(stacked, tuple(f for _, failed in built for f in failed))
-
-
-def check_positions(path: str | Path, positions: str) -> None:
-    """Raise ConfigError for a mode that training rows cannot have."""
-    from livecc_jax.timeline.positions import MODES
-
-    if positions not in MODES:
-        raise ConfigError(f"{path}: positions {positions!r} is not one of {', '.join(MODES)}")

@@ -188,7 +188,5 @@ def _size(path: str, height: int, width: int, frames: int, budget: PixelBudget) 
     except MediaError as error:
         raise MediaError(f"{path}: {error}") from None
     if (fitted[0] // PATCH) * (fitted[1] // PATCH) > budget.max_pair_patches:
-        raise MediaError(
-            f"{path}: {width}x{height} is too long and thin for a pixel budget of {budget}"
-        )
+        raise MediaError(f"{path}: {width}x{height} is too long and thin for pixel budget {budget}")
     return fitted

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import hashlib
+import json
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Protocol
 
@@ -78,3 +80,10 @@ def open_tokenizer(path: str | Path) -> Tokenizer:
     from livecc_jax.text.hf import HFTokenizer
 
     return HFTokenizer(path)
+
+
+def fingerprint(tokenizer: Tokenizer) -> str:
+    """A short digest that tells tokenizers apart by what they do, whatever file they came from."""
+    probe = "Time=0.0-3.0s Hello, world! Naïve 日本語 1234567890\n\tdef f(x): return x**2 ..."
+    facts = [tokenizer.vocab_size, astuple(tokenizer.special), tokenizer.encode(probe)]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]

@@ -147,6 +147,7 @@ class ChatTemplate:
     def _end(self, writer: _Writer, target: bool = False) -> None:
         writer.ids([self.tokenizer.special.im_end], target)
         writer.text("\n")
+        writer.flush()  # the newline is this turn's
 
     def _turn(self, writer: _Writer, turn: ChatTurn) -> None:
         answer = turn.role == "assistant"

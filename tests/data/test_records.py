@@ -32,6 +32,7 @@ def write(path, conversations, offsets=True):
     return path
 
 
+BACKWARDS = {"type": "video", "video": "v", "video_start": 3, "video_end": 2}
 QA = [
     {"role": "user", "content": [{"type": "image", "image": "a.png"}, {"type": "text", "text": "Q?"}]},
     {"role": "assistant", "content": "A."},
@@ -101,7 +102,7 @@ def test_a_broken_file_is_named(tmp_path, content, reason):
             [
                 {
                     "role": "user",
-                    "content": [{"type": "video", "video": "v", "video_start": 3, "video_end": 2}],
+                    "content": [BACKWARDS],
                 }
             ],
             "video_end 2 is not after video_start 3",

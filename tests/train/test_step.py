@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 from support import VOCAB, pack, random_segment, stack
 
 from livecc_jax.errors import ConfigError
@@ -17,7 +16,7 @@ from livecc_jax.parallel.batch import ROW_AXES, place_batch
 from livecc_jax.parallel.mesh import MeshConfig, make_mesh
 from livecc_jax.train.config import ComputeConfig, OptimConfig
 from livecc_jax.train.optimizer import make_optimizer
-from livecc_jax.train.state import check_freeze, join, param_shardings, split
+from livecc_jax.train.state import check_freeze, param_shardings, split
 from livecc_jax.train.step import gradients, make_step
 
 TINY = preset("tiny")

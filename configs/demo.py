@@ -1,0 +1,23 @@
+"""The demo's run: a small model that learns the commentary of one clip in minutes on two CPU cores.
+
+livecc train configs/demo.py --data.index demo_out/index --run demo_out/run
+"""
+
+from livecc_jax.train.config import (
+    CheckpointConfig,
+    ComputeConfig,
+    Config,
+    DataConfig,
+    OptimConfig,
+)
+
+config = Config(
+    preset="small",
+    tokenizer="data/tokenizer",
+    positions="mrope",
+    log_every=10,
+    data=DataConfig(tokens=1280, windows=32, targets=128, rows_per_step=1, epochs=120),
+    optim=OptimConfig(learning_rate=1e-3, warmup_ratio=0.1, b2=0.95),
+    compute=ComputeConfig(dtype="float32", remat="none", freeze=("vision",), head_chunk=128),
+    checkpoint=CheckpointConfig(every=60, keep=2),
+)

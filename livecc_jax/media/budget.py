@@ -1,0 +1,57 @@
+"""How many pixels a frame may have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from livecc_jax.errors import ConfigError
+from livecc_jax.media.pixels import FACTOR, smart_resize
+
+AREA = FACTOR * FACTOR  # pixels of one merged token
+MIN_TOKENS = 100
+REFERENCE_MAX = 768  # merged tokens of a frame pair, at most
+REFERENCE_TOTAL = 24_576  # merged tokens of a whole clip
+
+
+@dataclass(frozen=True)
+class PixelBudget:
+    """`reference`: the published rule, in which a longer clip has smaller frames; or fixed.
+
+    tokens: most merged tokens a frame pair, or None for the reference rule. Only a fixed budget can be
+    shared by training and live streaming, which cannot know how long it will last.
+    """
+
+    tokens: int | None
+
+    @staticmethod
+    def parse(text: str | int) -> PixelBudget:
+        """`reference` or a number of tokens. Raises ConfigError for anything else."""
+        if text == "reference":
+            return PixelBudget(None)
+        try:
+            tokens = int(text)
+        except ValueError:
+            tokens = 0
+        if tokens < 1:
+            raise ConfigError(f"pixel budget {text!r} is neither `reference` nor a number of tokens")
+        return PixelBudget(tokens)
+
+    def __str__(self) -> str:
+        return "reference" if self.tokens is None else str(self.tokens)
+
+    def limits(self, num_frames: int) -> tuple[int, int]:
+        """Fewest and most pixels of a frame, in a clip of so many sampled frames."""
+        if self.tokens is not None:
+            return min(MIN_TOKENS, self.tokens // 2) * AREA, self.tokens * AREA
+        least = MIN_TOKENS * AREA
+        share = REFERENCE_TOTAL * AREA / num_frames * 2
+        return least, int(max(min(REFERENCE_MAX * AREA, share), int(1.05 * least)))
+
+    def size(self, height: int, width: int, num_frames: int) -> tuple[int, int]:
+        """Height and width of a frame after resizing. Raises MediaError for extreme shapes."""
+        return smart_resize(height, width, *self.limits(num_frames))
+
+    @property
+    def max_pair_patches(self) -> int:
+        """Patches of the largest frame pair: the size of a vision window."""
+        return 4 * (REFERENCE_MAX if self.tokens is None else self.tokens)
