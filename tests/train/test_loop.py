@@ -1,0 +1,153 @@
+"""Whole runs: resuming is going straight through, and a bad clip costs its example and no more."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from livecc_jax.checkpoints.open import open_checkpoint
+from livecc_jax.data.index import build_index
+from livecc_jax.errors import ConfigError
+from livecc_jax.media.budget import PixelBudget
+from livecc_jax.text.sentencepiece import train_sentencepiece
+from livecc_jax.text.tokenizer import open_tokenizer
+from livecc_jax.train.config import CheckpointConfig, ComputeConfig, Config, DataConfig, OptimConfig
+from livecc_jax.train.loop import train
+
+ROOT = Path(__file__).parents[2]
+CLIPS, ANNOTATIONS = ROOT / "data/clips", ROOT / "data/annotations"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A tokenizer and an index of four short streaming clips, one of them in a file of its own."""
+    home = tmp_path_factory.mktemp("train")
+    train_sentencepiece([ROOT / "README.md", *(ROOT / "livecc_jax").rglob("*.py")], home / "tok", 600)
+    (home / "clips").mkdir()
+    shutil.copy(CLIPS / "bbb_espeak_narration_30s.mp4", home / "clips")
+    shutil.copy(CLIPS / "bbb_oddsize_317x179_derived.mp4", home / "clips/fragile.mp4")
+    lines = (ANNOTATIONS / "windows.jsonl").read_text().splitlines()[:-1]
+    fragile = json.loads(lines[0])
+    fragile[0]["content"][0] = {"type": "video", "video": "../clips/fragile.mp4"}
+    lines.append(json.dumps(fragile))
+    (home / "annotations").mkdir()
+    (home / "annotations/train.jsonl").write_text("\n".join(lines) + "\n")
+    build_index(
+        [home / "annotations/train.jsonl"],
+        home / "index",
+        open_tokenizer(home / "tok"),
+        PixelBudget.parse(12),
+    )
+    return home
+
+
+def config(home, run, **changes):
+    made = Config(
+        run=str(run),
+        preset="tiny",
+        tokenizer=str(home / "tok"),
+        seed=3,
+        log_every=1,
+        data=DataConfig(
+            index=str(home / "index"), tokens=1024, windows=24, targets=256, rows_per_step=1, epochs=3
+        ),
+        optim=OptimConfig(learning_rate=3e-3, warmup_ratio=0.2),
+        compute=ComputeConfig(dtype="float32", remat="none"),
+        mesh=dataclasses.replace(Config().mesh, fsdp=1),
+        checkpoint=CheckpointConfig(every=2, keep=10),
+    )
+    return dataclasses.replace(made, **changes)
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    """The run takes all devices there are; here that is one of the eight."""
+    devices = jax.devices()[:1]
+    monkeypatch.setattr("livecc_jax.parallel.mesh.jax.devices", lambda: devices)
+
+
+def losses(config, stop_at=None):
+    seen = {}
+
+    def report(progress):
+        seen[progress.step] = (progress.loss, progress.grad_norm, progress.quarantined)
+        if progress.step == stop_at:
+            raise KeyboardInterrupt
+
+    try:
+        train(config, report)
+    except KeyboardInterrupt:
+        assert stop_at
+    return seen
+
+
+def params_of(run):
+    return open_checkpoint(run).load_params()
+
+
+@pytest.fixture(scope="module")
+def straight(home):
+    """The run that nothing interrupts."""
+    with pytest.MonkeyPatch.context() as patch:
+        devices = jax.devices()[:1]
+        patch.setattr("livecc_jax.parallel.mesh.jax.devices", lambda: devices)
+        return losses(config(home, home / "straight"))
+
+
+def test_resumed_equals_straight_through(home, straight):
+    """Interrupted in the middle of an epoch and again later: same rows, same losses, same weights."""
+    assert len(straight) > 6
+    assert straight[max(straight)][0] < straight[1][0]
+    run = home / "interrupted"
+    first = losses(config(home, run), stop_at=3)
+    second = losses(config(home, run), stop_at=5)
+    third = losses(config(home, run))
+    assert list(first) == [1, 2, 3]
+    assert list(second) == [3, 4, 5]
+    assert list(third) == list(range(5, len(straight) + 1))
+    assert {**first, **second, **third} == straight
+    jax.tree.map(np.testing.assert_array_equal, params_of(home / "straight"), params_of(run))
+    assert losses(config(home, run)) == {}  # it was finished
+
+
+def test_resuming_refuses_other_rows(home, straight):
+    data = config(home, home / "straight").data
+    other = config(home, home / "straight", data=dataclasses.replace(data, tokens=2048), seed=4)
+    with pytest.raises(ConfigError, match=r"another seed \(3 before, 4 now\), data\.tokens") as error:
+        train(other)
+    assert str(home / "straight") in str(error.value)
+
+
+def test_a_bad_clip_is_left_out_and_the_run_repeats(home, straight):
+    clip = home / "clips/fragile.mp4"
+    whole = clip.read_bytes()
+    clip.write_bytes(whole[: len(whole) // 2])
+    try:
+        broken = losses(config(home, home / "broken"))
+    finally:
+        clip.write_bytes(whole)
+    assert [b[2] for b in broken.values()][-1] == 1
+    assert broken != straight
+    listed = home / "broken/quarantine.jsonl"
+    entry = json.loads(listed.read_text())
+    assert entry["annotations"].endswith("train.jsonl")
+    assert entry["line"] == 4
+    assert str(clip.name) in entry["reason"]
+    # The clip is whole again, but the list says to leave it out: the same run, bit for bit.
+    data = dataclasses.replace(config(home, "").data, quarantine=str(listed))
+    repeated = losses(config(home, home / "repeated", data=data))
+    assert {k: v[:2] for k, v in repeated.items()} == {k: v[:2] for k, v in broken.items()}
+    jax.tree.map(np.testing.assert_array_equal, params_of(home / "broken"), params_of(home / "repeated"))
+
+
+def test_a_run_exports_with_its_settings(home, straight):
+    checkpoint = open_checkpoint(home / "straight")
+    assert checkpoint.livecc.pixel_budget == "12"
+    assert checkpoint.livecc.positions == "mrope"
+    tokenizer = checkpoint.open_tokenizer()
+    assert checkpoint.config.ids.video_pad == tokenizer.special.video_pad
+    assert checkpoint.config.text.vocab_size == 640
