@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from livecc_jax import __version__
 from livecc_jax.errors import LiveCCError
 
-COMMANDS = ("index", "inspect", "train", "stream", "convert", "tokenizer")
+COMMANDS = ("index", "inspect", "train", "stream", "convert", "tokenizer", "demo")
 USER_ERROR = 2
 INTERRUPTED = 130
 

@@ -10,6 +10,7 @@ from functools import cached_property
 
 import grain.python as grain
 import numpy as np
+from absl import flags
 
 from livecc_jax.data.index import Entry, Index
 from livecc_jax.data.packing import PackPlan, RowShape, plan_rows
@@ -180,6 +181,9 @@ def batches(
     reading = grain.ReadOptions(num_threads=0 if workers else threads, prefetch_buffer_size=2 * threads)
     iterable = dataset.to_iter_dataset(reading)
     if workers:
+        # Grain reads absl flags when it starts processes; nobody else here parses them.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
         iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
     iterator = iter(iterable)
     for _ in range(first_step, steps):
