@@ -10,8 +10,20 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_llvm_disable_expensive_passes=true"
 
 import jax
+import pytest
 
 if os.environ["JAX_PLATFORMS"] == "cpu":
     jax.config.update("jax_num_cpu_devices", 8)
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session")
+def small_tokenizer(tmp_path_factory):
+    """Directory of a SentencePiece tokenizer of 600 pieces, trained on this project's code."""
+    from livecc_jax.text.sentencepiece import train_sentencepiece
+
+    root = Path(__file__).parents[1]
+    out = tmp_path_factory.mktemp("tokenizer")
+    train_sentencepiece(sorted((root / "livecc_jax/timeline").glob("*.py")), out, 600)
+    return out

@@ -13,7 +13,6 @@ from livecc_jax.checkpoints.open import open_checkpoint
 from livecc_jax.data.index import build_index
 from livecc_jax.errors import ConfigError
 from livecc_jax.media.budget import PixelBudget
-from livecc_jax.text.sentencepiece import train_sentencepiece
 from livecc_jax.text.tokenizer import open_tokenizer
 from livecc_jax.train.config import CheckpointConfig, ComputeConfig, Config, DataConfig, OptimConfig
 from livecc_jax.train.loop import train
@@ -23,10 +22,10 @@ CLIPS, ANNOTATIONS = ROOT / "data/clips", ROOT / "data/annotations"
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(tmp_path_factory, small_tokenizer):
     """A tokenizer and an index of four short streaming clips, one of them in a file of its own."""
     home = tmp_path_factory.mktemp("train")
-    train_sentencepiece([ROOT / "README.md", *(ROOT / "livecc_jax").rglob("*.py")], home / "tok", 600)
+    shutil.copytree(small_tokenizer, home / "tok")
     (home / "clips").mkdir()
     shutil.copy(CLIPS / "bbb_espeak_narration_30s.mp4", home / "clips")
     shutil.copy(CLIPS / "bbb_oddsize_317x179_derived.mp4", home / "clips/fragile.mp4")

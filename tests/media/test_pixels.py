@@ -1,0 +1,83 @@
+"""Sizes, pixels and patches against the released pipeline's."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import places
+
+from livecc_jax.errors import ConfigError, MediaError
+from livecc_jax.media.budget import PixelBudget
+from livecc_jax.media.pixels import patch_places, patchify, resize, smart_resize
+from livecc_jax.media.video import probe, read_frames
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = np.load(ROOT / "tests/goldens/media.npz")
+RESIZES = [
+    ("bbb_espeak_narration_30s.mp4", 100, 84, 168),
+    ("bikes.mp4", 130, 196, 448),
+    ("bbb_oddsize_317x179_derived.mp4", 60, 308, 532),
+    ("bikes.mp4", 240, 140, 1120),
+]
+
+
+def crop(picture):
+    h, w = picture.shape[:2]
+    return np.concatenate(
+        [picture[:48, :48], picture[h // 2 - 24 : h // 2 + 24, w // 2 - 24 : w // 2 + 24]]
+    )
+
+
+@pytest.mark.parametrize("i", range(len(RESIZES)))
+def test_pixels_are_the_released_ones(i):
+    """Same frame decoded, and resized within 1/255 of torch's antialiased bicubic."""
+    clip, frame, height, width = RESIZES[i]
+    picture = read_frames(probe(ROOT / "data/clips" / clip), [frame])
+    np.testing.assert_array_equal(crop(picture[0]), GOLDEN[f"frame_{i}"])
+    ours = crop(resize(picture, (height, width))[0]).astype(int)
+    off = np.abs(ours - GOLDEN[f"resized_{i}"])
+    assert off.max() <= 1
+    assert np.mean(off > 0) < 0.001  # rounding of exact halves alone
+
+
+def test_sizes_are_the_released_ones():
+    for height, width, low, high, *expected in GOLDEN["sizes"].tolist():
+        assert list(smart_resize(height, width, low, high)) == expected, (height, width, low, high)
+    with pytest.raises(MediaError, match="aspect ratio is above 200"):
+        smart_resize(28, 28 * 201, 784, 10**6)
+
+
+def test_patches_are_in_qwen2_vl_order():
+    patches, grid = patchify(GOLDEN["patch_frames"])
+    assert grid == tuple(GOLDEN["patch_grid"])
+    np.testing.assert_array_equal(patches, GOLDEN["patch_values"])
+    for shape in ((4, 6), (2, 2), (10, 4)):
+        np.testing.assert_array_equal(patch_places(*shape), places(*shape))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(20, 3000), st.integers(20, 3000), st.integers(2, 480), st.integers(1, 800))
+def test_budgets_hold(height, width, frames, tokens):
+    """A fixed budget bounds a frame pair's tokens, the reference one a clip's."""
+    reference, fixed = PixelBudget.parse("reference"), PixelBudget.parse(str(tokens))
+    assert PixelBudget.parse(str(reference)) == reference
+    assert PixelBudget.parse(str(fixed)) == fixed
+    for budget in (reference, fixed):
+        low, high = budget.limits(frames)
+        assert low <= high
+        h, w = budget.size(height, width, frames)
+        assert h % 28 == 0
+        assert w % 28 == 0
+        if min(h, w) > 28:
+            assert h * w <= high
+            assert h * w // 196 <= budget.max_pair_patches
+    expected = max(min(768, 24576 / frames * 2), 105)
+    assert abs(reference.limits(frames)[1] / 784 - expected) < 0.01
+
+
+@pytest.mark.parametrize("text", ["", "0", "-3", "large", "1.5"])
+def test_a_budget_that_is_none(text):
+    with pytest.raises(ConfigError, match="pixel budget"):
+        PixelBudget.parse(text)

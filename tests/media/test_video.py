@@ -1,0 +1,201 @@
+"""Timestamps, pictures and sampling, on clips of every awkward kind."""
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from livecc_jax.errors import ConfigError, MediaError
+from livecc_jax.media import video
+from livecc_jax.media.budget import PixelBudget
+from livecc_jax.media.ingest import is_live, turns
+from livecc_jax.media.sampling import sample_strict, sample_uniform
+from livecc_jax.media.video import iter_frames, probe, read_frames
+
+ROOT = Path(__file__).parents[2]
+CLIPS = ROOT / "data/clips"
+TIMES = json.loads(str(np.load(ROOT / "tests/goldens/media.npz")["times"]))
+NARRATION = CLIPS / "bbb_espeak_narration_30s.mp4"
+
+
+@pytest.mark.parametrize("clip", TIMES)
+def test_timestamps_are_the_released_readers(clip):
+    info = probe(CLIPS / clip)
+    begins, ends = np.array(TIMES[clip]).T
+    np.testing.assert_allclose(info.pts_us / 1e6, begins, atol=1e-3)
+    if "vfr" not in clip:  # with a variable rate one nominal duration is added all the same
+        np.testing.assert_allclose(info.frame_times_us / 1e6, ends, atol=1e-3)
+    else:
+        assert len(set(np.diff(info.pts_us) // 1000)) > 2
+
+
+@pytest.mark.parametrize("clip", sorted(CLIPS.glob("*.mp4")), ids=lambda p: p.stem)
+def test_the_picture_at_a_time_is_the_one_displayed(clip):
+    """Against an independent decoder, frame by frame in presentation order."""
+    info = probe(clip)
+    wanted = np.unique(np.linspace(0, len(info.pts_us) - 1, 9).round().astype(int))
+    ours = read_frames(info, [*wanted, wanted[-1]])
+    assert ours.shape[1:] == (info.height, info.width, 3)
+    np.testing.assert_array_equal(ours[-1], ours[-2])
+    with av.open(str(clip)) as container:
+        for number, frame in enumerate(container.decode(video=0)):
+            if number not in wanted:
+                continue
+            theirs = frame.to_ndarray(format="rgb24")
+            picture = ours[wanted.tolist().index(number)]
+            if "rotated" in clip.name:
+                theirs = np.rot90(theirs, 3)  # as the metadata asks: PyAV does not do it
+            assert np.abs(picture.astype(int) - theirs).mean() < 3, number
+
+
+def test_size_is_as_displayed():
+    info = probe(CLIPS / "rotated_90.mp4")
+    assert (info.width, info.height) == (179, 317)
+
+
+def test_seeking_gives_the_same_pictures(monkeypatch):
+    info = probe(NARRATION)
+    wanted = [500, 501, 640, 719]
+    sought = read_frames(info, wanted)
+    monkeypatch.setattr(video, "SEEK_FROM_US", 10**12)
+    np.testing.assert_array_equal(sought, read_frames(info, wanted))
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "ts"])
+def test_a_start_time_is_taken_off(tmp_path, suffix):
+    """A container whose clock starts at 7 s has the same times and pictures as one that starts at 0."""
+    source = CLIPS / "bbb_oddsize_317x179_derived.mp4"
+    path = tmp_path / f"late.{suffix}"
+    with av.open(str(source)) as original, av.open(str(path), "w") as copy:
+        stream = original.streams.video[0]
+        out = copy.add_stream_from_template(stream)
+        for packet in original.demux(stream):
+            if packet.dts is not None:
+                packet.pts += int(7 / stream.time_base)
+                packet.dts += int(7 / stream.time_base)
+                packet.stream = out
+                copy.mux(packet)
+    plain, late = probe(source), probe(path)
+    np.testing.assert_allclose(late.pts_us, plain.pts_us, atol=1000)
+    np.testing.assert_array_equal(read_frames(late, [0, 77]), read_frames(plain, [0, 77]))
+
+
+times_lists = st.lists(st.integers(1, 900_000), min_size=1, max_size=60).map(np.cumsum)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    times_lists,
+    st.integers(0, 8_000_000),
+    st.integers(0, 8_000_000),
+    st.sampled_from(["repeat", "drop"]),
+    st.sampled_from([4, 480]),
+)
+def test_strict_sampling_is_its_definition(times, start, length, odd, most):
+    inside = [t for t in times.tolist() if start <= t <= start + length]
+    if not inside:
+        with pytest.raises(MediaError, match="no frame between"):
+            sample_strict(times, start, start + length, max_frames=most, odd=odd)
+        return
+    expected, n = [], 0
+    while (due := inside[0] + Fraction(n * 1_000_000, 2)) <= inside[-1] and n < most:
+        expected.append(next(i for i, t in enumerate(times.tolist()) if t >= due))
+        n += 1
+    if len(expected) % 2:
+        expected = [*expected, expected[-1]] if odd == "repeat" else expected[:-1]
+    found = sample_strict(times, start, start + length, max_frames=most, odd=odd)
+    assert found.tolist() == expected
+
+
+def test_whole_seconds_are_exact_at_25_fps():
+    """The released code's float comparison takes frames 26 and 51 here."""
+    times = 40_000 * np.arange(1, 77)
+    assert sample_strict(times).tolist()[:5] == [0, 13, 25, 38, 50]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 2000), st.integers(0, 10**9))
+def test_uniform_sampling_is_even_in_both_senses(frames, duration):
+    found = sample_uniform(frames, duration)
+    assert len(found) % 2 == 0
+    assert 2 <= len(found) <= 480
+    assert np.all(np.diff(found) >= 0)
+    assert found[0] == 0
+    if frames > 1:
+        assert found[-1] == frames - 1
+        wanted = min(max(Fraction(duration * 2, 1_000_000), 4), 480, frames)
+        assert len(found) == int(wanted) // 2 * 2
+
+
+def test_turns_of_a_file():
+    """Six frames, then two a second; an odd one is dropped; a short source gives one turn."""
+    budget = PixelBudget.parse(16)
+    info = probe(NARRATION)
+    wanted = sample_strict(info.frame_times_us, 2_000_000, 7_600_000, odd="drop")
+    found = list(turns(str(NARRATION), budget, start=2.0, end=7.6))
+    assert [len(t.frames) for t in found] == [6, 2, 2, 2]
+    assert len(wanted) == 12
+    size = budget.size(info.height, info.width, 12)
+    assert all(t.frames.shape[1:3] == size for t in found)
+    short = list(turns(str(NARRATION), budget, start=0, end=2.2))
+    assert [len(t.frames) for t in short] == [4]
+    with pytest.raises(MediaError, match="fewer than two frames"):
+        list(turns(str(NARRATION), budget, start=0, end=0.3))
+
+
+def test_turns_come_before_the_file_is_read(monkeypatch):
+    decoded = []
+
+    def counting(*args):
+        for frame in iter_frames(*args):
+            decoded.append(1)
+            yield frame
+
+    monkeypatch.setattr("livecc_jax.media.ingest.iter_frames", counting)
+    next(turns(str(NARRATION), PixelBudget.parse(16)))
+    assert len(decoded) == 6
+
+
+def test_live_sources(monkeypatch):
+    assert is_live("0")
+    assert is_live("rtsp://host/stream")
+    assert not is_live("clip.mp4")
+    with pytest.raises(ConfigError, match="needs a fixed pixel budget"):
+        turns("0", PixelBudget.parse("reference"))
+    with pytest.raises(ConfigError, match="no start and end"):
+        turns("0", PixelBudget.parse(16), start=1.0)
+    with pytest.raises(MediaError, match="99: the live source cannot be opened"):
+        list(turns("99", PixelBudget.parse(16)))
+
+    class Camera:
+        """Ten pictures a second on a clock of its own, for 4.45 s."""
+
+        now = 0.0
+
+        def __init__(self, source):
+            assert source == 0
+
+        def isOpened(self):
+            return True
+
+        def grab(self):
+            Camera.now += 0.1
+            return Camera.now < 4.45
+
+        def retrieve(self):
+            return True, np.full((60, 80, 3), round(Camera.now * 10), np.uint8)
+
+        def release(self):
+            pass
+
+    monkeypatch.setattr("cv2.VideoCapture", Camera)
+    monkeypatch.setattr("livecc_jax.media.ingest.time.monotonic", lambda: round(Camera.now, 6))
+    found = list(turns("0", PixelBudget.parse(16)))
+    assert [len(t.frames) for t in found] == [6, 2]
+    seen = [int(f[0, 0, 0]) for t in found for f in t.frames]
+    assert seen == [1, 6, 11, 16, 21, 26, 31, 36]

@@ -1,0 +1,243 @@
+"""The command line: a user's mistake is one sentence that names the file, and exit code 2."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+import pytest
+
+from livecc_jax.checkpoints.hf import export_hf
+from livecc_jax.checkpoints.hf_config import LiveCCBlock
+from livecc_jax.cli import main
+from livecc_jax.model.presets import preset
+from livecc_jax.model.qwen2_vl import init_params
+from livecc_jax.text.tokenizer import open_tokenizer
+from livecc_jax.train.start import fit_vocabulary
+
+ROOT = Path(__file__).parents[1]
+CLIP = ROOT / "data/clips/bbb_oddsize_317x179_derived.mp4"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, small_tokenizer):
+    """A tiny checkpoint in HuggingFace layout, with a tokenizer of its own."""
+    home = tmp_path_factory.mktemp("model")
+    tokenizer = open_tokenizer(small_tokenizer)
+    config = fit_vocabulary(preset("tiny"), tokenizer)
+    block = LiveCCBlock(pixel_budget="16")
+    export_hf(
+        home / "hf", config, block, jax.jit(init_params, static_argnums=(0, 1))(config, 0), tokenizer
+    )
+    return home / "hf"
+
+
+@pytest.fixture
+def fails(capfd):
+    """Run a command that must fail: its one sentence."""
+
+    def run(*argv):
+        code = main([str(a) for a in argv])
+        out = capfd.readouterr()
+        assert code == 2, out
+        sentence = out.err.strip()  # with whatever native decoders wrote to the terminal
+        assert "\n" not in sentence
+        assert "Traceback" not in sentence
+        assert sentence.startswith(f"livecc {argv[0]}: ")
+        return sentence
+
+    return run
+
+
+def annotation(path, video, **span):
+    user = {"role": "user", "content": [{"type": "video", "video": str(video), **span}]}
+    stream = {"type": "text_stream", "text_stream": [[0.5, 1.0, "hello"]]}
+    path.write_text(json.dumps([user, {"role": "assistant", "content": [stream]}]) + "\n")
+    return path
+
+
+def broken_videos(folder):
+    whole = CLIP.read_bytes()
+    files = {
+        "truncated.mp4": whole[: len(whole) * 2 // 3],
+        "headless.mp4": whole[:400],
+        "empty.mp4": b"",
+        "text.mp4": b"This is no video at all.\n" * 50,
+    }
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    (folder / "folder.mp4").mkdir()
+    return [*files, "folder.mp4", "missing.mp4"]
+
+
+def test_broken_videos(fails, model, tmp_path):
+    for name in broken_videos(tmp_path):
+        path = annotation(tmp_path / "a.jsonl", name)
+        sentence = fails("inspect", path, "--model", model)
+        assert name in sentence
+        sentence = fails("index", path, "--out", tmp_path / "index", "--model", model)
+        assert "none of 1 examples is usable" in sentence
+        assert name in sentence
+        assert name in fails("stream", model, tmp_path / name)
+
+
+def test_extreme_aspect_ratio(fails, model, tmp_path):
+    cv2.imwrite(str(tmp_path / "thin.png"), np.zeros((3, 900, 3), np.uint8))
+    turns = [
+        {"role": "user", "content": [{"type": "image", "image": "thin.png"}]},
+        {"role": "assistant", "content": "A line."},
+    ]
+    (tmp_path / "a.jsonl").write_text(json.dumps(turns) + "\n")
+    sentence = fails("inspect", tmp_path / "a.jsonl", "--model", model)
+    assert "thin.png" in sentence
+    assert "aspect ratio is above 200" in sentence
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is empty"),
+        (b'[{"role": "user", \n', "broken JSON"),
+        (b'["\xff"]\n', "not UTF-8"),
+        (b'["a"]\n["b"]\n[0, 3]\n', "do not match its lines"),
+        (None, "cannot be read"),
+    ],
+)
+def test_broken_annotations(fails, model, tmp_path, content, reason):
+    path = tmp_path / "broken.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    for command in (["inspect", path], ["index", path, "--out", tmp_path / "index"]):
+        sentence = fails(*command, "--model", model)
+        assert str(path) in sentence
+        assert reason in sentence
+    assert not (tmp_path / "index").exists()
+
+
+def test_examples_that_cannot_be(fails, model, tmp_path):
+    path = annotation(tmp_path / "a.jsonl", CLIP, video_start=4, video_end=2)
+    assert "video_end 2 is not after video_start 4" in fails("inspect", path, "--model", model)
+    path = annotation(tmp_path / "a.jsonl", CLIP)
+    turns = json.loads(path.read_text())
+    turns[1]["content"][0]["text_stream"] = [[2, 3, "late"], [0, 1, "early"]]
+    path.write_text(json.dumps(turns) + "\n")
+    sentence = fails("inspect", path, "--model", model)
+    assert f"{path} line 1" in sentence
+    assert "runs backwards" in sentence
+    assert "no example 7" in fails("inspect", path, "--model", model, "--example", "7")
+
+
+def test_broken_checkpoints(fails, model, tmp_path):
+    copy = tmp_path / "copy"
+
+    def fresh():
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(model, copy)
+        return copy
+
+    assert "no such checkpoint" in fails("stream", tmp_path / "gone", CLIP)
+    weights = next(fresh().glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert weights.name in fails("stream", copy, CLIP)
+    config = fresh() / "config.json"
+    config.write_text(config.read_text().replace('"hidden_size": 64', '"hidden_size": 128'))
+    assert str(copy) in fails("convert", copy, tmp_path / "out", "--to", "hf")
+    (fresh() / "config.json").write_text("{")
+    assert "config.json" in fails("stream", copy, CLIP)
+    (fresh() / "tokenizer.model").unlink()
+    assert "tokenizer" in fails("stream", copy, CLIP)
+    assert not (tmp_path / "out").exists()
+
+
+def test_broken_training_configs(fails, model, tmp_path):
+    config = ROOT / "configs/demo.py"
+    run = ["--run", tmp_path / "run"]
+    assert "no config field 'data.token'" in fails("train", config, *run, "--data.token", "5")
+    assert "takes int" in fails("train", config, *run, "--data.tokens", "many")
+    assert "sets no data.index" in fails("train", config, *run)
+    index = ["--data.index", tmp_path / "index"]
+    assert str(tmp_path / "index") in fails("train", config, *run, *index)
+    assert "no such config file" in fails("train", tmp_path / "gone.py")
+    (tmp_path / "odd.py").write_text("config = 3\n")
+    assert "odd.py: it must define `config`" in fails("train", tmp_path / "odd.py")
+    (tmp_path / "bad.py").write_text(
+        "from livecc_jax.train.config import Config\nconfig = Config(spead=1)\n"
+    )
+    assert "spead" in fails("train", tmp_path / "bad.py")
+    annotation(tmp_path / "a.jsonl", CLIP)
+    main(["index", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "index"), "--model", str(model)])
+    sentence = fails("train", config, *run, *index, "--tokenizer", ROOT / "data/tokenizer")
+    assert "another tokenizer" in sentence
+    sentence = fails("train", config, *run, *index, "--tokenizer", model, "--mesh.fsdp", "3")
+    assert "mesh.fsdp=3" in sentence
+    assert not list((tmp_path / "run").glob("*/params"))
+
+
+def test_stream_writes_what_it_says(model, tmp_path, capsys):
+    """The command's files agree with its terminal; times are the source's, also with --start."""
+    outs = {kind: tmp_path / f"out.{kind}" for kind in ("jsonl", "vtt", "srt")}
+    argv = [model, CLIP, "--start", "1.5", *(x for k, p in outs.items() for x in (f"--{k}", p))]
+    assert main(["stream", *map(str, argv)]) == 0
+    lines = [json.loads(x) for x in outs["jsonl"].read_text().splitlines()]
+    assert [(x["start"], x["stop"]) for x in lines] == [(1.5, 4.5), (4.5, 5.5), (5.5, 6.5)][
+        : len(lines)
+    ]
+    assert set(lines[0]) == {"start", "stop", "text", "tokens", "latency_ms"}
+    tokenizer = open_tokenizer(model)
+    assert all(tokenizer.decode(x["tokens"]) == x["text"] for x in lines)
+    assert outs["vtt"].read_text().startswith("WEBVTT\n\n")
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split(maxsplit=3)[:3] for line in shown[: len(lines)]] == [
+        [f"{x['start']:.1f}", "-", f"{x['stop']:.1f}"] for x in lines
+    ]
+    # Again: the same words.
+    assert main(["stream", *map(str, argv)]) == 0
+    again = [json.loads(x) for x in outs["jsonl"].read_text().splitlines()]
+    assert [x["tokens"] for x in again] == [x["tokens"] for x in lines]
+
+
+def test_inspect_shows_and_saves_the_timeline(model, tmp_path, capsys):
+    path = ROOT / "data/annotations/windows.jsonl"
+    out = tmp_path / "x.npz"
+    argv = [path, "--example", "1", "--model", model, "--positions", "hybrid", "--npz", out]
+    assert main(["inspect", *map(str, argv)]) == 0
+    text = capsys.readouterr().out
+    assert "Time=0.0-3.0s<frames 7.5" in text
+    assert "[He looks" in text
+    assert "positions hybrid" in text
+    with np.load(out) as arrays:
+        t = len(arrays["tokens"])
+        assert arrays["supervised"].shape == (t,)
+        assert arrays["positions"].shape == (3, t)
+        assert len(arrays["patches"]) == np.prod(arrays["grid"], axis=1).sum()
+        assert arrays["patches"].dtype == np.uint8
+        assert len(arrays["frame_times"]) == 2 * arrays["grid"][:, 0].sum()
+        assert 7.5 <= arrays["frame_times"][0] < 7.6
+
+
+def test_import_and_help_are_instant():
+    """No heavy library is imported by either."""
+    heavy = ("jax", "cv2", "av", "grain", "torch", "numpy", "orbax")
+    code = (
+        "import sys, livecc_jax.cli as c; c.build_parser(); "
+        f"print([m for m in {heavy} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_field_can_be_set():
+    from livecc_jax.train.config import Config, flatten, override
+
+    config = override(
+        Config(), [("optim.learning_rate", "1e-5"), ("compute.freeze", "vision,text/embed")]
+    )
+    assert config.optim.learning_rate == 1e-5
+    assert config.compute.freeze == ("vision", "text/embed")
+    assert flatten(config)["compute.freeze"] == ["vision", "text/embed"]
+    assert dataclasses.replace(config, optim=Config().optim, compute=Config().compute) == Config()
