@@ -16,7 +16,7 @@ config = Config(
     tokenizer="data/tokenizer",
     positions="mrope",
     log_every=10,
-    data=DataConfig(tokens=1280, windows=32, targets=128, rows_per_step=1, epochs=80),
+    data=DataConfig(tokens=1280, windows=32, targets=128, rows_per_step=1, epochs=70),
     optim=OptimConfig(learning_rate=1e-3, warmup_ratio=0.05, b2=0.95),
     compute=ComputeConfig(dtype="float32", remat="none", freeze=("vision",), head_chunk=128),
     checkpoint=CheckpointConfig(every=30, keep=2),

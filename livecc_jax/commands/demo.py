@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 TITLE = "Big Buck Bunny"
 BUDGET = "24"
+END = "27"  # the last word's turn: training clips end with their last word, and so must what is learnt
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         "inspect": [annotations, "--example", "0", *same],
         "train": [args.config, "--data.index", index, "--tokenizer", tokenizer, "--run", trained],
         "stream": [
-            trained, clip, "--title", TITLE,
+            trained, clip, "--title", TITLE, "--end", END,
             "--jsonl", out / "commentary.jsonl", "--vtt", out / "commentary.vtt",
             "--srt", out / "commentary.srt",
         ],
