@@ -241,3 +241,14 @@ def test_every_field_can_be_set():
     assert config.compute.freeze == ("vision", "text/embed")
     assert flatten(config)["compute.freeze"] == ["vision", "text/embed"]
     assert dataclasses.replace(config, optim=Config().optim, compute=Config().compute) == Config()
+
+
+def test_shipped_configs_are_valid():
+    from livecc_jax.train.config import load_config, override
+    from livecc_jax.train.start import check_config
+
+    for path in sorted((ROOT / "configs").glob("*.py")):
+        config = override(load_config(path), [("run", "run"), ("data.index", "index")])
+        if not config.preset:
+            config = override(config, [("init", "model")])
+        check_config(config)
