@@ -1,0 +1,282 @@
+"""Streaming against the training forward, transformers and the released system."""
+
+import dataclasses
+import functools
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from livecc_jax.checkpoints.names import table
+from livecc_jax.data.packing import RowShape
+from livecc_jax.data.plan import ExamplePlan, MediaPlan
+from livecc_jax.data.rows import build_row
+from livecc_jax.errors import ConfigError, MediaError
+from livecc_jax.media.ingest import Turn
+from livecc_jax.media.pixels import patchify
+from livecc_jax.model.cache import append
+from livecc_jax.model.qwen2_vl import bind
+from livecc_jax.stream import session as session_module
+from livecc_jax.stream.commentary import comment
+from livecc_jax.stream.session import ContextFull, Session, StreamModel, StreamOptions
+from livecc_jax.stream.step import prefill, run_turn
+from livecc_jax.text.tokenizer import SpecialTokens
+from livecc_jax.timeline.chat import ChatTurn, Visual
+from livecc_jax.timeline.turns import turn_label, turn_span
+
+GOLDENS = Path(__file__).parents[1] / "goldens"
+sys.path.insert(0, str(GOLDENS))
+
+import tiny_weights as tiny  # noqa: E402
+from letters import Letters  # noqa: E402
+
+from livecc_jax.checkpoints.hf_config import from_dict  # noqa: E402
+
+GOLDEN = dict(np.load(GOLDENS / "stream.npz"))
+TURNS, LIMIT, QUERY = 7, 6, "go on"
+ANSWERS = ["one two ...", " ...", "three ...", "four five six ...", " ...", "x ...", "seven ..."]
+SPECIAL = SpecialTokens(
+    tiny.END, tiny.IM_START, tiny.IM_END, tiny.VISION_START, tiny.VISION_END, tiny.IMAGE, tiny.VIDEO
+)  # fmt: skip
+TOKENIZER = Letters(SPECIAL)
+CONFIG = from_dict(tiny.CONFIG | {"tie_word_embeddings": False}, GOLDENS)[0]
+
+
+def frames(turn):
+    rng = np.random.RandomState(500 + turn)
+    return rng.randint(0, 256, (2 if turn else 6, 56, 84, 3)).astype(np.uint8)
+
+
+@functools.cache
+def params():
+    """The goldens' weights, its longer row for the end of a turn included."""
+    from flax import traverse_util
+
+    flat = {}
+    for e in table(CONFIG):
+        layers = []
+        for name in e.names:
+            value = tiny.weight(name, e.hf_shape)
+            if name == "lm_head.weight":
+                value[tiny.IM_END] *= 2.5
+            layers.append(jnp.asarray(e.from_hf(value)))
+        flat[e.path] = jnp.stack(layers) if e.stacked else layers[0]
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+@functools.cache
+def model():
+    return StreamModel(CONFIG, params(), TOKENIZER)
+
+
+def options(mode, **changes):
+    settings = {"positions": mode, "max_new_tokens": LIMIT, "context": 2048}
+    return StreamOptions(**(settings | changes))
+
+
+def conversation(answers):
+    """The whole conversation as training has it: (plan, patches)."""
+    chat = []
+    for turn, answer in enumerate(answers):
+        visual = Visual("video", (1 if turn else 3, 4, 6))
+        asked = (turn_label(*turn_span(turn)), visual, *([] if turn else [QUERY]))
+        chat += [ChatTurn("user", asked), ChatTurn("assistant", (answer,))]
+    encoded = model().template.conversation(chat)
+    everything = np.concatenate([frames(i) for i in range(len(answers))])
+    patches, (t, h, w) = patchify(everything)
+    media = MediaPlan("", np.zeros(0, np.int64), np.zeros(0, np.int64), h * 14, w * 14)
+    return ExamplePlan(encoded, (media,)), [patches.reshape(t, h * w, -1)]
+
+
+@functools.cache
+def packed_logits(mode, answers=tuple(ANSWERS)):
+    """The training forward: (tokens [T], logits [T, V]) of the packed row."""
+    plan, patches = conversation(answers)
+    shape = RowShape(tokens=512, windows=8, window=48, targets=256)
+    row = build_row([(plan, patches)], shape, SPECIAL, mode, "token")
+    rows = {k: jnp.asarray(v)[None] for k, v in row.items()}
+    logits = jax.jit(lambda p, r: bind(CONFIG, p)(r))(params(), rows)
+    return plan.encoded.tokens, np.asarray(logits[0, : plan.tokens])
+
+
+def streamed_logits(mode):
+    """The decoder's logits where it chooses, each answer forced upon it one token at a time."""
+    stream, length = Session(model(), options(mode), QUERY), 0
+    network = bind(CONFIG, model().weights.rest)
+    cache = session_module.empty_cache(CONFIG, 1, 512, jnp.float32)
+    logits = jax.jit(network.text.logits)
+    one = jax.jit(
+        lambda token, cache, at, length: append(
+            network, model().weights.layers, cache, network.embed(token, None, None), at, length
+        )
+    )
+    see = jax.jit(
+        lambda cache, length, turn: prefill(network, model().weights.layers, cache, length, turn)
+    )
+    out = []
+    for turn, answer in enumerate(ANSWERS):
+        given = stream._turn_input(frames(turn), turn_label(*turn_span(turn)))
+        count = int(given.count[0])
+        hidden, cache = see(cache, jnp.array([length]), given)
+        out.append(logits(hidden[0, count - 1]))
+        length, at = length + count, int(given.next_position[0])
+        for token in TOKENIZER.encode(answer):
+            hidden, cache = one(
+                jnp.array([[token]]), cache, jnp.full((1, 3, 1), at), jnp.array([length])
+            )
+            out.append(logits(hidden[0, 0]))
+            length, at = length + 1, at + 1
+        stream.turns, stream.next_position = turn + 1, at
+    return np.stack(out)
+
+
+@pytest.mark.parametrize("mode", ["mrope", "sequential"])
+def test_streamed_equals_trained_equals_transformers(mode):
+    """The project's central equality: one timeline, three ways through it."""
+    tokens, trained = packed_logits(mode)
+    looked = GOLDEN["looked"]
+    np.testing.assert_array_equal(tokens[: len(GOLDEN["ids"])], GOLDEN["ids"])
+    streamed = streamed_logits(mode)
+    assert GOLDEN[mode].std() > 0.5
+    np.testing.assert_allclose(trained[looked], GOLDEN[mode], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(streamed, GOLDEN[mode], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(streamed, trained[looked], rtol=0, atol=1e-4)
+    other = GOLDEN["sequential" if mode == "mrope" else "mrope"]
+    assert np.abs(other - GOLDEN[mode]).max() > 1e-2  # the modes can be told apart
+
+
+def test_hybrid_says_what_the_released_system_says():
+    """Turn by turn, with turns that end by themselves and turns that the limit cuts."""
+    stream = Session(model(), options("hybrid"), QUERY)
+    spoken = [stream.push(frames(i)) for i in range(TURNS)]
+    expected = [[t for t in row if t >= 0] for row in GOLDEN["said"].tolist()]
+    assert [list(s.tokens) for s in spoken] == expected
+    assert {s.cut for s in spoken} == {True, False}
+    # The other modes keep a cut turn's last token, so they part from it after the first.
+    other = Session(model(), options("mrope"), QUERY)
+    assert [list(other.push(frames(i)).tokens) for i in range(3)][2] != expected[2]
+
+
+@pytest.mark.parametrize("mode", ["mrope", "sequential"])
+def test_greedy_words_are_the_training_forwards(mode):
+    """What a session says is the argmax of the packed row that holds what it said, cut turns too."""
+    stream = Session(model(), options(mode, repetition_penalty=1.0), QUERY)
+    spoken = [stream.push(frames(i)) for i in range(4)]
+    assert any(s.cut for s in spoken)
+    plan, patches = conversation(["?"] * 4)
+    # Put what was said in place of the answers.
+    tokens, supervised, turn = [], [], 0
+    for i in range(0, 2 * len(spoken) + 1):
+        here = plan.encoded.turns == i
+        if i and i % 2 == 0:
+            said = [tiny.IM_START, *TOKENIZER.encode("assistant\n"), *spoken[turn].tokens]
+            tokens += [*said, tiny.IM_END, *TOKENIZER.encode("\n")]
+            start = len(tokens) - len(spoken[turn].tokens) - 2
+            supervised += range(start, len(tokens) - 1 - bool(spoken[turn].cut))
+            turn += 1
+        else:
+            tokens += plan.encoded.tokens[here].tolist()
+    flags = np.zeros(len(tokens), bool)
+    flags[supervised] = True
+    encoded = dataclasses.replace(plan.encoded, tokens=np.array(tokens, np.int32), supervised=flags)
+    shape = RowShape(tokens=512, windows=8, window=48, targets=256)
+    row = build_row(
+        [(dataclasses.replace(plan, encoded=encoded), patches)], shape, SPECIAL, mode, "token"
+    )
+    rows = {k: jnp.asarray(v)[None] for k, v in row.items()}
+    logits = np.asarray(jax.jit(lambda p, r: bind(CONFIG, p)(r))(params(), rows)[0])
+    slots = row["target_slots"][row["target_weights"] > 0]
+    best = logits[slots].argmax(-1)
+    # The end of a turn may be either of two ids.
+    best = np.where(best == tiny.END, tiny.IM_END, best)
+    np.testing.assert_array_equal(best, encoded.tokens[slots + 1])
+
+
+def test_a_hundred_turns_compile_a_handful_of_programs(monkeypatch):
+    """Prompts are bucketed and the cache doubles: programs grow with the logarithm of the length."""
+    monkeypatch.setattr(session_module, "SMALLEST_CACHE", 256)
+    before = run_turn._cache_size()
+    stream = Session(model(), options("mrope", context=8192), QUERY)
+    for i in range(100):
+        stream.push(frames(min(i, 1)))
+    assert stream.length > 4096
+    # 6 capacities (256 ... 8192) in the ordinary bucket, and the opening's two buckets at most.
+    assert run_turn._cache_size() - before <= 8
+    assert stream.length == int(stream._state.length[0])
+
+
+def test_a_full_context_ends_cleanly():
+    stream, spoken = Session(model(), options("mrope", context=300), QUERY), []
+    spoken += [stream.push(frames(i)) for i in range(5)]
+    length, seen = stream.length, np.asarray(stream._state.seen)
+    with pytest.raises(ContextFull, match="300 tokens is full after 7 s of video and 5 turns"):
+        stream.push(frames(5))
+    assert (stream.turns, stream.length) == (5, length)
+    assert length <= 300
+    np.testing.assert_array_equal(seen, stream._state.seen)
+    # Commentary ends there, with what was said in the files, which are closed.
+    sink = Recorder()
+    fresh = Session(model(), options("mrope", context=300), QUERY)
+    again = comment(fresh, map(Turn, map(frames, range(9))), [sink])
+    assert [s.tokens for s in again] == [s.tokens for s in spoken] == [s.tokens for s in sink.turns]
+    assert sink.closed
+
+
+class Recorder:
+    """A sink that remembers."""
+
+    def __init__(self):
+        self.turns, self.closed = [], False
+
+    def write(self, turn):
+        assert not self.closed
+        self.turns.append(turn)
+
+    def close(self):
+        self.closed = True
+
+
+def test_sampling_repeats_with_its_seed():
+    def say(seed, temperature=1.0):
+        stream = Session(model(), options("mrope", temperature=temperature, seed=seed), QUERY)
+        return [stream.push(frames(i)).tokens for i in range(2)]
+
+    assert say(1) == say(1)
+    assert say(1) != say(2)
+    assert say(1) != say(1, temperature=0.0)
+
+
+def test_silence_control_bans_hasty_silence():
+    """With the ban at probability 1 the silence token never comes, whatever the model wants."""
+    favoured = jax.tree.map(lambda x: x, params())
+    head = favoured["text"]["head"]
+    favoured["text"]["head"] = head.at[:, TOKENIZER.silence_id].set(head[:, tiny.IM_END] * 1.5)
+    eager = StreamModel(CONFIG, favoured, TOKENIZER)
+
+    def say(**control):
+        stream = Session(eager, options("mrope", repetition_penalty=1.0, **control), QUERY)
+        return [t for i in range(TURNS) for t in stream.push(frames(i)).tokens]
+
+    assert TOKENIZER.silence_id in say()
+    assert TOKENIZER.silence_id not in say(silence_base=1.0)
+    assert say(silence_base=0.0) == say()
+
+
+def test_wrong_frames_and_options_say_so():
+    stream = Session(model(), options("mrope"), QUERY)
+    with pytest.raises(MediaError, match="even number of frames, not 3"):
+        stream.push(frames(0)[:3])
+    stream.push(frames(0))
+    with pytest.raises(MediaError, match="changed size"):
+        stream.push(np.zeros((2, 28, 28, 3), np.uint8))
+    for bad in (
+        {"positions": "x"},
+        {"max_new_tokens": 0},
+        {"temperature": -1},
+        {"repetition_penalty": 0},
+    ):
+        with pytest.raises(ConfigError, match=str(next(iter(bad.values())))):
+            StreamOptions(**bad)
