@@ -1,7 +1,7 @@
 """LiveCC's fine-tuning recipe (arXiv 2504.16030): streaming clips mixed with question answering.
 
-    livecc index whisperx.jsonl qa.jsonl --out index --model runs/pretrain
-    livecc train configs/sft_7b.py --init runs/pretrain --data.index index --run runs/sft
+livecc index whisperx.jsonl qa.jsonl --out index --model runs/pretrain
+livecc train configs/sft_7b.py --init runs/pretrain --data.index index --run runs/sft
 """
 
 import dataclasses
