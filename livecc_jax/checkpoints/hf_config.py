@@ -15,6 +15,7 @@ from typing import Any
 
 from livecc_jax.errors import CheckpointError, ConfigError
 from livecc_jax.model.config import ModelConfig, SpecialIds, TextConfig, VisionConfig
+from livecc_jax.timeline.modes import MODES
 
 CONFIG = "config.json"
 LAYOUTS = ("flat", "nested")
@@ -141,6 +142,9 @@ def _vision(vision: _Fields, text_width: int) -> VisionConfig:
         rope = vision.inside("rope_parameters")
         rope.only("rope_theta", 10000, _NUMBER)
         rope.only("rope_type", "axial")
+    # The input pipeline makes these patches and no others.
+    for name, value in (("patch_size", 14), ("temporal_patch_size", 2), ("spatial_merge_size", 2)):
+        vision.only(name, value, int)
     n = {name: vision.count(name, default) for name, default in _VISION.items()}
     if n["hidden_size"] != text_width:
         raise vision.fail("hidden_size", f"is {n['hidden_size']}, but the decoder's is {text_width}")
@@ -201,6 +205,8 @@ def from_dict(data: Any, where: Path) -> tuple[ModelConfig, LiveCCBlock]:
         raise CheckpointError(f"{where}: {e}") from e
     block = _Fields(data.get("livecc") or {}, where, "livecc.")
     defaults = LiveCCBlock()
+    if block.get("positions", str, defaults.positions) not in MODES:
+        raise block.fail("positions", f"is not one of {', '.join(MODES)}")
     return config, LiveCCBlock(
         positions=block.get("positions", str, defaults.positions),
         pixel_budget=str(block.get("pixel_budget", (str, int), defaults.pixel_budget)),

@@ -6,12 +6,11 @@ import argparse
 from typing import TYPE_CHECKING
 
 from livecc_jax.errors import ConfigError
+from livecc_jax.timeline.modes import MODES
 
 if TYPE_CHECKING:
     from livecc_jax.media.budget import PixelBudget
     from livecc_jax.text.tokenizer import Tokenizer
-
-MODES = ("sequential", "hybrid", "mrope")
 
 
 def add_timeline_options(parser: argparse.ArgumentParser) -> None:

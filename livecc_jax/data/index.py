@@ -74,7 +74,7 @@ def build_index(
     if out.exists() and not (overwrite and (out / "meta.json").is_file()):
         raise DataError(f"{out}: exists already" + (" and is no index" if overwrite else ""))
     files = [AnnotationFile(path) for path in annotations]
-    total = sum(map(len, files))
+    total, why = sum(map(len, files)), ""
     template = ChatTemplate(tokenizer)
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -236,14 +236,19 @@ class Index:
             ) from error
         except ValueError as error:
             raise DataError(f"{meta_path}: is not readable JSON") from error
-        if meta.get("format") != FORMAT or meta.get("version") != VERSION:
+        known = isinstance(meta, dict) and meta.get("format") == FORMAT
+        if not known or meta.get("version") != VERSION:
             raise DataError(f"{meta_path}: is not a {FORMAT} of version {VERSION}; make it again")
-        self.budget = PixelBudget.parse(meta["pixel_budget"])
-        self.context: bool = meta["context"]
-        self.tokenizer: str = meta["tokenizer"]
-        self.window: int = meta["window"]
-        self.rejected: dict[str, int] = meta["rejected"]
-        self._annotations = [a["path"] for a in meta["annotations"]]
+        try:
+            self.budget = PixelBudget.parse(meta["pixel_budget"])
+            self.context: bool = meta["context"]
+            self.tokenizer: str = meta["tokenizer"]
+            self.window: int = meta["window"]
+            self.rejected: dict[str, int] = meta["rejected"]
+            self._annotations = [a["path"] for a in meta["annotations"]]
+            n = int(meta["examples"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{meta_path}: lacks a field or holds a wrong one ({error})") from error
         self._files: dict[int, AnnotationFile] = {}
         for name, dtype in COLUMNS.items():
             column = self.path / f"{name}.npy"
@@ -254,7 +259,6 @@ class Index:
             if values.dtype != dtype:
                 raise DataError(f"{column}: holds {values.dtype}, not {np.dtype(dtype)}")
             setattr(self, f"_{name}", values)
-        n = meta["examples"]
         for name in COLUMNS:
             expected = {
                 "frame_starts": n + 1,

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from livecc_jax.data.plan import ExamplePlan
+from livecc_jax.data.rows import PATCH_VALUES
+from livecc_jax.errors import DataError
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.text.tokenizer import Tokenizer
 from livecc_jax.timeline.positions import token_positions
@@ -94,17 +96,21 @@ def _kinds(tokens: np.ndarray, supervised: np.ndarray, special: object) -> np.nd
 def save_npz(plan: ExamplePlan, tokenizer: Tokenizer, mode: str, path: str | Path) -> None:
     """Write the example's arrays (docs/formats.md): what the model gets, before packing.
 
-    Raises MediaError when a file cannot be decoded.
+    Raises MediaError when a file cannot be decoded, DataError when the npz cannot be written.
     """
     encoded = plan.encoded
     positions, _ = token_positions(encoded.tokens, encoded.grids, tokenizer.special, mode)
-    patches = [m.load().reshape(-1, 1176) for m in plan.media]
-    np.savez_compressed(
-        path,
-        tokens=encoded.tokens,
-        supervised=encoded.supervised,
-        positions=positions,
-        patches=np.concatenate([np.zeros((0, 1176), np.uint8), *patches]),
-        grid=encoded.grids,
-        frame_times=plan.frame_times_us / 1e6,
-    )
+    patches = [m.load().reshape(-1, PATCH_VALUES) for m in plan.media]
+    try:
+        with open(path, "wb") as file:  # numpy would add a suffix to a name without one
+            np.savez_compressed(
+                file,
+                tokens=encoded.tokens,
+                supervised=encoded.supervised,
+                positions=positions,
+                patches=np.concatenate([np.zeros((0, PATCH_VALUES), np.uint8), *patches]),
+                grid=encoded.grids,
+                frame_times=plan.frame_times_us / 1e6,
+            )
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror}") from error

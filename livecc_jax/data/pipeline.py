@@ -17,7 +17,7 @@ from livecc_jax.data.packing import PackPlan, RowShape, plan_rows
 from livecc_jax.data.plan import ExamplePlan, plan_example
 from livecc_jax.data.quarantine import Quarantined
 from livecc_jax.data.rows import Row, build_row, empty_row
-from livecc_jax.errors import ConfigError, DataError, ExampleError, MediaError
+from livecc_jax.errors import ConfigError, ExampleError, MediaError
 from livecc_jax.text.tokenizer import Tokenizer, fingerprint, open_tokenizer
 from livecc_jax.timeline.chat import ChatTemplate
 
@@ -100,6 +100,8 @@ class RowSource:
         """Row i, and the examples that could not be built and are masked out of it.
 
         Rows past the end are empty, so that the last step is a whole one.
+
+        Raises DataError when an annotation file itself cannot be read any more.
         """
         if i >= len(self):
             return empty_row(self.shape), []
@@ -109,7 +111,7 @@ class RowSource:
                 continue
             try:
                 good.append(self._load(number))
-            except (ExampleError, MediaError, DataError) as error:
+            except (ExampleError, MediaError) as error:
                 failed.append(Quarantined(number, *self.opened.where(number), str(error)))
         row = build_row(good, self.shape, self.tokenizer.special, self.positions, self.weighting)
         return row, failed
@@ -120,7 +122,9 @@ class RowSource:
             index.example(number), ChatTemplate(self.tokenizer), index.budget, index.context
         )
         if not Entry.of(plan, index.window).matches(index.entry(number)):
-            raise DataError(f"{index.where(number)[0]}: the example has changed since it was indexed")
+            raise ExampleError(
+                f"{index.where(number)[0]}: the example has changed since it was indexed"
+            )
         return plan, [media.load() for media in plan.media]
 
 

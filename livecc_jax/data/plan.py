@@ -106,7 +106,7 @@ class ExamplePlan:
 def plan_example(
     example: Example, template: ChatTemplate, budget: PixelBudget, context: bool = True
 ) -> ExamplePlan:
-    """Plan one example; reads its videos' timestamps, decodes nothing.
+    """Plan one example: of videos only the timestamps are read, of images the size.
 
     Args:
         example: parsed annotation.

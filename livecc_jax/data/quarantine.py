@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -53,6 +54,23 @@ class Quarantine:
             return Quarantine([Quarantined(**e) for e in entries])
         except TypeError as error:
             raise DataError(f"{where}: is not a quarantine list ({error})") from error
+
+    def check(self, where: Callable[[int], tuple[str, int]], size: int, path: str) -> None:
+        """Raise DataError, naming `path`, when the entries are of another index.
+
+        Args:
+            where: annotation file and line of an example of the index.
+            size: examples of the index.
+            path: of the list.
+        """
+        for e in self.entries:
+            file, line = where(e.example) if 0 <= e.example < size else ("", 0)
+            # The annotations may have moved; the name and the line stay.
+            if (Path(file).name, line) != (Path(e.annotations).name, e.line):
+                raise DataError(
+                    f"{path}: example {e.example} ({e.annotations} line {e.line}) "
+                    "is not that of this index"
+                )
 
     def save(self, path: str | Path) -> None:
         """Write one JSON object a line, replacing the file in one step."""

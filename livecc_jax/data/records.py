@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +51,14 @@ class AnnotationFile:
         self._file.seek(start)
         offsets = _offsets(self._file.read())
         if offsets is None:
-            self.offsets = self._scan()
-            self.end = self._size
-        else:
-            self.offsets, self.end = offsets, start
-            # From the first byte to the last line, each further than the one before.
-            if [0, *offsets[1:]] != [*offsets, *([] if len(offsets) else [0])] or np.any(
-                np.diff([*offsets, start]) <= 0
-            ):
-                raise DataError(
-                    f"{self.path}: the offsets in its last line do not match its {start} bytes of lines"
-                )
+            self.offsets, self.end = self._scan()
+            return
+        # From the first byte to the last line, each further than the one before.
+        if not offsets or offsets[0] != 0 or any(a >= b for a, b in pairwise([*offsets, start])):
+            raise DataError(
+                f"{self.path}: the offsets in its last line do not match its {start} bytes of lines"
+            )
+        self.offsets, self.end = np.array(offsets, np.int64), start
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -80,11 +79,11 @@ class AnnotationFile:
         start = int(self.offsets[i])
         stop = int(self.offsets[i + 1]) if i + 1 < len(self) else self.end
         before = max(start - 1, 0)
-        self._file.seek(before)
-        line = self._file.read(stop - before)
+        # One call that moves no shared position: many threads read the same file.
+        line = os.pread(self._file.fileno(), stop - before, before)
         ahead, line = line[: start - before], line[start - before :]
         body = line.rstrip(b"\r\n")
-        whole = line.endswith(b"\n") or stop == self._size
+        whole = line.endswith(b"\n") or stop == self.end
         if ahead not in (b"", b"\n") or not whole or b"\n" in body:
             raise DataError(
                 f"{self.path}: the offsets in its last line do not match its lines "
@@ -117,30 +116,32 @@ class AnnotationFile:
                 return at + found + 1
         return 0
 
-    def _scan(self) -> np.ndarray:
-        """Offsets of the lines that are not blank."""
+    def _scan(self) -> tuple[np.ndarray, int]:
+        """Offsets of the lines, and where the last one ends; blank lines may only follow."""
         self._file.seek(0)
-        offsets, at = [], 0
-        for line in self._file:
-            if line.strip():
+        offsets, at, end, blank = [], 0, 0, 0
+        for number, line in enumerate(self._file, 1):
+            if not line.strip():
+                blank = blank or number
+            elif blank:
+                raise DataError(f"{self.path}: line {blank} is blank")
+            else:
                 offsets.append(at)
-            elif offsets and at + len(line) < self._size:
-                raise DataError(f"{self.path}: line {len(offsets) + 1} is blank")
+                end = at + len(line)
             at += len(line)
         if not offsets:
             raise DataError(f"{self.path}: the annotation file is empty")
-        self._size = int(at)
-        return np.array(offsets, np.int64)
+        return np.array(offsets, np.int64), end
 
 
-def _offsets(line: bytes) -> np.ndarray | None:
+def _offsets(line: bytes) -> list[int] | None:
     """The offsets that a last line holds; None when it is a conversation (or anything else)."""
     try:
         values = json.loads(line)
     except ValueError:
         return None
     if isinstance(values, list) and all(type(v) is int for v in values):
-        return np.array(values, np.int64)
+        return values
     return None
 
 

@@ -78,10 +78,13 @@ def _file_frames(
     path: str, budget: PixelBudget, start: float | None, end: float | None
 ) -> Iterator[np.ndarray]:
     info = probe(path)
-    span = (None if s is None else microseconds(s) for s in (start, end))
+    span = [None if s is None else microseconds(s) for s in (start, end)]
     try:
-        indices = sample_strict(info.frame_times_us, *span, max_frames=len(info.pts_us) + 1, odd="drop")
-        size = budget.size(info.height, info.width, max(len(indices), 2))
+        # As long as the source is; but sized as training sizes a clip, which ends at 480 frames.
+        most = len(info.pts_us) // 2 * 2 + 2
+        indices = sample_strict(info.frame_times_us, *span, max_frames=most, odd="drop")
+        counted = sample_strict(info.frame_times_us, *span)
+        size = budget.size(info.height, info.width, len(counted))
     except MediaError as error:
         raise MediaError(f"{path}: {error}") from None
     for frame in iter_frames(info, indices):

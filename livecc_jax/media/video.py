@@ -84,7 +84,7 @@ def probe(path: str | Path) -> VideoInfo:
     stamps = np.unique(np.array(stamps, np.int64))
     pts = _microseconds(stamps - stamps[0], unit)
     gap = _common_gap(pts)
-    lead = int(_microseconds(np.array([stamps[0] - (start or stamps[0])]), unit)[0])
+    lead = int(_microseconds(np.array([stamps[0] - (stamps[0] if start is None else start)]), unit)[0])
     if indexed and length:
         # An MP4's index lists every frame, so frames that are missing at the end were cut off.
         whole = int(_microseconds(np.array([length]), unit)[0])

@@ -22,7 +22,8 @@ from livecc_jax.stream.sampling import NO_SILENCE_CONTROL
 from livecc_jax.stream.step import Controls, SlotState, StopIds, TurnInput, Weights, run_turn
 from livecc_jax.text.tokenizer import SILENCE, Tokenizer
 from livecc_jax.timeline.chat import ChatTemplate, Visual
-from livecc_jax.timeline.positions import MODES, token_positions
+from livecc_jax.timeline.modes import MODES
+from livecc_jax.timeline.positions import token_positions
 from livecc_jax.timeline.turns import turn_label, turn_span
 
 PROMPT_BUCKET = 64  # prompts are padded to a multiple, so that turns share compiled programs

@@ -16,8 +16,7 @@ import numpy as np
 
 from livecc_jax.text.tokenizer import SpecialTokens
 from livecc_jax.timeline.chat import MERGE
-
-MODES = ("sequential", "hybrid", "mrope")
+from livecc_jax.timeline.modes import MODES
 
 
 def token_positions(

@@ -25,6 +25,7 @@ class DataConfig:
     epochs: int = 1
     workers: int = 0  # processes that decode video on each host; 0 decodes in threads
     quarantine: str = ""  # a quarantine.jsonl of an earlier run, to repeat it exactly
+    max_quarantined: float = 0.1  # share of the examples; more (and more than 20) end the run
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from tensorboardX import SummaryWriter
 from livecc_jax.checkpoints.run import RunDirectory
 from livecc_jax.data.pipeline import Batch, RowSource, batches, steps_in
 from livecc_jax.data.quarantine import Quarantine
-from livecc_jax.errors import ConfigError
+from livecc_jax.errors import ConfigError, DataError
 from livecc_jax.parallel.batch import place_batch
 from livecc_jax.parallel.mesh import make_mesh
 from livecc_jax.train.config import Config, check_resume, flatten
@@ -31,6 +31,8 @@ from livecc_jax.train.state import split
 from livecc_jax.train.step import make_step
 
 log = logging.getLogger(__name__)
+
+SOME_BAD = 20  # so many bad examples never end a run
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,9 @@ def _train(config: Config, run: RunDirectory, board: SummaryWriter, report: Repo
         raise ConfigError(
             f"{config.run}: this run cannot resume with another index; {data.index} has changed since"
         )
+    index = source.opened
+    quarantine.check(index.where, len(index), data.quarantine or config.run)
+    most_bad = max(SOME_BAD, config.data.max_quarantined * len(index))
     steps = steps_in(source, data.rows_per_step)
     steps = min(steps, config.max_steps) if config.max_steps else steps
     optimizer = make_optimizer(config.optim, steps)
@@ -148,6 +153,11 @@ def _train(config: Config, run: RunDirectory, board: SummaryWriter, report: Repo
                     log.warning("left out and quarantined: %s line %d: %s",
                                 entry.annotations, entry.line, entry.reason)  # fmt: skip
                     quarantine.save(run.path / "quarantine.jsonl")
+            if len(quarantine) > most_bad:
+                raise DataError(
+                    f"{run.path / 'quarantine.jsonl'}: {len(quarantine)} of {len(index)} examples "
+                    f"cannot be used; the last: {quarantine.entries[-1].reason}"
+                )
             state, metrics = step_fn(state, place_batch(mesh, batch.rows, config.optim.accumulate))
             meter.add(batch)
             if step % config.log_every == 0 or step == steps:

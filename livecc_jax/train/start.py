@@ -21,7 +21,7 @@ from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import Params, init_params
 from livecc_jax.model.remat import REMATS
 from livecc_jax.text.tokenizer import Tokenizer
-from livecc_jax.timeline.positions import MODES
+from livecc_jax.timeline.modes import MODES
 from livecc_jax.train.config import Config, flatten
 from livecc_jax.train.state import (
     State,
@@ -77,6 +77,18 @@ def check_config(config: Config) -> None:
     for name, value in counts.items():
         if value < 1:
             raise ConfigError(f"{name} must be at least 1, not {value}")
+    amounts = {
+        "seed": config.seed,
+        "max_steps": config.max_steps,
+        "checkpoint.every": config.checkpoint.every,
+        "data.workers": config.data.workers,
+        "data.max_quarantined": config.data.max_quarantined,
+        "optim.learning_rate": config.optim.learning_rate,
+        "optim.warmup_ratio": config.optim.warmup_ratio,
+    }
+    for name, value in amounts.items():
+        if value < 0:
+            raise ConfigError(f"{name} must not be negative, not {value}")
 
 
 def fit_vocabulary(model: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:

@@ -1,7 +1,9 @@
 """Annotation files: offsets, and every way they can be wrong."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -61,6 +63,20 @@ def test_lines_are_found_with_and_without_offsets(tmp_path_factory, titles, offs
     assert [e.title for e in file] == titles
 
 
+def test_many_threads_read_one_file(tmp_path):
+    titles = [f"title {i}" * (i % 7 + 1) for i in range(300)]
+    file = AnnotationFile(write(tmp_path / "a.jsonl", [stream([[2, 3, "w"]], title=t) for t in titles]))
+    order = np.random.default_rng(0).integers(0, len(titles), 6000).tolist()
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda i: file[i].title, order)) == [titles[i] for i in order]
+
+
+def test_blank_lines_at_the_end_are_nothing(tmp_path):
+    path = write(tmp_path / "a.jsonl", [QA, QA], offsets=False)
+    path.write_bytes(path.read_bytes() + b"\n  \n\n")
+    assert len(list(AnnotationFile(path))) == 2
+
+
 def broken(tmp_path, content):
     path = tmp_path / "broken.jsonl"
     path.write_bytes(content)
@@ -77,6 +93,11 @@ def broken(tmp_path, content):
         (b'["aa"]\n["bb"]\n[0, 5]\n', "do not match its lines"),
         (b'["aa"]\n["bb"]\n[0]\n', "do not match its lines"),
         (b'["aa"]\n["bb"]\n[7, 0]\n', "do not match"),
+        (b'["aa"]\n[]\n', "do not match"),
+        (b"[]\n", "do not match"),
+        (b'["aa"]\n[99999999999999999999999]\n', "do not match"),
+        (b'["aa"]\n\n["bb"]\n', "line 2 is blank"),
+        (b" \n\n", "is empty"),
     ],
 )
 def test_a_broken_file_is_named(tmp_path, content, reason):

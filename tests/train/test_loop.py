@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from livecc_jax.checkpoints.open import open_checkpoint
+from livecc_jax.data import plan as video_plan
 from livecc_jax.data.index import build_index
-from livecc_jax.errors import ConfigError
+from livecc_jax.errors import ConfigError, DataError
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.text.tokenizer import open_tokenizer
 from livecc_jax.train.config import CheckpointConfig, ComputeConfig, Config, DataConfig, OptimConfig
@@ -142,6 +143,26 @@ def test_a_bad_clip_is_left_out_and_the_run_repeats(home, straight):
     assert {k: v[:2] for k, v in repeated.items()} == {k: v[:2] for k, v in broken.items()}
     weights = params_of(home / "broken"), params_of(home / "repeated")
     jax.tree.map(np.testing.assert_array_equal, *weights)
+
+
+def test_a_run_ends_when_nothing_can_be_read(home, straight, monkeypatch):
+    """Not one clip but the disk is gone: better to stop than to train on nothing."""
+    monkeypatch.setattr("livecc_jax.train.loop.SOME_BAD", 1)
+    shutil.move(home / "clips", home / "elsewhere")
+    video_plan.probe_cached.cache_clear()
+    try:
+        with pytest.raises(DataError, match=r"quarantine\.jsonl: \d of 4 examples cannot be used"):
+            train(config(home, home / "nothing"))
+    finally:
+        shutil.move(home / "elsewhere", home / "clips")
+    # What was listed is of use only with this index.
+    listed = home / "nothing/quarantine.jsonl"
+    entry = json.loads(listed.read_text().splitlines()[0])
+    other = home / "other.jsonl"
+    other.write_text(json.dumps(entry | {"line": 9}) + "\n")
+    data = dataclasses.replace(config(home, "").data, quarantine=str(other))
+    with pytest.raises(DataError, match=r"other\.jsonl: example \d .* is not that of this index"):
+        train(config(home, home / "mismatch", data=data))
 
 
 def test_a_run_exports_with_its_settings(home, straight):
