@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from livecc_jax.parallel.rules import partition_spec
+from livecc_jax.errors import ConfigError
+from livecc_jax.parallel.rules import RULES, partition_spec
 
 # Logical axes of a packed row's fields, after the accumulation axis (docs/formats.md).
 ROW_AXES: dict[str, tuple[str | None, ...]] = {
@@ -21,6 +24,23 @@ ROW_AXES: dict[str, tuple[str | None, ...]] = {
     "target_slots": ("batch", None),
     "target_weights": ("batch", None),
 }
+
+
+def check_rows(mesh: Mesh, rows: int, tokens: int, windows: int) -> None:
+    """Raise ConfigError when micro-batches of `rows` rows of this shape do not divide over the mesh."""
+    sizes = {
+        ("batch", "data.rows_per_step / optim.accumulate"): rows,
+        ("length", "data.tokens"): tokens,
+        ("windows", "data.windows"): windows,
+    }
+    for (axis, field), size in sizes.items():
+        names = RULES[axis]
+        parts = math.prod(mesh.shape[name] for name in names)
+        if size % parts:
+            raise ConfigError(
+                f"{field} is {size}, which does not divide over "
+                f"{' x '.join(f'mesh.{name}' for name in names)} = {parts}"
+            )
 
 
 def row_shardings(mesh: Mesh) -> dict[str, NamedSharding]:

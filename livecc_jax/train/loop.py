@@ -20,7 +20,7 @@ from livecc_jax.checkpoints.run import RunDirectory
 from livecc_jax.data.pipeline import Batch, RowSource, batches, steps_in
 from livecc_jax.data.quarantine import Quarantine
 from livecc_jax.errors import ConfigError, DataError
-from livecc_jax.parallel.batch import place_batch
+from livecc_jax.parallel.batch import check_rows, place_batch
 from livecc_jax.parallel.mesh import make_mesh
 from livecc_jax.train.config import Config, check_resume, flatten
 from livecc_jax.train.flops import step_flops
@@ -84,6 +84,12 @@ def train(config: Config, report: Report | None = None) -> Path:
 
 def _train(config: Config, run: RunDirectory, board: SummaryWriter, report: Report | None) -> Path:
     mesh = make_mesh(config.mesh)
+    check_rows(
+        mesh,
+        config.data.rows_per_step // config.optim.accumulate,
+        config.data.tokens,
+        config.data.windows,
+    )
     latest = run.latest_step()
     quarantine = Quarantine.load(config.data.quarantine) if config.data.quarantine else Quarantine()
     saved = run.restore_meta(latest) if latest is not None else {}

@@ -9,16 +9,24 @@ import jax
 import numpy as np
 import pytest
 
+from livecc_jax.checkpoints.convert import convert
+from livecc_jax.checkpoints.hf import export_hf
+from livecc_jax.checkpoints.hf_config import LiveCCBlock
 from livecc_jax.checkpoints.open import open_checkpoint
 from livecc_jax.data import plan as video_plan
 from livecc_jax.data.index import build_index
 from livecc_jax.errors import ConfigError, DataError
 from livecc_jax.media.budget import PixelBudget
+from livecc_jax.model.presets import preset
+from livecc_jax.model.qwen2_vl import init_params
+from livecc_jax.parallel.mesh import MeshConfig
 from livecc_jax.text.tokenizer import open_tokenizer
 from livecc_jax.train.config import CheckpointConfig, ComputeConfig, Config, DataConfig, OptimConfig
 from livecc_jax.train.loop import train
+from livecc_jax.train.start import fit_vocabulary
 
 ROOT = Path(__file__).parents[2]
+EIGHT = jax.devices()
 CLIPS, ANNOTATIONS = ROOT / "data/clips", ROOT / "data/annotations"
 
 
@@ -163,6 +171,46 @@ def test_a_run_ends_when_nothing_can_be_read(home, straight, monkeypatch):
     data = dataclasses.replace(config(home, "").data, quarantine=str(other))
     with pytest.raises(DataError, match=r"other\.jsonl: example \d .* is not that of this index"):
         train(config(home, home / "mismatch", data=data))
+
+
+def test_another_mesh_goes_on_where_one_device_stopped(home, straight, monkeypatch):
+    """From one device to eight in the middle of the run: the same rows, the losses up to rounding."""
+    data = dataclasses.replace(config(home, "").data, rows_per_step=4, epochs=6)
+    settings = {"data": data, "max_steps": 4}
+    alone = losses(config(home, home / "alone", **settings))
+    run = home / "moved"
+    losses(config(home, run, **settings), stop_at=3)
+    mesh = MeshConfig(data=2, fsdp=2, context=1, tensor=2)
+    monkeypatch.setattr("livecc_jax.parallel.mesh.jax.devices", lambda: EIGHT)
+    moved = losses(config(home, run, mesh=mesh, **settings))
+    assert list(moved) == [3, 4]
+    for step, (loss, norm, _) in moved.items():
+        np.testing.assert_allclose((loss, norm), alone[step][:2], rtol=2e-3)
+    with pytest.raises(ConfigError, match=r"rows_per_step / optim\.accumulate is 1, which does not"):
+        train(config(home, home / "odd", mesh=mesh))
+
+
+def test_a_checkpoint_is_the_start_of_another_run(home, tmp_path):
+    """From bf16 weights: float32 masters for what learns, the same bits for the rest, bf16 exported."""
+    tokenizer = open_tokenizer(home / "tok")
+    model = fit_vocabulary(preset("tiny"), tokenizer)
+    params = jax.jit(init_params, static_argnums=(0, 1))(model, 5)
+    params = jax.tree.map(lambda x: np.asarray(x.astype("bfloat16")), params)
+    export_hf(tmp_path / "base", model, LiveCCBlock(pixel_budget="12"), params, tokenizer)
+    settings = {"preset": "", "tokenizer": "", "init": str(tmp_path / "base"), "max_steps": 2}
+    assert len(losses(config(home, tmp_path / "run", **settings))) == 2
+    trained = open_checkpoint(tmp_path / "run").load_params()
+    assert {x.dtype.name for x in jax.tree.leaves(trained["vision"])} == {"bfloat16"}
+    assert {x.dtype.name for x in jax.tree.leaves(trained["text"])} == {"float32"}
+    convert(tmp_path / "run", tmp_path / "hf")
+    exported = open_checkpoint(tmp_path / "hf").load_params()
+    jax.tree.map(np.testing.assert_array_equal, exported["vision"], params["vision"])
+    assert {x.dtype.name for x in jax.tree.leaves(exported)} == {"bfloat16"}
+    changed = jax.tree.map(lambda a, b: bool((a != b).any()), exported["text"], params["text"])
+    assert any(jax.tree.leaves(changed))
+    events = next((tmp_path / "run/tensorboard").iterdir()).read_bytes()
+    for name in ("loss", "targets", "tokens_per_second", "density", "mfu", "memory_bytes"):
+        assert name.encode() in events
 
 
 def test_a_run_exports_with_its_settings(home, straight):
