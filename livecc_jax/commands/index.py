@@ -27,6 +27,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         action="store_true",
         help="show neither title nor previous commentary (the released script's setting)",
     )
+    parser.add_argument(
+        "--row-tokens",
+        type=int,
+        default=32768,
+        metavar="T",
+        help="tokens of a training row: longer streaming clips are split at turn boundaries "
+        "(default 32768)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an index that is there")
     parser.set_defaults(run=run)
 
@@ -50,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
         tokenizer,
         budget,
         context=not args.no_context,
+        row_tokens=args.row_tokens,
         overwrite=args.overwrite,
         progress=progress,
     )
@@ -58,7 +67,8 @@ def run(args: argparse.Namespace) -> int:
     tokens, targets, windows = (
         (int(c.sum()), int(c.max())) for c in (index.tokens, index.targets, index.windows)
     )
-    print(f"{args.out}: {len(index)} examples at pixel budget {budget}")
+    pieces = f", {index.pieces} of them pieces of longer clips" if index.pieces else ""
+    print(f"{args.out}: {len(index)} examples at pixel budget {budget}{pieces}")
     print(f"  tokens  {tokens[0]} in all, the longest example {tokens[1]}")
     print(f"  targets {targets[0]} in all, at most {targets[1]} an example")
     print(f"  windows {windows[0]} of {index.window} patches, at most {windows[1]} an example")

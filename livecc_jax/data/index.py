@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,12 @@ import numpy as np
 
 from livecc_jax.data.plan import ExamplePlan, plan_example
 from livecc_jax.data.records import AnnotationFile
+from livecc_jax.data.split import Piece, cut, split_example
 from livecc_jax.errors import DataError, ExampleError, MediaError
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.text.tokenizer import Tokenizer, fingerprint
 from livecc_jax.timeline.chat import ChatTemplate
-from livecc_jax.timeline.example import Example
+from livecc_jax.timeline.example import Example, StreamExample
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ FORMAT, VERSION = "livecc-index", 1
 COLUMNS = {
     "source": np.int32,  # number of the annotation file in meta.json
     "line": np.int64,  # number of the line in it, from 0
+    "pieces": np.int64,  # [n, 4]: the piece of a long streaming example, -1 for a whole one
     "tokens": np.int32,
     "targets": np.int32,
     "windows": np.int32,
@@ -42,6 +44,9 @@ COLUMNS = {
     "media": np.int32,  # [M, 3]: frame pairs, height and width in pixels
 }
 BATCH = 1024
+WHOLE = (-1, -1, -1, -1)
+
+Planned = list[tuple[Piece | None, ExamplePlan]]  # the pieces of one line
 
 
 def build_index(
@@ -51,6 +56,7 @@ def build_index(
     budget: PixelBudget,
     *,
     context: bool = True,
+    row_tokens: int = 32768,
     overwrite: bool = False,
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -63,6 +69,7 @@ def build_index(
         tokenizer: the model's.
         budget: pixels a frame.
         context: whether title or previous commentary is shown.
+        row_tokens: streaming examples that take more are split at turn boundaries.
         overwrite: replace an index that is there.
         threads: how many examples are planned at once; the machine's cores by default.
         progress: called with (examples done, examples in all).
@@ -86,12 +93,15 @@ def build_index(
             ThreadPoolExecutor(threads or os.cpu_count()) as pool,
         ):
 
-            def plan(item: tuple[int, int, Any]) -> ExamplePlan | Exception:
+            def plan(item: tuple[int, int, Any]) -> Planned | Exception:
                 example = item[2]
                 if isinstance(example, Exception):
                     return example
                 try:
-                    return plan_example(example, template, budget, context)
+                    whole = plan_example(example, template, budget, context)
+                    if whole.tokens <= row_tokens or not isinstance(example, StreamExample):
+                        return [(None, whole)]
+                    return list(split_example(example, whole, template, budget, context, row_tokens))
                 except (ExampleError, MediaError) as error:
                     return error
 
@@ -111,7 +121,8 @@ def build_index(
                         why = f"{files[source].path} line {line + 1}: {result}"
                         log.info("rejected %s", why)
                     else:
-                        columns.add(source, line, result, budget.max_pair_patches)
+                        for piece, part in result:
+                            columns.add(source, line, piece, part, budget.max_pair_patches)
                 done += len(batch)
                 if progress:
                     progress(done, total)
@@ -125,6 +136,7 @@ def build_index(
             "version": VERSION,
             "pixel_budget": str(budget),
             "context": context,
+            "row_tokens": row_tokens,
             "tokenizer": fingerprint(tokenizer),
             "window": budget.max_pair_patches,
             "annotations": [{"path": str(f.path.resolve()), "lines": len(f)} for f in files],
@@ -166,8 +178,9 @@ class _Columns:
         self._lists["frame_starts"].append(0)
         self._lists["media_starts"].append(0)
 
-    def add(self, source: int, line: int, plan: ExamplePlan, window: int) -> None:
+    def add(self, source: int, line: int, piece: Piece | None, plan: ExamplePlan, window: int) -> None:
         lists = self._lists
+        lists["pieces"].append(WHOLE if piece is None else astuple(piece))
         entry = Entry.of(plan, window)
         lists["source"].append(source)
         lists["line"].append(line)
@@ -276,7 +289,16 @@ class Index:
     def digest(self) -> str:
         """Tells apart indexes that would give other rows."""
         total = hashlib.sha256(f"{self.budget} {self.context} {self.tokenizer}".encode())
-        for name in ("source", "line", "tokens", "targets", "windows", "frame_times_us", "media"):
+        for name in (
+            "source",
+            "line",
+            "pieces",
+            "tokens",
+            "targets",
+            "windows",
+            "frame_times_us",
+            "media",
+        ):
             total.update(getattr(self, f"_{name}").tobytes())
         return total.hexdigest()[:16]
 
@@ -294,6 +316,11 @@ class Index:
     def windows(self) -> np.ndarray:
         """int32 [n]."""
         return self._windows
+
+    @property
+    def pieces(self) -> int:
+        """How many examples are pieces of longer ones."""
+        return int(np.count_nonzero(self._pieces[:, 0] >= 0))
 
     def where(self, i: int) -> tuple[str, int]:
         """Annotation file and line number (from 1) of example i."""
@@ -316,4 +343,8 @@ class Index:
         source = int(self._source[i])
         if source not in self._files:
             self._files[source] = AnnotationFile(self._annotations[source])
-        return self._files[source][int(self._line[i])]
+        example = self._files[source][int(self._line[i])]
+        piece = Piece(*self._pieces[i].tolist())
+        if piece.start_us < 0 or not isinstance(example, StreamExample):
+            return example
+        return cut(example, piece)

@@ -71,6 +71,20 @@ def check_words(words: Sequence[Word]) -> None:
             )
 
 
+def word_turns(last_times_us: np.ndarray, words: Sequence[Word]) -> np.ndarray:
+    """The turn of each word: the first whose last frame's time is at or after the word's end.
+
+    Args:
+        last_times_us: int64 [n], time of each turn's last frame.
+        words: in order.
+
+    Returns:
+        int64 [words], ascending; n for a word that ends after the last turn.
+    """
+    ends = np.array([w.end_us for w in words], np.int64)
+    return np.searchsorted(last_times_us, ends, side="left")
+
+
 def plan_turns(frame_times_us: np.ndarray, words: Sequence[Word]) -> list[Turn]:
     """Assign words to turns.
 
@@ -96,8 +110,7 @@ def plan_turns(frame_times_us: np.ndarray, words: Sequence[Word]) -> list[Turn]:
     # The first frame of each turn; a clip's frames are even in number, so the last turn is whole.
     firsts = [0, *range(OPENING_FRAMES, frames - 1, TURN_FRAMES)]
     lasts = [first - 1 for first in firsts[1:]] + [frames - 1]
-    ends = np.array([w.end_us for w in words], np.int64)
-    owners = np.searchsorted(np.asarray(frame_times_us)[lasts], ends, side="left")
+    owners = word_turns(np.asarray(frame_times_us)[lasts], words)
     said: list[list[str]] = [[] for _ in firsts]
     for word, owner in zip(words, owners):
         text = word.text.strip()
