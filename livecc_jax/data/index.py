@@ -289,16 +289,7 @@ class Index:
     def digest(self) -> str:
         """Tells apart indexes that would give other rows."""
         total = hashlib.sha256(f"{self.budget} {self.context} {self.tokenizer}".encode())
-        for name in (
-            "source",
-            "line",
-            "pieces",
-            "tokens",
-            "targets",
-            "windows",
-            "frame_times_us",
-            "media",
-        ):
+        for name in COLUMNS:
             total.update(getattr(self, f"_{name}").tobytes())
         return total.hexdigest()[:16]
 

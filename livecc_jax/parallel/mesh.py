@@ -16,12 +16,16 @@ AXES = ("data", "fsdp", "context", "tensor")
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """How many devices lie along each axis; at most one is -1 and takes the rest."""
+    """How many devices lie along each axis; at most one is -1 and takes the rest.
+
+    `devices` says how many are used at all: the first so many, or all of them if it is 0.
+    """
 
     data: int = 1
     fsdp: int = -1
     context: int = 1
     tensor: int = 1
+    devices: int = 0
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -30,6 +34,9 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     Raises ConfigError when the axes do not multiply to the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
+    if not 0 <= config.devices <= len(devices):
+        raise ConfigError(f"mesh.devices is {config.devices}, but there are {len(devices)} devices")
+    devices = devices[: config.devices or None]
     shape = [getattr(config, axis) for axis in AXES]
     described = ", ".join(f"mesh.{axis}={size}" for axis, size in zip(AXES, shape))
     if any(size < 1 and size != -1 for size in shape) or shape.count(-1) > 1:

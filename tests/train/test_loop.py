@@ -26,7 +26,6 @@ from livecc_jax.train.loop import train
 from livecc_jax.train.start import fit_vocabulary
 
 ROOT = Path(__file__).parents[2]
-EIGHT = jax.devices()
 CLIPS, ANNOTATIONS = ROOT / "data/clips", ROOT / "data/annotations"
 
 
@@ -65,17 +64,10 @@ def config(home, run, **changes):
         ),
         optim=OptimConfig(learning_rate=3e-3, warmup_ratio=0.2),
         compute=ComputeConfig(dtype="float32", remat="none"),
-        mesh=dataclasses.replace(Config().mesh, fsdp=1),
+        mesh=MeshConfig(devices=1),
         checkpoint=CheckpointConfig(every=2, keep=10),
     )
     return dataclasses.replace(made, **changes)
-
-
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    """The run takes all devices there are; here that is one of the eight."""
-    devices = jax.devices()[:1]
-    monkeypatch.setattr("livecc_jax.parallel.mesh.jax.devices", lambda: devices)
 
 
 def losses(config, stop_at=None):
@@ -100,10 +92,7 @@ def params_of(run):
 @pytest.fixture(scope="module")
 def straight(home):
     """The run that nothing interrupts."""
-    with pytest.MonkeyPatch.context() as patch:
-        devices = jax.devices()[:1]
-        patch.setattr("livecc_jax.parallel.mesh.jax.devices", lambda: devices)
-        return losses(config(home, home / "straight"))
+    return losses(config(home, home / "straight"))
 
 
 def test_resumed_equals_straight_through(home, straight):
@@ -173,7 +162,7 @@ def test_a_run_ends_when_nothing_can_be_read(home, straight, monkeypatch):
         train(config(home, home / "mismatch", data=data))
 
 
-def test_another_mesh_goes_on_where_one_device_stopped(home, straight, monkeypatch):
+def test_another_mesh_goes_on_where_one_device_stopped(home, straight):
     """From one device to eight in the middle of the run: the same rows, the losses up to rounding."""
     data = dataclasses.replace(config(home, "").data, rows_per_step=4, epochs=6)
     settings = {"data": data, "max_steps": 4}
@@ -181,7 +170,6 @@ def test_another_mesh_goes_on_where_one_device_stopped(home, straight, monkeypat
     run = home / "moved"
     losses(config(home, run, **settings), stop_at=3)
     mesh = MeshConfig(data=2, fsdp=2, context=1, tensor=2)
-    monkeypatch.setattr("livecc_jax.parallel.mesh.jax.devices", lambda: EIGHT)
     moved = losses(config(home, run, mesh=mesh, **settings))
     assert list(moved) == [3, 4]
     for step, (loss, norm, _) in moved.items():
