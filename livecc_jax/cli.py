@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from livecc_jax import __version__
 from livecc_jax.errors import LiveCCError
 
-COMMANDS = ("index", "inspect", "train", "stream", "convert", "tokenizer", "demo")
+COMMANDS = ("index", "inspect", "train", "stream", "convert", "verify", "tokenizer", "demo")
 USER_ERROR = 2
 INTERRUPTED = 130
 
@@ -40,13 +40,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LiveCCError as error:
         print(f"livecc {args.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return USER_ERROR
-    except KeyboardInterrupt:
-        print(f"livecc {args.command}: interrupted", file=sys.stderr)
-        return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has gone (`livecc ... | head`): nothing is wrong.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        # What the file system refuses (a full disk, no permission, a file where a folder should be).
+        if error.filename is None:
+            raise
+        print(f"livecc {args.command}: {error.filename}: {error.strerror}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print(f"livecc {args.command}: interrupted", file=sys.stderr)
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

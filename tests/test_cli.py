@@ -178,6 +178,23 @@ def test_broken_training_configs(fails, model, tmp_path):
     assert not list((tmp_path / "run").glob("*/params"))
 
 
+def test_options_that_cannot_be(fails, model, tmp_path):
+    for option, value in {
+        "start": "nan", "end": "0", "temperature": "nan", "repetition-penalty": "inf",
+        "silence-base": "2", "max-new-tokens": "0", "pixel-budget": "much",
+    }.items():  # fmt: skip
+        assert option.split("-")[0] in fails("stream", model, CLIP, f"--{option}", value)
+    assert "--start must be" in fails("stream", model, CLIP, "--start", "-5")
+    assert CLIP.name in fails("stream", model, CLIP, "--start", "99")
+    (tmp_path / "file").write_text("")
+    path = annotation(tmp_path / "a.jsonl", CLIP)
+    out = tmp_path / "file/index"
+    assert str(tmp_path / "file") in fails("index", path, "--model", model, "--out", out)
+    run = ["--run", tmp_path / "file", "--data.index", tmp_path / "index"]
+    sentence = fails("train", ROOT / "configs/demo.py", *run)
+    assert "file: the run must be a directory" in sentence
+
+
 def test_stream_writes_what_it_says(model, tmp_path, capsys):
     """The command's files agree with its terminal; times are the source's, also with --start."""
     outs = {kind: tmp_path / f"out.{kind}" for kind in ("jsonl", "vtt", "srt")}

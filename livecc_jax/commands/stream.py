@@ -42,6 +42,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Stream to the terminal and to the files asked for."""
     import itertools
+    import math
 
     import jax
     import numpy as np
@@ -56,8 +57,12 @@ def run(args: argparse.Namespace) -> int:
     from livecc_jax.timeline.example import microseconds
     from livecc_jax.timeline.turns import stream_prompt
 
-    if args.start is not None and args.end is not None and args.end <= args.start:
-        raise ConfigError(f"--end {args.end:g} is not after --start {args.start:g}")
+    for name in ("start", "end"):
+        value = getattr(args, name)
+        if value is not None and not 0 <= value < math.inf:  # which NaN is not, either
+            raise ConfigError(f"--{name} must be a number of seconds from 0 on, not {value:g}")
+    if args.end is not None and args.end <= (args.start or 0.0):
+        raise ConfigError(f"--end {args.end:g} is not after --start {args.start or 0.0:g}")
     checkpoint = open_checkpoint(args.model)
     options = StreamOptions(
         positions=args.positions or checkpoint.livecc.positions,

@@ -6,6 +6,7 @@ both are built by `livecc_jax.timeline`.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -52,10 +53,15 @@ class StreamOptions:
             raise ConfigError(f"positions {self.positions!r} is not one of {', '.join(MODES)}")
         if self.max_new_tokens < 1:
             raise ConfigError(f"max-new-tokens must be at least 1, not {self.max_new_tokens}")
-        if self.repetition_penalty <= 0:
+        # Written so that NaN fails too.
+        if not 0 < self.repetition_penalty < math.inf:
             raise ConfigError(f"repetition-penalty must be positive, not {self.repetition_penalty}")
-        if self.temperature < 0:
+        if not 0 <= self.temperature < math.inf:
             raise ConfigError(f"temperature must not be negative, not {self.temperature}")
+        if self.silence_base is not None and not 0 <= self.silence_base <= 1:
+            raise ConfigError(f"silence-base must be a probability, not {self.silence_base}")
+        if not math.isfinite(self.silence_step):
+            raise ConfigError(f"silence-step must be a number, not {self.silence_step}")
 
 
 @dataclass(frozen=True)

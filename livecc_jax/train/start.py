@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import optax
@@ -51,6 +53,8 @@ def check_config(config: Config) -> None:
     for name, value in needed.items():
         if not value:
             raise ConfigError(f"the config sets no {name}")
+    if Path(config.run).exists() and not Path(config.run).is_dir():
+        raise ConfigError(f"{config.run}: the run must be a directory")
     if bool(config.init) == bool(config.preset):
         raise ConfigError("the config must set one of init (a checkpoint) and preset (random weights)")
     if config.preset and not config.tokenizer:
@@ -87,7 +91,7 @@ def check_config(config: Config) -> None:
         "optim.warmup_ratio": config.optim.warmup_ratio,
     }
     for name, value in amounts.items():
-        if value < 0:
+        if not 0 <= value < math.inf:  # which NaN is not, either
             raise ConfigError(f"{name} must not be negative, not {value}")
 
 
