@@ -1,0 +1,165 @@
+"""What the network holds after each of its layers, for comparing one run of it with another.
+
+The modules are those of training and streaming; only the loop over layers is Python's, so that each
+layer's output can be looked at and only one layer's weights are on the device at a time.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from livecc_jax.model.attention import attend
+from livecc_jax.model.config import ModelConfig
+from livecc_jax.model.decoder import DecoderLayer
+from livecc_jax.model.qwen2_vl import Params, bind
+from livecc_jax.model.rope import vision_angles
+from livecc_jax.model.vision import Merger, VisionBlock, normalize
+
+LOGITS = "logits"
+LOGIT_BLOCK = 512  # positions whose logits are on the device at a time
+
+
+def layer_names(config: ModelConfig) -> list[str]:
+    """The names that `trace` gives, in the order the network computes them."""
+    return [
+        "vision/patch_embed",
+        *(f"vision/blocks/{i}" for i in range(config.vision.depth)),
+        "vision/merger",
+        "text/embed",
+        *(f"text/layers/{i}" for i in range(config.text.layers)),
+        "text/norm",
+        LOGITS,
+    ]
+
+
+def trace(
+    config: ModelConfig, params: Params, row: Mapping[str, np.ndarray]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Run one packed row, layer by layer.
+
+    Args:
+        config: the architecture.
+        params: nested dict of numpy or jax arrays, all of the dtype to compute in.
+        row: one row of docs/formats.md, without a batch axis, holding at least one picture.
+
+    Yields:
+        (name, values) in the order of `layer_names`, float32 and without padding: [P, Dv] over patches
+        after the patch embedding and each vision block, [P / 4, D] after the merger, [T, D] over
+        tokens after the embedding with vision put in, each decoder layer and the final norm, [T, V]
+        for the logits.
+    """
+    names = iter(layer_names(config))
+    seen, said = row["patch_pairs"] > 0, row["segment_ids"] > 0
+
+    def kept(x: jax.Array, mask: np.ndarray) -> tuple[str, np.ndarray]:
+        values = np.asarray(x)
+        values = values.reshape(-1, values.shape[-1]) if mask.all() else values[mask]
+        return next(names), values.astype(np.float32, copy=False)
+
+    vision, text = params["vision"], params["text"]
+    x = _patch_embed(config, vision["patch_embed"], row["patches"])
+    yield kept(x, seen)
+    places = row["patch_rows"], row["patch_cols"], row["patch_pairs"]
+    for i in range(config.vision.depth):
+        x = _block(config, _layer(vision["blocks"], i), x, *places)
+        yield kept(x, seen)
+    x = _merge(config, vision["merger"], x)
+    yield kept(x, seen[:, :: config.vision.merge_size**2])
+    x = _embed(config, text["embed"], row["tokens"][None], x, row["vision_index"][None])
+    yield kept(x[0], said)
+    for i in range(config.text.layers):
+        weights = _layer(text["layers"], i)
+        x = _decode(config, weights, x, row["positions"][None], row["segment_ids"][None])
+        yield kept(x[0], said)
+    x = _final(config, text["norm"], x)
+    yield kept(x[0], said)
+    head = {"embed": text["embed"]} if config.text.tied else {"head": text["head"]}
+    head = jax.tree.map(jax.device_put, head)
+    blocks = [x[0, i : i + LOGIT_BLOCK] for i in range(0, x.shape[1], LOGIT_BLOCK)]
+    logits = np.concatenate([np.asarray(_logits(config, head, block)) for block in blocks])
+    yield kept(logits, said)
+
+
+def _layer(stacked: Params, i: int) -> Params:
+    return jax.tree.map(lambda x: x[i], stacked)
+
+
+@functools.cache
+def _abstract(config: ModelConfig) -> dict[str, tuple[nnx.GraphDef, nnx.State]]:
+    """One layer of each kind."""
+    makers = {
+        "block": lambda: VisionBlock(config.vision, nnx.Rngs(0)),
+        "merger": lambda: Merger(config.vision, config.text.width, nnx.Rngs(0)),
+        "layer": lambda: DecoderLayer(config.text, nnx.Rngs(0)),
+    }
+    return {name: nnx.split(nnx.eval_shape(make)) for name, make in makers.items()}
+
+
+def _bound(config: ModelConfig, kind: str, weights: Params) -> Any:
+    graph, state = _abstract(config)[kind]
+    state = jax.tree.map(lambda x: x, state)  # a copy: replacing writes in place
+    nnx.replace_by_pure_dict(state, weights)
+    return nnx.merge(graph, state)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _patch_embed(config: ModelConfig, kernel: jax.Array, patches: jax.Array) -> jax.Array:
+    return normalize(patches, config.vision).astype(kernel.dtype) @ kernel
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _block(
+    config: ModelConfig,
+    weights: Params,
+    x: jax.Array,
+    rows: jax.Array,
+    cols: jax.Array,
+    pairs: jax.Array,
+) -> jax.Array:
+    angles = vision_angles(rows, cols, config.vision.head_dim)
+    return _bound(config, "block", weights)(x, angles, pairs)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _merge(config: ModelConfig, weights: Params, x: jax.Array) -> jax.Array:
+    return _bound(config, "merger", weights)(x)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _embed(
+    config: ModelConfig,
+    table: jax.Array,
+    tokens: jax.Array,
+    merged: jax.Array,
+    vision_index: jax.Array,
+) -> jax.Array:
+    model = bind(config, {"text": {"embed": table}})
+    return model.embed(tokens, merged.reshape(1, -1, merged.shape[-1]), vision_index)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _decode(
+    config: ModelConfig, weights: Params, x: jax.Array, positions: jax.Array, segment_ids: jax.Array
+) -> jax.Array:
+    angles = bind(config, {}).text.angles(positions)
+
+    def within(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, None]:
+        return attend(q, k, v, segment_ids, causal=True), None
+
+    return _bound(config, "layer", weights)(x, angles, within)[0]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _final(config: ModelConfig, norm: jax.Array, x: jax.Array) -> jax.Array:
+    return bind(config, {"text": {"norm": norm}}).text.final(x)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(config: ModelConfig, head: Params, hidden: jax.Array) -> jax.Array:
+    return bind(config, {"text": head}).text.logits(hidden)

@@ -1,0 +1,218 @@
+"""`livecc verify` says equal of what is equal, and of what is not it names the tensor and the layer."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from livecc_jax.checkpoints.convert import convert
+from livecc_jax.checkpoints.hf import export_hf
+from livecc_jax.checkpoints.hf_config import LiveCCBlock
+from livecc_jax.checkpoints.names import table
+from livecc_jax.cli import main
+from livecc_jax.data.probe import make_probe, noise_frames
+from livecc_jax.media.budget import PixelBudget
+from livecc_jax.model.presets import preset
+from livecc_jax.model.qwen2_vl import bind
+from livecc_jax.model.trace import layer_names, trace
+from livecc_jax.text.tokenizer import open_tokenizer
+from livecc_jax.train.start import fit_vocabulary
+
+CLIP = Path(__file__).parents[2] / "data/clips/bikes.mp4"
+BLOCK = LiveCCBlock(pixel_budget="16")
+TENSORS = 58  # of two decoder layers and two vision blocks, with a head
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, small_tokenizer):
+    """(directory, config, parameters, tokenizer) whose every weight matters to what comes out."""
+    tokenizer = open_tokenizer(small_tokenizer)
+    config = fit_vocabulary(preset("tiny"), tokenizer)
+    config = dataclasses.replace(config, text=dataclasses.replace(config.text, tied=False))
+    rng = np.random.default_rng(0)
+    flat = {
+        e.path: (
+            np.ones(e.full_shape)
+            if "norm" in e.path
+            else 2 * rng.standard_normal(e.full_shape) / np.sqrt(e.inputs or 4)
+        ).astype(np.float32)
+        for e in table(config)
+    }
+    params = traverse_util.unflatten_dict(flat, sep="/")
+    home = tmp_path_factory.mktemp("verify") / "model"
+    export_hf(home, config, BLOCK, params, tokenizer, max_shard_bytes=300_000)
+    return home, config, params, tokenizer
+
+
+@pytest.fixture
+def verify(capfd):
+    """Run the command: (exit code, what it printed)."""
+
+    def run(*argv):
+        code = main(["verify", *map(str, argv)])
+        out = capfd.readouterr()
+        assert "Traceback" not in out.err
+        return code, out.err if code == 2 else out.out
+
+    return run
+
+
+def changed(params, path, value):
+    """A copy in which one parameter is another array."""
+    flat = traverse_util.flatten_dict(params, sep="/")
+    return traverse_util.unflatten_dict(flat | {path: value(flat[path].copy())}, sep="/")
+
+
+def parted(out):
+    """The layer that a run names."""
+    return out.split("they part at ")[1].split()[0]
+
+
+def test_a_trace_is_the_forward_pass(model):
+    _, config, params, tokenizer = model
+    probe = make_probe(noise_frames(PixelBudget(16), 3), tokenizer, "mrope")
+    row = probe.row
+    assert (row["segment_ids"] == 1).all()
+    seen = dict(trace(config, params, row))
+    assert list(seen) == layer_names(config)
+    assert seen["vision/blocks/1"].shape == (len(probe.patches), config.vision.width)
+    batch = {k: v[None] for k, v in row.items()}
+    logits = jax.jit(lambda p, r: bind(config, p)(r))(params, batch)[0]
+    np.testing.assert_allclose(seen["logits"], logits, atol=1e-4)
+    # Padding is left out of a trace.
+    row = dict(row, segment_ids=np.where(np.arange(probe.row["tokens"].size) < 40, 1, 0))
+    part = dict(trace(config, params, row))["logits"]
+    np.testing.assert_allclose(part, logits[:40], atol=1e-4)
+
+
+def test_two_layouts_are_equal(tmp_path, verify, model):
+    home, config, params, tokenizer = model
+    convert(home, tmp_path / "run", "orbax")
+    code, out = verify(home, tmp_path / "run", "--clip", CLIP, "--turns", 2, "--tolerance", 0)
+    assert code == 0, out
+    assert f"{TENSORS} of {TENSORS} are equal bit for bit" in out
+    assert all(name in out for name in layer_names(config))
+    assert "100.00%" in out
+
+    # A head that is stored twice, or only as the embedding.
+    twice = changed(params, "text/head", lambda _: params["text"]["embed"].T.copy())
+    tied = dataclasses.replace(config, text=dataclasses.replace(config.text, tied=True))
+    export_hf(tmp_path / "twice", config, BLOCK, twice, tokenizer)
+    once = traverse_util.flatten_dict(twice, sep="/")
+    del once["text/head"]
+    export_hf(tmp_path / "once", tied, BLOCK, traverse_util.unflatten_dict(once, sep="/"))
+    code, out = verify(tmp_path / "once", tmp_path / "twice")
+    assert code == 0, out
+    assert f"{TENSORS} of {TENSORS} are equal" in out
+    assert "text.tied is True in A, False in B (changes no value)" in out
+
+
+def test_rounded_weights_are_equal_to_within_their_precision(tmp_path, verify, model):
+    home = model[0]
+    convert(home, tmp_path / "rounded", "hf", dtype="bfloat16")
+    code, out = verify(home, tmp_path / "rounded", "--turns", 1)
+    assert code == 1
+    assert "float32 in A and bfloat16 in B" in out
+    assert parted(out) == "vision/patch_embed"
+    code, out = verify(home, tmp_path / "rounded", "--turns", 1, "--dtype", "bfloat16")
+    assert code == 0, out
+
+
+@pytest.mark.parametrize(
+    ("path", "place", "tensor", "layer"),
+    [
+        (
+            "text/layers/mlp/up/kernel",
+            (1, 3, 5),
+            "model.layers.1.mlp.up_proj.weight",
+            "text/layers/1",
+        ),
+        (
+            "vision/blocks/attn/qkv/bias",
+            (1, 2, 0, 1),
+            "visual.blocks.1.attn.qkv.bias",
+            "vision/blocks/1",
+        ),
+        ("text/head", (2, 7), "lm_head.weight", "logits"),
+    ],
+)
+def test_one_changed_weight_is_found(tmp_path, verify, model, path, place, tensor, layer):
+    home, config, params, tokenizer = model
+
+    def edit(array):
+        array[place] += 0.25
+        return array
+
+    export_hf(tmp_path / "other", config, BLOCK, changed(params, path, edit), tokenizer)
+    code, out = verify(home, tmp_path / "other", "--turns", 1)
+    assert code == 1
+    assert f"{TENSORS - 1} of {TENSORS} are equal bit for bit" in out
+    assert f"{tensor}        0.25" in out
+    assert parted(out) == layer
+
+
+def test_other_configurations_are_told(tmp_path, verify, model):
+    home, config, params, tokenizer = model
+    faster = dataclasses.replace(config, text=dataclasses.replace(config.text, rope_theta=1e4))
+    export_hf(tmp_path / "faster", faster, BLOCK, params, tokenizer)
+    code, out = verify(home, tmp_path / "faster", "--turns", 1)
+    assert code == 1
+    assert "text.rope_theta is 1000000.0 in A, 10000.0 in B\n" in out
+    assert parted(out) == "text/layers/0"
+    # How a model wants to be run is a difference that no layer shows.
+    hybrid = dataclasses.replace(BLOCK, positions="hybrid")
+    export_hf(tmp_path / "hybrid", config, hybrid, params, tokenizer)
+    code, out = verify(home, tmp_path / "hybrid", "--turns", 1)
+    assert code == 1
+    assert "livecc.positions is mrope in A, hybrid in B\n" in out
+    assert "no layer does here" in out
+    # Fewer layers: nothing to run side by side.
+    fewer = dataclasses.replace(config, text=dataclasses.replace(config.text, layers=1))
+    less = changed(params, "text/norm", lambda x: x)
+    less["text"]["layers"] = jax.tree.map(lambda x: x[:1], params["text"]["layers"])
+    export_hf(tmp_path / "fewer", fewer, BLOCK, less, tokenizer)
+    code, out = verify(home, tmp_path / "fewer")
+    assert code == 1
+    assert "model.layers.1.input_layernorm.weight is (64,) in A, absent in B" in out
+    assert "layers are not compared" in out
+
+
+def test_user_errors_are_one_sentence(tmp_path, verify, model, monkeypatch):
+    home, config, params, _ = model
+    bare = tmp_path / "bare"
+    export_hf(bare, config, BLOCK, params)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for argv, told in (
+        ((home,), "a second checkpoint or --against"),
+        ((home, home, "--against", "transformers"), "a second checkpoint or --against"),
+        ((home, "--against", "transformers"), "torch"),
+        ((home, tmp_path / "none"), "none"),
+        ((home, home, "--turns", 0), "--turns"),
+        ((home, home, "--tolerance", "nan"), "--tolerance"),
+        ((home, home, "--clip", tmp_path / "none.mp4"), "none.mp4"),
+        ((home, home, "--pixel-budget", "few"), "few"),
+        ((bare, bare), "holds none of tokenizer.json"),
+    ):
+        code, err = verify(*argv)
+        assert code == 2, argv
+        assert told in err
+        assert err.strip().count("\n") == 0
+
+
+@pytest.mark.parametrize("layout", ["hf", "orbax"])
+def test_transformers_computes_the_same(tmp_path, verify, model, layout):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    home = model[0]
+    if layout == "orbax":
+        convert(home, tmp_path / "run", "orbax")
+        home = tmp_path / "run"
+    code, out = verify(home, "--against", "transformers", "--clip", CLIP, "--turns", 2)
+    assert code == 0, out
+    assert f"{TENSORS} of {TENSORS} are equal bit for bit" in out
+    code, out = verify(home, "--against", "transformers", "--dtype", "bfloat16")
+    assert code == 0, out
