@@ -13,12 +13,12 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from livecc_jax.data.columns import COLUMNS, WIDTHS, ColumnWriter, Entry
 from livecc_jax.data.plan import ExamplePlan, plan_example
 from livecc_jax.data.records import AnnotationFile
 from livecc_jax.data.split import Piece, cut, split_example
@@ -31,20 +31,8 @@ from livecc_jax.timeline.example import Example, StreamExample
 log = logging.getLogger(__name__)
 
 FORMAT, VERSION = "livecc-index", 1
-COLUMNS = {
-    "source": np.int32,  # number of the annotation file in meta.json
-    "line": np.int64,  # number of the line in it, from 0
-    "pieces": np.int64,  # [n, 4]: the piece of a long streaming example, -1 for a whole one
-    "tokens": np.int32,
-    "targets": np.int32,
-    "windows": np.int32,
-    "frame_starts": np.int64,  # frames of example i: frame_times_us[starts[i] : starts[i + 1]]
-    "frame_times_us": np.int64,
-    "media_starts": np.int64,  # likewise, rows of media
-    "media": np.int32,  # [M, 3]: frame pairs, height and width in pixels
-}
 BATCH = 1024
-WHOLE = (-1, -1, -1, -1)
+
 
 Planned = list[tuple[Piece | None, ExamplePlan]]  # the pieces of one line
 
@@ -85,9 +73,9 @@ def build_index(
     template = ChatTemplate(tokenizer)
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    columns = ColumnWriter(work)
     try:
         rejected: dict[str, int] = {}
-        columns = _Columns()
         with (
             open(work / "rejected.jsonl", "w", encoding="utf-8") as reject_file,
             ThreadPoolExecutor(threads or os.cpu_count()) as pool,
@@ -143,12 +131,13 @@ def build_index(
             "examples": columns.size,
             "rejected": rejected,
         }
-        columns.write(work)
+        columns.finish()
         (work / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
         if out.exists():
             shutil.rmtree(out)
         work.rename(out)
     finally:
+        columns.close()
         shutil.rmtree(work, ignore_errors=True)
     return Index(out)
 
@@ -167,68 +156,6 @@ def _batches(files: list[AnnotationFile]) -> Iterator[list[tuple[int, int, Examp
                 batch = []
     if batch:
         yield batch
-
-
-class _Columns:
-    """Grows the columns."""
-
-    def __init__(self) -> None:
-        self.size = 0
-        self._lists: dict[str, list] = {name: [] for name in COLUMNS}
-        self._lists["frame_starts"].append(0)
-        self._lists["media_starts"].append(0)
-
-    def add(self, source: int, line: int, piece: Piece | None, plan: ExamplePlan, window: int) -> None:
-        lists = self._lists
-        lists["pieces"].append(WHOLE if piece is None else astuple(piece))
-        entry = Entry.of(plan, window)
-        lists["source"].append(source)
-        lists["line"].append(line)
-        for name in ("tokens", "targets", "windows"):
-            lists[name].append(getattr(entry, name))
-        lists["frame_times_us"].append(entry.frame_times_us)
-        lists["frame_starts"].append(lists["frame_starts"][-1] + len(entry.frame_times_us))
-        lists["media"].append(entry.media)
-        lists["media_starts"].append(lists["media_starts"][-1] + len(entry.media))
-        self.size += 1
-
-    def write(self, folder: Path) -> None:
-        for name, dtype in COLUMNS.items():
-            values = self._lists[name]
-            if name in ("frame_times_us", "media"):
-                values = np.concatenate(values) if values else values
-            np.save(folder / f"{name}.npy", np.asarray(values, dtype))
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What the index knows of an example."""
-
-    tokens: int
-    targets: int
-    windows: int
-    frame_times_us: np.ndarray  # int64 [F]
-    media: np.ndarray  # int32 [m, 3]
-
-    @staticmethod
-    def of(plan: ExamplePlan, window: int) -> Entry:
-        """The entry of a plan, for windows of `window` patches."""
-        media = [(m.pairs, m.height, m.width) for m in plan.media]
-        return Entry(
-            plan.tokens,
-            plan.targets,
-            plan.windows(window),
-            plan.frame_times_us,
-            np.array(media, np.int32).reshape(-1, 3),
-        )
-
-    def matches(self, other: Entry) -> bool:
-        """Whether both describe the same thing."""
-        return (
-            (self.tokens, self.targets, self.windows) == (other.tokens, other.targets, other.windows)
-            and np.array_equal(self.frame_times_us, other.frame_times_us)
-            and np.array_equal(self.media, other.media)
-        )
 
 
 class Index:
@@ -269,8 +196,11 @@ class Index:
                 values = np.load(column, mmap_mode="r")
             except (OSError, ValueError) as error:
                 raise DataError(f"{column}: cannot be read as an array") from error
-            if values.dtype != dtype:
-                raise DataError(f"{column}: holds {values.dtype}, not {np.dtype(dtype)}")
+            if values.dtype != dtype or values.shape[1:] != ((WIDTHS[name],) if name in WIDTHS else ()):
+                raise DataError(
+                    f"{column}: holds {values.dtype} of shape {values.shape}, "
+                    f"not rows of {WIDTHS.get(name, 1)} {np.dtype(dtype)}"
+                )
             setattr(self, f"_{name}", values)
         for name in COLUMNS:
             expected = {

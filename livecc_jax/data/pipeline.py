@@ -12,7 +12,8 @@ import grain.python as grain
 import numpy as np
 from absl import flags
 
-from livecc_jax.data.index import Entry, Index
+from livecc_jax.data.columns import Entry
+from livecc_jax.data.index import Index
 from livecc_jax.data.packing import PackPlan, RowShape, plan_rows
 from livecc_jax.data.plan import ExamplePlan, plan_example
 from livecc_jax.data.quarantine import Quarantined
