@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from livecc_jax.checkpoints.hf_config import ARCHITECTURE
+from livecc_jax.checkpoints.hf_config import ARCHITECTURE, CONFIG, read_json
 from livecc_jax.checkpoints.names import EMBED, HEAD, canonical
 from livecc_jax.checkpoints.verify import shapes_of
 from livecc_jax.errors import CheckpointError, ConfigError
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.trace import layer_names
+
+NESTED_FROM = (4, 52)  # the first transformers that reads a nested config.json
 
 
 def needed(name: str) -> ModuleType:
@@ -49,9 +51,15 @@ class Peer:
         self._torch, transformers = needed("torch"), needed("transformers")
         self.version: str = transformers.__version__
         self._config = config
+        version = tuple(map(int, self.version.split(".")[:2]))
+        if version < NESTED_FROM and "text_config" in read_json(directory / CONFIG):
+            raise CheckpointError(
+                f"{directory / CONFIG}: has the nested layout, which transformers {self.version} "
+                f"cannot read; `livecc convert --to hf` writes the flat one"
+            )
         transformers.utils.logging.disable_progress_bar()
         # The argument was renamed in version 5.
-        keyword = "dtype" if int(self.version.split(".")[0]) >= 5 else "torch_dtype"
+        keyword = "dtype" if version >= (5, 0) else "torch_dtype"
         try:
             self._model, report = getattr(transformers, ARCHITECTURE).from_pretrained(
                 directory,

@@ -206,7 +206,7 @@ def test_user_errors_are_one_sentence(tmp_path, verify, model, monkeypatch):
 @pytest.mark.parametrize("layout", ["hf", "orbax"])
 def test_transformers_computes_the_same(tmp_path, verify, model, layout):
     pytest.importorskip("torch")
-    pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers")
     home = model[0]
     if layout == "orbax":
         convert(home, tmp_path / "run", "orbax")
@@ -216,3 +216,9 @@ def test_transformers_computes_the_same(tmp_path, verify, model, layout):
     assert f"{TENSORS} of {TENSORS} are equal bit for bit" in out
     code, out = verify(home, "--against", "transformers", "--dtype", "bfloat16")
     assert code == 0, out
+    version = tuple(map(int, transformers.__version__.split(".")[:2]))
+    if layout == "hf" and version < (4, 52):
+        convert(home, tmp_path / "nested", "hf", layout="nested")
+        code, err = verify(tmp_path / "nested", "--against", "transformers")
+        assert code == 2
+        assert "nested" in err
