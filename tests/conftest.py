@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -14,6 +15,10 @@ import pytest
 
 if os.environ["JAX_PLATFORMS"] == "cpu":
     jax.config.update("jax_num_cpu_devices", 8)
+
+# Several tests start whole runs, which compile the same programs again.
+_programs = tempfile.TemporaryDirectory(prefix="livecc-tests-")
+jax.config.update("jax_compilation_cache_dir", _programs.name)
 
 sys.path.insert(0, str(Path(__file__).parent))
 
