@@ -168,6 +168,7 @@ class Session:
         # exactly that; otherwise it opens the next prompt.
         self._unkept = tokens[-1:] if cut and self.options.positions != "hybrid" else []
         self.turns += 1
+        self._frame_shape = frames.shape[1:]
         return SpokenTurn(
             (start + self.offset_us) / 1e6,
             (stop + self.offset_us) / 1e6,
@@ -184,7 +185,6 @@ class Session:
             raise MediaError(
                 f"frames changed size within a stream, from {self._frame_shape} to {frames.shape[1:]}"
             )
-        self._frame_shape = frames.shape[1:]
         patches, grid = patchify(frames)
         visual = Visual("video", grid)
         template = self.model.template

@@ -152,7 +152,8 @@ def run_turn(
         # A slot that has finished writes past its length, where nothing looks.
         length = length + speaking
         seen = seen.at[rows, token].max(speaking)
-        token, keys = pick(hidden[:, 0], seen, keys, n)
+        token, spent = pick(hidden[:, 0], seen, keys, n)
+        keys = jnp.where(speaking, spent, keys)  # waiting for others costs a slot no randomness
         speaking &= speaks(token)
         said = said.at[:, n].set(jnp.where(speaking, token, -1))
         return n + 1, token, speaking, said, cache, length, seen, keys
