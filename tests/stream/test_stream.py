@@ -1,6 +1,5 @@
 """Sessions as a whole: real clips as training has them, the released system's numbers, neighbours."""
 
-import contextlib
 import dataclasses
 import functools
 import html
@@ -31,7 +30,7 @@ from livecc_jax.media.ingest import Turn, turns
 from livecc_jax.media.pixels import patchify
 from livecc_jax.model.cache import empty_cache
 from livecc_jax.model.presets import preset
-from livecc_jax.model.qwen2_vl import bind, init_params
+from livecc_jax.model.qwen2_vl import abstract_params, bind
 from livecc_jax.stream import session as session_module
 from livecc_jax.stream import step
 from livecc_jax.stream.commentary import comment
@@ -92,34 +91,36 @@ def panned(turn):
     return np.stack([picture()[4 * i : 4 * i + 56, 12 * i : 12 * i + 84] for i in places])
 
 
-@contextlib.contextmanager
-def watched_choices():
-    """Yields (scores, force): the scores [V] that each token is chosen by, in order, and a function
-    that empties them and takes an iterator of the ids to choose instead."""
-    scores, script = [], None
+class Choices:
+    """The scores [V] that each token was chosen by, in order; told to, it chooses other tokens."""
 
-    def look(values, chosen):
-        scores.append(np.array(values[0]))
-        return np.array([next(script)], np.int32) if script is not None else np.asarray(chosen)
+    def __init__(self):
+        self.watch()
+
+    def watch(self, script=None):
+        """Start afresh; script: an iterator of the ids to choose instead."""
+        self.scores, self._script = [], script
+
+    def look(self, values, chosen):
+        self.scores.append(np.array(values[0]))
+        return np.asarray(chosen) if self._script is None else np.array([next(self._script)], np.int32)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def choices():
+    """Every turn of this file is compiled with a look at its choices."""
+    watched, original = Choices(), step.choose
 
     def choose(values, temperature, keys):
         chosen = original(values, temperature, keys)
         kind = jax.ShapeDtypeStruct(chosen.shape, chosen.dtype)
-        return io_callback(look, kind, values, chosen, ordered=True)
+        return io_callback(watched.look, kind, values, chosen, ordered=True)
 
-    def force(ids):
-        nonlocal script
-        scores.clear()
-        script = ids
-
-    original = step.choose
-    run_turn.clear_cache()  # turns compiled before do not look
+    run_turn.clear_cache()  # turns compiled before do not look, and these must not outlive the file
     step.choose = choose
-    try:
-        yield scores, force
-    finally:
-        step.choose = original
-        run_turn.clear_cache()
+    yield watched
+    step.choose = original
+    run_turn.clear_cache()
 
 
 def with_answers(encoded, said):
@@ -176,15 +177,20 @@ def check_bookkeeping(stream, tokens, grids, unkept):
     np.testing.assert_array_equal(np.flatnonzero(stream._state.seen[0]), np.unique(kept))
 
 
-@functools.cache
 def narrated(tokenizer):
-    """A small random model over this tokenizer, its weights larger so that it has opinions."""
+    """A small random model over this tokenizer, its weights large enough to have opinions."""
     config = fit_vocabulary(preset("tiny"), tokenizer)
-    params = jax.tree.map(lambda x: 3 * x if x.ndim > 1 else x, init_params(config, 0))
-    return config, params
+    rng = np.random.default_rng(0)
+
+    def fill(path, leaf):
+        noise = rng.standard_normal(leaf.shape, np.float32)
+        norm = path[-1].key == "scale" or path[-1].key.endswith("norm")
+        return jnp.asarray(1 + 0.1 * noise if norm else 0.08 * noise)
+
+    return config, jax.tree_util.tree_map_with_path(fill, abstract_params(config))
 
 
-def test_a_clip_streams_as_it_trains(small_tokenizer, monkeypatch):
+def test_a_clip_streams_as_it_trains(small_tokenizer, monkeypatch, choices):
     """From the file on: what a session computes is what training computes of the annotated clip.
 
     The answers are forced on the session; those longer than its limit are cut, and what it keeps of
@@ -207,10 +213,10 @@ def test_a_clip_streams_as_it_trains(small_tokenizer, monkeypatch):
     assert {*cut} == {True, False}
     assert tokenizer.encode(SILENCE) in answers
 
-    def check(mode, scores, force):
+    def check(mode):
         options = StreamOptions(mode, max_new_tokens=limit, repetition_penalty=1.0)
         stream = Session(model, options, annotated.prompt)
-        force(itertools.chain(*script))
+        choices.watch(itertools.chain(*script))
         source = turns(clip.path, budget, 0.0, clip.end_us / 1e6)
         spoken = [stream.push(turn.frames) for turn, _ in zip(source, answers)]
         assert [list(s.tokens) for s in spoken] == [answer[:limit] for answer in answers]
@@ -222,32 +228,32 @@ def test_a_clip_streams_as_it_trains(small_tokenizer, monkeypatch):
         plan = dataclasses.replace(annotated, encoded=encoded)
         trained = trained_logits(config, params, plan, patches, tokenizer.special, mode)
         looked = np.concatenate([b + np.arange(len(ids)) for b, ids in zip(before, script)])
-        np.testing.assert_allclose(np.stack(scores), trained[looked], rtol=0, atol=TOLERANCE)
+        np.testing.assert_allclose(np.stack(choices.scores), trained[looked], rtol=0, atol=TOLERANCE)
         end = before[-1] + 1 + len(answers[-1][:most])
         check_bookkeeping(stream, encoded.tokens[:end], encoded.grids, len(stream._unkept))
         assert stream._cache[0][0].shape[1] > 256
         return trained[looked]
 
-    with watched_choices() as (scores, force):
-        computed = [check(mode, scores, force) for mode in MODES]
+    computed = [check(mode) for mode in MODES]
+    choices.watch()
     assert computed[0].std() > 0.3
     for one, other in itertools.combinations(computed, 2):
         assert np.abs(one - other).max() > 100 * TOLERANCE  # the modes can be told apart
 
 
-def test_hybrid_scores_are_the_released_systems():
+def test_hybrid_scores_are_the_released_systems(choices):
     """Every score of every choice, repetition penalty included, turns cut at sixteen tokens and not."""
     said = [[t for t in row if t >= 0] for row in GOLDEN["said"].tolist()]
     model, _ = letters_model()
-    with watched_choices() as (scores, _):
-        stream = Session(model, StreamOptions("hybrid", context=2048), QUERY)
-        spoken = [stream.push(panned(i)) for i in range(len(said))]
+    choices.watch()
+    stream = Session(model, StreamOptions("hybrid", context=2048), QUERY)
+    spoken = [stream.push(panned(i)) for i in range(len(said))]
     expected = GOLDEN["scores"][~np.isnan(GOLDEN["scores"][..., 0])]
     assert [list(s.tokens) for s in spoken] == said
     assert [s.cut for s in spoken] == [len(s) == 16 for s in said]
     assert any(0 < len(s) < 16 for s in said)
     assert any(s.cut for s in spoken)
-    np.testing.assert_allclose(np.stack(scores), expected, rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(np.stack(choices.scores), expected, rtol=0, atol=TOLERANCE)
 
 
 def slow_choice(logits, seen, n, options, silence):
@@ -267,9 +273,7 @@ def test_a_session_decides_as_its_definition_says():
     """Greedy words with penalty and silence control, against the packed row's logits and slow rules."""
     model, flat = letters_model(end=5.0, silence=3.0)
     params = traverse_util.unflatten_dict(flat, sep="/")
-    options = StreamOptions(
-        "mrope", max_new_tokens=10, repetition_penalty=1.2, silence_base=0.2, silence_step=0.1
-    )
+    options = StreamOptions("mrope", repetition_penalty=1.2, silence_base=0.2, silence_step=0.1)
     stream = Session(model, options, QUERY)
     spoken = [stream.push(panned(i)) for i in range(8)]
     chat = []
@@ -307,37 +311,39 @@ def test_a_session_decides_as_its_definition_says():
 
 
 def test_a_slot_is_the_same_whoever_its_neighbours_are():
-    """Two conversations in one batch say, sampled, what each says alone, turn after turn."""
-    limit = 10
+    """Three conversations in one batch say, sampled, what each says alone, turn after turn."""
+    limit = 16  # as the other tests', so that they share compiled turns
     model, _ = letters_model(end=5.0, silence=3.0)
     vocab = CONFIG.text.vocab_size
 
-    def side_by_side(members, turns=4):
-        """What each of the members, (number of the first picture, temperature), says."""
-        streams = [Session(model, StreamOptions("mrope", max_new_tokens=limit), QUERY) for _ in members]
+    def side_by_side(members, count=5):
+        """What each of the members, (seed, temperature), says."""
+        streams = [Session(model, StreamOptions("mrope"), QUERY) for _ in members]
+        for stream in streams:
+            stream.turns = 1  # later turns alone, to compile fewer programs
         cache = empty_cache(CONFIG, len(members), 2048, jnp.float32)
         state = SlotState(
             jnp.zeros(len(members), jnp.int32),
             jnp.zeros((len(members), vocab), bool),
-            jax.vmap(jax.random.key)(jnp.array([first for first, _ in members])),
+            jax.vmap(jax.random.key)(jnp.array([seed for seed, _ in members])),
         )
         heat = jnp.array([temperature for _, temperature in members])
         controls = Controls(heat, 1.05 + 0 * heat, -1 + 0 * heat, 0 * heat)
         said = []
-        for turn in range(turns):
+        for turn in range(count):
             inputs = []
-            for stream, (first, _) in zip(streams, members):
-                seen = panned(0)[: 6 if turn == 0 else 2] // (1 + first + turn)
-                inputs.append(stream._turn_input(seen, turn_label(*turn_span(turn))))
+            for stream, (seed, _) in zip(streams, members):
+                shown = panned(turn + 1) // seed
+                inputs.append(stream._turn_input(shown, turn_label(*turn_span(stream.turns))))
             joined = TurnInput(*(jnp.concatenate(parts) for parts in zip(*inputs)))
             out, cache, state = run_turn(
                 CONFIG, model.stop, limit, model.weights, cache, state, joined, controls
             )
             said.append(out.tokens.tolist())
-            for stream, given_, tokens, cut in zip(streams, inputs, out.tokens, out.cut):
+            for stream, asked, tokens, cut in zip(streams, inputs, out.tokens, out.cut):
                 stream.turns += 1
                 kept = int((tokens >= 0).sum()) - int(cut)
-                stream.next_position = int(given_.next_position[0]) + kept
+                stream.next_position = int(asked.next_position[0]) + kept
                 stream._unkept = [int(tokens[-1])] if cut else []
         # The keys decide what is drawn in turns to come.
         keys = jax.random.key_data(state.keys).tolist()
@@ -354,7 +360,7 @@ def test_a_slot_is_the_same_whoever_its_neighbours_are():
 def test_a_full_context_leaves_a_session_as_it_was():
     """Even before its first turn: smaller pictures may still fit."""
     model, _ = letters_model()
-    stream = Session(model, StreamOptions("mrope", max_new_tokens=10, context=180), QUERY)
+    stream = Session(model, StreamOptions("mrope", context=180), QUERY)
     large = np.zeros((6, 280, 280, 3), np.uint8)
     with pytest.raises(ContextFull, match="after 0 s of video and 0 turns"):
         stream.push(large)
