@@ -269,11 +269,12 @@ def slow_choice(logits, seen, n, options, silence):
     return int(scores.argmax())
 
 
-def test_a_session_decides_as_its_definition_says():
+@pytest.mark.parametrize(("base", "rise"), [(0.2, 0.02), (0.6, -0.05)])
+def test_a_session_decides_as_its_definition_says(base, rise):
     """Greedy words with penalty and silence control, against the packed row's logits and slow rules."""
     model, flat = letters_model(end=5.0, silence=3.0)
     params = traverse_util.unflatten_dict(flat, sep="/")
-    options = StreamOptions("mrope", repetition_penalty=1.2, silence_base=0.2, silence_step=0.1)
+    options = StreamOptions("mrope", repetition_penalty=1.2, silence_base=base, silence_step=rise)
     stream = Session(model, options, QUERY)
     spoken = [stream.push(panned(i)) for i in range(8)]
     chat = []
@@ -293,7 +294,7 @@ def test_a_session_decides_as_its_definition_says():
 
     plain = dataclasses.replace(options, silence_base=None)
     unpenalised = dataclasses.replace(options, repetition_penalty=1.0)
-    differs = {"silence": 0, "penalty": 0}
+    differs = {"silence": 0, "penalty": 0, "count": 0}
     for start, turn in zip(before, spoken):
         for n in range(len(turn.tokens) + (not turn.cut)):
             seen = set(encoded.tokens[: start + n + 1].tolist())
@@ -303,8 +304,10 @@ def test_a_session_decides_as_its_definition_says():
             else:
                 assert choice == turn.tokens[n]
             differs["silence"] += choice != slow_choice(logits[start + n], seen, n, plain, 99)
+            later = slow_choice(logits[start + n], seen, n + 1, options, LETTERS.silence_id)
+            differs["count"] += n > 0 and choice != later
             differs["penalty"] += choice != slow_choice(logits[start + n], seen, n, unpenalised, 99)
-    # Both rules mattered, and silence was not simply forbidden.
+    # Both rules mattered, and when; silence was not simply forbidden.
     assert min(differs.values()) > 0, differs
     assert LETTERS.silence_id in [t for turn in spoken for t in turn.tokens]
     assert {turn.cut for turn in spoken} == {True, False}
