@@ -13,6 +13,7 @@ from livecc_jax.errors import TokenizerError
 from livecc_jax.text.tokenizer import SILENCE, SpecialTokens
 
 FILE = "tokenizer.model"
+SPACE = "\u2581"  # how SentencePiece spells a space within pieces
 
 
 class SentencePieceTokenizer:
@@ -35,12 +36,18 @@ class SentencePieceTokenizer:
             raise TokenizerError(f"{self.path}: lacks the special tokens {', '.join(missing)}")
         self.special = SpecialTokens(**{k: pieces[s] for k, s in spellings.items()})
         self._controls = {i for i in range(self.vocab_size) if self._model.is_control(i)}
+        spelled = [f"<0x{byte:02X}>" for byte in SPACE.encode()]
+        self._space_bytes = [pieces[b] for b in spelled] if all(b in pieces for b in spelled) else []
         silence = self.encode(SILENCE)
         self.silence_id = silence[0] if len(silence) == 1 else None
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text: control symbols are never parsed from it."""
-        return self._model.encode(text)
+        if SPACE not in text or not self._space_bytes:
+            return self._model.encode(text)
+        # The model would take the character itself for a space, so it goes in as its bytes.
+        first, *rest = (self._model.encode(part) for part in text.split(SPACE))
+        return first + [i for part in rest for i in (*self._space_bytes, *part)]
 
     def decode(self, ids: list[int]) -> str:
         """Text of ids, special tokens left out."""
@@ -82,7 +89,8 @@ def train_sentencepiece(corpus: Sequence[str | Path], out: str | Path, vocab_siz
             add_dummy_prefix=False,
             remove_extra_whitespaces=False,
             control_symbols=list(SpecialTokens.spellings().values()),
-            user_defined_symbols=[SILENCE, "\n"],
+            # In the model's own spelling.
+            user_defined_symbols=[SILENCE.replace(" ", SPACE), "\n"],
             bos_id=-1,
             eos_id=-1,
             pad_id=-1,

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from livecc_jax.errors import TokenizerError
@@ -23,6 +23,8 @@ def tokenizer(request, tmp_path_factory):
 
 
 @settings(max_examples=100, deadline=None)
+@example(text="\u2581")
+@example(text="a \u2581\u2581 b")
 @given(text=st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"])))
 def test_text_comes_back(tokenizer, text):
     import unicodedata
@@ -56,3 +58,15 @@ def test_unusable_files_are_named(tmp_path):
             open_tokenizer(tmp_path / name)
     with pytest.raises(TokenizerError, match=r"missing\.txt"):
         train_sentencepiece([tmp_path / "missing.txt"], tmp_path, 500)
+
+
+def test_silence_is_one_token_whatever_the_corpus(small_tokenizer, tmp_path):
+    """Also where the corpus never has it, so that no merge could make it one."""
+    (tmp_path / "plain.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 50)
+    train_sentencepiece([tmp_path / "plain.txt"], tmp_path, 300)
+    for path in (tmp_path, small_tokenizer):
+        tokenizer = open_tokenizer(path)
+        assert tokenizer.silence_id is not None
+        ids = tokenizer.encode("fox ...")
+        assert ids[-1] == tokenizer.silence_id
+        assert tokenizer.decode(ids) == "fox ..."
