@@ -13,8 +13,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from livecc_jax.checkpoints.hf import export_hf
 from livecc_jax.checkpoints.hf_config import LiveCCBlock
+from livecc_jax.checkpoints.hf_export import export_hf
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import init_params
 from livecc_jax.text.tokenizer import open_tokenizer

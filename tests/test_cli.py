@@ -12,8 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from livecc_jax.checkpoints.hf import export_hf
 from livecc_jax.checkpoints.hf_config import LiveCCBlock
+from livecc_jax.checkpoints.hf_export import export_hf
 from livecc_jax.cli import main
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import init_params

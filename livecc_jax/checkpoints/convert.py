@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import jax
-
-from livecc_jax.checkpoints.files import replacing
-from livecc_jax.checkpoints.hf import export_hf
-from livecc_jax.checkpoints.open import open_checkpoint
+from livecc_jax.checkpoints.files import carry, replacing
+from livecc_jax.checkpoints.hf_config import LiveCCBlock
+from livecc_jax.checkpoints.hf_export import CARRIED, export_hf
+from livecc_jax.checkpoints.open import Checkpoint, open_checkpoint
+from livecc_jax.checkpoints.stored import StoredWeights
 from livecc_jax.errors import CheckpointError, TokenizerError
+from livecc_jax.text.tokenizer import Tokenizer
 
 LAYOUTS = ("hf", "orbax")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -70,18 +73,55 @@ def convert(
         dtype = livecc.dtype
         if dtype not in (None, *DTYPES):
             raise CheckpointError(f"{checkpoint.root}: livecc.dtype {dtype!r} is not a weight dtype")
-    params = checkpoint.load_params(dtype)
+    weights = StoredWeights(checkpoint, dtype)
     livecc = dataclasses.replace(livecc, dtype=None)  # the copy is stored in the dtype it wants
     if to == "hf":
-        export_hf(dst, checkpoint.config, livecc, params, tokenizer, layout=layout, overwrite=overwrite)
+        export_hf(
+            dst,
+            checkpoint.config,
+            livecc,
+            weights,
+            tokenizer,
+            layout=layout,
+            overwrite=overwrite,
+            settings=checkpoint.root,
+            origin=_origin(checkpoint),
+        )
     else:
-        from livecc_jax.checkpoints.run import RunDirectory
-
-        with replacing(dst, overwrite) as fresh, RunDirectory(fresh, asynchronous=False) as run:
-            run.create(checkpoint.config, livecc, tokenizer, train={})
-            run.save(0, params)
-            run.wait()
+        _to_orbax(dst, checkpoint, livecc, tokenizer, dtype, overwrite, weights)
     sizes: Counter[str] = Counter()
-    for leaf in jax.tree.leaves(params):
-        sizes[str(leaf.dtype)] += leaf.size
+    for name, shape in weights.shapes.items():
+        sizes[str(weights.dtypes[name])] += math.prod(shape)
     return Converted(Path(dst), to, sizes.total(), sizes.most_common(1)[0][0], tokenizer is not None)
+
+
+def _origin(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What the model card tells of where the weights come from."""
+    if checkpoint.kind == "hf":
+        return {"source": checkpoint.root.name}
+    from livecc_jax.checkpoints.run import RunDirectory
+
+    train = RunDirectory(checkpoint.root).train_config()
+    return train | {"step": checkpoint.step} if train else {"source": checkpoint.root.name}
+
+
+def _to_orbax(
+    dst: str | Path,
+    checkpoint: Checkpoint,
+    livecc: LiveCCBlock,
+    tokenizer: Tokenizer | None,
+    dtype: str | None,
+    overwrite: bool,
+    weights: StoredWeights,
+) -> None:
+    from livecc_jax.checkpoints.run import RunDirectory
+
+    needed = sum(math.prod(s) * weights.dtypes[n].itemsize for n, s in weights.shapes.items())
+    with (
+        replacing(dst, overwrite, needed) as fresh,
+        RunDirectory(fresh, asynchronous=False) as run,
+    ):
+        run.create(checkpoint.config, livecc, tokenizer, train={})
+        carry(checkpoint.root, fresh, CARRIED)
+        run.save(0, checkpoint.load_params(dtype))
+        run.wait()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 from flax import traverse_util
 
-from livecc_jax.checkpoints import hf
 from livecc_jax.checkpoints.hf_config import CONFIG, LiveCCBlock, read_config
+from livecc_jax.checkpoints.hf_import import abstract_hf, flat_dtypes, load_hf
 from livecc_jax.checkpoints.names import table
 from livecc_jax.errors import CheckpointError
 from livecc_jax.model.config import ModelConfig
@@ -49,7 +49,7 @@ class Checkpoint:
     def abstract_params(self) -> Params:
         """Shapes and stored dtypes, as `jax.ShapeDtypeStruct`s; only headers are read."""
         if self.kind == "hf":
-            return hf.abstract_hf(self.path, self.config)
+            return abstract_hf(self.path, self.config)
         from livecc_jax.checkpoints.run import RunDirectory
 
         found = traverse_util.flatten_dict(RunDirectory(self.root).abstract_params(self.step), sep="/")
@@ -78,11 +78,11 @@ class Checkpoint:
             CheckpointError: the weights are damaged or are not this architecture's.
         """
         if self.kind == "hf":
-            return hf.load_hf(self.path, self.config, dtype, shardings)
+            return load_hf(self.path, self.config, dtype, shardings)
         from livecc_jax.checkpoints.run import RunDirectory
 
         stored = traverse_util.flatten_dict(self.abstract_params(), sep="/")
-        dtypes = hf.flat_dtypes(dtype, list(stored))
+        dtypes = flat_dtypes(dtype, list(stored))
         places: dict[str, Any] = dict.fromkeys(stored)
         if shardings is not None:
             places = traverse_util.flatten_dict(shardings, sep="/")

@@ -23,6 +23,7 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MAX_SHARD_BYTES = 5_000_000_000
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+READ_BYTES = 1 << 30  # a system call reads at most 2 GiB
 
 DTYPES: dict[str, np.dtype] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
@@ -45,6 +46,32 @@ class Tensor:
     shape: tuple[int, ...]
     start: int
     stop: int
+
+    def rows(self, first: int, stop: int) -> tuple[int, int]:
+        """The bytes of the file, from and to, that hold rows first to stop of the first dimension."""
+        size = math.prod(self.shape[1:]) * self.dtype.itemsize
+        return self.start + first * size, self.start + stop * size
+
+    def read_rows(self, first: int, stop: int) -> np.ndarray:
+        """A copy of some rows, read from the file: no other bytes are, and none stay mapped.
+
+        Raises:
+            CheckpointError: the file ended, or cannot be read any more.
+        """
+        out = np.empty((stop - first, *self.shape[1:]), self.dtype)
+        buffer = memoryview(out.reshape(-1).view(np.uint8))
+        at, end = self.rows(first, stop)
+        try:
+            with self.file.open("rb", buffering=0) as f:
+                while at < end:
+                    f.seek(at)
+                    count = f.readinto(buffer[len(buffer) - (end - at) :][:READ_BYTES])
+                    if not count:
+                        raise CheckpointError(f"{self.file}: became shorter while it was read")
+                    at += count
+        except OSError as e:
+            raise CheckpointError(f"{self.file}: cannot be read ({e.strerror})") from e
+        return out
 
     def read(self) -> np.ndarray:
         """The tensor as a read-only memory-mapped view."""
@@ -146,19 +173,36 @@ def read_index(file: Path) -> list[str]:
     return shards
 
 
+def _inside(file: Path) -> Path:
+    """The file, unless it is a link that leads out of its directory.
+
+    The HuggingFace cache is let through: its snapshots are links into the `blobs` beside them.
+    """
+    home, target = file.parent.resolve(), file.resolve()
+    allowed = [home]
+    if home.parent.name == "snapshots":
+        allowed.append(home.parent.parent / "blobs")
+    if target.parent not in allowed:
+        raise CheckpointError(f"{file}: is a link that leaves its directory, to {target}")
+    return file
+
+
 def weight_files(directory: str | Path) -> list[Path]:
     """The safetensors files of a directory: `model.safetensors`, or those its index names.
 
     Raises:
-        CheckpointError: there are none, or a shard is missing.
+        CheckpointError: there are none, a shard is missing, or one is a link out of the directory.
     """
     directory = Path(directory)
     if (directory / SINGLE).is_file():
-        return [directory / SINGLE]
+        return [_inside(directory / SINGLE)]
     if (directory / INDEX).is_file():
-        return [directory / s for s in read_index(directory / INDEX)]
+        return [_inside(directory / s) for s in read_index(_inside(directory / INDEX))]
     if any(directory.glob("*.bin")):
-        raise CheckpointError(f"{directory}: has only .bin weights, and only safetensors is read")
+        raise CheckpointError(
+            f"{directory}: has only .bin weights, which are pickles and can run code, so they are not "
+            "read; write safetensors with transformers' save_pretrained"
+        )
     raise CheckpointError(f"{directory}: has neither {SINGLE} nor {INDEX}")
 
 

@@ -13,14 +13,14 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from livecc_jax.checkpoints.hf import export_hf, find_tensors
-from livecc_jax.checkpoints.names import EMBED, HEAD, Entry, table
+from livecc_jax.checkpoints.hf_export import export_hf
+from livecc_jax.checkpoints.names import EMBED, HEAD, table
 from livecc_jax.checkpoints.open import Checkpoint
-from livecc_jax.errors import CheckpointError
+from livecc_jax.checkpoints.stored import StoredWeights, Weights
 from livecc_jax.model.config import ModelConfig
 
 TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-2}
@@ -75,80 +75,6 @@ class TensorReport:
     gaps: tuple[Gap, ...]
     mismatched: tuple[str, ...]
     dtypes: tuple[tuple[str, str], ...]
-
-
-class Weights(Protocol):
-    """Weights by HuggingFace's names of 2024, read one at a time."""
-
-    shapes: dict[str, tuple[int, ...]]  # in the order the network uses them
-
-    def read(self, name: str) -> np.ndarray:
-        """The tensor; of a tied model the head is the embedding."""
-        ...
-
-
-class StoredWeights:
-    """Those of a checkpoint, whatever its layout.
-
-    Args:
-        checkpoint: opened.
-        dtype: cast each tensor to this; without it they are as stored.
-
-    Raises:
-        CheckpointError: the weights do not fit the configuration, or cannot be read.
-    """
-
-    def __init__(self, checkpoint: Checkpoint, dtype: Any = None) -> None:
-        self._checkpoint, self._dtype = checkpoint, dtype
-        self._places: dict[str, tuple[Entry, int]] = {
-            name: (entry, layer)
-            for entry in table(checkpoint.config)
-            for layer, name in enumerate(entry.names)
-        }
-        self.shapes = {name: entry.hf_shape for name, (entry, _) in self._places.items()}
-        self._held: tuple[str, np.ndarray] | None = None
-        if checkpoint.kind == "hf":
-            self._tensors = find_tensors(checkpoint.path, checkpoint.config)
-        else:
-            checkpoint.abstract_params()  # checks that all is there
-
-    def read(self, name: str) -> np.ndarray:
-        """The tensor, from the file's pages or from the one parameter that is held."""
-        value = self._stored(name)
-        return value if self._dtype is None else value.astype(self._dtype, copy=False)
-
-    def _stored(self, name: str) -> np.ndarray:
-        if name == HEAD and name not in self.shapes:
-            name = EMBED
-        if self._checkpoint.kind == "hf":
-            return self._tensors[name].read()
-        entry, layer = self._places[name]
-        if self._held is None or self._held[0] != entry.path:
-            self._held = None  # frees the last before the next is read
-            self._held = entry.path, _read_parameter(self._checkpoint.path, entry)
-        value = self._held[1]
-        return entry.to_hf(value[layer] if entry.stacked else value)
-
-
-def _read_parameter(step: Path, entry: Entry) -> np.ndarray:
-    """One array of an Orbax step, as stored."""
-    import orbax.checkpoint as ocp
-
-    # No dtype is asked for: a target's would cast.
-    target: Any = ocp.RestoreArgs(restore_type=np.ndarray)
-    item: Any = 0
-    for key in reversed(entry.path.split("/")):
-        target, item = {key: target}, {key: item}
-    request = ocp.args.PyTreeRestore(item=item, restore_args=target, partial_restore=True)
-    try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            value = reader.restore(step / "params", args=request)
-    except (OSError, ValueError, KeyError, RuntimeError) as e:
-        reason = str(e).strip().split("\n")[0][:200] or type(e).__name__
-        raise CheckpointError(f"{step}: its {entry.path} cannot be read ({reason})") from e
-    for key in entry.path.split("/"):
-        value = value[key]
-    return value
 
 
 def _fields(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -276,7 +202,7 @@ def in_hf_layout(checkpoint: Checkpoint) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="livecc-verify-") as home:
         where = Path(home) / "model"
-        export_hf(where, checkpoint.config, checkpoint.livecc, checkpoint.load_params())
+        export_hf(where, checkpoint.config, checkpoint.livecc, StoredWeights(checkpoint))
         yield where
 
 

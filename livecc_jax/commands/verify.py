@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from livecc_jax.checkpoints.open import Checkpoint
-    from livecc_jax.checkpoints.verify import ConfigGap, Gap, TensorReport, TraceReport, Weights
+    from livecc_jax.checkpoints.stored import Weights
+    from livecc_jax.checkpoints.verify import ConfigGap, Gap, TensorReport, TraceReport
     from livecc_jax.data.probe import Probe
 
     Trace = Iterable[tuple[str, np.ndarray]]
@@ -58,10 +59,10 @@ def run(args: argparse.Namespace) -> int:
     import jax
 
     from livecc_jax.checkpoints.open import open_checkpoint
+    from livecc_jax.checkpoints.stored import StoredWeights
     from livecc_jax.checkpoints.verify import (
         JUDGED_BY,
         TOLERANCES,
-        StoredWeights,
         compare_configs,
         compare_tensors,
         compare_traces,

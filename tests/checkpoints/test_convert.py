@@ -11,9 +11,11 @@ import safetensors.numpy
 from checkpoint_support import assert_same, config_of, random_params
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from livecc_jax.checkpoints import hf, hf_config
+from livecc_jax.checkpoints import hf_config
 from livecc_jax.checkpoints.convert import convert
 from livecc_jax.checkpoints.hf_config import LiveCCBlock, read_config
+from livecc_jax.checkpoints.hf_export import export_hf
+from livecc_jax.checkpoints.hf_import import load_hf
 from livecc_jax.checkpoints.open import open_checkpoint
 from livecc_jax.checkpoints.safetensors import read_directory
 from livecc_jax.commands import convert as command
@@ -32,7 +34,7 @@ def exported(tmp_path):
     """An untied float32 checkpoint in one file, and what it holds."""
     config = config_of()
     params = random_params(config)
-    hf.export_hf(tmp_path / "model", config, LiveCCBlock(), params)
+    export_hf(tmp_path / "model", config, LiveCCBlock(), params)
     return tmp_path / "model", config, params
 
 
@@ -41,9 +43,7 @@ def exported(tmp_path):
 def test_there_and_back_is_bit_exact(tmp_path, tokenizer, tied, dtype, layout):
     config, livecc = config_of(tied), LiveCCBlock("hybrid", "reference")
     params = random_params(config, dtype)
-    hf.export_hf(
-        tmp_path / "a", config, livecc, params, tokenizer, layout=layout, max_shard_bytes=100_000
-    )
+    export_hf(tmp_path / "a", config, livecc, params, tokenizer, layout=layout, max_shard_bytes=100_000)
     assert len(list((tmp_path / "a").glob("*.safetensors"))) > 2
     assert ("lm_head.weight" in tensors_of(tmp_path / "a")) == (not tied)
 
@@ -88,7 +88,7 @@ def test_names_and_layout_are_those_of_torch(exported):
 def test_later_names_and_a_stored_tied_head_are_read(tmp_path):
     config = config_of(tied=True)
     params = random_params(config)
-    hf.export_hf(tmp_path, config, LiveCCBlock(), params, overwrite=True)
+    export_hf(tmp_path, config, LiveCCBlock(), params, overwrite=True)
     file = tmp_path / "model.safetensors"
     tensors = safetensors.numpy.load_file(file)
     later = {
@@ -98,11 +98,11 @@ def test_later_names_and_a_stored_tied_head_are_read(tmp_path):
     later["lm_head.weight"] = params["text"]["embed"]
     later["model.language_model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(8, np.float32)
     safetensors.numpy.save_file(later, file)
-    assert_same(hf.load_hf(tmp_path, config), params)
+    assert_same(load_hf(tmp_path, config), params)
     later["lm_head.weight"] = params["text"]["embed"] + 1
     safetensors.numpy.save_file(later, file)
     with pytest.raises(CheckpointError, match=r"lm_head\.weight differs from model\.embed_tokens"):
-        hf.load_hf(tmp_path, config)
+        load_hf(tmp_path, config)
 
 
 def test_loading_casts_by_leaf_and_shards(exported):
@@ -140,7 +140,7 @@ def test_all_that_does_not_fit_is_told_at_once(exported):
     directory, config, _ = exported
     rewrite(directory, damage_fit)
     with pytest.raises(CheckpointError) as caught:
-        hf.load_hf(directory, config)
+        load_hf(directory, config)
     message = str(caught.value)
     assert message.startswith(str(directory))
     for part in (
@@ -154,7 +154,7 @@ def test_all_that_does_not_fit_is_told_at_once(exported):
         assert part in message
     rewrite(directory, lambda t: [t.pop(k) for k in list(t) if k.startswith("model.layers.1.")])
     with pytest.raises(CheckpointError, match=r"; and \d+ more$"):
-        hf.load_hf(directory, config)
+        load_hf(directory, config)
 
 
 def header(file, text, data=b""):
@@ -176,7 +176,10 @@ DAMAGE = {
     "negative": (lambda f: header(f, ENTRY.replace(b"[2]", b"[-2]"), bytes(8)), "malformed"),
     "gap": (lambda f: header(f, ENTRY.replace(b"[0,8]", b"[4,12]"), bytes(12)), "gap"),
     "rest": (lambda f: header(f, ENTRY, bytes(12)), "4 bytes after its last tensor"),
-    "no weights": (lambda f: f.rename(f.with_name("pytorch_model.bin")), "only safetensors is read"),
+    "no weights": (
+        lambda f: f.rename(f.with_name("pytorch_model.bin")),
+        "write safetensors with transformers",
+    ),
 }
 
 
@@ -196,7 +199,7 @@ def test_damaged_file_is_named(exported, kind):
 def test_shards_missing_broken_or_overlapping(tmp_path):
     config = config_of()
     directory = tmp_path / "m"
-    hf.export_hf(directory, config, LiveCCBlock(), random_params(config), max_shard_bytes=200_000)
+    export_hf(directory, config, LiveCCBlock(), random_params(config), max_shard_bytes=200_000)
     shards = sorted(directory.glob("model-*.safetensors"))
     index = directory / "model.safetensors.index.json"
 
@@ -278,14 +281,14 @@ def test_destination_is_never_half_written_or_lost(tmp_path, exported):
     directory, config, params = exported
     before = tensors_of(directory)
     with pytest.raises(CheckpointError, match="already exists"):
-        hf.export_hf(directory, config, LiveCCBlock(), params)
+        export_hf(directory, config, LiveCCBlock(), params)
 
     class Broken:
         def save(self, directory):
             raise CheckpointError("the disk is full")
 
     with pytest.raises(CheckpointError, match="the disk is full"):
-        hf.export_hf(directory, config, LiveCCBlock(), params, Broken(), overwrite=True)
+        export_hf(directory, config, LiveCCBlock(), params, Broken(), overwrite=True)
     assert tensors_of(directory) == before
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
     with pytest.raises(CheckpointError, match="holds the checkpoint"):

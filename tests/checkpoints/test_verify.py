@@ -10,8 +10,8 @@ import pytest
 from flax import traverse_util
 
 from livecc_jax.checkpoints.convert import convert
-from livecc_jax.checkpoints.hf import export_hf
 from livecc_jax.checkpoints.hf_config import LiveCCBlock
+from livecc_jax.checkpoints.hf_export import export_hf
 from livecc_jax.checkpoints.names import table
 from livecc_jax.cli import main
 from livecc_jax.data.probe import make_probe, noise_frames

@@ -16,8 +16,8 @@ import pytest
 from flax import traverse_util
 from support import VIDEO_PAD, Segment, pack, stack
 
-from livecc_jax.checkpoints.hf import export_hf
 from livecc_jax.checkpoints.hf_config import LiveCCBlock, from_dict, to_dict
+from livecc_jax.checkpoints.hf_export import export_hf
 from livecc_jax.checkpoints.names import table
 from livecc_jax.checkpoints.open import open_checkpoint
 from livecc_jax.model.qwen2_vl import bind

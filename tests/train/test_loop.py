@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from livecc_jax.checkpoints.convert import convert
-from livecc_jax.checkpoints.hf import export_hf
 from livecc_jax.checkpoints.hf_config import LiveCCBlock
+from livecc_jax.checkpoints.hf_export import export_hf
 from livecc_jax.checkpoints.open import open_checkpoint
 from livecc_jax.data import plan as video_plan
 from livecc_jax.data.index import build_index
