@@ -12,7 +12,18 @@ from collections.abc import Sequence
 from livecc_jax import __version__
 from livecc_jax.errors import LiveCCError
 
-COMMANDS = ("index", "inspect", "train", "stream", "convert", "verify", "tokenizer", "demo")
+COMMANDS = (
+    "index",
+    "inspect",
+    "train",
+    "stream",
+    "convert",
+    "verify",
+    "tokenizer",
+    "score",
+    "compare",
+    "demo",
+)
 USER_ERROR = 2
 INTERRUPTED = 130
 

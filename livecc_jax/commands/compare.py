@@ -1,0 +1,52 @@
+"""`livecc compare`: two runs on one benchmark, item by item, with paired significance."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Declare the command."""
+    from livecc_jax.evaluate.catalog import LAYOUTS
+
+    parser = subparsers.add_parser("compare", help="compare two runs", description=__doc__)
+    parser.add_argument("a", help="results file, or folder that `livecc evaluate` wrote")
+    parser.add_argument("b", help="the other; differences are B - A")
+    parser.add_argument(
+        "--benchmark", choices=tuple(LAYOUTS), help="of results files (folders say it themselves)"
+    )
+    parser.add_argument("--model", help="judge: the model whose wins count")
+    parser.add_argument("--full", action="store_true", help="also the crossed tables")
+    parser.add_argument("--json", metavar="OUT", help="also write everything as JSON")
+    parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap (default 2000)")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the comparison."""
+    import json
+    from pathlib import Path
+
+    from livecc_jax.evaluate.catalog import LAYOUTS
+    from livecc_jax.evaluate.compare import compare
+    from livecc_jax.evaluate.score import find_results, score
+    from livecc_jax.evaluate.text import comparison_text
+
+    paths, benchmark = find_results([args.a, args.b], args.benchmark)
+    options = {"resamples": 1, "seed": args.seed, "model": args.model}
+    a, b = (score(benchmark, path, **options).entries for path in paths)
+    found = compare(LAYOUTS[benchmark], a, b, args.resamples, args.seed)
+    print(comparison_text(found, args.a, args.b, full=args.full))
+    if args.json:
+        written = {
+            "benchmark": benchmark,
+            "a": args.a,
+            "b": args.b,
+            "common": found.common,
+            "alone_a": found.alone_a,
+            "alone_b": found.alone_b,
+            "rows": [row.to_json() for row in found.rows],
+        }
+        Path(args.json).write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n")
+    return 0

@@ -1,0 +1,55 @@
+"""`livecc score`: the table of existing predictions, by the benchmark's own scoring.
+
+Recomputes published numbers from result files in published layouts, without a model, and states what
+every denominator leaves out. docs/evaluation.md has the layouts and rules.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Declare the command."""
+    from livecc_jax.evaluate.catalog import LAYOUTS
+
+    parser = subparsers.add_parser("score", help="score existing predictions", description=__doc__)
+    parser.add_argument(
+        "benchmark", choices=tuple(LAYOUTS), metavar="BENCHMARK", help=", ".join(LAYOUTS)
+    )
+    parser.add_argument("predictions", help="results file in a published layout")
+    parser.add_argument("--baseline", metavar="FILE", help="other results, compared item by item")
+    parser.add_argument("--model", help="judge: the model whose wins count")
+    parser.add_argument(
+        "--expected", type=int, metavar="N", help="answers there should be (default: the benchmark's)"
+    )
+    parser.add_argument("--full", action="store_true", help="also the crossed tables")
+    parser.add_argument("--json", metavar="OUT", help="also write everything as JSON")
+    parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap (default 2000)")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the table, and the comparison with a baseline."""
+    import json
+    from pathlib import Path
+
+    from livecc_jax.evaluate.compare import compare
+    from livecc_jax.evaluate.score import score
+    from livecc_jax.evaluate.text import comparison_text, scored_text
+
+    options = {"expected": args.expected, "resamples": args.resamples, "seed": args.seed}
+    scored = score(args.benchmark, args.predictions, model=args.model, **options)
+    print(scored_text(scored, full=args.full))
+    written = scored.to_json()
+    if args.baseline:
+        other = score(args.benchmark, args.baseline, model=args.model, **options)
+        found = compare(scored.layout, other.entries, scored.entries, args.resamples, args.seed)
+        print()
+        print(comparison_text(found, args.baseline, args.predictions, full=args.full))
+        written["baseline"] = other.to_json()
+        written["difference"] = [row.to_json() for row in found.rows]
+    if args.json:
+        Path(args.json).write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n")
+    return 0

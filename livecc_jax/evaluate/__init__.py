@@ -1,0 +1,1 @@
+"""Evaluation: benchmarks, their published scoring, a judge, metrics of commentary, reports."""

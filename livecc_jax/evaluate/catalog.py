@@ -1,0 +1,109 @@
+"""What the benchmarks consist of, and how their tables are made.
+
+Names and orders are the benchmarks' own: Video-MME (arXiv 2405.21075), MVBench (arXiv 2311.17005),
+OVO-Bench (arXiv 2501.05510), LiveSports-3K (arXiv 2504.16030).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DURATIONS = ("short", "medium", "long")
+VIDEOMME_DOMAINS = (
+    "Knowledge",
+    "Film & Television",
+    "Sports Competition",
+    "Artistic Performance",
+    "Life Record",
+    "Multilingual",
+)
+VIDEOMME_SUB_CATEGORIES = (
+    *("Humanity & History", "Literature & Art", "Biology & Medicine", "Finance & Commerce"),
+    *("Astronomy", "Geography", "Law", "Life Tip", "Technology", "Animation", "Movie & TV Show"),
+    *("Documentary", "News Report", "Esports", "Basketball", "Football", "Athletics", "Other Sports"),
+    *("Stage Play", "Magic Show", "Variety Show", "Acrobatics", "Handicraft", "Food", "Fashion"),
+    *("Daily Life", "Travel", "Pet & Animal", "Exercise", "Multilingual"),
+)
+VIDEOMME_TASKS = (
+    *("Temporal Perception", "Spatial Perception", "Attribute Perception", "Action Recognition"),
+    *("Object Recognition", "OCR Problems", "Counting Problem", "Temporal Reasoning"),
+    *("Spatial Reasoning", "Action Reasoning", "Object Reasoning", "Information Synopsis"),
+)
+OVO_GROUPS = {
+    "realtime": ("OCR", "ACR", "ATR", "STU", "FPD", "OJR"),
+    "backward": ("EPM", "ASI", "HLD"),
+    "forward": ("REC", "SSR", "CRR"),
+}
+OVO_GROUP_OF = {task: group for group, tasks in OVO_GROUPS.items() for task in tasks}
+
+
+@dataclass(frozen=True)
+class Mean:
+    """An average of other rows, by their (facet, value); those without answers are left out."""
+
+    name: str
+    of: tuple[tuple[str, str], ...] | str  # rows, or every row of a facet
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A benchmark's tables.
+
+    facets: label, and the order of its values (those not named follow, sorted); crossed: pairs of
+    labels tabled together; means: averages of rows above them; headline: the row a run is known by;
+    pooled: the name of the row of all answers together.
+    """
+
+    title: str
+    facets: dict[str, tuple[str, ...]]
+    headline: str
+    crossed: tuple[tuple[str, str], ...] = ()
+    means: tuple[Mean, ...] = ()
+    pooled: str = "overall"
+
+
+def _ovo_rows(group: str) -> tuple[tuple[str, str], ...]:
+    return tuple(("task", task) for task in OVO_GROUPS[group])
+
+
+LAYOUTS = {
+    "videomme": Layout(
+        "Video-MME",
+        {
+            "duration": DURATIONS,
+            "domain": VIDEOMME_DOMAINS,
+            "sub_category": VIDEOMME_SUB_CATEGORIES,
+            "task_type": VIDEOMME_TASKS,
+        },
+        "overall",
+        crossed=(("duration", "domain"), ("duration", "sub_category"), ("duration", "task_type")),
+    ),
+    "mvbench": Layout(
+        "MVBench",
+        {"task_type": ()},
+        "mean of tasks",
+        means=(Mean("mean of tasks", "task_type"),),
+        pooled="all questions",
+    ),
+    "ovobench": Layout(
+        "OVO-Bench",
+        {"task": tuple(OVO_GROUP_OF)},
+        "mean of groups",
+        means=(
+            *(Mean(f"{group} (mean of its tasks)", _ovo_rows(group)) for group in OVO_GROUPS),
+            Mean(
+                "mean of groups",
+                tuple(("mean", f"{group} (mean of its tasks)") for group in OVO_GROUPS),
+            ),
+            Mean("mean of tasks", "task"),
+        ),
+        pooled="all items",
+    ),
+    "judge": Layout(
+        "Judged commentary",
+        {"order": ("model first", "model second")},
+        "win rate",
+        pooled="win rate",
+    ),
+    "livesports-qa": Layout("LiveSports-3K QA", {"q_type": (), "OCR": ("OCR",)}, "overall"),
+}
