@@ -1,16 +1,14 @@
-"""The one door to attention.
+"""The one door to attention within a row of packed segments: training and the vision tower.
 
-Two shapes of question reach it: a row of packed segments attending to itself (training, the vision
-tower), and new tokens attending to a cache they have just been appended to (streaming). Everything
-that decides which key a query may see is in this file.
+New tokens that attend to a cache go through `model.cache_attention`.
 """
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
+
+from livecc_jax.model.cache_attention import masked_attention
 
 QUERY_BLOCK = 512
 
@@ -39,7 +37,7 @@ def attend(
         mask = segments[:, :, None] == segment_ids[:, None, :]
         if causal:
             mask &= slots[:, None] >= jnp.arange(length)
-        return _masked(q_block, k, v, mask)
+        return masked_attention(q_block, k, v, mask)
 
     if length <= 2 * QUERY_BLOCK:
         return block(q, segment_ids, jnp.arange(length))
@@ -56,32 +54,3 @@ def attend(
     out = jax.lax.map(jax.checkpoint(lambda b: block(*b)), blocks)
     out = jnp.moveaxis(out, 0, 1)
     return out.reshape(out.shape[0], -1, *out.shape[3:])[:, :length]
-
-
-def attend_cache(q: jax.Array, k: jax.Array, v: jax.Array, start: jax.Array) -> jax.Array:
-    """Attention of tokens just written to a cache at slots start, start + 1, ...
-
-    Args:
-        q: [B, Q, H, D].
-        k: [B, C, K, D] cache holding the new tokens' keys already.
-        v: [B, C, K, D].
-        start: int32 [B], the slot of each row's first query; it sees the slots up to its own.
-
-    Returns:
-        [B, Q, H, D] in q's dtype.
-    """
-    own = start[:, None] + jnp.arange(q.shape[1])
-    return _masked(q, k, v, jnp.arange(k.shape[1]) <= own[:, :, None])
-
-
-@functools.partial(jax.named_call, name="attention")
-def _masked(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
-    """Softmax attention, scores and normalisation in float32; mask bool [B, Q, S], True where seen."""
-    b, t, h, d = q.shape
-    kv_heads = k.shape[2]
-    grouped = q.reshape(b, t, kv_heads, h // kv_heads, d)
-    scores = jnp.einsum("btkgd,bskd->bkgts", grouped, k, preferred_element_type=jnp.float32) * d**-0.5
-    scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    out = jnp.einsum("bkgts,bskd->btkgd", weights, v)
-    return out.reshape(b, t, h, d)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from livecc_jax.model.attention import attend_cache
+from livecc_jax.model.cache_attention import attend_cache
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.decoder import DecoderLayer
 from livecc_jax.model.qwen2_vl import Params, Qwen2VL
