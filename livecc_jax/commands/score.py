@@ -8,17 +8,25 @@ from __future__ import annotations
 
 import argparse
 
+COMMENTARY = "commentary"
+
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Declare the command."""
     from livecc_jax.evaluate.catalog import LAYOUTS
 
     parser = subparsers.add_parser("score", help="score existing predictions", description=__doc__)
-    parser.add_argument(
-        "benchmark", choices=tuple(LAYOUTS), metavar="BENCHMARK", help=", ".join(LAYOUTS)
-    )
+    known = (*LAYOUTS, COMMENTARY)
+    parser.add_argument("benchmark", choices=known, metavar="BENCHMARK", help=", ".join(known))
     parser.add_argument("predictions", help="results file in a published layout")
-    parser.add_argument("--baseline", metavar="FILE", help="other results, compared item by item")
+    parser.add_argument(
+        "--baseline",
+        metavar="FILE",
+        help="other results, compared item by item (commentary: beside the baselines)",
+    )
+    parser.add_argument(
+        "--reference", metavar="FILE", help="commentary: annotations or LiveSports-3K-CC.json"
+    )
     parser.add_argument("--model", help="judge: the model whose wins count")
     parser.add_argument(
         "--expected", type=int, metavar="N", help="answers there should be (default: the benchmark's)"
@@ -39,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
     from livecc_jax.evaluate.score import score
     from livecc_jax.evaluate.text import comparison_text, scored_text
 
+    if args.benchmark == COMMENTARY:
+        return _commentary(args)
     options = {"expected": args.expected, "resamples": args.resamples, "seed": args.seed}
     scored = score(args.benchmark, args.predictions, model=args.model, **options)
     print(scored_text(scored, full=args.full))
@@ -52,4 +62,22 @@ def run(args: argparse.Namespace) -> int:
         written["difference"] = [row.to_json() for row in found.rows]
     if args.json:
         Path(args.json).write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n")
+    return 0
+
+
+def _commentary(args: argparse.Namespace) -> int:
+    """Timed predictions against transcripts, beside the baselines."""
+    import json
+    from pathlib import Path
+
+    from livecc_jax.errors import ConfigError
+    from livecc_jax.evaluate.text import commentary_text
+    from livecc_jax.evaluate.timed import score_commentary, to_json
+
+    if not args.reference:
+        raise ConfigError("commentary is scored against transcripts: give --reference FILE")
+    found = score_commentary(args.predictions, args.reference, args.baseline, args.resamples, args.seed)
+    print(commentary_text(found))
+    if args.json:
+        Path(args.json).write_text(json.dumps(to_json(found), indent=1, ensure_ascii=False) + "\n")
     return 0

@@ -64,7 +64,7 @@ def read_videomme(path: str | Path) -> Entries:
         }
 
     for where, video, question in _questions(path, entries):
-        with _Row(entries, where):
+        with Reading(entries, where):
             letter = answers.videomme_letter(response_of(question))
             entries.add(
                 Entry(
@@ -84,7 +84,7 @@ def read_mvbench(path: str | Path) -> Entries:
     The response's first character is compared; no answer is a wrong one."""
     entries = Entries(expected=4000)
     for where, video, question in _questions(path, entries):
-        with _Row(entries, where):
+        with Reading(entries, where):
             name, task = text(video, "video"), text(question, "task_type")
             identity = f"{task}/{name}/{text(question, 'question')}"
             entries.add(_by_letter(identity, name, {"task_type": task}, question))
@@ -95,7 +95,7 @@ def read_livesports_qa(path: str | Path) -> Entries:
     """LiveSports-3K QA: [{video_id, questions: [{question_id, q_type, OCR, answer, response}]}]."""
     entries = Entries(expected=1174)
     for where, video, question in _questions(path, entries):
-        with _Row(entries, where):
+        with Reading(entries, where):
             name = text(video, "video_id")
             if "question_id" not in question or "OCR" not in question:
                 raise Malformed("'question_id' or 'OCR' is absent")
@@ -119,7 +119,7 @@ def read_ovobench(path: str | Path) -> Entries:
     # A counting, step or clue item comes once for each test time, in order, under one id.
     times: Counter[tuple[str, str]] = Counter()
     for where, row in read_rows(path, entries):
-        with _Row(entries, where):
+        with Reading(entries, where):
             task = one_of(row, "task", tuple(OVO_GROUP_OF))
             identity = str(row.get("id"))
             cluster = str(row.get("video", identity))
@@ -144,7 +144,7 @@ def _read_ovo_nested(path: str | Path, whole: dict[str, Any], entries: Entries) 
             if not isinstance(row, dict):
                 entries.problem("malformed", f"{where} is not an object")
                 continue
-            with _Row(entries, where):
+            with Reading(entries, where):
                 task = one_of(row, "task", tuple(OVO_GROUP_OF))
                 identity, cluster = f"{task}/{row.get('id')}", str(row.get("video", row.get("id")))
                 if group != "forward":
@@ -156,7 +156,7 @@ def _read_ovo_nested(path: str | Path, whole: dict[str, Any], entries: Entries) 
                 if not isinstance(tests, list):
                     raise Malformed("'test_info' is not a list")
                 for k, test in enumerate(tests):
-                    with _Row(entries, f"{where} test {k}"):
+                    with Reading(entries, f"{where} test {k}"):
                         right, answered = _ovo_forward(task, test)
                         entry = Entry(f"{identity}#{k}", cluster, _ovo(task), right, answered)
                         entries.add(entry)
@@ -202,8 +202,8 @@ def _questions(
                 entries.problem("malformed", f"{where} question {i} is not an object")
 
 
-class _Row:
-    """Counts a row that turns out malformed, and goes on."""
+class Reading:
+    """A block that reads a row: where the row is Malformed, it is counted and reading goes on."""
 
     def __init__(self, entries: Entries, where: str) -> None:
         self._entries, self._where = entries, where

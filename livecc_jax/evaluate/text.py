@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from livecc_jax.evaluate.commentary import METRICS
 from livecc_jax.evaluate.compare import Comparison
 from livecc_jax.evaluate.score import Scored, counts, strict_accuracy
+from livecc_jax.evaluate.timed import PREDICTION, Commentary, not_beaten
 
 
 def scored_text(scored: Scored, full: bool = False) -> str:
@@ -145,3 +147,37 @@ def p_value(value: float | None) -> str:
     if value is None or math.isnan(value):
         return ""
     return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def commentary_text(commentary: Commentary) -> str:
+    """The metrics of a prediction beside every baseline's."""
+    methods = list(commentary.metrics)
+    rows = []
+    for metric, (unit, _) in METRICS.items():
+        found = commentary.intervals.get(metric)
+        rows.append(
+            (
+                metric,
+                unit,
+                *(
+                    f"{v:.2f}" if math.isfinite(v := commentary.metrics[name][metric]) else "-"
+                    for name in methods
+                ),
+                f"[{found.low:.2f}, {found.high:.2f}]" if found and math.isfinite(found.low) else "-",
+            )
+        )
+    clips = commentary.counts[PREDICTION]
+    left = [f"{v:,} {k}" for k, v in commentary.entries.problems.items() if v]
+    lines = [
+        f"Commentary: {len(clips):,} of {commentary.entries.expected:,} clips, "
+        f"{sum(c.seconds for c in clips):,.0f} s of video, "
+        f"{sum(c.reference_words for c in clips):,} words due, "
+        f"{sum(c.said_words for c in clips):,} said  ({commentary.path})",
+        "",
+        *columns(("", "", *methods, "95% interval"), rows),
+        "",
+        f"Counted apart: {', '.join(left)}." if left else "Nothing was left out.",
+        *(f"  {note}" for note in commentary.entries.notes),
+        *not_beaten(commentary),
+    ]
+    return "\n".join(lines)
