@@ -22,6 +22,7 @@ COMMANDS = (
     "tokenizer",
     "score",
     "compare",
+    "judge",
     "demo",
 )
 USER_ERROR = 2

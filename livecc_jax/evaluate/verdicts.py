@@ -116,7 +116,8 @@ def _who(path: Path, names: set[str], model: str | None) -> tuple[str, str]:
         raise DataError(
             f"{path}: winners are {', '.join(sorted(names))}, more than {model} and one other"
         )
-    return model, others.pop() if others else "baseline"
+    named = path.stem.removesuffix(f"_{model}")
+    return model, others.pop() if others else named
 
 
 def _percent(part: int, whole: int) -> float:
