@@ -58,6 +58,37 @@ class CheckpointConfig:
 
     every: int = 500
     keep: int = 3
+    keep_every: int = 0  # and every step that this divides, for ever; 0 keeps none for ever
+
+
+@dataclass(frozen=True)
+class GuardConfig:
+    """What becomes of a step that would harm the run: "stop" the run before it, "skip" or "ignore" it."""
+
+    nan: str = "stop"  # the loss or the gradient is no number
+    spike: str = (
+        "ignore"  # the loss is more than `factor` times the median of the last `window` good ones
+    )
+    factor: float = 3.0
+    window: int = 64
+    most: int = 10  # skipped steps in a row; one more ends the run
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Loss on rows that are not trained on."""
+
+    index: str = ""  # directory written by `livecc index`; none: no evaluation
+    every: int = 0  # steps; 0: with every checkpoint
+    rows: int = 64  # at most so many (rounded up to whole micro-batches)
+
+
+@dataclass(frozen=True)
+class WatchConfig:
+    """What a run does about itself when no step ends for long; seconds, 0 for never."""
+
+    late: float = 300.0  # say which host is late
+    give_up: float = 0.0  # end this process, so that the launcher starts the run again
 
 
 @dataclass(frozen=True)
@@ -77,6 +108,10 @@ class Config:
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
+    profile: str = ""  # steps to trace: "3" (so many, once compiled) or "100-103"; "": none
 
 
 # What a run cannot change when it resumes: the rows would differ, or the state would not fit.
