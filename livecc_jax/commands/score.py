@@ -33,6 +33,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--full", action="store_true", help="also the crossed tables")
     parser.add_argument("--json", metavar="OUT", help="also write everything as JSON")
+    parser.add_argument("--report", metavar="DIR", help="also write a report, Markdown and HTML")
     parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap (default 2000)")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
     parser.set_defaults(run=run)
@@ -44,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from livecc_jax.evaluate.compare import compare
+    from livecc_jax.evaluate.report import write_report
     from livecc_jax.evaluate.score import score
     from livecc_jax.evaluate.text import comparison_text, scored_text
 
@@ -52,14 +54,17 @@ def run(args: argparse.Namespace) -> int:
     options = {"expected": args.expected, "resamples": args.resamples, "seed": args.seed}
     scored = score(args.benchmark, args.predictions, model=args.model, **options)
     print(scored_text(scored, full=args.full))
-    written = scored.to_json()
+    written, beside = scored.to_json(), None
     if args.baseline:
         other = score(args.benchmark, args.baseline, model=args.model, **options)
         found = compare(scored.layout, other.entries, scored.entries, args.resamples, args.seed)
         print()
         print(comparison_text(found, args.baseline, args.predictions, full=args.full))
         written["baseline"] = other.to_json()
+        beside = found, args.baseline
         written["difference"] = [row.to_json() for row in found.rows]
+    if args.report:
+        write_report(args.report, scored, {"command": "livecc score"}, beside)
     if args.json:
         Path(args.json).write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n")
     return 0
@@ -71,6 +76,7 @@ def _commentary(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from livecc_jax.errors import ConfigError
+    from livecc_jax.evaluate.report import write_report
     from livecc_jax.evaluate.text import commentary_text
     from livecc_jax.evaluate.timed import score_commentary, to_json
 
@@ -78,6 +84,8 @@ def _commentary(args: argparse.Namespace) -> int:
         raise ConfigError("commentary is scored against transcripts: give --reference FILE")
     found = score_commentary(args.predictions, args.reference, args.baseline, args.resamples, args.seed)
     print(commentary_text(found))
+    if args.report:
+        write_report(args.report, found, {"command": "livecc score", "reference": args.reference})
     if args.json:
         Path(args.json).write_text(json.dumps(to_json(found), indent=1, ensure_ascii=False) + "\n")
     return 0

@@ -1,0 +1,108 @@
+"""Reports: complete, self-contained, and safe against what responses and names hold."""
+
+import html.parser
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from livecc_jax.cli import main
+
+ANNOTATIONS = Path(__file__).parents[2] / "data/annotations/narration.jsonl"
+NASTY = '<script>alert("x")</script> | `_*`'
+
+
+class Page(html.parser.HTMLParser):
+    """Tags opened and closed, and every address that is loaded."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.loaded = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.loaded += [v for k, v in attrs if k in ("src", "href")]
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def checked_page(path):
+    text = path.read_text()
+    page = Page(text)
+    assert page.open == []
+    assert not page.loaded
+    assert "script" not in page.tags
+    drawings = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
+    for drawing in drawings:
+        for element in ElementTree.fromstring(drawing).iter():
+            for key in ("x", "y", "width", "height"):
+                assert float(element.get(key, "0")) >= 0
+    return text, drawings
+
+
+def test_a_benchmarks_report(tmp_path, capsys):
+    def results(name, responses):
+        path = tmp_path / name
+        path.write_text(
+            json.dumps(
+                [
+                    {
+                        "video_id": f"v{i}",
+                        "questions": [
+                            {
+                                "question_id": i, "q_type": NASTY if i % 2 else "Who", "OCR": 0,
+                                "answer": "A", "response": response,
+                            }
+                        ],
+                    }
+                    for i, response in enumerate(responses)
+                ]
+            )
+        )  # fmt: skip
+        return str(path)
+
+    ours, theirs = results("ours.json", "AAAB"), results("theirs.json", "ABAB")
+    out = tmp_path / "report"
+    assert main(["score", "livesports-qa", ours, "--baseline", theirs, "--report", str(out)]) == 0
+    page, drawings = checked_page(out / "report.html")
+    assert len(drawings) == 2  # overall and by question type
+    assert "overall 75.0%" in page
+    assert "1,170 missing" in page
+    told = json.loads((out / "report.json").read_text())
+    assert told["headline"]["accuracy"] == 75.0
+    assert told["difference"][0]["only_b"] == 1
+    assert told["setting"]["numpy"]
+    markdown = (out / "report.md").read_text()
+    table = [line for line in markdown.splitlines() if line.startswith("| q")]
+    # The nasty name is one cell, here and in the comparison.
+    assert len(table) == 4
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {8, 10}
+    assert re.findall(r".<script", markdown)[0] == "\\<script"
+
+
+def test_a_commentarys_report(tmp_path, capsys):
+    one = tmp_path / "one.jsonl"
+    one.write_text(ANNOTATIONS.read_text().splitlines()[0] + "\n")
+    said = tmp_path / "said.jsonl"
+    turns = [(0, 3, "A big rabbit ..."), (3, 4, f"{NASTY} ..."), (4, 5, " ...")]
+    said.write_text(
+        "\n".join(json.dumps({"start": a, "stop": b, "text": t}) for a, b, t in turns) + "\n"
+    )
+    out = tmp_path / "report"
+    args = ["score", "commentary", str(said), "--reference", str(one), "--report", str(out)]
+    assert main(args) == 0
+    page, drawings = checked_page(out / "report.html")
+    assert len(drawings) == 2  # lateness, and the clip's timeline
+    assert "3 matched words" in page
+    assert "@0-30" in page
+    told = json.loads((out / "report.json").read_text())
+    assert told["metrics"]["prediction"]["word precision"] == pytest.approx(100 * 3 / 7)
