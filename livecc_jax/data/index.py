@@ -1,40 +1,42 @@
-"""The index: every example of some annotation files, planned once, as columns on disk.
+"""Making an index: every example of some annotation files, planned once, as columns on disk.
 
-Columns are memory-mapped, so an index of millions of examples opens at once (docs/formats.md).
+The work goes stretch by stretch. What is finished lies in a folder beside the index to be, so that a
+build that was stopped goes on where it was; memory does not grow with the number of examples.
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import fcntl
 import json
 import logging
 import os
 import shutil
-import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from livecc_jax.data.columns import COLUMNS, WIDTHS, ColumnWriter, Entry
-from livecc_jax.data.plan import ExamplePlan, plan_example
+from livecc_jax.data import paths
+from livecc_jax.data.columns import ColumnWriter
+from livecc_jax.data.plan import FORMATS
+from livecc_jax.data.reader import FORMAT, VERSION, Index
 from livecc_jax.data.records import AnnotationFile
-from livecc_jax.data.split import Piece, cut, split_example
-from livecc_jax.errors import DataError, ExampleError, MediaError
+from livecc_jax.data.remote import Stamp, is_remote, stamp
+from livecc_jax.data.shards import Settings, Stretch, category
+from livecc_jax.data.workers import planned
+from livecc_jax.errors import ConfigError, DataError, MediaError
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.text.tokenizer import Tokenizer, fingerprint
-from livecc_jax.timeline.chat import ChatTemplate
-from livecc_jax.timeline.example import Example, StreamExample
+
+__all__ = ["Index", "build_index"]
 
 log = logging.getLogger(__name__)
 
-FORMAT, VERSION = "livecc-index", 1
-BATCH = 1024
-
-
-Planned = list[tuple[Piece | None, ExamplePlan]]  # the pieces of one line
+STRETCH = 512  # lines planned together: what a stop loses at most, a worker
+MOST_REASONS = 50
 
 
 def build_index(
@@ -45,227 +47,203 @@ def build_index(
     *,
     context: bool = True,
     row_tokens: int = 32768,
+    form: str = "stream",
+    provisional: bool = False,
+    root: str = "",
+    timestamps: str | Path = "",
+    workers: int = 0,
     overwrite: bool = False,
-    threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Index:
-    """Plan every example and write the index.
+    """Plan every example and write the index; goes on with what an earlier, stopped build did.
 
     Args:
-        annotations: JSONL files.
+        annotations: JSONL files, local or in buckets.
         out: directory to make.
         tokenizer: the model's.
         budget: pixels a frame.
         context: whether title or previous commentary is shown.
-        row_tokens: streaming examples that take more are split at turn boundaries.
+        row_tokens: streaming examples that take more are split at turn boundaries, others rejected.
+        form: `stream`, or `caption`: all words of a clip after all its frames.
+        provisional: believe annotations that give duration and size, without opening the files.
+        root: what paths in the index are relative to; by default the folder that holds all annotations.
+        timestamps: SQLite file that keeps videos' timestamps for other indexes too.
+        workers: processes that plan; 0 plans in this one.
         overwrite: replace an index that is there.
-        threads: how many examples are planned at once; the machine's cores by default.
         progress: called with (examples done, examples in all).
 
     Raises:
         DataError: a file is malformed, nothing in it is usable, or `out` exists.
     """
     out = Path(out)
+    if form not in FORMATS:
+        raise ConfigError(f"form {form!r} is not one of {', '.join(FORMATS)}")
     if out.exists() and not (overwrite and (out / "meta.json").is_file()):
         raise DataError(f"{out}: exists already" + (" and is no index" if overwrite else ""))
-    files = [AnnotationFile(path) for path in annotations]
-    total, why = sum(map(len, files)), ""
-    template = ChatTemplate(tokenizer)
+    names = [str(path) for path in annotations]
+    files = [AnnotationFile(path) for path in names]
     out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    columns = ColumnWriter(work)
+    root = root or paths.common_root([f.folder for f in files])
+    root = root if is_remote(root) or not root else os.path.abspath(root)
+    work = out.parent / f".{out.name}.partial"
+    with _locked(work):
+        settings = Settings(
+            budget, context, row_tokens, form, provisional, root,
+            str(timestamps or work / "timestamps.sqlite"),
+        )  # fmt: skip
+        made_with = json.dumps(
+            asdict(settings)
+            | {
+                "version": VERSION,
+                "tokenizer": fingerprint(tokenizer),
+                "stretch": STRETCH,
+                "annotations": [[name, *_stamp_of(name)] for name in names],
+            }
+        )
+        _resume_or_clear(work, made_with)
+        _plan_all(files, work, settings, tokenizer, workers, progress)
+        return _join(files, work, out, settings, tokenizer)
+
+
+@contextlib.contextmanager
+def _locked(work: Path) -> Iterator[None]:
+    """Hold the working folder, which is gone afterwards unless the build was stopped."""
+    work.mkdir(exist_ok=True)
+    with open(work / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise DataError(f"{work}: another process is making this index") from error
+        try:
+            yield
+        except (DataError, ConfigError, MediaError):
+            if not any(work.glob("*.npz")):  # nothing worth going on from
+                shutil.rmtree(work, ignore_errors=True)
+            raise
+
+
+def _stamp_of(name: str) -> tuple[int, int]:
     try:
-        rejected: dict[str, int] = {}
-        with (
-            open(work / "rejected.jsonl", "w", encoding="utf-8") as reject_file,
-            ThreadPoolExecutor(threads or os.cpu_count()) as pool,
-        ):
+        seen: Stamp = stamp(name)
+    except MediaError as error:
+        raise DataError(str(error)) from error
+    return seen.size, seen.mtime_ns
 
-            def plan(item: tuple[int, int, Any]) -> Planned | Exception:
-                example = item[2]
-                if isinstance(example, Exception):
-                    return example
-                try:
-                    whole = plan_example(example, template, budget, context)
-                    if whole.tokens <= row_tokens or not isinstance(example, StreamExample):
-                        return [(None, whole)]
-                    return list(split_example(example, whole, template, budget, context, row_tokens))
-                except (ExampleError, MediaError) as error:
-                    return error
 
-            done = 0
-            for batch in _batches(files):
-                for (source, line, _), result in zip(batch, pool.map(plan, batch)):
-                    if isinstance(result, Exception):
-                        kind = type(result).__name__
-                        rejected[kind] = rejected.get(kind, 0) + 1
-                        record = {
-                            "annotations": str(files[source].path),
-                            "line": line + 1,
-                            "kind": kind,
-                            "reason": str(result),
-                        }
-                        reject_file.write(json.dumps(record, ensure_ascii=False) + "\n")
-                        why = f"{files[source].path} line {line + 1}: {result}"
-                        log.info("rejected %s", why)
-                    else:
-                        for piece, part in result:
-                            columns.add(source, line, piece, part, budget.max_pair_patches)
-                done += len(batch)
-                if progress:
-                    progress(done, total)
-        if not columns.size:
+def _resume_or_clear(work: Path, made_with: str) -> None:
+    before = work / "made_with.json"
+    if before.is_file() and before.read_text(encoding="utf-8") == made_with:
+        log.info("%s: going on where an earlier build stopped", work)
+        return
+    for old in work.iterdir():
+        if old.name == "lock":
+            continue
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
+    before.write_text(made_with, encoding="utf-8")
+
+
+def _stretches(files: list[AnnotationFile]) -> list[Stretch]:
+    return [
+        Stretch(source, first, min(first + STRETCH, len(file)))
+        for source, file in enumerate(files)
+        for first in range(0, len(file), STRETCH)
+    ]
+
+
+def _shard_path(work: Path, stretch: Stretch) -> Path:
+    return work / f"{stretch.source:05}-{stretch.first:012}.npz"
+
+
+def _plan_all(
+    files: list[AnnotationFile],
+    work: Path,
+    settings: Settings,
+    tokenizer: Tokenizer,
+    workers: int,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Plan what is not planned yet, each stretch into a file that appears whole."""
+    stretches = _stretches(files)
+    missing = [s for s in stretches if not _shard_path(work, s).is_file()]
+    total = sum(map(len, files))
+    done = total - sum(s.stop - s.first for s in missing)
+    if progress and done:
+        progress(done, total)
+    for stretch, columns in planned(files, missing, settings, tokenizer, work, workers):
+        path = _shard_path(work, stretch)
+        part = path.with_suffix(".part")
+        with open(part, "wb") as file:
+            np.savez(file, **columns)
+        part.rename(path)
+        done += stretch.stop - stretch.first
+        if progress:
+            progress(done, total)
+
+
+def _join(
+    files: list[AnnotationFile], work: Path, out: Path, settings: Settings, tokenizer: Tokenizer
+) -> Index:
+    """Put the stretches' columns together, one after another, and the index in its place."""
+    made = work / "index"
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir()
+    columns = ColumnWriter(made)
+    kinds, reasons = Counter(), Counter()
+    sources = [
+        {
+            "path": paths.store(f.path, f.folder, settings.root),
+            "lines": len(f),
+            "examples": 0,
+            "rejected": 0,
+        }
+        for f in files
+    ]
+    why = ""
+    with contextlib.closing(columns), open(made / "rejected.jsonl", "wb") as rejects:
+        for stretch in _stretches(files):
+            with np.load(_shard_path(work, stretch)) as shard:
+                columns.add(shard)
+                sources[stretch.source]["examples"] += len(shard["tokens"])
+                lines = shard["rejected"].tobytes()
+            rejects.write(lines)
+            for line in lines.splitlines():
+                entry = json.loads(line)
+                kinds[entry["kind"]] += 1
+                reasons[category(entry["reason"], entry["annotations"])] += 1
+                sources[stretch.source]["rejected"] += 1
+                why = f"{entry['annotations']} line {entry['line']}: {entry['reason']}"
+                log.info("rejected %s", why)
+        if not len(columns):
+            shutil.rmtree(work)
             raise DataError(
-                f"{', '.join(map(str, annotations))}: none of {total} examples is usable; "
-                f"the last one: {why}"
+                f"{', '.join(f.path for f in files)}: none of {sum(map(len, files))} examples "
+                f"is usable; the last one: {why}"
             )
         meta = {
             "format": FORMAT,
             "version": VERSION,
-            "pixel_budget": str(budget),
-            "context": context,
-            "row_tokens": row_tokens,
+            "pixel_budget": str(settings.budget),
+            "context": settings.context,
+            "row_tokens": settings.row_tokens,
+            "form": settings.form,
             "tokenizer": fingerprint(tokenizer),
-            "window": budget.max_pair_patches,
-            "annotations": [{"path": str(f.path.resolve()), "lines": len(f)} for f in files],
-            "examples": columns.size,
-            "rejected": rejected,
+            "window": settings.budget.max_pair_patches,
+            "root": settings.root,
+            "root_from_index": _from_index(settings.root, out),
+            "annotations": sources,
+            "examples": len(columns),
+            "rejected": dict(sorted(kinds.items())),
+            "reasons": dict(reasons.most_common(MOST_REASONS)),
         }
-        columns.finish()
-        (work / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
-        if out.exists():
-            shutil.rmtree(out)
-        work.rename(out)
-    finally:
-        columns.close()
-        shutil.rmtree(work, ignore_errors=True)
+        rows = {k: meta[k] for k in ("pixel_budget", "context", "form", "tokenizer")}
+        meta["digest"] = columns.finish(json.dumps(rows))
+    (made / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+    if out.exists():
+        shutil.rmtree(out)
+    made.rename(out)
+    shutil.rmtree(work)
     return Index(out)
 
 
-def _batches(files: list[AnnotationFile]) -> Iterator[list[tuple[int, int, Example | ExampleError]]]:
-    """(file, line, example or why there is none), some at a time: reading stays just ahead."""
-    batch: list[tuple[int, int, Example | ExampleError]] = []
-    for number, file in enumerate(files):
-        for line in range(len(file)):
-            try:
-                batch.append((number, line, file[line]))
-            except ExampleError as error:
-                batch.append((number, line, error))
-            if len(batch) == BATCH:
-                yield batch
-                batch = []
-    if batch:
-        yield batch
-
-
-class Index:
-    """An index on disk.
-
-    Raises:
-        DataError: it is missing, of another version, or a column does not fit the others.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        meta_path = self.path / "meta.json"
-        try:
-            meta = json.loads(meta_path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise DataError(
-                f"{self.path}: is not an index (no meta.json); make one with `livecc index`"
-            ) from error
-        except ValueError as error:
-            raise DataError(f"{meta_path}: is not readable JSON") from error
-        known = isinstance(meta, dict) and meta.get("format") == FORMAT
-        if not known or meta.get("version") != VERSION:
-            raise DataError(f"{meta_path}: is not a {FORMAT} of version {VERSION}; make it again")
-        try:
-            self.budget = PixelBudget.parse(meta["pixel_budget"])
-            self.context: bool = meta["context"]
-            self.tokenizer: str = meta["tokenizer"]
-            self.window: int = meta["window"]
-            self.rejected: dict[str, int] = meta["rejected"]
-            self._annotations = [a["path"] for a in meta["annotations"]]
-            n = int(meta["examples"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{meta_path}: lacks a field or holds a wrong one ({error})") from error
-        self._files: dict[int, AnnotationFile] = {}
-        for name, dtype in COLUMNS.items():
-            column = self.path / f"{name}.npy"
-            try:
-                values = np.load(column, mmap_mode="r")
-            except (OSError, ValueError) as error:
-                raise DataError(f"{column}: cannot be read as an array") from error
-            if values.dtype != dtype or values.shape[1:] != ((WIDTHS[name],) if name in WIDTHS else ()):
-                raise DataError(
-                    f"{column}: holds {values.dtype} of shape {values.shape}, "
-                    f"not rows of {WIDTHS.get(name, 1)} {np.dtype(dtype)}"
-                )
-            setattr(self, f"_{name}", values)
-        for name in COLUMNS:
-            expected = {
-                "frame_starts": n + 1,
-                "media_starts": n + 1,
-                "frame_times_us": int(self._frame_starts[-1]),
-                "media": int(self._media_starts[-1]),
-            }.get(name, n)
-            if len(getattr(self, f"_{name}")) != expected:
-                raise DataError(f"{self.path / name}.npy: does not hold {expected} rows")
-
-    def __len__(self) -> int:
-        return len(self._tokens)
-
-    @property
-    def digest(self) -> str:
-        """Tells apart indexes that would give other rows."""
-        total = hashlib.sha256(f"{self.budget} {self.context} {self.tokenizer}".encode())
-        for name in COLUMNS:
-            total.update(getattr(self, f"_{name}").tobytes())
-        return total.hexdigest()[:16]
-
-    @property
-    def tokens(self) -> np.ndarray:
-        """int32 [n]."""
-        return self._tokens
-
-    @property
-    def targets(self) -> np.ndarray:
-        """int32 [n]."""
-        return self._targets
-
-    @property
-    def windows(self) -> np.ndarray:
-        """int32 [n]."""
-        return self._windows
-
-    @property
-    def pieces(self) -> int:
-        """How many examples are pieces of longer ones."""
-        return int(np.count_nonzero(self._pieces[:, 0] >= 0))
-
-    def where(self, i: int) -> tuple[str, int]:
-        """Annotation file and line number (from 1) of example i."""
-        return self._annotations[self._source[i]], int(self._line[i]) + 1
-
-    def entry(self, i: int) -> Entry:
-        """What is known of example i."""
-        frames = slice(self._frame_starts[i], self._frame_starts[i + 1])
-        media = slice(self._media_starts[i], self._media_starts[i + 1])
-        return Entry(
-            int(self._tokens[i]),
-            int(self._targets[i]),
-            int(self._windows[i]),
-            self._frame_times_us[frames],
-            self._media[media],
-        )
-
-    def example(self, i: int) -> Example:
-        """Example i, read from its annotation file. Raises DataError when that has changed."""
-        source = int(self._source[i])
-        if source not in self._files:
-            self._files[source] = AnnotationFile(self._annotations[source])
-        example = self._files[source][int(self._line[i])]
-        piece = Piece(*self._pieces[i].tolist())
-        if piece.start_us < 0 or not isinstance(example, StreamExample):
-            return example
-        return cut(example, piece)
+def _from_index(root: str, out: Path) -> str:
+    return "" if not root or is_remote(root) else os.path.relpath(root, os.path.abspath(out))

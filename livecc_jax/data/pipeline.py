@@ -12,11 +12,11 @@ import grain.python as grain
 import numpy as np
 from absl import flags
 
-from livecc_jax.data.columns import Entry
-from livecc_jax.data.index import Index
+from livecc_jax.data.media_files import MediaFiles
 from livecc_jax.data.packing import PackPlan, RowShape, plan_rows
-from livecc_jax.data.plan import ExamplePlan, plan_example
+from livecc_jax.data.plan import ExamplePlan
 from livecc_jax.data.quarantine import Quarantined
+from livecc_jax.data.reader import Index
 from livecc_jax.data.rows import Row, build_row, empty_row
 from livecc_jax.errors import ConfigError, ExampleError, MediaError
 from livecc_jax.text.tokenizer import Tokenizer, fingerprint, open_tokenizer
@@ -84,6 +84,16 @@ class RowSource:
         return tokenizer
 
     @cached_property
+    def template(self) -> ChatTemplate:
+        """Of the tokenizer."""
+        return ChatTemplate(self.tokenizer)
+
+    @cached_property
+    def files(self) -> MediaFiles:
+        """Where videos and images are read."""
+        return MediaFiles()
+
+    @cached_property
     def shape(self) -> RowShape:
         """The shape of a row; the window is the index's budget's."""
         return RowShape(self.tokens, self.windows, self.opened.window, self.targets)
@@ -118,15 +128,8 @@ class RowSource:
         return row, failed
 
     def _load(self, number: int) -> tuple[ExamplePlan, list[np.ndarray]]:
-        index = self.opened
-        plan = plan_example(
-            index.example(number), ChatTemplate(self.tokenizer), index.budget, index.context
-        )
-        if not Entry.of(plan, index.window).matches(index.entry(number)):
-            raise ExampleError(
-                f"{index.where(number)[0]}: the example has changed since it was indexed"
-            )
-        return plan, [media.load() for media in plan.media]
+        plan = self.opened.plan(number, self.template, self.files)
+        return plan, [media.load(self.files) for media in plan.media]
 
 
 def steps_in(source: RowSource, rows_per_step: int) -> int:

@@ -5,23 +5,25 @@ Indexing, row building and `livecc inspect` all ask here, so what was counted is
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
 import numpy as np
 
+from livecc_jax.data.media_files import MediaFiles
 from livecc_jax.errors import ExampleError, MediaError
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.pixels import patchify, resize
 from livecc_jax.media.sampling import sample_strict, sample_uniform
-from livecc_jax.media.video import VideoInfo, probe, read_frames, read_image
+from livecc_jax.media.video import VideoInfo
 from livecc_jax.timeline.chat import ChatTemplate, ChatTurn, Encoded, Visual, stream_conversation
 from livecc_jax.timeline.example import ChatExample, Clip, Example, Picture, StreamExample
 from livecc_jax.timeline.turns import Turn, plan_turns, stream_prompt
 
 PATCH = 14
-
-probe_cached = functools.lru_cache(maxsize=256)(probe)
+FORMATS = (
+    "stream",
+    "caption",
+)  # of a clip with timed words: said second by second, or after all frames
 
 
 @dataclass(frozen=True)
@@ -57,15 +59,19 @@ class MediaPlan:
         """Windows of `size` patches that hold it, each whole frame pairs."""
         return -(-self.pairs // (size // self.patches_per_pair))
 
-    def load(self) -> np.ndarray:
+    def load(self, files: MediaFiles | None = None) -> np.ndarray:
         """Decode, resize, cut: uint8 [pairs, patches_per_pair, 1176].
+
+        Args:
+            files: where videos and images are read; without it, directly.
 
         Raises MediaError when the file cannot be read.
         """
+        files = files or FILES
         if isinstance(self.source, VideoInfo):
-            frames = read_frames(self.source, self.frames)
+            frames = files.frames(self.source, self.frames)
         else:
-            frames = np.repeat(read_image(self.source)[None], 2, axis=0)
+            frames = np.repeat(files.image(self.source)[None], 2, axis=0)
         patches, _ = patchify(resize(frames, (self.height, self.width)))
         return patches.reshape(self.pairs, self.patches_per_pair, -1)
 
@@ -75,13 +81,15 @@ class ExamplePlan:
     """An example as the model will see it.
 
     encoded: tokens, supervision, grids; media: in the order of their tokens; turns: of a streaming
-    example, else empty; prompt: the text after its first video.
+    example, else empty; prompt: the text after its first video; chat: the conversation of any other
+    example.
     """
 
     encoded: Encoded
     media: tuple[MediaPlan, ...]
     turns: tuple[Turn, ...] = ()
     prompt: str = ""
+    chat: tuple[ChatTurn, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -103,8 +111,17 @@ class ExamplePlan:
         return np.concatenate([np.zeros(0, np.int64), *(m.times_us for m in self.media)])
 
 
+FILES = MediaFiles()
+
+
 def plan_example(
-    example: Example, template: ChatTemplate, budget: PixelBudget, context: bool = True
+    example: Example,
+    template: ChatTemplate,
+    budget: PixelBudget,
+    context: bool = True,
+    *,
+    form: str = "stream",
+    files: MediaFiles = FILES,
 ) -> ExamplePlan:
     """Plan one example: of videos only the timestamps are read, of images the size.
 
@@ -113,55 +130,69 @@ def plan_example(
         template: of the model's tokenizer.
         budget: pixels a frame.
         context: whether title or previous commentary is shown.
+        form: one of FORMATS, for clips with timed words.
+        files: where videos and images are looked at.
 
     Raises:
         ExampleError: too short, silent, words out of order, nothing supervised.
         MediaError: a file cannot be read.
     """
     if isinstance(example, StreamExample):
-        plan = _plan_stream(example, template, budget, context)
+        plan = _plan_stream(example, template, budget, context, form, files)
     else:
-        plan = _plan_chat(example, template, budget)
+        plan = _plan_chat(example, template, budget, files)
     if not plan.targets:
         raise ExampleError("no token is supervised")
     return plan
 
 
 def _plan_stream(
-    example: StreamExample, template: ChatTemplate, budget: PixelBudget, context: bool
+    example: StreamExample,
+    template: ChatTemplate,
+    budget: PixelBudget,
+    context: bool,
+    form: str,
+    files: MediaFiles,
 ) -> ExamplePlan:
     clip = example.clip
-    info = probe_cached(clip.path)
+    info = files.video(clip)
     frames = sample_strict(info.frame_times_us, clip.start_us, clip.end_us)
     times = info.frame_times_us[frames]
     turns = plan_turns(times, example.words)
     # The whole clip sets the size, its silent end included: that is how a budget is spent.
     height, width = _size(clip.path, info.height, info.width, len(frames), budget)
-    shown = turns[-1].first_frame + turns[-1].num_frames
+    shown = len(frames) if form == "caption" else turns[-1].first_frame + turns[-1].num_frames
     media = MediaPlan(info, frames[:shown], times[:shown], height, width)
     prompt = stream_prompt(example.query, example.title, example.previous, context)
-    chat = stream_conversation(turns, media.rows_cols, prompt)
-    return ExamplePlan(template.conversation(chat), (media,), tuple(turns), prompt)
+    if form == "caption":
+        caption = " ".join(turn.text for turn in turns if turn.text)
+        asked = (Visual("video", (media.pairs, *media.rows_cols)), *([prompt] if prompt else []))
+        chat = (ChatTurn("user", asked), ChatTurn("assistant", (caption,)))
+        return ExamplePlan(template.conversation(chat), (media,), chat=chat)
+    spoken = stream_conversation(turns, media.rows_cols, prompt)
+    return ExamplePlan(template.conversation(spoken), (media,), tuple(turns), prompt)
 
 
-def _plan_chat(example: ChatExample, template: ChatTemplate, budget: PixelBudget) -> ExamplePlan:
+def _plan_chat(
+    example: ChatExample, template: ChatTemplate, budget: PixelBudget, files: MediaFiles
+) -> ExamplePlan:
     media: list[MediaPlan] = []
 
     def visual(item: Clip | Picture) -> Visual:
-        plan = _plan_clip(item, budget) if isinstance(item, Clip) else _plan_picture(item, budget)
+        is_clip = isinstance(item, Clip)
+        plan = _plan_clip(item, budget, files) if is_clip else _plan_picture(item, budget, files)
         media.append(plan)
-        kind = "video" if isinstance(item, Clip) else "image"
-        return Visual(kind, (plan.pairs, *plan.rows_cols))
+        return Visual("video" if is_clip else "image", (plan.pairs, *plan.rows_cols))
 
-    chat = [
+    chat = tuple(
         ChatTurn(m.role, tuple(c if isinstance(c, str) else visual(c) for c in m.content))
         for m in example.messages
-    ]
-    return ExamplePlan(template.conversation(chat), tuple(media))
+    )
+    return ExamplePlan(template.conversation(chat), tuple(media), chat=chat)
 
 
-def _plan_clip(clip: Clip, budget: PixelBudget) -> MediaPlan:
-    info = probe_cached(clip.path)
+def _plan_clip(clip: Clip, budget: PixelBudget, files: MediaFiles) -> MediaPlan:
+    info = files.video(clip)
     times = info.frame_times_us
     inside = np.flatnonzero(
         (times >= (clip.start_us if clip.start_us is not None else times[0]))
@@ -175,8 +206,8 @@ def _plan_clip(clip: Clip, budget: PixelBudget) -> MediaPlan:
     return MediaPlan(info, frames, times[frames], height, width)
 
 
-def _plan_picture(picture: Picture, budget: PixelBudget) -> MediaPlan:
-    height, width = _size(picture.path, *read_image(picture.path).shape[:2], 2, budget)
+def _plan_picture(picture: Picture, budget: PixelBudget, files: MediaFiles) -> MediaPlan:
+    height, width = _size(picture.path, *files.picture(picture), 2, budget)
     none = np.zeros(0, np.int64)
     return MediaPlan(picture.path, none, none, height, width)
 

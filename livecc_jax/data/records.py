@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import json
 import math
-import os
+from array import array
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from livecc_jax.errors import DataError, ExampleError
+from livecc_jax.data.remote import ByteFile, folder_of, join
+from livecc_jax.errors import DataError, ExampleError, MediaError
 from livecc_jax.timeline.example import (
     ChatExample,
     Clip,
@@ -31,25 +33,51 @@ from livecc_jax.timeline.example import (
 CHUNK = 1 << 20
 
 
+@dataclass(frozen=True)
+class DeclaredClip(Clip):
+    """A clip whose annotation says how long its file is (us), and how large its pictures (pixels)."""
+
+    duration_us: int = 0
+    width: int = 0
+    height: int = 0
+
+
+@dataclass(frozen=True)
+class DeclaredPicture(Picture):
+    """A picture whose annotation says its size in pixels."""
+
+    width: int = 0
+    height: int = 0
+
+
 class AnnotationFile:
-    """Random access to the conversations of one file.
+    """Random access to the conversations of one file, local or in a bucket.
+
+    Args:
+        path: a path or an address such as `gs://bucket/name`.
+        lines: offsets and end that another object found in the same file; saves the search.
 
     Raises:
         DataError: the file is missing, empty, or its offsets do not match its lines.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, lines: tuple[np.ndarray, int] | None = None) -> None:
+        self.path = str(path)
+        self.folder = folder_of(self.path)
         try:
-            self._file = open(self.path, "rb")  # noqa: SIM115 (held for the object's life)
-            self._size = self._file.seek(0, 2)
+            self._file = ByteFile(self.path)
         except OSError as error:
             raise DataError(f"{self.path}: cannot be read: {error.strerror}") from error
-        if not self._size:
+        except MediaError as error:
+            raise DataError(str(error)) from error
+        self.size = self._file.size
+        if not self.size:
             raise DataError(f"{self.path}: the annotation file is empty")
+        if lines is not None:
+            self.offsets, self.end = lines
+            return
         start = self._last_line_start()
-        self._file.seek(start)
-        offsets = _offsets(self._file.read())
+        offsets = _offsets(self._file.read(start, self.size))
         if offsets is None:
             self.offsets, self.end = self._scan()
             return
@@ -70,18 +98,30 @@ class AnnotationFile:
             DataError: the line is not where its offset says, not UTF-8 or not JSON.
             ExampleError: the line is JSON but not a usable conversation.
         """
-        return parse(self.raw(i), self.path.parent, f"{self.path} line {i + 1}")
+        return self.parse(i, self.raw(i))
+
+    def parse(self, i: int, raw: Any) -> Example:
+        """What JSON has of conversation i, parsed; see `parse`."""
+        return parse(raw, self.folder, f"{self.path} line {i + 1}")
 
     def raw(self, i: int) -> Any:
         """Conversation i as JSON has it."""
         if not 0 <= i < len(self):
             raise DataError(f"{self.path}: there is no example {i}, only 0 to {len(self) - 1}")
-        start = int(self.offsets[i])
-        stop = int(self.offsets[i + 1]) if i + 1 < len(self) else self.end
+        return next(self.raws(i, i + 1))
+
+    def raws(self, first: int, stop: int) -> Iterator[Any]:
+        """Conversations first, ..., stop - 1 as JSON has them, read together."""
+        ends = np.append(self.offsets[first + 1 : stop + 1], [] if stop < len(self) else self.end)
+        start = int(self.offsets[first])
         before = max(start - 1, 0)
-        # One call that moves no shared position: many threads read the same file.
-        line = os.pread(self._file.fileno(), stop - before, before)
-        ahead, line = line[: start - before], line[start - before :]
+        block = self._file.read(before, int(ends[-1]))
+        for i, end in zip(range(first, stop), ends.astype(np.int64).tolist()):
+            ahead = block[start - before - 1 : start - before] if start else b""
+            yield self._json(i, start, end, ahead, block[start - before : end - before])
+            start = end
+
+    def _json(self, i: int, start: int, stop: int, ahead: bytes, line: bytes) -> Any:
         body = line.rstrip(b"\r\n")
         whole = line.endswith(b"\n") or stop == self.end
         if ahead not in (b"", b"\n") or not whole or b"\n" in body:
@@ -105,12 +145,11 @@ class AnnotationFile:
 
     def _last_line_start(self) -> int:
         """Byte at which the last line that is not blank begins."""
-        tail, at = b"", self._size
+        tail, at = b"", self.size
         while at > 0:
             step = min(CHUNK, at)
             at -= step
-            self._file.seek(at)
-            tail = self._file.read(step) + tail
+            tail = self._file.read(at, at + step) + tail
             found = tail.rstrip(b"\r\n ").rfind(b"\n")
             if found >= 0:
                 return at + found + 1
@@ -118,9 +157,8 @@ class AnnotationFile:
 
     def _scan(self) -> tuple[np.ndarray, int]:
         """Offsets of the lines, and where the last one ends; blank lines may only follow."""
-        self._file.seek(0)
-        offsets, at, end, blank = [], 0, 0, 0
-        for number, line in enumerate(self._file, 1):
+        offsets, at, end, blank = array("q"), 0, 0, 0
+        for number, line in enumerate(self._lines(), 1):
             if not line.strip():
                 blank = blank or number
             elif blank:
@@ -132,6 +170,15 @@ class AnnotationFile:
         if not offsets:
             raise DataError(f"{self.path}: the annotation file is empty")
         return np.array(offsets, np.int64), end
+
+    def _lines(self) -> Iterator[bytes]:
+        rest = b""
+        for at in range(0, self.size, CHUNK):
+            *lines, rest = (rest + self._file.read(at, min(at + CHUNK, self.size))).split(b"\n")
+            for line in lines:
+                yield line + b"\n"
+        if rest:
+            yield rest
 
 
 def _offsets(line: bytes) -> list[int] | None:
@@ -145,7 +192,7 @@ def _offsets(line: bytes) -> list[int] | None:
     return None
 
 
-def parse(raw: Any, folder: Path, where: str) -> Example:
+def parse(raw: Any, folder: str, where: str) -> Example:
     """A JSON conversation as an Example; relative media paths are relative to `folder`.
 
     Args:
@@ -183,7 +230,7 @@ def _items(turn: Any) -> list[Any]:
     return content
 
 
-def _stream(raw: list, folder: Path) -> StreamExample:
+def _stream(raw: list, folder: str) -> StreamExample:
     if [turn["role"] for turn in raw] != ["user", "assistant"]:
         raise ExampleError("a streaming example must have one user and one assistant turn")
     asked, answered = _items(raw[0]), _items(raw[1])
@@ -204,7 +251,7 @@ def _stream(raw: list, folder: Path) -> StreamExample:
     )
 
 
-def _message(turn: dict, folder: Path) -> Message:
+def _message(turn: dict, folder: str) -> Message:
     role = turn["role"] if isinstance(turn, dict) and "role" in turn else None
     if role not in ("system", "user", "assistant"):
         raise ExampleError(f"role {role!r} is not system, user or assistant")
@@ -216,7 +263,7 @@ def _message(turn: dict, folder: Path) -> Message:
         elif kind == "video":
             content.append(_clip(item, folder))
         elif kind == "image":
-            content.append(Picture(_path(item, "image", folder)))
+            content.append(_picture(item, folder))
         else:
             raise ExampleError(f"content of type {kind!r} is not text, image, video or text_stream")
     if role == "assistant" and not all(isinstance(item, str) for item in content):
@@ -233,14 +280,14 @@ def _string(item: dict, key: str) -> str:
     return value
 
 
-def _path(item: dict, key: str, folder: Path) -> str:
+def _path(item: dict, key: str, folder: str) -> str:
     value = item.get(key)
     if not isinstance(value, str) or not value:
         raise ExampleError(f"a {key} must name its file")
-    return value if "://" in value else str(folder / value)
+    return join(folder, value)
 
 
-def _clip(item: dict, folder: Path) -> Clip:
+def _clip(item: dict, folder: str) -> Clip:
     path = _path(item, "video", folder)
     start, end = (
         None if item.get(key) is None else _seconds(item[key], key)
@@ -250,7 +297,24 @@ def _clip(item: dict, folder: Path) -> Clip:
         raise ExampleError(
             f"video_end {end / 1e6:g} is not after video_start {start / 1e6:g} in {path}"
         )
-    return Clip(path, start, end)
+    if item.get("duration") is None:
+        return Clip(path, start, end)
+    duration = _seconds(item["duration"], "duration")
+    return DeclaredClip(path, start, end, duration, *_declared_size(item, path))
+
+
+def _picture(item: dict, folder: str) -> Picture:
+    path = _path(item, "image", folder)
+    if item.get("width") is None or item.get("height") is None:
+        return Picture(path)
+    return DeclaredPicture(path, *_declared_size(item, path))
+
+
+def _declared_size(item: dict, path: str) -> tuple[int, int]:
+    size = item.get("width"), item.get("height")
+    if not all(type(v) is int and v > 0 for v in size):
+        raise ExampleError(f"{path}: its width and height must be whole numbers of pixels, not {size}")
+    return size
 
 
 def _seconds(value: Any, what: str) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from livecc_jax.data.plan import ExamplePlan, plan_example
 from livecc_jax.errors import ExampleError
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.timeline.chat import ChatTemplate
-from livecc_jax.timeline.example import Clip, StreamExample
+from livecc_jax.timeline.example import StreamExample
 from livecc_jax.timeline.turns import OPENING_FRAMES, TURN_FRAMES, word_turns
 
 OPENING_TURNS = OPENING_FRAMES // TURN_FRAMES  # ordinary turns that make an opening
@@ -36,7 +37,7 @@ def cut(example: StreamExample, piece: Piece) -> StreamExample:
     before = [w.text.strip() for w in example.words[: piece.first_word]]
     return dataclasses.replace(
         example,
-        clip=Clip(example.clip.path, piece.start_us, piece.end_us),
+        clip=dataclasses.replace(example.clip, start_us=piece.start_us, end_us=piece.end_us),
         words=example.words[piece.first_word : piece.stop_word],
         previous=" ".join(filter(None, [example.previous.strip(), *before])),
     )
@@ -49,6 +50,7 @@ def split_example(
     budget: PixelBudget,
     context: bool,
     tokens: int,
+    **how: Any,
 ) -> list[tuple[Piece, ExamplePlan]]:
     """Pieces of at most `tokens` tokens, as long as can be, from the beginning on.
 
@@ -59,6 +61,7 @@ def split_example(
         budget: pixels a frame.
         context: whether previous commentary is shown.
         tokens: most a piece may take.
+        how: further arguments of `plan_example`.
 
     Returns:
         Pieces with their plans; stretches in which nothing is said are in none.
@@ -79,7 +82,7 @@ def split_example(
         return Piece(int(times[TURN_FRAMES * first]), int(lasts[stop - 1]), *map(int, words))
 
     def fits(first: int, stop: int) -> ExamplePlan | None:
-        made = plan_example(cut(example, piece(first, stop)), template, budget, context)
+        made = plan_example(cut(example, piece(first, stop)), template, budget, context, **how)
         return made if made.tokens <= tokens else None
 
     found: list[tuple[Piece, ExamplePlan]] = []

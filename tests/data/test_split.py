@@ -79,4 +79,8 @@ def test_what_cannot_be_split_is_rejected(template, tmp_path):
     )
     assert index.pieces == 0
     rejected = [json.loads(x) for x in (tmp_path / "index/rejected.jsonl").read_text().splitlines()]
-    assert [r["line"] for r in rejected] == [1]
+    assert [r["line"] for r in rejected] == [1, 1, 4]
+    # Questions are never split: what is longer than a row is rejected, and counted by its reason.
+    assert "qa.jsonl line 1" in rejected[1]["reason"]
+    assert index.reasons["takes # tokens, more than the # of a row"] == 2
+    assert [a["rejected"] for a in index.annotations] == [1, 2]

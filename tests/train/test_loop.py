@@ -13,7 +13,6 @@ from livecc_jax.checkpoints.convert import convert
 from livecc_jax.checkpoints.hf_config import LiveCCBlock
 from livecc_jax.checkpoints.hf_export import export_hf
 from livecc_jax.checkpoints.open import open_checkpoint
-from livecc_jax.data import plan as video_plan
 from livecc_jax.data.index import build_index
 from livecc_jax.errors import ConfigError, DataError
 from livecc_jax.media.budget import PixelBudget
@@ -146,7 +145,6 @@ def test_a_run_ends_when_nothing_can_be_read(home, straight, monkeypatch):
     """Not one clip but the disk is gone: better to stop than to train on nothing."""
     monkeypatch.setattr("livecc_jax.train.loop.SOME_BAD", 1)
     shutil.move(home / "clips", home / "elsewhere")
-    video_plan.probe_cached.cache_clear()
     try:
         with pytest.raises(DataError, match=r"quarantine\.jsonl: \d of 4 examples cannot be used"):
             train(config(home, home / "nothing"))

@@ -1,0 +1,164 @@
+"""Where videos and images are looked at: timestamps once a file, pictures when they are needed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+
+from livecc_jax.data.remote import Stamp, stamp
+from livecc_jax.data.timestamps import Timestamps
+from livecc_jax.errors import MediaError
+from livecc_jax.media.video import VideoInfo, probe, read_frames, read_image
+from livecc_jax.timeline.example import Clip, Picture
+
+KEPT = 256  # files whose timestamps stay in memory
+DECLARED_GAP_US = 33_333  # frames of a file that is only declared: 30 a second
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What an index stores of a file, to tell later that it is the same.
+
+    check is a digest of the timestamps and the size of a video, of the bytes of an image; 0 says that
+    the file itself was not read. width and height are in pixels as displayed.
+    """
+
+    size: int
+    mtime_ns: int
+    check: int
+    frame_duration_us: int
+    lead_us: int
+    width: int
+    height: int
+
+
+def digest_of(info: VideoInfo) -> int:
+    """63 bits of a digest of what decides which frames are shown."""
+    total = hashlib.sha256(np.ascontiguousarray(info.pts_us, np.int64).tobytes())
+    total.update(f"{info.frame_duration_us} {info.lead_us} {info.width} {info.height}".encode())
+    return int.from_bytes(total.digest()[:8], "big") >> 1
+
+
+@dataclass(frozen=True)
+class Picked:
+    """An image file as it was seen."""
+
+    size: tuple[int, int]  # height, width
+    digest: int
+
+
+class MediaFiles:
+    """Videos and images by path.
+
+    Args:
+        timestamps: keeps what was read on disk.
+        declared: believe annotations that say how long and large a file is, and do not open it.
+    """
+
+    def __init__(self, timestamps: Timestamps | None = None, declared: bool = False) -> None:
+        self._timestamps = timestamps
+        self._declared = declared
+        self._known: OrderedDict[tuple[str, Stamp], VideoInfo | Picked] = OrderedDict()
+        self._lock = Lock()
+
+    def video(self, clip: Clip) -> VideoInfo:
+        """Timestamps and size of a clip's file. Raises MediaError."""
+        duration = getattr(clip, "duration_us", 0)
+        if self._declared and duration:
+            pts = np.arange(0, duration, DECLARED_GAP_US)
+            return VideoInfo(clip.path, pts, DECLARED_GAP_US, clip.width, clip.height)
+        found = self._look(clip.path, stamp(clip.path), video=True)
+        assert isinstance(found, VideoInfo)
+        return found
+
+    def picture(self, picture: Picture) -> tuple[int, int]:
+        """Height and width of an image. Raises MediaError."""
+        if self._declared and getattr(picture, "width", 0):
+            return picture.height, picture.width
+        return self._look(picture.path, stamp(picture.path), video=False).size
+
+    def facts(self, item: Clip | Picture | str, video: bool) -> FileFacts:
+        """What identifies a file that was looked at before. Raises MediaError."""
+        seen = stamp(item)
+        found = self._look(item, seen, video)
+        if isinstance(found, Picked):
+            return FileFacts(seen.size, seen.mtime_ns, found.digest, 0, 0, *found.size[::-1])
+        return FileFacts(
+            seen.size, seen.mtime_ns, digest_of(found),
+            found.frame_duration_us, found.lead_us, found.width, found.height,
+        )  # fmt: skip
+
+    def check(self, path: str, facts: FileFacts, video: bool) -> None:
+        """Make sure that a file is still what it was.
+
+        The same size and time of change are believed; another time of change (a copy) is settled by
+        reading the timestamps, or the image, once.
+
+        Raises:
+            MediaError: it is gone or has changed.
+        """
+        seen = stamp(path)
+        if seen.size != facts.size:
+            raise MediaError(
+                f"{path}: has changed since it was indexed: "
+                f"it had {facts.size} bytes and has {seen.size}"
+            )
+        if facts.mtime_ns and seen.mtime_ns == facts.mtime_ns:
+            return
+        found = self._look(path, seen, video)
+        now = found.digest if isinstance(found, Picked) else digest_of(found)
+        if now != facts.check:
+            what = "timestamps" if video else "contents"
+            raise MediaError(f"{path}: has changed since it was indexed: its {what} are others")
+
+    def frames(self, info: VideoInfo, indices: np.ndarray) -> np.ndarray:
+        """Frames by number: uint8 [F, H, W, 3] RGB. Raises MediaError."""
+        return read_frames(info, indices)
+
+    def image(self, path: str) -> np.ndarray:
+        """An image: uint8 [H, W, 3] RGB. Raises MediaError."""
+        return read_image(path)
+
+    def forget(self) -> None:
+        """Drop what is kept in memory."""
+        with self._lock:
+            self._known.clear()
+
+    def _look(self, path: str, seen: Stamp, video: bool) -> VideoInfo | Picked:
+        key = (path, seen)
+        with self._lock:
+            if key in self._known:
+                self._known.move_to_end(key)
+                return self._known[key]
+        found = self._read(path, seen, video)
+        with self._lock:
+            self._known[key] = found
+            while len(self._known) > KEPT:
+                self._known.popitem(last=False)
+        return found
+
+    def _read(self, path: str, seen: Stamp, video: bool) -> VideoInfo | Picked:
+        if not video:
+            size = self.image(path).shape[:2]
+            digest = hashlib.sha256(Path(path).read_bytes()).digest()
+            return Picked((int(size[0]), int(size[1])), int.from_bytes(digest[:8], "big") >> 1)
+        stored = self._timestamps.get(path, seen) if self._timestamps else None
+        if isinstance(stored, MediaError):
+            raise stored
+        if stored is not None:
+            return stored
+        try:
+            info = dataclasses.replace(probe(path), path=path)
+        except MediaError as error:
+            if self._timestamps:
+                self._timestamps.put(path, seen, error)
+            raise
+        if self._timestamps:
+            self._timestamps.put(path, seen, info)
+        return info

@@ -1,0 +1,172 @@
+"""Planning the examples of a stretch of an annotation file: the unit of work of indexing."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from livecc_jax.data import paths
+from livecc_jax.data.columns import PROVISIONAL, Shard
+from livecc_jax.data.media_files import FileFacts, MediaFiles
+from livecc_jax.data.plan import ExamplePlan, plan_example
+from livecc_jax.data.records import AnnotationFile
+from livecc_jax.data.remote import is_remote
+from livecc_jax.data.split import Piece, split_example
+from livecc_jax.data.stored import pack
+from livecc_jax.data.timestamps import Timestamps
+from livecc_jax.errors import ExampleError, MediaError
+from livecc_jax.media.budget import PixelBudget
+from livecc_jax.media.video import VideoInfo
+from livecc_jax.text.tokenizer import Tokenizer
+from livecc_jax.timeline.chat import ChatTemplate
+from livecc_jax.timeline.example import ChatExample, StreamExample
+
+REMOTE_THREADS = 16  # files of a bucket that are waited for at once
+NOT_READ = FileFacts(0, 0, 0, 0, 0, 0, 0)
+NO_SLACK = (0, 0, 0)
+
+Planned = list[tuple[Piece | None, ExamplePlan]]  # the pieces of one line
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How examples are planned; see `build_index`."""
+
+    budget: PixelBudget
+    context: bool
+    row_tokens: int
+    form: str
+    provisional: bool
+    root: str
+    timestamps: str
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Lines first, ..., stop - 1 of annotation file `source`."""
+
+    source: int
+    first: int
+    stop: int
+
+
+class Planner:
+    """Plans stretches; one a process."""
+
+    def __init__(self, settings: Settings, tokenizer: Tokenizer) -> None:
+        self.settings = settings
+        self._template = ChatTemplate(tokenizer)
+        timestamps = Timestamps(settings.timestamps) if settings.timestamps else None
+        self._files = MediaFiles(timestamps, declared=settings.provisional)
+
+    def plan(self, file: AnnotationFile, stretch: Stretch) -> dict[str, np.ndarray]:
+        """The columns of a stretch; `rejected` holds the lines of rejected.jsonl as bytes."""
+        shard, rejected = Shard(), []
+        for line, result in self._results(file, stretch):
+            if isinstance(result, Exception):
+                rejected.append((line, result))
+                continue
+            try:
+                for piece, plan in result[1]:
+                    self._add(shard, stretch.source, line, piece, plan, file.folder, result[0])
+            except (ExampleError, MediaError) as error:
+                rejected.append((line, error))
+        lines = [
+            json.dumps(
+                {
+                    "annotations": file.path,
+                    "line": line + 1,
+                    "kind": type(error).__name__,
+                    "reason": str(error),
+                },
+                ensure_ascii=False,
+            )
+            for line, error in rejected
+        ]
+        text = "".join(line + "\n" for line in lines).encode()
+        return shard.arrays() | {"rejected": np.frombuffer(text, np.uint8)}
+
+    def _results(
+        self, file: AnnotationFile, stretch: Stretch
+    ) -> Iterator[tuple[int, tuple[Any, Planned] | Exception]]:
+        lines = range(stretch.first, stretch.stop)
+        raws = list(file.raws(stretch.first, stretch.stop))
+
+        def work(line: int, raw: Any) -> tuple[Any, Planned] | Exception:
+            try:
+                return raw, self._plan(file.parse(line, raw))
+            except ExampleError as error:
+                known = str(error).startswith(file.path)
+                return error if known else ExampleError(f"{file.path} line {line + 1}: {error}")
+            except MediaError as error:
+                return error
+
+        if is_remote(file.path) or is_remote(self.settings.root):
+            with ThreadPoolExecutor(REMOTE_THREADS) as pool:
+                yield from zip(lines, pool.map(work, lines, raws))
+        else:
+            yield from zip(lines, map(work, lines, raws))
+
+    def _plan(self, example: StreamExample | ChatExample) -> Planned:
+        s = self.settings
+        how = {"form": s.form, "files": self._files}
+        whole = plan_example(example, self._template, s.budget, s.context, **how)
+        room = s.row_tokens - self._slack(whole)[0]
+        if whole.tokens <= room:
+            return [(None, whole)]
+        if not isinstance(example, StreamExample):
+            raise ExampleError(f"takes {whole.tokens} tokens, more than the {room} of a row")
+        return list(split_example(example, whole, self._template, s.budget, s.context, room, **how))
+
+    def _slack(self, plan: ExamplePlan) -> tuple[int, int, int]:
+        """Tokens, targets and windows that an example may take more once its files are read.
+
+        A clip may have a turn more than its annotation lets expect, and words may move to another turn.
+        """
+        if not self.settings.provisional or not plan.media:
+            return NO_SLACK
+        return 32 + plan.media[0].patches_per_pair // 4, 8, 1
+
+    def _add(
+        self,
+        shard: Shard,
+        source: int,
+        line: int,
+        piece: Piece | None,
+        plan: ExamplePlan,
+        folder: str,
+        raw: Any,
+    ) -> None:
+        kind, text = pack(plan)
+        files = []
+        for media in plan.media:
+            video = isinstance(media.source, VideoInfo)
+            path = media.source.path if video else media.source
+            facts = NOT_READ if self.settings.provisional else self._files.facts(path, video)
+            files.append((paths.store(path, folder, self.settings.root), facts))
+        if self.settings.provisional and plan.media:
+            kind = PROVISIONAL
+            text = json.dumps(raw, ensure_ascii=False, separators=(",", ":")).encode()
+        need = plan.tokens, plan.targets, plan.windows(self.settings.budget.max_pair_patches)
+        need = tuple(a + b for a, b in zip(need, self._slack(plan)))
+        shard.add(source, line, piece, kind, plan.media, need, text, files)
+
+
+def category(reason: str, path: str) -> str:
+    """What a reason says whatever the file and the numbers: for counting.
+
+    Args:
+        reason: the sentence.
+        path: of the annotation file.
+    """
+    text = reason.removeprefix(path)
+    text = re.sub(r"^ line \d+: ", "", text)
+    text = re.sub(r"^\S*[/\\.]\S*: ", "", text)  # the name of a video
+    text = re.sub(r"'[^']*'|\"[^\"]*\"|\([^)]*\)", "_", text)
+    return re.sub(r"\d+(\.\d+)?", "#", text)
