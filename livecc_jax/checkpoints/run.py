@@ -32,6 +32,7 @@ from livecc_jax.text.tokenizer import Tokenizer
 absl_logging.set_verbosity(absl_logging.WARNING)
 
 ITEMS = ("params", "opt_state", "meta")
+DAMAGED = ".damaged"  # what a step that cannot be read is renamed to
 
 
 def steps_of(path: str | Path) -> list[int]:
@@ -86,18 +87,31 @@ def _telling(where: Path, what: str) -> Iterator[None]:
         raise CheckpointError(f"{where}: {what} ({reason})") from e
 
 
+def _bounded_writers() -> dict[str, Any]:
+    """Writers that copy a gigabyte of arrays at a time, in place of everything at once."""
+    return {
+        "params": ocp.StandardCheckpointHandler(save_concurrent_gb=1),
+        "opt_state": ocp.StandardCheckpointHandler(save_concurrent_gb=1),
+        "meta": ocp.JsonCheckpointHandler(),
+    }
+
+
 class RunDirectory:
     """One run.
 
     Args:
         path: its directory.
         keep: newest steps to keep; older ones are deleted as new ones complete.
+        keep_every: steps that this divides are never deleted; 0: none.
         asynchronous: let `save` return once the arrays are copied, and write behind the caller.
     """
 
-    def __init__(self, path: str | Path, keep: int = 3, asynchronous: bool = True) -> None:
+    def __init__(
+        self, path: str | Path, keep: int = 3, asynchronous: bool = True, keep_every: int = 0
+    ) -> None:
         self.path = Path(path).absolute()
         self.keep = keep
+        self.keep_every = keep_every
         self.asynchronous = asynchronous
         self._manager: ocp.CheckpointManager | None = None
 
@@ -152,32 +166,56 @@ class RunDirectory:
             items["opt_state"] = ocp.args.StandardSave(opt_state)
         if step in steps_of(self.path):
             raise CheckpointError(f"{self.path}: step {step} is already there")
-        with _telling(self.path, f"step {step} cannot be written"):
+        with self._writing():
             if self._manager is None:
                 self._clear_unfinished()
                 self._manager = ocp.CheckpointManager(
                     self.path,
                     item_names=ITEMS,
+                    item_handlers=None if self.asynchronous else _bounded_writers(),
                     options=ocp.CheckpointManagerOptions(
                         max_to_keep=self.keep,
+                        keep_period=self.keep_every or None,
                         enable_async_checkpointing=self.asynchronous,
                     ),
                 )
             # Forced: after going back to an older step, its successors are smaller than the newest.
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
+    def check(self) -> None:
+        """Raise CheckpointError if an asynchronous write has failed; waits for nothing."""
+        if self._manager is not None:
+            with self._writing():
+                self._manager.check_for_errors()
+
     def wait(self) -> None:
         """Return when every step so far is complete. Raises CheckpointError if a write failed."""
         if self._manager is not None:
-            with _telling(self.path, "a checkpoint could not be written"):
+            with self._writing():
                 self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Wait, and release the writer's threads."""
         if self._manager is not None:
             manager, self._manager = self._manager, None
-            with _telling(self.path, "a checkpoint could not be written"):
+            with self._writing():
                 manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Say that a step was not written and which is left; give back the space of the failed one."""
+        try:
+            with _telling(self.path, "a checkpoint could not be written"):
+                yield
+        except CheckpointError as error:
+            manager, self._manager = self._manager, None
+            if manager is not None and jax.process_count() == 1:  # or it would wait for the others
+                with contextlib.suppress(Exception):  # it fails for the same reason again
+                    manager.close()
+            self._clear_unfinished()
+            left = self.latest_step()
+            kept = "there is none before it" if left is None else f"step {left} is whole and stays"
+            raise CheckpointError(f"{error}; {kept}") from error
 
     def __enter__(self) -> RunDirectory:
         """The run itself; leaving the block closes it."""
@@ -186,6 +224,14 @@ class RunDirectory:
     def __exit__(self, *error: object) -> None:
         """Close."""
         self.close()
+
+    def set_aside(self, step: int) -> None:
+        """Rename a step that cannot be read, so that it no longer counts and its number is free."""
+        if jax.process_index() == 0:
+            target = self.path / f"{step}{DAMAGED}"
+            if target.exists():
+                shutil.rmtree(target, ignore_errors=True)
+            (self.path / str(step)).rename(target)
 
     def latest_step(self) -> int | None:
         """The newest complete step; None when there is none."""
@@ -217,11 +263,8 @@ class RunDirectory:
         folder = self._folder(step)
         if not (folder / "meta").is_dir():
             raise CheckpointError(f"{folder}: has no meta")
-        with (
-            _telling(folder, "its meta cannot be read"),
-            ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader,
-        ):
-            return reader.restore(folder / "meta")
+        with _telling(folder, "its meta cannot be read"):
+            return ocp.JsonCheckpointHandler().restore(folder / "meta")
 
     def restore_params(self, step: int, abstract: Params | None = None) -> Params:
         """The parameters alone; nothing of the optimiser is read.
@@ -263,11 +306,11 @@ class RunDirectory:
         extra = sorted(have.keys() - want.keys())
         if extra:
             raise CheckpointError(f"{folder}: {item} has {extra[0]}, which is not wanted")
-        with (
-            _telling(folder, f"its {item} cannot be read"),
-            ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader,
-        ):
+        # Not by a Checkpointer, which waits for the other processes: one that finds a shard damaged
+        # must be able to say so while the others can still hear it.
+        with _telling(folder, f"its {item} cannot be read"):
             targets = jax.tree.map(_target, wanted)
+            reader = ocp.StandardCheckpointHandler()
             return reader.restore(folder / item, args=ocp.args.StandardRestore(targets))
 
     def _clear_unfinished(self) -> None:

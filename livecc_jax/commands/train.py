@@ -5,6 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 
+EPILOG = """Any field of the config can be set: --run DIR --optim.learning_rate 1e-5 ...
+--profile 3 traces three steps (or --profile 100-103).
+
+Several processes: on TPU slices and under Slurm or MPI they find each other; elsewhere set
+JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID for each.
+SIGTERM to any of them lets all save at the same step and end with status 143; run again, they go on."""
+
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Declare the command."""
@@ -12,7 +19,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "train",
         help="train a model from a config file",
         description=__doc__,
-        epilog="Any field of the config can be set: --run DIR --optim.learning_rate 1e-5 ...",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("config", help="Python file that defines `config`")
     parser.add_argument(
@@ -28,17 +36,30 @@ def run(args: argparse.Namespace) -> int:
 
     config = override(load_config(args.config), pairs(args.overrides))
 
+    from livecc_jax.parallel.processes import is_first, start_processes
+
+    start_processes()
+
     from livecc_jax.train.loop import Progress, train
+    from livecc_jax.train.preempt import EXIT_CODE, Preempted
 
     def report(p: Progress) -> None:
         print(
             f"step {p.step}/{p.steps}  loss {p.loss:.4f}  lr {p.learning_rate:.2e}  "
             f"grad {p.grad_norm:.2f}  {p.tokens_per_second:.0f} tokens/s  targets {p.targets}  "
             f"density {p.density:.0%}  MFU {p.mfu:.1%}  memory {p.memory_bytes / 2**30:.1f} GiB  "
-            f"data wait {p.waiting:.0%}" + (f"  quarantined {p.quarantined}" if p.quarantined else ""),
+            f"data wait {p.waiting:.0%}  goodput {p.goodput:.0%}"
+            + (f"  quarantined {p.quarantined}" if p.quarantined else ""),
             flush=True,
         )
 
-    done = train(config, report)
-    print(f"{done}: finished", file=sys.stdout)
+    first = is_first()
+    try:
+        done = train(config, report if first else None)
+    except Preempted as notice:
+        if first:
+            print(f"livecc train: {notice}", file=sys.stderr)
+        return EXIT_CODE
+    if first:
+        print(f"{done}: finished")
     return 0

@@ -63,12 +63,10 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class GuardConfig:
-    """What becomes of a step that would harm the run: "stop" the run before it, "skip" or "ignore" it."""
+    """What becomes of a step that would harm the run: "stop" before it, "skip" or "ignore" it."""
 
     nan: str = "stop"  # the loss or the gradient is no number
-    spike: str = (
-        "ignore"  # the loss is more than `factor` times the median of the last `window` good ones
-    )
+    spike: str = "ignore"  # the loss is over `factor` times the median of the last `window` good ones
     factor: float = 3.0
     window: int = 64
     most: int = 10  # skipped steps in a row; one more ends the run

@@ -2,68 +2,48 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
-import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
+import optax
 
 from livecc_jax.checkpoints.run import RunDirectory
 from livecc_jax.data.pipeline import Batch, RowSource, batches, steps_in
-from livecc_jax.data.quarantine import Quarantine
+from livecc_jax.data.quarantine import Quarantine, Quarantined
 from livecc_jax.errors import ConfigError, DataError
 from livecc_jax.parallel.batch import check_rows, place_batch
 from livecc_jax.parallel.mesh import make_mesh
-from livecc_jax.train.config import Config, check_resume, flatten
-from livecc_jax.train.flops import step_flops
-from livecc_jax.train.optimizer import learning_rate, make_optimizer
-from livecc_jax.train.peak import peak_flops
+from livecc_jax.parallel.processes import gather, is_first
+from livecc_jax.train.clock import Clock
+from livecc_jax.train.config import Config, flatten
+from livecc_jax.train.evaluate import HeldOut
+from livecc_jax.train.guard import VERDICTS, Diverged, begin_guard, guard_json, guarded, record
+from livecc_jax.train.optimizer import make_optimizer
+from livecc_jax.train.preempt import Notice, Preempted
+from livecc_jax.train.report import Board, Counts, Meter, Progress, Report
 from livecc_jax.train.start import Start, begin, check_config, resume
-from livecc_jax.train.state import split
 from livecc_jax.train.step import make_step
+from livecc_jax.train.trace import Trace
+from livecc_jax.train.watchdog import Watchdog
+
+__all__ = ["Progress", "Report", "train"]
 
 log = logging.getLogger(__name__)
 
 SOME_BAD = 20  # so many bad examples never end a run
 
 
-@dataclass(frozen=True)
-class Progress:
-    """What a log line says; rates are over the steps since the last one."""
-
-    step: int
-    steps: int
-    loss: float
-    token_loss: float
-    grad_norm: float
-    learning_rate: float
-    tokens: int  # real tokens of the step
-    targets: int  # supervised tokens of the step
-    tokens_per_second: float
-    density: float  # share of the rows' tokens that is not padding
-    mfu: float
-    memory_bytes: int  # peak on one device; of the process where devices do not say
-    waiting: float  # share of the time spent waiting for data
-    quarantined: int
-
-    def scalars(self) -> dict[str, float]:
-        """Every number by name, for TensorBoard."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in ("step", "steps")}
-
-
-Report = Callable[[Progress], None]
-
-
 def train(config: Config, report: Report | None = None) -> Path:
     """Run training to its end, from the start or from the run's newest checkpoint.
+
+    Every process of a run calls this; `parallel.processes.start_processes` comes before it.
 
     Args:
         config: the experiment.
@@ -75,33 +55,278 @@ def train(config: Config, report: Report | None = None) -> Path:
     Raises:
         ConfigError: the config cannot work, or contradicts the run it resumes.
         CheckpointError, DataError, TokenizerError: something it names cannot be used.
+        Diverged: a step was bad and the policy is to stop.
+        Preempted: SIGTERM; the run has saved.
     """
+    clock = Clock()
     check_config(config)
-    run = RunDirectory(config.run, keep=config.checkpoint.keep)
-    with contextlib.closing(run), SummaryWriter(str(run.path / "tensorboard")) as board:
-        return _train(config, run, board, report)
+    with ExitStack() as stack:
+        notice = stack.enter_context(Notice())
+        settings = config.checkpoint
+        run = RunDirectory(config.run, keep=settings.keep, keep_every=settings.keep_every)
+        stack.enter_context(closing(run))
+        board = stack.enter_context(Board(run.path / "tensorboard"))
+        watchdog = Watchdog(
+            run.path / "hosts",
+            jax.process_index(),
+            jax.process_count(),
+            config.watch.late,
+            config.watch.give_up,
+        )
+        stack.enter_context(watchdog)
+        loop = _Loop(config, run, board, report, notice, watchdog, clock)
+        stack.callback(loop.trace.close)
+        loop.run()
+        return run.path
 
 
-def _train(config: Config, run: RunDirectory, board: SummaryWriter, report: Report | None) -> Path:
-    mesh = make_mesh(config.mesh)
-    check_rows(
-        mesh,
-        config.data.rows_per_step // config.optim.accumulate,
-        config.data.tokens,
-        config.data.windows,
-    )
-    latest = run.latest_step()
-    quarantine = Quarantine.load(config.data.quarantine) if config.data.quarantine else Quarantine()
-    saved = run.restore_meta(latest) if latest is not None else {}
-    if saved:
-        for change in check_resume(saved["config"], config, config.run):
-            log.warning("%s: resuming with a changed config: %s", config.run, change)
-        quarantine = Quarantine.from_json(saved["quarantine"], f"{config.run} step {latest}")
+@dataclass(frozen=True)
+class _Pending:
+    """A step that was handed to the devices and not read yet."""
 
+    step: int
+    metrics: dict[str, jax.Array]
+    counts: Counts
+
+
+class _Loop:
+    """The parts of a run and the order in which they come together."""
+
+    def __init__(
+        self,
+        config: Config,
+        run: RunDirectory,
+        board: Board,
+        report: Report | None,
+        notice: Notice,
+        watchdog: Watchdog,
+        clock: Clock,
+    ) -> None:
+        self.config, self.directory, self.board = config, run, board
+        self.report, self.notice, self.watchdog = report, notice, watchdog
+        data = config.data
+        self.mesh = make_mesh(config.mesh)
+        micro = data.rows_per_step // config.optim.accumulate
+        check_rows(self.mesh, micro, data.tokens, data.windows)
+
+        resumed = resume(config, run, self.mesh)
+        self.clock = Clock(resumed.meta.get("clock")) if resumed else clock
+        self.quarantine = Quarantine.load(data.quarantine) if data.quarantine else Quarantine()
+        if resumed:
+            where = f"{config.run} step {resumed.step}"
+            self.quarantine = Quarantine.from_json(resumed.meta["quarantine"], where)
+        self.source = _source(config, run, resumed is not None, self.quarantine)
+        index = self.source.opened
+        if resumed and resumed.meta["index"] != index.digest:
+            raise ConfigError(
+                f"{config.run}: this run cannot resume with another index; "
+                f"{data.index} has changed since"
+            )
+        self.quarantine.check(index.where, len(index), data.quarantine or config.run)
+        steps = steps_in(self.source, data.rows_per_step)
+        self.steps = min(steps, config.max_steps) if config.max_steps else steps
+        self.optimizer: optax.GradientTransformation = make_optimizer(config.optim, self.steps)
+        self.started: Start = resumed or begin(config, run, self.source, self.optimizer, self.mesh)
+        self.saved = self.first = self.started.step
+        self.trace = Trace(config.profile, self.first + 1, run.path / "profile")
+        guard = begin_guard(config.guard, self.mesh, self.started.meta.get("guard"))
+        self.state: dict[str, Any] = self.started.state | {"guard": guard}
+        self.meter = Meter(config, self.started, self.steps, self.mesh.size, self.clock)
+        log.info("MFU is against %.3g FLOP/s a device (%s)", self.meter.peak, self.meter.peak_from)
+        self.held_out: HeldOut | None = None
+        if config.evaluate.index:
+            self.held_out = HeldOut(config, self.started.model, self.source.tokenizer_path, self.mesh)
+        self.pending: _Pending | None = None
+        self.fresh: list[Quarantined] = []  # found by this process, not told to the others yet
+        self.account = "start"  # until the first step is done, which compiles
+
+    def run(self) -> None:
+        """All steps. Raises what `train` says."""
+        config = self.config
+        step_fn = guarded(make_step(self.started.model, config.compute, self.optimizer), config.guard)
+        jitted = jax.jit(step_fn, donate_argnums=0)
+        with jax.set_mesh(self.mesh):
+            for step, batch in self._batches():
+                self.trace.before(step)
+                self.watchdog.at(step, "step")
+                placed = place_batch(self.mesh, batch.rows, config.optim.accumulate)
+                self.state, metrics = jitted(self.state, placed)
+                counts = self.meter.count(batch)
+                self._read()
+                self.pending = _Pending(step, metrics, counts)
+                self._after(step)
+        self._write_quarantine()
+        self.directory.wait()
+
+    def _batches(self) -> Iterator[tuple[int, Batch]]:
+        """Number the steps from 1, and book what is waited for."""
+        config = self.config
+        stream = batches(
+            self.source,
+            first_step=self.first,
+            steps=self.steps,
+            rows_per_step=config.data.rows_per_step,
+            accumulate=config.optim.accumulate,
+            process=jax.process_index(),
+            processes=jax.process_count(),
+            workers=config.data.workers,
+        )
+        for step in range(self.first + 1, self.steps + 1):
+            self.watchdog.at(step, "rows")
+            self.clock.spent(self.account)
+            batch = next(stream)
+            # While the devices still work on the step before, nothing is lost by waiting.
+            idle = self.pending is None or self.pending.metrics["loss"].is_ready()
+            starting = self.account == "start"
+            waited = self.clock.spent("data" if idle and not starting else self.account)
+            self.meter.waited += waited
+            self.fresh.extend(batch.failed)
+            yield step, batch
+
+    def _after(self, step: int) -> None:
+        """What is due after a step was handed to the devices."""
+        config = self.config
+        every = config.checkpoint.every
+        saves = step == self.steps or bool(every and step % every == 0)
+        evaluates = saves
+        if config.evaluate.every:
+            evaluates = step == self.steps or step % config.evaluate.every == 0
+        stop = self.notice.reached()
+        if step % config.log_every == 0 or saves or stop:
+            self._share_quarantine()
+        if saves or stop or evaluates:
+            self._read()
+        self.directory.check()
+        if evaluates and not stop and self.held_out is not None:
+            stop = self._evaluate(step)
+        if saves or stop:
+            self._save(step)
+        if stop and step < self.steps:
+            self.watchdog.at(step, "save")
+            self.directory.wait()
+            raise Preempted(
+                f"{self.directory.path}: told to end (SIGTERM), saved at step {step} of {self.steps}; "
+                "started again, the run goes on from there"
+            )
+
+    def _read(self) -> None:
+        """Wait for the step that is pending, and see to what it says."""
+        if self.pending is None:
+            return
+        pending, self.pending = self.pending, None
+        fetched = jax.device_get(pending.metrics)
+        values = {k: np.asarray(v).item() for k, v in fetched.items()}
+        self.clock.spent(self.account)
+        self.account = "step"
+        self.watchdog.stepped()
+        self.trace.after(pending.step)
+        self.meter.add(pending.counts)
+        if VERDICTS[int(values["verdict"])] != "good":
+            self._bad(pending.step, values)
+        if pending.step % self.config.log_every == 0 or pending.step == self.steps:
+            progress = self.meter.read(pending.step, values, self.quarantine)
+            self.board.add(progress.scalars(), pending.step)
+            self.board.add(self.clock.shares(), pending.step, "time/")
+            if self.report:
+                self.report(progress)
+            self.clock.spent("other")
+
+    def _bad(self, step: int, values: dict[str, float]) -> None:
+        """Record a step that the guard did not find good, and end the run if that is the policy."""
+        guard, rows = self.config.guard, self.config.data.rows_per_step
+        policy = guard.nan if VERDICTS[int(values["verdict"])] == "nan" else guard.spike
+        listed = self.directory.path / "anomalies.jsonl"
+        what = "it was bad"
+        if is_first():
+            numbers = range((step - 1) * rows, step * rows)
+            what = record(listed, step, values, policy, self.source, numbers)
+            log.warning("step %d: %s (policy: %s; its rows are in %s)", step, what, policy, listed)
+        if policy == "skip" and values["refused"] <= guard.most:
+            return
+        if policy == "ignore":
+            return
+        # The state is still that of before this step, or of before the first one skipped.
+        self._save(step - 1 if policy == "stop" else step)
+        self.directory.wait()
+        if policy == "skip":
+            raise Diverged(
+                f"{listed}: {int(values['refused'])} steps in a row could not be used, the last {step}"
+            )
+        raise Diverged(
+            f"step {step}: {what}; its rows are in {listed}, and the run stands at step {step - 1} "
+            f"(to go on past it: --guard.{VERDICTS[int(values['verdict'])]} skip)"
+        )
+
+    def _evaluate(self, step: int) -> bool:
+        """Held-out loss; true when the run was told to end meanwhile."""
+        assert self.held_out is not None
+        self.clock.spent(self.account)
+        self.watchdog.at(step, "evaluate")
+
+        def poll() -> bool:
+            self.watchdog.stepped()
+            return self.notice.reached()
+
+        losses = self.held_out.losses(self.state["params"], poll)
+        self.clock.spent("evaluate")
+        if losses is None:
+            return True
+        self.board.add(losses, step, "held_out/")
+        log.info("step %d: held-out loss %.4f", step, losses["loss"])
+        return False
+
+    def _save(self, step: int) -> None:
+        """Begin to write a checkpoint, unless it is there."""
+        if step <= self.saved:
+            return
+        self.clock.spent(self.account)
+        self.watchdog.at(step, "save")
+        meta = {
+            "step": step,
+            "rows": step * self.config.data.rows_per_step,
+            "config": flatten(self.config),
+            "index": self.source.opened.digest,
+            "quarantine": self.quarantine.to_json(),
+            "guard": guard_json(self.state["guard"]),
+            "clock": self.clock.to_json(),
+        }
+        self.directory.save(step, self.state["params"], self.state["opt_state"], meta)
+        self.saved = step
+        self.watchdog.stepped()
+        self.clock.spent("save")
+
+    def _share_quarantine(self) -> None:
+        """Give every process what any of them found unusable; all come here at the same steps."""
+        found = gather([dataclasses.asdict(e) for e in self.fresh])
+        self.fresh = []
+        new = False
+        for entry in (Quarantined(**e) for entries in found for e in entries):
+            if self.quarantine.add(entry):
+                new = True
+                if is_first():
+                    log.warning(
+                        "left out and quarantined: %s line %d: %s",
+                        entry.annotations, entry.line, entry.reason,
+                    )  # fmt: skip
+        if new:
+            self._write_quarantine()
+        size = len(self.source.opened)
+        if len(self.quarantine) > max(SOME_BAD, self.config.data.max_quarantined * size):
+            raise DataError(
+                f"{self.directory.path / 'quarantine.jsonl'}: {len(self.quarantine)} of {size} "
+                f"examples cannot be used; the last: {self.quarantine.entries[-1].reason}"
+            )
+
+    def _write_quarantine(self) -> None:
+        if is_first():
+            self.quarantine.save(self.directory.path / "quarantine.jsonl")
+
+
+def _source(config: Config, run: RunDirectory, resumed: bool, quarantine: Quarantine) -> RowSource:
     data = config.data
-    source = RowSource(
+    return RowSource(
         data.index,
-        tokenizer_path=str(run.path) if saved else (config.init or config.tokenizer),
+        tokenizer_path=str(run.path) if resumed else (config.init or config.tokenizer),
         tokens=data.tokens,
         windows=data.windows,
         targets=data.targets,
@@ -111,146 +336,3 @@ def _train(config: Config, run: RunDirectory, board: SummaryWriter, report: Repo
         epochs=data.epochs,
         quarantined=quarantine.examples,
     )
-    digest = source.opened.digest
-    if saved and saved["index"] != digest:
-        raise ConfigError(
-            f"{config.run}: this run cannot resume with another index; {data.index} has changed since"
-        )
-    index = source.opened
-    quarantine.check(index.where, len(index), data.quarantine or config.run)
-    most_bad = max(SOME_BAD, config.data.max_quarantined * len(index))
-    steps = steps_in(source, data.rows_per_step)
-    steps = min(steps, config.max_steps) if config.max_steps else steps
-    optimizer = make_optimizer(config.optim, steps)
-    started: Start
-    if saved:
-        started = resume(config, run, latest, optimizer, mesh)
-    else:
-        started = begin(config, run, source, optimizer, mesh)
-    first = latest or 0
-
-    def save(step: int, state: dict[str, Any]) -> None:
-        meta = {
-            "step": step,
-            "rows": step * data.rows_per_step,
-            "config": flatten(config),
-            "index": digest,
-            "quarantine": quarantine.to_json(),
-        }
-        run.save(step, state["params"], state["opt_state"], meta)
-
-    stream = batches(
-        source,
-        first_step=first,
-        steps=steps,
-        rows_per_step=data.rows_per_step,
-        accumulate=config.optim.accumulate,
-        process=jax.process_index(),
-        processes=jax.process_count(),
-        workers=data.workers,
-    )
-    meter = _Meter(config, started, steps, quarantine)
-    state = started.state
-    with jax.set_mesh(mesh):
-        step_fn = jax.jit(make_step(started.model, config.compute, optimizer), donate_argnums=0)
-        for step, batch in _timed(stream, first, meter):
-            for entry in batch.failed:
-                if quarantine.add(entry):
-                    log.warning("left out and quarantined: %s line %d: %s",
-                                entry.annotations, entry.line, entry.reason)  # fmt: skip
-                    quarantine.save(run.path / "quarantine.jsonl")
-            if len(quarantine) > most_bad:
-                raise DataError(
-                    f"{run.path / 'quarantine.jsonl'}: {len(quarantine)} of {len(index)} examples "
-                    f"cannot be used; the last: {quarantine.entries[-1].reason}"
-                )
-            state, metrics = step_fn(state, place_batch(mesh, batch.rows, config.optim.accumulate))
-            meter.add(batch)
-            if step % config.log_every == 0 or step == steps:
-                progress = meter.read(step, metrics)
-                for name, value in progress.scalars().items():
-                    board.add_scalar(name, value, step)
-                if report:
-                    report(progress)
-            if step == steps or (config.checkpoint.every and step % config.checkpoint.every == 0):
-                save(step, state)
-    quarantine.save(run.path / "quarantine.jsonl")
-    run.wait()
-    return run.path
-
-
-def _timed(stream: Iterator[Batch], first: int, meter: _Meter) -> Iterator[tuple[int, Batch]]:
-    """Number the steps from 1, and tell the meter how long each batch was waited for."""
-    step = first
-    while True:
-        began = time.perf_counter()
-        batch = next(stream, None)
-        if batch is None:
-            return
-        meter.waited += time.perf_counter() - began
-        step += 1
-        yield step, batch
-
-
-class _Meter:
-    """Adds up what the figures of a log line need."""
-
-    def __init__(self, config: Config, started: Start, steps: int, quarantine: Quarantine) -> None:
-        self._config, self._model, self._steps = config, started.model, steps
-        self._quarantine = quarantine
-        self._schedule = learning_rate(config.optim, steps)
-        _, frozen = split(started.state["params"], config.compute.freeze)
-        self._vision_learns = not any(path.startswith("vision/blocks") for path in frozen)
-        rate, where = peak_flops(jax.devices()[0], config.compute.dtype)
-        self._peak = rate * jax.device_count()
-        log.info("MFU is against %.3g FLOP/s a device (%s)", rate, where)
-        self.waited = 0.0
-        self._restart()
-
-    def _restart(self) -> None:
-        self._began = time.perf_counter()
-        self._tokens = self._places = self._flops = 0
-        self.waited = 0.0
-
-    def add(self, batch: Batch) -> None:
-        """Count a batch of this process."""
-        ids = batch.rows["segment_ids"]
-        self._tokens += int(np.count_nonzero(ids))
-        self._places += ids.size
-        self._flops += step_flops(self._model, batch.rows, self._vision_learns)
-
-    def read(self, step: int, metrics: dict[str, jax.Array]) -> Progress:
-        """The figures since the last reading; waits for the step to be done."""
-        values = {k: np.asarray(v).item() for k, v in jax.device_get(metrics).items()}
-        if not math.isfinite(values["loss"]):
-            log.warning("step %d: the loss is %s", step, values["loss"])
-        seconds = time.perf_counter() - self._began
-        everywhere = jax.process_count()  # every process builds as many rows
-        progress = Progress(
-            step=step,
-            steps=self._steps,
-            loss=values["loss"],
-            token_loss=values["token_loss"],
-            grad_norm=values["grad_norm"],
-            learning_rate=float(self._schedule(step - 1)),
-            tokens=values["tokens"],
-            targets=values["targets"],
-            tokens_per_second=self._tokens * everywhere / seconds,
-            density=self._tokens / self._places,
-            mfu=self._flops * everywhere / seconds / self._peak,
-            memory_bytes=_peak_memory(),
-            waiting=self.waited / seconds,
-            quarantined=len(self._quarantine),
-        )
-        self._restart()
-        return progress
-
-
-def _peak_memory() -> int:
-    """Most bytes in use so far on one device; of the whole process where devices keep no count."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    if "peak_bytes_in_use" in stats:
-        return stats["peak_bytes_in_use"]
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -7,6 +7,7 @@ import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import optax
@@ -14,17 +15,20 @@ from jax.sharding import Mesh
 
 from livecc_jax.checkpoints.hf_config import LiveCCBlock
 from livecc_jax.checkpoints.open import open_checkpoint
-from livecc_jax.checkpoints.run import RunDirectory
+from livecc_jax.checkpoints.run import DAMAGED, RunDirectory, steps_of
 from livecc_jax.data.pipeline import RowSource
 from livecc_jax.data.rows import WEIGHTINGS
-from livecc_jax.errors import ConfigError
+from livecc_jax.errors import CheckpointError, ConfigError
 from livecc_jax.model.config import ModelConfig, SpecialIds
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import Params, init_params
 from livecc_jax.model.remat import REMATS
+from livecc_jax.parallel.processes import all_agree, from_first
 from livecc_jax.text.tokenizer import Tokenizer
 from livecc_jax.timeline.modes import MODES
-from livecc_jax.train.config import Config, flatten
+from livecc_jax.train.config import Config, check_resume, flatten
+from livecc_jax.train.guard import POLICIES
+from livecc_jax.train.optimizer import make_optimizer
 from livecc_jax.train.state import (
     State,
     abstract_state,
@@ -41,10 +45,12 @@ VOCAB_MULTIPLE = 128  # so that the vocabulary divides over a tensor axis
 
 @dataclass(frozen=True)
 class Start:
-    """The architecture and the state to go on from."""
+    """The architecture and the state to go on from: step 0, or a checkpoint's with its meta."""
 
     model: ModelConfig
     state: State
+    step: int = 0
+    meta: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def check_config(config: Config) -> None:
@@ -64,6 +70,8 @@ def check_config(config: Config) -> None:
         ("data.weighting", config.data.weighting, WEIGHTINGS),
         ("compute.remat", config.compute.remat, REMATS),
         ("compute.dtype", config.compute.dtype, ("float32", "bfloat16")),
+        ("guard.nan", config.guard.nan, POLICIES),
+        ("guard.spike", config.guard.spike, POLICIES),
     ):
         if value not in choices:
             raise ConfigError(f"{name} {value!r} is not one of {', '.join(choices)}")
@@ -77,6 +85,8 @@ def check_config(config: Config) -> None:
         "log_every": config.log_every,
         "checkpoint.keep": config.checkpoint.keep,
         "compute.head_chunk": config.compute.head_chunk,
+        "guard.window": config.guard.window,
+        "evaluate.rows": config.evaluate.rows,
     }
     for name, value in counts.items():
         if value < 1:
@@ -85,6 +95,12 @@ def check_config(config: Config) -> None:
         "seed": config.seed,
         "max_steps": config.max_steps,
         "checkpoint.every": config.checkpoint.every,
+        "checkpoint.keep_every": config.checkpoint.keep_every,
+        "guard.factor": config.guard.factor,
+        "guard.most": config.guard.most,
+        "evaluate.every": config.evaluate.every,
+        "watch.late": config.watch.late,
+        "watch.give_up": config.watch.give_up,
         "data.workers": config.data.workers,
         "data.max_quarantined": config.data.max_quarantined,
         "optim.learning_rate": config.optim.learning_rate,
@@ -165,14 +181,45 @@ def begin(
     return Start(model, {"params": params, "opt_state": opt_state})
 
 
-def resume(
-    config: Config,
-    run: RunDirectory,
-    step: int,
-    optimizer: optax.GradientTransformation,
-    mesh: Mesh,
-) -> Start:
-    """The run as it was at `step`, on this mesh. Raises CheckpointError when it cannot be read."""
+def resume(config: Config, run: RunDirectory, mesh: Mesh) -> Start | None:
+    """The run as it was at its newest step that can be read, on this mesh; None when it has no step.
+
+    A step that some process cannot read is set aside with a warning, and the one before it is taken.
+
+    Raises:
+        CheckpointError: no step can be read; the error is the newest one's.
+        ConfigError: the config contradicts the run's.
+    """
+    steps: list[int] = from_first(steps_of(run.path))
+    damaged: list[int] = []
+    first: CheckpointError | None = None
+    for step in reversed(steps):
+        found, error = None, None
+        try:
+            found = _at(config, run, step, mesh)
+        except CheckpointError as e:
+            error = e
+        if all_agree(found is not None):
+            for bad in damaged:
+                run.set_aside(bad)
+                log.warning("%s: step %d is now %d%s", run.path, bad, bad, DAMAGED)
+            log.info("%s: resuming from step %d", run.path, step)
+            return found
+        log.warning("going back before step %d: %s", step, error or "another process cannot read it")
+        damaged.append(step)
+        first = first or error
+    if damaged:
+        raise first or CheckpointError(f"{run.path}: no step can be read by all processes")
+    return None
+
+
+def _at(config: Config, run: RunDirectory, step: int, mesh: Mesh) -> Start:
+    """The run at a step. Raises CheckpointError when a part of it cannot be read."""
+    meta = run.restore_meta(step)
+    missing = {"config", "index", "quarantine"} - meta.keys()
+    if missing:
+        raise CheckpointError(f"{run.path / str(step)}: its meta lacks {', '.join(sorted(missing))}")
+    changes = check_resume(meta["config"], config, config.run)
     checkpoint = open_checkpoint(run.path / str(step))
     model, freeze = checkpoint.config, config.compute.freeze
     stored = checkpoint.abstract_params()
@@ -181,10 +228,12 @@ def resume(
         stored,
         param_shardings(model, mesh),
     )
+    optimizer = make_optimizer(config.optim, 1)  # for its state's shape alone
     abstract = abstract_state(params, optimizer, freeze, mesh)
     params, opt_state, _ = run.restore(step, abstract["params"], abstract["opt_state"])
-    log.info("%s: resuming from step %d", run.path, step)
-    return Start(model, {"params": params, "opt_state": opt_state})
+    for change in changes:
+        log.warning("%s: resuming with a changed config: %s", config.run, change)
+    return Start(model, {"params": params, "opt_state": opt_state}, step, meta)
 
 
 def _described(params: Params) -> Params:
