@@ -42,6 +42,7 @@ setup(
         "opencv-python-headless>=4.10",
         "av>=14",  # demuxing: OpenCV cannot read timestamps without decoding
         "tensorboardX>=2.6",
+        "fsspec>=2024.6",  # annotations and videos in buckets; gs:// needs gcsfs, s3:// s3fs
     ],
     extras_require={
         "test": TEST,

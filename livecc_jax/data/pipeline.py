@@ -18,6 +18,7 @@ from livecc_jax.data.plan import ExamplePlan
 from livecc_jax.data.quarantine import Quarantined
 from livecc_jax.data.reader import Index
 from livecc_jax.data.rows import Row, build_row, empty_row
+from livecc_jax.data.tokens import Remembering
 from livecc_jax.errors import ConfigError, ExampleError, MediaError
 from livecc_jax.text.tokenizer import Tokenizer, fingerprint, open_tokenizer
 from livecc_jax.timeline.chat import ChatTemplate
@@ -86,7 +87,7 @@ class RowSource:
     @cached_property
     def template(self) -> ChatTemplate:
         """Of the tokenizer."""
-        return ChatTemplate(self.tokenizer)
+        return ChatTemplate(Remembering(self.tokenizer))
 
     @cached_property
     def files(self) -> MediaFiles:

@@ -5,6 +5,8 @@ Indexing, row building and `livecc inspect` all ask here, so what was counted is
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +17,14 @@ from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.pixels import patchify, resize
 from livecc_jax.media.sampling import sample_strict, sample_uniform
 from livecc_jax.media.video import VideoInfo
-from livecc_jax.timeline.chat import ChatTemplate, ChatTurn, Encoded, Visual, stream_conversation
+from livecc_jax.timeline.chat import (
+    MERGE,
+    ChatTemplate,
+    ChatTurn,
+    Encoded,
+    Visual,
+    stream_conversation,
+)
 from livecc_jax.timeline.example import ChatExample, Clip, Example, Picture, StreamExample
 from livecc_jax.timeline.turns import Turn, plan_turns, stream_prompt
 
@@ -82,7 +91,7 @@ class ExamplePlan:
 
     encoded: tokens, supervision, grids; media: in the order of their tokens; turns: of a streaming
     example, else empty; prompt: the text after its first video; chat: the conversation of any other
-    example.
+    example; hidden: vision tokens that `encoded` leaves out, 0 unless it was only to be counted.
     """
 
     encoded: Encoded
@@ -90,11 +99,12 @@ class ExamplePlan:
     turns: tuple[Turn, ...] = ()
     prompt: str = ""
     chat: tuple[ChatTurn, ...] = ()
+    hidden: int = 0
 
     @property
     def tokens(self) -> int:
         """Tokens it takes of a row."""
-        return len(self.encoded.tokens)
+        return len(self.encoded.tokens) + self.hidden
 
     @property
     def targets(self) -> int:
@@ -122,6 +132,7 @@ def plan_example(
     *,
     form: str = "stream",
     files: MediaFiles = FILES,
+    count: bool = False,
 ) -> ExamplePlan:
     """Plan one example: of videos only the timestamps are read, of images the size.
 
@@ -132,28 +143,40 @@ def plan_example(
         context: whether title or previous commentary is shown.
         form: one of FORMATS, for clips with timed words.
         files: where videos and images are looked at.
+        count: only count: all but one of the vision tokens of each visual are left out of `encoded`.
 
     Raises:
         ExampleError: too short, silent, words out of order, nothing supervised.
         MediaError: a file cannot be read.
     """
     if isinstance(example, StreamExample):
-        plan = _plan_stream(example, template, budget, context, form, files)
+        plan, chat = _plan_stream(example, budget, context, form, files)
     else:
-        plan = _plan_chat(example, template, budget, files)
+        plan, chat = _plan_chat(example, budget, files)
+    encoded = template.conversation([_thin(turn) for turn in chat] if count else chat)
+    visuals = [c.tokens for turn in chat for c in turn.content if isinstance(c, Visual)]
+    hidden = sum(visuals) - len(visuals) if count else 0
+    plan = dataclasses.replace(plan, encoded=encoded, hidden=hidden)
     if not plan.targets:
         raise ExampleError("no token is supervised")
     return plan
 
 
+def _thin(turn: ChatTurn) -> ChatTurn:
+    """The turn with one vision token a visual."""
+    one = (1, MERGE, MERGE)
+    content = tuple(Visual(c.kind, one) if isinstance(c, Visual) else c for c in turn.content)
+    return ChatTurn(turn.role, content)
+
+
+NOTHING = Encoded(*(np.zeros(0, np.int32) for _ in range(4)))
+
+Outline = tuple[ExamplePlan, Sequence[ChatTurn]]  # a plan without tokens, and what is to be tokenised
+
+
 def _plan_stream(
-    example: StreamExample,
-    template: ChatTemplate,
-    budget: PixelBudget,
-    context: bool,
-    form: str,
-    files: MediaFiles,
-) -> ExamplePlan:
+    example: StreamExample, budget: PixelBudget, context: bool, form: str, files: MediaFiles
+) -> Outline:
     clip = example.clip
     info = files.video(clip)
     frames = sample_strict(info.frame_times_us, clip.start_us, clip.end_us)
@@ -168,14 +191,12 @@ def _plan_stream(
         caption = " ".join(turn.text for turn in turns if turn.text)
         asked = (Visual("video", (media.pairs, *media.rows_cols)), *([prompt] if prompt else []))
         chat = (ChatTurn("user", asked), ChatTurn("assistant", (caption,)))
-        return ExamplePlan(template.conversation(chat), (media,), chat=chat)
+        return ExamplePlan(NOTHING, (media,), chat=chat), chat
     spoken = stream_conversation(turns, media.rows_cols, prompt)
-    return ExamplePlan(template.conversation(spoken), (media,), tuple(turns), prompt)
+    return ExamplePlan(NOTHING, (media,), tuple(turns), prompt), spoken
 
 
-def _plan_chat(
-    example: ChatExample, template: ChatTemplate, budget: PixelBudget, files: MediaFiles
-) -> ExamplePlan:
+def _plan_chat(example: ChatExample, budget: PixelBudget, files: MediaFiles) -> Outline:
     media: list[MediaPlan] = []
 
     def visual(item: Clip | Picture) -> Visual:
@@ -188,7 +209,7 @@ def _plan_chat(
         ChatTurn(m.role, tuple(c if isinstance(c, str) else visual(c) for c in m.content))
         for m in example.messages
     )
-    return ExamplePlan(template.conversation(chat), tuple(media), chat=chat)
+    return ExamplePlan(NOTHING, tuple(media), chat=chat), chat
 
 
 def _plan_clip(clip: Clip, budget: PixelBudget, files: MediaFiles) -> MediaPlan:

@@ -20,6 +20,7 @@ from livecc_jax.data.remote import is_remote
 from livecc_jax.data.split import Piece, split_example
 from livecc_jax.data.stored import pack
 from livecc_jax.data.timestamps import Timestamps
+from livecc_jax.data.tokens import Remembering
 from livecc_jax.errors import ExampleError, MediaError
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.video import VideoInfo
@@ -61,7 +62,7 @@ class Planner:
 
     def __init__(self, settings: Settings, tokenizer: Tokenizer) -> None:
         self.settings = settings
-        self._template = ChatTemplate(tokenizer)
+        self._template = ChatTemplate(Remembering(tokenizer))
         timestamps = Timestamps(settings.timestamps) if settings.timestamps else None
         self._files = MediaFiles(timestamps, declared=settings.provisional)
 
@@ -115,7 +116,7 @@ class Planner:
 
     def _plan(self, example: StreamExample | ChatExample) -> Planned:
         s = self.settings
-        how = {"form": s.form, "files": self._files}
+        how = {"form": s.form, "files": self._files, "count": True}
         whole = plan_example(example, self._template, s.budget, s.context, **how)
         room = s.row_tokens - self._slack(whole)[0]
         if whole.tokens <= room:

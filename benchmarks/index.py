@@ -1,0 +1,89 @@
+"""How many examples a second `livecc index` plans.
+
+    python benchmarks/index.py [--examples 20000] [--videos 400] [--workers 0 1 2] [--keep DIR]
+
+Text only: streaming clips of 30 to 240 s, two words a second, whose annotations give duration and size
+(provisional entries). With timestamps: clips of the shipped 30 s video, each file under a name of its
+own (a link), so each is demuxed; then again with the timestamps kept.
+"""
+
+import argparse
+import json
+import os
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from livecc_jax.data.index import build_index
+from livecc_jax.media.budget import PixelBudget
+from livecc_jax.text.tokenizer import open_tokenizer
+
+ROOT = Path(__file__).parents[1]
+CLIP = ROOT / "data/clips/bbb_espeak_narration_30s.mp4"
+WORDS = ["the", "a", "rabbit", "then", "slowly", "burrow", "and", "looks", "around", "meadow", "sun"]
+
+
+def line(rng, video, seconds, **said):
+    starts = np.sort(rng.uniform(0.5, seconds - 1, 2 * seconds)).round(2)
+    words = [[s, round(s + 0.2, 2), str(rng.choice(WORDS))] for s in starts.tolist()]
+    clip = {"type": "video", "video": str(video), "video_start": 0, "video_end": seconds} | said
+    asked = [clip, {"type": "text", "text": "", "title": "A film about animals in a forest"}]
+    stream = {"type": "text_stream", "text_stream": words}
+    return json.dumps([{"role": "user", "content": asked}, {"role": "assistant", "content": [stream]}])
+
+
+def measure(name, files, out, tokenizer, workers, **how):
+    began = time.perf_counter()
+    index = build_index(
+        files, out, tokenizer, PixelBudget.parse(384), workers=workers, overwrite=True, **how
+    )
+    spent = time.perf_counter() - began
+    peak = max(
+        resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    size = sum(f.stat().st_size for f in out.iterdir())
+    lines = sum(a["lines"] for a in index.annotations)
+    print(
+        f"{name}, {workers or 'no'} workers: {lines / spent:.0f} lines/s ({lines} lines, {len(index)} "
+        f"examples), {size / len(index):.0f} bytes an example, largest process {peak / 2**10:.0f} MiB",
+        flush=True,
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--examples", type=int, default=20_000)
+    parser.add_argument("--videos", type=int, default=400)
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
+    args = parser.parse_args()
+    rng = np.random.default_rng(0)
+    tokenizer = open_tokenizer(ROOT / "data/tokenizer")
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        said = {"width": 854, "height": 480}
+        with open(home / "text.jsonl", "w") as file:
+            for i in range(args.examples):
+                seconds = int(rng.integers(30, 241))
+                file.write(line(rng, f"{i}.mp4", seconds, duration=seconds, **said) + "\n")
+        with open(home / "videos.jsonl", "w") as file:
+            for i in range(args.videos):
+                os.link(CLIP, home / f"{i}.mp4") if os.stat(CLIP).st_dev == os.stat(home).st_dev else (
+                    home / f"{i}.mp4"
+                ).symlink_to(CLIP)
+                file.write(line(rng, f"{i}.mp4", 30) + "\n")
+        print(
+            f"{os.cpu_count()} cores, text file {(home / 'text.jsonl').stat().st_size / 2**20:.0f} MiB"
+        )
+        for workers in args.workers:
+            out = home / "index"
+            measure("text only", [home / "text.jsonl"], out, tokenizer, workers, provisional=True)
+            kept = home / f"timestamps-{workers}.sqlite"
+            for name in ("with timestamps", "with timestamps kept"):
+                measure(name, [home / "videos.jsonl"], out, tokenizer, workers, timestamps=kept)
+
+
+if __name__ == "__main__":
+    main()
