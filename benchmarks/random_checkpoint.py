@@ -1,40 +1,80 @@
-"""A checkpoint that says wild things: random weights scaled up until every bit of the input matters.
+"""Random checkpoints in HuggingFace layout, with Qwen2's vocabulary and tokenizer.
 
-    python benchmarks/random_checkpoint.py OUT
+    python benchmarks/random_checkpoint.py OUT                # small, and says wild things
+    python benchmarks/random_checkpoint.py OUT --preset 7b    # a real size, in bfloat16
 
-A trained model is forgiving: it says the same words after a small mistake upstream. This one does not,
-which is what a comparison of two implementations wants. It has Qwen2's vocabulary and the `tiny` sizes.
+A trained model is forgiving: it says the same words after a small mistake upstream. The small one is
+scaled up until every bit of the input matters, which is what a comparison of two implementations of
+streaming wants. The real sizes have weights as before training, and are written a tensor at a time.
 """
 
 import argparse
 import dataclasses
+import zlib
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from livecc_jax.checkpoints.hf_config import LiveCCBlock
 from livecc_jax.checkpoints.hf_export import export_hf
+from livecc_jax.checkpoints.verify import shapes_of
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import init_params
 from livecc_jax.text.tokenizer import open_tokenizer
+
+TOKENIZER = Path(__file__).parents[1] / "data/tokenizer"
+
+
+class RandomWeights:
+    """Weights of a real size, each made when it is asked for, the same each time."""
+
+    def __init__(self, config, dtype):
+        self.shapes = shapes_of(config)
+        self.dtypes = dict.fromkeys(self.shapes, np.dtype(dtype))
+        self._normal = jax.jit(
+            lambda seed, shape: 0.02 * jax.random.normal(jax.random.key(seed, impl="rbg"), shape, dtype),
+            static_argnums=1,
+        )
+
+    def read(self, name):
+        seed = zlib.crc32(name.encode()) >> 1
+        values = np.asarray(self._normal(seed, self.shapes[name]))
+        norm = "norm" in name or "ln_q" in name
+        return values + values.dtype.type(1) if norm and name.endswith(".weight") else values
+
+
+def write_real(out, name, dtype="bfloat16", positions="mrope"):
+    """A preset's architecture with random weights."""
+    config = preset(name)
+    weights = RandomWeights(config, jnp.dtype(dtype))
+    block = LiveCCBlock(positions=positions)
+    export_hf(out, config, block, weights, open_tokenizer(TOKENIZER), overwrite=True)
+
+
+def write_wild(out, tokenizer):
+    """The `tiny` sizes, untied, with turns that end in every way."""
+    config = preset("tiny")
+    config = dataclasses.replace(config, text=dataclasses.replace(config.text, tied=False))
+    params = jax.jit(init_params, static_argnums=(0, 1))(config, 0)
+    params = jax.tree.map(lambda x: np.array(x * 6 if x.ndim > 1 and x.std() > 0 else x), params)
+    params["text"]["head"][:, tokenizer.special.im_end] *= 2.2
+    params["text"]["head"][:, tokenizer.silence_id] *= 1.7
+    block = LiveCCBlock(positions="hybrid", pixel_budget="48")
+    export_hf(out, config, block, params, tokenizer, overwrite=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out")
-    parser.add_argument("--tokenizer", default=Path(__file__).parents[1] / "data/tokenizer")
+    parser.add_argument("--preset", help="a real size, in place of the small wild one")
+    parser.add_argument("--dtype", default="bfloat16", help="of a real size")
     args = parser.parse_args()
-    tokenizer = open_tokenizer(args.tokenizer)
-    config = preset("tiny")
-    config = dataclasses.replace(config, text=dataclasses.replace(config.text, tied=False))
-    params = jax.jit(init_params, static_argnums=(0, 1))(config, 0)
-    params = jax.tree.map(lambda x: np.array(x * 6 if x.ndim > 1 and x.std() > 0 else x), params)
-    # Longer rows for the end of a turn and for silence, so that turns end in every way.
-    params["text"]["head"][:, tokenizer.special.im_end] *= 2.2
-    params["text"]["head"][:, tokenizer.silence_id] *= 1.7
-    block = LiveCCBlock(positions="hybrid", pixel_budget="48")
-    export_hf(args.out, config, block, params, tokenizer, overwrite=True)
+    if args.preset:
+        write_real(args.out, args.preset, args.dtype)
+    else:
+        write_wild(args.out, open_tokenizer(TOKENIZER))
     print(args.out)
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from livecc_jax.checkpoints.files import carry, replacing
 from livecc_jax.checkpoints.hf_config import LiveCCBlock
 from livecc_jax.checkpoints.hf_export import CARRIED, export_hf
@@ -123,5 +125,7 @@ def _to_orbax(
     ):
         run.create(checkpoint.config, livecc, tokenizer, train={})
         carry(checkpoint.root, fresh, CARRIED)
-        run.save(0, checkpoint.load_params(dtype))
+        # As jax arrays, though of the same memory: of numpy arrays Orbax makes copies first.
+        cpu = jax.local_devices(backend="cpu")[0]
+        run.save(0, jax.device_put(checkpoint.load_params(dtype), cpu, may_alias=True))
         run.wait()

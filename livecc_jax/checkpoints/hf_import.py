@@ -40,6 +40,8 @@ IN_FLIGHT = 1 << 29  # bytes read ahead of their turn
 BLOCK = 1 << 23  # bytes read at a time when they go to host memory
 TRANSPOSED_ROWS = 16  # copied at a time: more of them fall out of the cache between two columns
 
+ALIGNMENT = 64  # bytes, XLA's on a CPU
+
 T = TypeVar("T")
 
 
@@ -160,7 +162,7 @@ def _load_to_host(
     """Every parameter as a numpy array, its layers filled side by side."""
     params, jobs = {}, []
     for entry in entries:
-        params[entry.path] = whole = np.empty(entry.full_shape, kinds[entry.path])
+        params[entry.path] = whole = _aligned(entry.full_shape, kinds[entry.path])
         for i, name in enumerate(entry.names):
             layer = whole[i] if entry.stacked else whole
             jobs.append(pool.submit(_fill, entry, found[name], layer))
@@ -171,6 +173,14 @@ def _load_to_host(
         for job in jobs:
             job.cancel()
     return params
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An uninitialised array that jax can take over on a CPU without a copy."""
+    size = math.prod(shape) * dtype.itemsize
+    raw = np.empty(size + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size].view(dtype).reshape(shape)
 
 
 def _fill(entry: Entry, tensor: Tensor, layer: np.ndarray) -> None:
