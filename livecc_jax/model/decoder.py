@@ -114,10 +114,6 @@ class Decoder(nnx.Module):
         graph, layers = nnx.split(self.layers)
 
         def within_segments(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, None]:
-            # Split over context, queries stay where they are and see everyone's keys and values.
-            q = constrain(q, "batch", "length", "heads", None)
-            k = constrain(k, "batch", None, "kv_heads", None)
-            v = constrain(v, "batch", None, "kv_heads", None)
             return attend(q, k, v, segment_ids, causal=True), None
 
         def body(x: jax.Array, layer: nnx.State) -> tuple[jax.Array, None]:

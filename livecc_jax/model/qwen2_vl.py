@@ -52,8 +52,12 @@ class Qwen2VL(nnx.Module):
             [B, W * S / 4, D] merged patches, numbered as `vision_index` does.
         """
         b, w = patches.shape[:2]
-        flat = (x.reshape(b * w, *x.shape[2:]) for x in (patches, pairs, rows, cols))
-        merged = self.vision(*flat, remat=remat)
+
+        def flat(x: jax.Array) -> jax.Array:
+            x = x.reshape(b * w, *x.shape[2:])
+            return constrain(x, "flat_windows", *[None] * (x.ndim - 1))
+
+        merged = self.vision(flat(patches), flat(pairs), flat(rows), flat(cols), remat=remat)
         return constrain(merged.reshape(b, -1, merged.shape[-1]), "batch", "windows", None)
 
     def embed(

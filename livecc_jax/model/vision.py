@@ -49,7 +49,8 @@ class VisionAttention(nnx.Module):
 
     def __call__(self, x: jax.Array, angles: jax.Array, pairs: jax.Array) -> jax.Array:
         q, k, v = jnp.moveaxis(self.qkv(x), -3, 0)
-        return self.proj(attend(rotate(q, angles), rotate(k, angles), v, pairs, causal=False))
+        q, k = rotate(q, angles), rotate(k, angles)
+        return self.proj(attend(q, k, v, pairs, causal=False, axes=("flat_windows", None)))
 
 
 class VisionMlp(nnx.Module):

@@ -29,6 +29,7 @@ RULES: Mapping[str, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
     "length": ("context",),
     "windows": ("context",),
+    "flat_windows": ("data", "fsdp", "context"),  # batch and windows as one axis, in the vision tower
 }
 
 

@@ -1,0 +1,127 @@
+"""Splash attention (Pallas, TPU): blockwise, causal blocks above the diagonal skipped, packed rows.
+
+On anything but a TPU the kernels run in Pallas's interpreter, which is for tests.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_kernel as splash,
+)
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_mask as masks,
+)
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_mask_info as mask_info,
+)
+from jax.sharding import NamedSharding, PartitionSpec
+
+from livecc_jax.model.attention_layout import Layout
+
+LANES = 128  # a block is a multiple of this
+BLOCKS = (1024, 512, 256, LANES)
+
+
+def attend(
+    q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array, layout: Layout, *, causal: bool
+) -> jax.Array:
+    """See `model.attention.attend`.
+
+    Batch, heads and queries are split as `layout` says; keys and values are gathered over the axes that
+    split the length. Lengths that are no multiple of a block are padded by tokens of no segment.
+    """
+    length, shards = q.shape[1], layout.parts(layout.length)
+    local = -(-length // (shards * LANES)) * LANES  # queries of one device
+    padded = local * shards
+    # Scaled in float32: 1 / sqrt(128) has no exact bfloat16.
+    q = (q.astype(jnp.float32) * q.shape[-1] ** -0.5).astype(q.dtype)
+    q, k, v = (_pad(x, padded, 0) for x in (q, k, v))
+    ids = _pad(segment_ids, padded, -1)
+    heads = q.shape[2] // layout.parts(layout.heads)
+    kernel = _kernel(
+        heads, padded, _block(local), _block(padded), shards, causal, layout.platform != "tpu"
+    )
+
+    def shard(
+        kernel: splash.SplashAttentionKernel, q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array
+    ) -> jax.Array:
+        everyone = ids
+        for name in layout.length:
+            k, v, everyone = (jax.lax.all_gather(x, name, axis=1, tiled=True) for x in (k, v, everyone))
+        q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))  # [B, heads, T, D]
+        out = jax.vmap(kernel)(q, k, v, splash.SegmentIds(ids, everyone))
+        return jnp.swapaxes(out, 1, 2)
+
+    if layout.mesh is not None:
+        specs = _kernel_specs(kernel, layout)
+        shard = jax.shard_map(
+            shard,
+            in_specs=(specs, layout.qkv, layout.qkv, layout.qkv, layout.ids),
+            out_specs=layout.qkv,
+            check_vma=False,
+        )
+    return shard(kernel, q, k, v, ids)[:, :length]
+
+
+def _pad(x: jax.Array, length: int, fill: int) -> jax.Array:
+    extra = length - x.shape[1]
+    pad = [(0, 0), (0, extra)] + [(0, 0)] * (x.ndim - 2)
+    return jnp.pad(x, pad, constant_values=fill) if extra else x
+
+
+def _block(length: int) -> int:
+    """The largest block that divides a length."""
+    return next(b for b in BLOCKS if length % b == 0)
+
+
+@functools.lru_cache(maxsize=64)
+def _kernel(
+    heads: int, length: int, block_q: int, block_kv: int, shards: int, causal: bool, interpret: bool
+) -> splash.SplashAttentionKernel:
+    """The kernel for all queries; its mask arrays are split with them."""
+    shape = (length, length)
+    mask = masks.CausalMask(shape, shard_count=shards) if causal else masks.FullMask(shape)
+    compute = min(block_kv, 512)
+    blocks = splash.BlockSizes(
+        block_q=block_q,
+        block_kv=block_kv,
+        block_kv_compute=compute,
+        block_q_dkv=block_q,
+        block_kv_dkv=block_kv,
+        block_kv_dkv_compute=compute,
+        block_q_dq=block_q,
+        block_kv_dq=block_kv,
+    )
+    heads_mask = masks.MultiHeadMask([mask] * heads)
+    # As `make_splash_mha` does, but with numpy arrays: it would put them on a device, and the step may
+    # be compiled for devices that are not here.
+    forward, function = mask_info.process_mask(
+        heads_mask, (block_q, block_kv), head_shards=1, q_seq_shards=shards
+    )
+    backward, _ = mask_info.process_mask_dkv(
+        heads_mask, (block_q, block_kv), head_shards=1, q_seq_shards=shards
+    )
+    return splash.SplashAttentionKernel(
+        forward,
+        forward,
+        backward,
+        block_sizes=blocks,
+        is_mqa=False,
+        save_residuals=False,
+        mask_value=splash.DEFAULT_MASK_VALUE,
+        attn_logits_soft_cap=None,
+        residual_checkpoint_name=None,
+        mask_function=function,
+        interpret=interpret,
+    )
+
+
+def _kernel_specs(kernel: splash.SplashAttentionKernel, layout: Layout) -> Any:
+    """The kernel with the partition of each of its mask arrays in its place."""
+    spec = PartitionSpec(None, layout.length or None)
+    return kernel.manual_sharding_spec(NamedSharding(layout.mesh, spec))
