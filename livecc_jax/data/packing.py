@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,8 +54,9 @@ def plan_rows(
     shape: RowShape,
     seed: int,
     epochs: int,
+    choose: Callable[[int], np.ndarray] | None = None,
 ) -> PackPlan:
-    """Pack every example once an epoch.
+    """Pack every example once an epoch, or those that are chosen.
 
     Args:
         tokens: int [n], what each example takes.
@@ -63,6 +65,7 @@ def plan_rows(
         shape: what a row has.
         seed: decides who shares a row, and the order of rows.
         epochs: each packed and ordered anew.
+        choose: the examples of epoch 0, 1, ...; one may come several times.
 
     Raises:
         DataError: no example fits a row.
@@ -86,13 +89,21 @@ def plan_rows(
     rows: list[list[int]] = []
     for epoch in range(epochs):
         rng = np.random.default_rng([seed, epoch])
-        order = rng.permutation(fitting)
+        order = rng.permutation(fitting if choose is None else _those(choose(epoch), too_large))
         packed: list[list[int]] = []
         for at in range(0, len(order), BLOCK):
             packed += _best_fit(order[at : at + BLOCK], need, room)
         rows += [packed[i] for i in rng.permutation(len(packed))]
     starts = np.cumsum([0, *map(len, rows)])
-    return PackPlan(starts, np.concatenate(rows).astype(np.int64), dropped)
+    if not rows:
+        raise DataError("the mixture's shares are so small that no example is taken")
+    members = np.concatenate(rows).astype(np.int64)
+    return PackPlan(starts, members, dropped)
+
+
+def _those(chosen: np.ndarray, too_large: np.ndarray) -> np.ndarray:
+    """The chosen ones that fit a row."""
+    return chosen[~too_large[chosen]]
 
 
 def _best_fit(examples: np.ndarray, need: np.ndarray, room: np.ndarray) -> list[list[int]]:

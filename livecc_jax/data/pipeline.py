@@ -13,10 +13,10 @@ import numpy as np
 from absl import flags
 
 from livecc_jax.data.media_files import MediaFiles
+from livecc_jax.data.mixture import Mixture, chosen
 from livecc_jax.data.packing import PackPlan, RowShape, plan_rows
 from livecc_jax.data.plan import ExamplePlan
 from livecc_jax.data.quarantine import Quarantined
-from livecc_jax.data.reader import Index
 from livecc_jax.data.rows import Row, build_row, empty_row
 from livecc_jax.data.tokens import Remembering
 from livecc_jax.errors import ConfigError, ExampleError, MediaError
@@ -39,7 +39,7 @@ class RowSource:
     """Builds packed row i. Cheap to copy to worker processes: what it opens, it opens there.
 
     Attributes:
-        index: directory of the index.
+        index: directory of the index, or a mixture of several (`parse_mixture`).
         tokenizer_path: of the model.
         tokens: T, tokens a row.
         windows: W, vision windows a row.
@@ -47,8 +47,9 @@ class RowSource:
         positions: position mode.
         weighting: `token` or `example`.
         seed: of the packing.
-        epochs: how often every example comes.
+        epochs: passes over the mixture; how often every example of one index comes.
         quarantined: examples left out.
+        root: what the index's relative paths are relative to; "": what it remembers.
     """
 
     index: str
@@ -61,6 +62,7 @@ class RowSource:
     seed: int
     epochs: int
     quarantined: frozenset[int] = field(default=frozenset(), repr=False)
+    root: str = ""
 
     def __getstate__(self) -> dict:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -69,9 +71,9 @@ class RowSource:
         self.__dict__.update(state)
 
     @cached_property
-    def opened(self) -> Index:
-        """The index."""
-        return Index(self.index)
+    def opened(self) -> Mixture:
+        """The index, or several."""
+        return Mixture(self.index, self.root)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -103,7 +105,11 @@ class RowSource:
     def plan(self) -> PackPlan:
         """Who is in which row."""
         index = self.opened
-        return plan_rows(index.tokens, index.windows, index.targets, self.shape, self.seed, self.epochs)
+        sizes, shares = index.sizes, index.epochs
+        whole = all(share == 1 for share in shares)
+        choose = None if whole else lambda turn: chosen(sizes, shares, self.seed, turn)
+        need = index.tokens, index.windows, index.targets
+        return plan_rows(*need, self.shape, self.seed, self.epochs, choose)
 
     def __len__(self) -> int:
         return len(self.plan)

@@ -16,7 +16,8 @@ from livecc_jax.parallel.mesh import MeshConfig
 class DataConfig:
     """Which rows, of which shape."""
 
-    index: str = ""  # directory written by `livecc index`
+    index: str = ""  # of `livecc index`; several: "clips,qa*2" (epochs), "clips@3,qa@1" (weights)
+    root: str = ""  # what paths in the index are relative to, if its data was moved
     tokens: int = 32768  # T, tokens a row
     windows: int = 64  # W, vision windows a row
     targets: int = 2048  # N, supervised tokens a row

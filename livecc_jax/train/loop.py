@@ -335,4 +335,5 @@ def _source(config: Config, run: RunDirectory, resumed: bool, quarantine: Quaran
         seed=config.seed,
         epochs=data.epochs,
         quarantined=quarantine.examples,
+        root=data.root,
     )
