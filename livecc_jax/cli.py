@@ -23,6 +23,7 @@ COMMANDS = (
     "score",
     "compare",
     "judge",
+    "evaluate",
     "demo",
 )
 USER_ERROR = 2

@@ -1,0 +1,222 @@
+"""A benchmark, asked question by question and resumable at each.
+
+Answers are lines of OUT/answers.jsonl as they come. OUT/run.json says how they were asked; a run that
+would ask otherwise is refused, so that a results file never mixes two models or settings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from livecc_jax.errors import ConfigError, MediaError
+from livecc_jax.evaluate.choice import Chooser
+from livecc_jax.evaluate.entries import load_json
+from livecc_jax.evaluate.questions import Question, QuestionSet, Source
+from livecc_jax.evaluate.watching import Watched, watch
+from livecc_jax.media.budget import PixelBudget
+
+log = logging.getLogger(__name__)
+
+AHEAD = 2  # videos decoded while one is being asked about
+
+
+@dataclass
+class Asked:
+    """What one run did: questions answered now and before, failed, and seconds spent on them."""
+
+    now: int = 0
+    before: int = 0
+    failed: int = 0
+    videos: int = 0
+    seconds: float = 0.0
+
+
+def settle(folder: Path, setting: dict[str, Any]) -> None:
+    """Begin or go on with a run folder.
+
+    Raises ConfigError naming what differs from how the folder's answers were asked.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "run.json"
+    if path.exists():
+        before = load_json(path)
+        differ = [k for k in before.keys() | setting.keys() if before.get(k) != setting.get(k)]
+        if differ:
+            k = min(differ)
+            raise ConfigError(
+                f"{folder}: was begun with {k} {before.get(k)!r}, not {setting.get(k)!r}; "
+                "take another --out"
+            )
+        return
+    path.write_text(json.dumps(setting, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def answers_file(folder: Path, share: tuple[int, int]) -> Path:
+    """Where a share (number, of how many) of the run keeps its answers."""
+    return folder / ("answers.jsonl" if share[1] == 1 else f"answers-{share[0]}-of-{share[1]}.jsonl")
+
+
+def read_answers(path: Path) -> dict[str, dict[str, Any]]:
+    """Answers by question id; a line cut short by a kill is passed over, a later line replaces."""
+    found: dict[str, dict[str, Any]] = {}
+    if path.exists():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                row = json.loads(line)
+                found[row["id"]] = row
+            except (ValueError, KeyError, TypeError):
+                log.warning("%s: a broken line is passed over", path)
+    return found
+
+
+def all_answers(folder: Path) -> dict[str, dict[str, Any]]:
+    """Answers of every share of a run."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.glob("answers*.jsonl")):
+        found |= read_answers(path)
+    return found
+
+
+def ask_all(
+    chooser: Chooser,
+    questions: QuestionSet,
+    folder: Path,
+    budget: PixelBudget,
+    *,
+    share: tuple[int, int] = (0, 1),
+    max_frames: int | None = None,
+    progress: Callable[[Asked, int], None] = lambda asked, of: None,
+) -> Asked:
+    """Ask what is not answered yet.
+
+    Args:
+        chooser: the model.
+        questions: of the benchmark.
+        folder: of the run.
+        budget: pixels a frame.
+        share: this process takes every n-th video, (which, n); several processes divide a run so.
+        max_frames: fewer than the published 480.
+        progress: told what was done so far and how many questions this share has.
+
+    Returns:
+        What was done. A question whose video cannot be read is a line with an error, and is asked
+        again by the next run.
+    """
+    path = answers_file(folder, share)
+    known = read_answers(path)
+    groups = [g for i, g in enumerate(_by_source(questions)) if i % share[1] == share[0]]
+    total = sum(len(g) for g in groups)
+    asked, began = Asked(), time.perf_counter()
+    todo = []
+    for group in groups:
+        left = [q for q in group if "response" not in known.get(q.id, {})]
+        asked.before += len(group) - len(left)
+        if left:
+            todo.append(left)
+    cut = path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n")
+    with open(path, "a", encoding="utf-8") as file:
+        if cut:
+            file.write("\n")
+        for group, future in _watched(todo, budget, max_frames):
+            rows = _ask_group(chooser, group, future)
+            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+            file.flush()
+            asked.videos += 1
+            asked.now += sum("response" in row for row in rows)
+            asked.failed += sum("error" in row for row in rows)
+            asked.seconds = time.perf_counter() - began
+            progress(asked, total)
+    return asked
+
+
+def _ask_group(
+    chooser: Chooser, group: list[Question], future: Future[Watched]
+) -> list[dict[str, Any]]:
+    try:
+        watched = future.result()
+        logits = chooser.choose(watched, [q.text for q in group], [q.options for q in group])
+    except (MediaError, ConfigError) as error:
+        log.warning("%s", error)
+        return [{"id": q.id, "error": str(error)} for q in group]
+    rows = []
+    for question, values in zip(group, logits, strict=True):
+        if not np.isfinite(values).all():
+            rows.append({"id": question.id, "error": "the model's logits are not finite"})
+            continue
+        best = int(np.argmax(values))
+        rows.append(
+            {
+                "id": question.id,
+                "response": question.responses[best],
+                "option": question.options[best],
+                "logits": [round(float(v), 4) for v in values],
+            }
+        )
+    return rows
+
+
+def _watched(
+    todo: list[list[Question]], budget: PixelBudget, max_frames: int | None
+) -> Iterator[tuple[list[Question], Future[Watched]]]:
+    """Each group with its video, the next ones being decoded meanwhile."""
+    with ThreadPoolExecutor(AHEAD) as pool:
+        ahead: deque[tuple[list[Question], Future[Watched]]] = deque()
+        for group in todo:
+            ahead.append((group, pool.submit(watch, group[0].source, budget, max_frames)))
+            if len(ahead) > AHEAD:
+                yield ahead.popleft()
+        yield from ahead
+
+
+def _by_source(questions: QuestionSet) -> list[list[Question]]:
+    groups: dict[Source, list[Question]] = {}
+    for question in questions.questions:
+        groups.setdefault(question.source, []).append(question)
+    return list(groups.values())
+
+
+def write_results(
+    benchmark: str, questions: QuestionSet, answers: dict[str, dict[str, Any]], path: Path
+) -> None:
+    """The results file in the benchmark's published layout.
+
+    A question that could not be asked has a null response: scoring counts it as unanswered.
+    """
+    rows: list[dict[str, Any]] = []
+    videos: dict[str, dict[str, Any]] = {}
+    shared = {
+        "videomme": ("video_id", "duration", "domain", "sub_category"),
+        "mvbench": ("video",),
+        "livesports-qa": ("video_id",),
+    }.get(benchmark)
+    for question in questions.questions:
+        told = {"answer": question.answer, "response": answers.get(question.id, {}).get("response")}
+        if shared is None:
+            rows.append(question.row | told)
+            continue
+        name = question.row[shared[0]]
+        if name not in videos:
+            videos[name] = {k: question.row[k] for k in shared} | {"questions": []}
+            rows.append(videos[name])
+        own = {k: v for k, v in question.row.items() if k not in shared}
+        videos[name]["questions"].append(own | told)
+    path.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of an annotation: of a folder, of its JSON files in order."""
+    digest = hashlib.sha256()
+    for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

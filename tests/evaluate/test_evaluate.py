@@ -1,0 +1,266 @@
+"""Each benchmark from its authors' layout to a report, with shipped clips and a tiny model."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from livecc_jax.checkpoints.hf_config import LiveCCBlock
+from livecc_jax.checkpoints.hf_export import export_hf
+from livecc_jax.checkpoints.names import table
+from livecc_jax.cli import main
+from livecc_jax.evaluate import running
+from livecc_jax.evaluate.annotations import READERS, read_questions
+from livecc_jax.evaluate.choice import Chooser
+from livecc_jax.evaluate.running import read_answers
+from livecc_jax.model.presets import preset
+from livecc_jax.text.tokenizer import open_tokenizer
+from livecc_jax.train.start import fit_vocabulary
+
+CLIPS = Path(__file__).parents[2] / "data/clips"
+BUNNY, BIKES = CLIPS / "bbb_espeak_narration_30s.mp4", CLIPS / "bikes.mp4"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, small_tokenizer):
+    """A tiny checkpoint in HuggingFace layout."""
+    tokenizer = open_tokenizer(small_tokenizer)
+    config = fit_vocabulary(preset("tiny"), tokenizer)
+    config = dataclasses.replace(config, text=dataclasses.replace(config.text, max_positions=4096))
+    rng = np.random.default_rng(0)
+    flat = {}
+    for e in table(config):
+        flat[e.path] = jnp.asarray(0.2 * rng.standard_normal(e.full_shape), jnp.float32)
+        if "norm" in e.path and not e.path.endswith("bias"):
+            flat[e.path] += 1
+    home = tmp_path_factory.mktemp("model") / "hf"
+    export_hf(home, config, LiveCCBlock(), traverse_util.unflatten_dict(flat, sep="/"), tokenizer)
+    return str(home)
+
+
+def videomme(root):
+    """Two videos of three questions, one video that is missing; subtitles of one."""
+    (root / "data").mkdir(parents=True)
+    (root / "subtitle").mkdir()
+    shutil.copy(BUNNY, root / "data/bunny.mp4")
+    shutil.copy(BIKES, root / "data/bikes.mp4")
+    (root / "subtitle/bunny.srt").write_text(
+        "1\n00:00:01,000 --> 00:00:02,000\nA <i>big</i> rabbit\ncomes\n\n"
+        "2\n00:00:03,000 --> 00:00:04,000\n \n\n3\n00:00:05,000 --> 00:00:06,000\nout.\n"
+    )
+    rows = [
+        {
+            "video_id": f"{v:03}", "videoID": name, "duration": "short", "domain": "Knowledge",
+            "sub_category": "Law", "question_id": f"{v:03}-{q}", "task_type": "OCR Problems",
+            "question": f"Which {q}?", "options": ["A. One.", "B. Two.", "C. Three.", "D. Four."],
+            "answer": "ABCD"[q],
+        }
+        for v, name in enumerate(("bunny", "bikes", "gone"), 1)
+        for q in (1, 2, 3)
+    ]  # fmt: skip
+    # LiveCC's file holds each line as JSON within JSON; a broken line and a repeated one besides.
+    lines = [json.dumps(json.dumps(row)) for row in rows]
+    (root / "videomme.jsonl").write_text("\n".join([*lines, '{"video_id": "0', lines[0]]) + "\n")
+    return root
+
+
+def mvbench(root):
+    """Two tasks as their authors ship them: candidates, own folders, spans, frames as pictures."""
+    (root / "json").mkdir(parents=True)
+    star, frames = root / "video/star/Charades_v1_480", root / "video/tvqa/frames_fps3_hq/clip_00"
+    star.mkdir(parents=True)
+    frames.mkdir(parents=True)
+    shutil.copy(BUNNY, star / "X.mp4")
+    for i in range(12):
+        shutil.copy(CLIPS / "frame.png", frames / f"{i:05}.png")
+    asked = {
+        "video": "X.mp4", "question": "What next?", "candidates": ["sit", "run", "eat"],
+        "answer": "run", "start": 2.0, "end": 6.0,
+    }  # fmt: skip
+    (root / "json/action_sequence.json").write_text(
+        json.dumps([asked, asked | {"question": "And then?", "answer": "fly"}])
+    )
+    other = {"video": "clip_00", "question": "Who?", "candidates": ["he", "she"], "answer": "he"}
+    (root / "json/episodic_reasoning.json").write_text(json.dumps([other | {"start": 0.5, "end": 3.0}]))
+    return root
+
+
+def ovobench(root):
+    """The nested layout: an item asked once, and items asked at each of several times."""
+    (root / "src").mkdir(parents=True)
+    shutil.copy(BUNNY, root / "src/a.mp4")
+    (root / "ovo_bench_new.json").write_text(
+        json.dumps(
+            [
+                {"id": 0, "task": "OJR", "video": "src/a.mp4", "question": "What?", "realtime": 4,
+                 "options": ["a fox", "a rabbit"], "gt": 1},
+                {"id": 1, "task": "EPM", "video": "src/a.mp4", "question": "Where?", "realtime": 4,
+                 "options": ["here", "there"], "gt": 0},
+                {"id": 2, "task": "REC", "video": "src/a.mp4", "activity": "jump",
+                 "test_info": [{"realtime": 3, "count": 0}, {"realtime": 8, "count": 12}]},
+                {"id": 3, "task": "SSR", "video": "src/a.mp4",
+                 "test_info": [{"realtime": 5, "step": "stretch", "type": 1}]},
+                {"id": 4, "task": "CRR", "video": "src/a.mp4", "question": "Why?", "ask_time": 2,
+                 "test_info": [{"realtime": 7, "type": 0}, {"realtime": 99, "type": 1}]},
+                {"id": 5, "task": "OJR", "video": "src/a.mp4", "question": "What?", "realtime": 4,
+                 "options": ["a fox"], "gt": 3},
+            ]
+        )
+    )  # fmt: skip
+    return root
+
+
+def livesports(root):
+    """The columns of the published file."""
+    (root / "videos").mkdir(parents=True)
+    shutil.copy(BIKES, root / "videos/v1.mp4")
+    rows = [
+        {
+            "video_id": "v1", "video": "v1.mp4", "q_type": kind, "OCR": ocr, "question": f"{kind}?",
+            "option_A": "x", "option_B": "y", "option_C": "z", "option_D": "w", "answer": "B",
+        }
+        for kind, ocr in (("Who", 1), ("When", 0))
+    ]  # fmt: skip
+    (root / "LiveSports-3K-QA.json").write_text(json.dumps(rows))
+    return root
+
+
+MAKERS = {
+    "videomme": videomme, "mvbench": mvbench, "ovobench": ovobench, "livesports-qa": livesports
+}  # fmt: skip
+OPTIONS = ["--pixel-budget", "16", "--max-frames", "6"]
+
+
+def evaluate(benchmark, model, data, out, *more):
+    return main(["evaluate", benchmark, model, "--data", str(data), "--out", str(out), *OPTIONS, *more])
+
+
+def test_videomme_killed_and_resumed(model, tmp_path, monkeypatch, capsys):
+    """The same answers whether killed or not; what is missing is counted, and asked again."""
+    data = videomme(tmp_path / "data")
+    assert evaluate("videomme", model, data, tmp_path / "whole") == 0
+    out = capsys.readouterr().out
+    assert "6 questions answered" in out
+    assert "3 could not be asked" in out
+    assert "3 unanswered" in out
+    assert "Of the annotation: 1 malformed, 1 duplicate." in out
+    whole = read_answers(tmp_path / "whole/answers.jsonl")
+    assert "gone.mp4" in whole["003-1"]["error"]
+
+    seen = []
+
+    def dies(self, watched, *rest):
+        seen.append(watched.grid)
+        if len(seen) > 1:
+            raise KeyboardInterrupt
+        return choose(self, watched, *rest)
+
+    choose = Chooser.choose
+    with monkeypatch.context() as patch:
+        patch.setattr(Chooser, "choose", dies)
+        assert evaluate("videomme", model, data, tmp_path / "cut") == 130
+    answers = tmp_path / "cut/answers.jsonl"
+    lines = answers.read_text().splitlines()
+    assert len(lines) == 3
+    # A kill within a line, and within a video's questions.
+    answers.write_text("\n".join(lines[:2]) + "\n" + lines[2][:25])
+    assert evaluate("videomme", model, data, tmp_path / "cut") == 0
+    assert "4 questions answered in" in capsys.readouterr().out
+    cut = read_answers(answers)
+    assert cut.keys() == whole.keys()
+    for key in whole:
+        assert cut[key].get("response") == whole[key].get("response")
+        np.testing.assert_allclose(cut[key].get("logits", []), whole[key].get("logits", []), atol=1e-3)
+    for name in ("results.json", "report.md", "report.html", "report.json", "run.json"):
+        assert (tmp_path / "cut" / name).stat().st_size
+    # Nothing is left but the missing video: once it is there, only it is asked.
+    shutil.copy(BIKES, data / "data/gone.mp4")
+    assert evaluate("videomme", model, data, tmp_path / "cut") == 0
+    assert "3 questions answered in" in capsys.readouterr().out
+    assert main(["compare", str(tmp_path / "whole"), str(tmp_path / "cut")]) == 0
+    assert "9 items are in both" in capsys.readouterr().out
+    # Another setting does not mix with these answers.
+    assert evaluate("videomme", model, data, tmp_path / "cut", "--positions", "sequential") == 2
+    assert "was begun with positions 'mrope'" in capsys.readouterr().err
+
+
+def test_subtitles_and_the_other_layouts(tmp_path):
+    data = videomme(tmp_path / "data")
+    plain = {q.id: q.text for q in read_questions("videomme", data).questions}
+    assert plain["001-1"] == (
+        "Which 1?\nA. One.\nB. Two.\nC. Three.\nD. Four.\nPlease select the correct answer."
+    )
+    found = read_questions("videomme", data, subtitles=True)
+    spoken = {q.id: q.text for q in found.questions}
+    assert spoken["001-1"] == (
+        "This video's subtitles are listed below:\nA big rabbit comes out.\n"
+        "According to the video and subtitles, " + plain["001-1"]
+    )
+    assert found.entries.problems["without subtitles"] == 2
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = [json.loads(json.loads(x)) for x in (data / "videomme.jsonl").read_text().splitlines()[:9]]
+    (data / "videomme").mkdir()
+    file = data / "videomme/test-00000-of-00001.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    for where in (file, data):
+        (data / "videomme.jsonl").unlink(missing_ok=True)
+        again = {q.id: q for q in read_questions("videomme", where).questions}
+        assert {k: q.text for k, q in again.items()} == plain
+        assert again["001-1"].source.path == str(data / "data/bunny.mp4")
+
+
+def test_ovobench_is_unfolded(tmp_path):
+    """One question for each test time, watched up to then; the answer is yes, no or a number."""
+    found = read_questions("ovobench", ovobench(tmp_path / "data"))
+    told = {q.id: (q.answer, q.source.start_us, q.source.end_us) for q in found.questions}
+    s = 1_000_000
+    assert told == {
+        "OJR/0": ("B", 0, 4 * s),
+        "EPM/1": ("A", 0, 4 * s),
+        "REC/2#0": ("0", 0, 3 * s),
+        "REC/2#1": ("12", 0, 8 * s),
+        "SSR/3#0": ("Yes", 0, 5 * s),
+        "CRR/4#0": ("No", 2 * s, 7 * s),
+        "CRR/4#1": ("Yes", 2 * s, 99 * s),
+    }
+    assert found.entries.problems["malformed"] == 1
+    assert "jump" in found.questions[2].text
+    assert len(found.questions[0].options) == 17
+    theirs = {"REC": "Count: {activity}"}
+    asked = read_questions("ovobench", tmp_path / "data", wordings=theirs).questions[2].text
+    assert asked == "Count: jump"
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "asked", "videos"),
+    [("mvbench", 2, 2), ("ovobench", 7, 6), ("livesports-qa", 2, 1)],
+)
+def test_each_benchmark(benchmark, asked, videos, model, tmp_path, monkeypatch, capsys):
+    """From files to a table; each span of a video is seen once."""
+    seen = []
+    watch = running.watch
+    monkeypatch.setattr(running, "watch", lambda *args: seen.append(args) or watch(*args))
+    data = MAKERS[benchmark](tmp_path / "data")
+    # Two processes share the videos; the second to finish writes the report.
+    for share in ("0/2", "1/2"):
+        assert evaluate(benchmark, model, data, tmp_path / "out", "--share", share) == 0
+    out = capsys.readouterr().out
+    assert len(seen) == videos
+    told = json.loads((tmp_path / "out/report.json").read_text())
+    assert told["counts"]["items"] == asked
+    assert told["counts"]["unanswered"] == 0
+    assert told["setting"]["annotation_sha256"]
+    assert "95% interval" in out
+    known = {q.id: q for q in READERS[benchmark](data).questions}
+    answers = running.all_answers(tmp_path / "out")
+    assert answers.keys() == known.keys()
+    for key, row in answers.items():
+        best = int(np.argmax(row["logits"]))
+        assert row["response"] == known[key].responses[best]
