@@ -33,10 +33,11 @@ class RandomWeights:
     def __init__(self, config, dtype):
         self.shapes = shapes_of(config)
         self.dtypes = dict.fromkeys(self.shapes, np.dtype(dtype))
-        self._normal = jax.jit(
-            lambda seed, shape: 0.02 * jax.random.normal(jax.random.key(seed, impl="rbg"), shape, dtype),
-            static_argnums=1,
-        )
+
+        def normal(seed, shape):
+            return 0.02 * jax.random.normal(jax.random.key(seed, impl="rbg"), shape, dtype)
+
+        self._normal = jax.jit(normal, static_argnums=1)
 
     def read(self, name):
         seed = zlib.crc32(name.encode()) >> 1

@@ -45,11 +45,11 @@ def main():
     a, run, b = home / "a", home / "run", home / "b"
     write_real(a, args.preset)
 
+    import jax
+
     from livecc_jax.checkpoints.open import open_checkpoint
     from livecc_jax.checkpoints.stored import StoredWeights
     from livecc_jax.checkpoints.verify import compare_tensors
-
-    import jax
 
     leaves = jax.tree.leaves(open_checkpoint(a).abstract_params())
     sizes = [x.size * x.dtype.itemsize for x in leaves]

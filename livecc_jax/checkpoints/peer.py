@@ -35,22 +35,35 @@ def needed(name: str) -> ModuleType:
 
 
 class Peer:
-    """transformers' model of a HuggingFace directory, on the CPU.
+    """transformers' model of a HuggingFace directory.
 
     Args:
         directory: in HuggingFace layout.
         config: its architecture.
-        dtype: to compute in, "float32" or "bfloat16".
+        dtype: to compute in, "float32" (all of its bits, also on a GPU) or "bfloat16".
+        device: torch's name of it.
+        attention: transformers' name of the implementation.
 
     Raises:
         ConfigError: torch or transformers is not installed.
         CheckpointError: transformers cannot load the directory, or finds tensors missing or unknown.
     """
 
-    def __init__(self, directory: Path, config: ModelConfig, dtype: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        config: ModelConfig,
+        dtype: str,
+        device: str = "cpu",
+        attention: str = "eager",
+    ) -> None:
         self._torch, transformers = needed("torch"), needed("transformers")
         self.version: str = transformers.__version__
         self._config = config
+        self._device = device
+        if dtype == "float32":
+            self._torch.backends.cudnn.allow_tf32 = False
+            self._torch.backends.cuda.matmul.allow_tf32 = False
         version = tuple(map(int, self.version.split(".")[:2]))
         if version < NESTED_FROM and "text_config" in read_json(directory / CONFIG):
             raise CheckpointError(
@@ -64,8 +77,9 @@ class Peer:
             self._model, report = getattr(transformers, ARCHITECTURE).from_pretrained(
                 directory,
                 output_loading_info=True,
-                attn_implementation="eager",
+                attn_implementation=attention,
                 local_files_only=True,
+                **({} if device == "cpu" else {"device_map": device}),
                 **{keyword: getattr(self._torch, dtype)},
             )
         except (OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError) as e:
@@ -87,9 +101,9 @@ class Peer:
         tensor = self._tensors[EMBED if name == HEAD and name not in self._tensors else name]
         return _numpy(tensor).astype(str(tensor.dtype).removeprefix("torch."), copy=False)
 
-    def trace(
+    def logits(
         self, tokens: np.ndarray, positions: np.ndarray, pixels: np.ndarray, grids: np.ndarray
-    ) -> Iterator[tuple[str, np.ndarray]]:
+    ) -> np.ndarray:
         """Run one conversation.
 
         Args:
@@ -98,26 +112,36 @@ class Peer:
             pixels: float32 [P, 1176] normalised patches of its videos.
             grids: int32 [n, 3] of the videos, in patches.
 
+        Returns:
+            float32 [T, V].
+        """
+        torch = self._torch
+        with torch.no_grad():
+            out = self._model(
+                input_ids=torch.from_numpy(tokens).long()[None].to(self._device),
+                position_ids=torch.from_numpy(positions).long()[:, None].to(self._device),
+                pixel_values_videos=torch.from_numpy(pixels).to(self._device),
+                video_grid_thw=torch.from_numpy(grids).long().to(self._device),
+                use_cache=False,
+            )
+        return _numpy(out.logits[0])
+
+    def trace(
+        self, tokens: np.ndarray, positions: np.ndarray, pixels: np.ndarray, grids: np.ndarray
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """Run one conversation, given as to `logits`.
+
         Yields:
             What `livecc_jax.model.trace.trace` does.
         """
-        torch = self._torch
         names = layer_names(self._config)
         seen: dict[str, np.ndarray] = {}
         hooks = self._hooks(seen)
         try:
-            with torch.no_grad():
-                logits = self._model(
-                    input_ids=torch.from_numpy(tokens).long()[None],
-                    position_ids=torch.from_numpy(positions).long()[:, None],
-                    pixel_values_videos=torch.from_numpy(pixels),
-                    video_grid_thw=torch.from_numpy(grids).long(),
-                    use_cache=False,
-                ).logits
+            seen[names[-1]] = self.logits(tokens, positions, pixels, grids)
         finally:
             for hook in hooks:
                 hook.remove()
-        seen[names[-1]] = _numpy(logits[0])
         for name in names:
             yield name, seen.pop(name)
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import tempfile
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,10 +149,20 @@ def _tensor_gap(name: str, x: np.ndarray, y: np.ndarray) -> Gap:
 
 def value_gap(name: str, a: np.ndarray, b: np.ndarray) -> Gap:
     """How far two float32 arrays of one shape are apart, judged by the first one's deviation."""
-    difference = np.abs(a - b)
-    scale = float(a.std(dtype=np.float64)) or 1.0
-    mean = float(difference.mean(dtype=np.float64))
-    return Gap(name, float(difference.max()), mean, scale)
+    a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
+
+    def part(rows: slice) -> tuple[float, float, float, float]:
+        x, y = a[rows], b[rows]
+        difference = np.abs(x - y)
+        sums = [z.sum(dtype=np.float64) for z in (difference, x, np.square(x, dtype=np.float64))]
+        return float(difference.max()), *map(float, sums)
+
+    step = max(1, CHUNK // a.shape[1])
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        parts = np.array(list(pool.map(part, (slice(i, i + step) for i in range(0, len(a), step)))))
+    total, plain, square = parts[:, 1:].sum(axis=0) / a.size
+    scale = max(0.0, square - plain**2) ** 0.5 or 1.0
+    return Gap(name, float(parts[:, 0].max()), float(total), float(scale))
 
 
 @dataclass(frozen=True)

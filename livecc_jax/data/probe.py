@@ -44,12 +44,14 @@ def clip_frames(clip: str, budget: PixelBudget, turns: int) -> list[np.ndarray]:
     return [turn.frames for turn in itertools.islice(ingest.turns(clip, budget), turns)]
 
 
-def noise_frames(budget: PixelBudget, turns: int, seed: int = 0) -> list[np.ndarray]:
-    """Turns of noise, each uint8 [F, h, w, 3], the same for the same arguments."""
+def noise_frames(
+    budget: PixelBudget, turns: int, seed: int = 0, size: tuple[int, int] = MADE_UP
+) -> list[np.ndarray]:
+    """Turns of noise, each uint8 [F, h, w, 3] as of a video of this size, the same every time."""
     rng = np.random.default_rng(seed)
     counts = [OPENING_FRAMES, *[TURN_FRAMES] * (turns - 1)]
-    size = budget.size(*MADE_UP, sum(counts))
-    return [rng.integers(0, 256, (n, *size, 3), np.uint8) for n in counts]
+    fitted = budget.size(*size, sum(counts))
+    return [rng.integers(0, 256, (n, *fitted, 3), np.uint8) for n in counts]
 
 
 def make_probe(frames: Sequence[np.ndarray], tokenizer: Tokenizer, positions: str) -> Probe:
