@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from livecc_jax.errors import ConfigError
@@ -28,13 +29,11 @@ class PixelBudget:
         """`reference` or a number of tokens. Raises ConfigError for anything else."""
         if text == "reference":
             return PixelBudget(None)
-        try:
-            tokens = int(text)
-        except ValueError:
-            tokens = 0
-        if tokens < 1:
+        # int() alone would take 1.5 for 1 and True for 1.
+        number = type(text) is int or (isinstance(text, str) and re.fullmatch("[0-9]{1,9}", text))
+        if not number or int(text) < 1:
             raise ConfigError(f"pixel budget {text!r} is neither `reference` nor a number of tokens")
-        return PixelBudget(tokens)
+        return PixelBudget(int(text))
 
     def __str__(self) -> str:
         return "reference" if self.tokens is None else str(self.tokens)

@@ -19,6 +19,7 @@ from livecc_jax.timeline.example import microseconds
 from livecc_jax.timeline.turns import OPENING_FRAMES, TURN_FRAMES
 
 LIVE_SCHEMES = ("rtsp://", "rtsps://", "rtmp://", "http://", "https://", "udp://")
+LONGEST_US = 30 * 86_400_000_000  # of a file; beyond it, a timestamp is wrong
 LIVE_QUEUE = 64  # sampled frames (32 s) that wait for a decoder that lags, before the oldest is lost
 
 
@@ -80,15 +81,22 @@ def _file_frames(
     info = probe(path)
     span = [None if s is None else microseconds(s) for s in (start, end)]
     try:
-        # As long as the source is; but sized as training sizes a clip, which ends at 480 frames.
-        most = len(info.pts_us) // 2 * 2 + 2
+        # As long as the source lasts (a slow video's frames come several times); but sized as training
+        # sizes a clip, which ends at 480 frames.
+        lasts = int(info.pts_us[-1])
+        if lasts > LONGEST_US:
+            raise MediaError(f"its timestamps span {lasts / 86_400e6:.0f} days")
+        most = lasts * FPS // 2_000_000 * 2 + 2
         indices = sample_strict(info.frame_times_us, *span, max_frames=most, odd="drop")
         counted = sample_strict(info.frame_times_us, *span)
         size = budget.size(info.height, info.width, len(counted))
     except MediaError as error:
         raise MediaError(f"{path}: {error}") from None
+    before, resized = None, None
     for frame in iter_frames(info, indices):
-        yield resize(frame[None], size)[0]
+        if frame is not before:
+            before, resized = frame, resize(frame[None], size)[0]
+        yield resized
 
 
 def _live_frames(source: str, budget: PixelBudget) -> Iterator[np.ndarray]:

@@ -53,9 +53,12 @@ def sample_strict(
             f"{'the end' if end_us is None else f'{end_us / 1e6:g} s'}"
         )
     inside = times[first:stop]
-    # Kept as integers: half a second is exact in microseconds.
-    expected = np.arange(inside[0], inside[-1] + 1, 1_000_000 // FPS)
-    frames = first + np.searchsorted(inside, expected, "left")[:max_frames]
+    # Kept as integers: half a second is exact in microseconds. Counted before they are made: a wild
+    # last timestamp may be a century away.
+    step = 1_000_000 // FPS
+    count = min(max_frames, (int(inside[-1]) - int(inside[0])) // step + 1)
+    expected = int(inside[0]) + step * np.arange(count, dtype=np.int64)
+    frames = first + np.searchsorted(inside, expected, "left")
     if len(frames) % 2:
         frames = np.append(frames, frames[-1]) if odd == "repeat" else frames[:-1]
     return frames.astype(np.int64)

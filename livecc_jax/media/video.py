@@ -12,10 +12,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from livecc_jax.errors import MediaError
+
+if TYPE_CHECKING:
+    from av.index import IndexEntries
 
 # The native decoders write to stderr by themselves; what matters of it comes back as MediaError.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -69,14 +73,17 @@ def probe(path: str | Path) -> VideoInfo:
                 raise MediaError(f"{path}: holds no video stream")
             stream = container.streams.video[0]
             unit = stream.time_base
-            stamps = [
-                p.pts if p.pts is not None else p.dts
-                for p in container.demux(stream)
-                if p.size and not p.is_discard and (p.pts is not None or p.dts is not None)
-            ]
+            stamps, ends = [], []
+            for packet in container.demux(stream):
+                stamp = packet.pts if packet.pts is not None else packet.dts
+                if packet.size and not packet.is_discard and stamp is not None:
+                    stamps.append(stamp)
+                    ends.append(stamp + (packet.duration or 0))
             start = stream.start_time
             length = stream.duration
             indexed = "mp4" in container.format.name
+            if indexed:
+                _check_samples(path, stream.index_entries)
     except av.FFmpegError as error:
         raise MediaError(f"{path}: is not a readable video ({error.strerror})") from error
     if not stamps:
@@ -86,11 +93,12 @@ def probe(path: str | Path) -> VideoInfo:
     gap = _common_gap(pts)
     lead = int(_microseconds(np.array([stamps[0] - (stamps[0] if start is None else start)]), unit)[0])
     if indexed and length:
-        # An MP4's index lists every frame, so frames that are missing at the end were cut off.
-        whole = int(_microseconds(np.array([length]), unit)[0])
-        if pts[-1] + lead + max(2 * gap, 500_000) < whole:
+        # What its index does not list (fragments that are not there) is missed by the duration. The last
+        # frame is shown for as long as its packet says, which may be most of the video.
+        whole, shown = _microseconds(np.array([length, max(ends) - (start or 0)]), unit)
+        if shown + max(2 * gap, 500_000) < whole:
             raise MediaError(
-                f"{path}: is cut short, with frames up to {pts[-1] / 1e6:g} s of {whole / 1e6:g} s"
+                f"{path}: is cut short, with frames up to {shown / 1e6:g} s of {whole / 1e6:g} s"
             )
     width, height = _displayed_size(path)
     return VideoInfo(path, pts, gap, width, height, lead)
@@ -105,6 +113,14 @@ def _check_file(path: str) -> None:
         raise MediaError(f"{path}: is a directory")
     if not size:
         raise MediaError(f"{path}: is empty")
+
+
+def _check_samples(path: str, entries: IndexEntries) -> None:
+    """Make sure that all of an MP4's frames, which its index lists by place and size, are in the file."""
+    size = os.stat(path).st_size
+    missing = sum(entry.pos + entry.size > size for entry in entries)
+    if missing:
+        raise MediaError(f"{path}: is cut short: {missing} of its {len(entries)} frames are missing")
 
 
 def _microseconds(stamps: np.ndarray, unit: Fraction) -> np.ndarray:

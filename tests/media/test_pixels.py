@@ -78,7 +78,7 @@ def test_budgets_hold(height, width, frames, tokens):
     assert abs(reference.limits(frames)[1] / 784 - expected) < 0.01
 
 
-@pytest.mark.parametrize("text", ["", "0", "-3", "large", "1.5"])
+@pytest.mark.parametrize("text", ["", "0", "-3", "large", "1.5", 0, 1.5, True, None, 384.0])
 def test_a_budget_that_is_none(text):
     with pytest.raises(ConfigError, match="pixel budget"):
         PixelBudget.parse(text)

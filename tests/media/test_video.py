@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from media_support import make_video, remux
+
 from livecc_jax.errors import ConfigError, MediaError
 from livecc_jax.media import video
 from livecc_jax.media.budget import PixelBudget
@@ -71,18 +73,26 @@ def test_a_start_time_is_taken_off(tmp_path, suffix):
     """A container whose clock starts at 7 s has the same times and pictures as one that starts at 0."""
     source = CLIPS / "bbb_oddsize_317x179_derived.mp4"
     path = tmp_path / f"late.{suffix}"
-    with av.open(str(source)) as original, av.open(str(path), "w") as copy:
-        stream = original.streams.video[0]
-        out = copy.add_stream_from_template(stream)
-        for packet in original.demux(stream):
-            if packet.dts is not None:
-                packet.pts += int(7 / stream.time_base)
-                packet.dts += int(7 / stream.time_base)
-                packet.stream = out
-                copy.mux(packet)
+    with av.open(str(source)) as original:
+        remux(original, path, later=7)
     plain, late = probe(source), probe(path)
     np.testing.assert_allclose(late.pts_us, plain.pts_us, atol=1000)
     np.testing.assert_array_equal(read_frames(late, [0, 77]), read_frames(plain, [0, 77]))
+
+
+def test_only_what_is_cut_is_cut_short(tmp_path):
+    """A last frame that is held for long is no missing end; bytes that are missing are."""
+    held = make_video(tmp_path / "held.mp4", [0, 500, 1000, 1500], last_ms=60_000)
+    assert probe(held).pts_us.tolist() == [0, 500_000, 1_000_000, 1_500_000]
+    whole = tmp_path / "whole.mp4"
+    with av.open(str(NARRATION)) as source:
+        remux(source, whole, {"movflags": "faststart"})
+    assert len(probe(whole).pts_us) == 720
+    content = whole.read_bytes()
+    for kept in (len(content) // 2, len(content) - 20):
+        (tmp_path / "cut.mp4").write_bytes(content[:kept])
+        with pytest.raises(MediaError, match="cut.mp4: is cut short: [0-9]+ of its 720 frames"):
+            probe(tmp_path / "cut.mp4")
 
 
 times_lists = st.lists(st.integers(1, 900_000), min_size=1, max_size=60).map(np.cumsum)
@@ -118,6 +128,12 @@ def test_whole_seconds_are_exact_at_25_fps():
     assert sample_strict(times).tolist()[:5] == [0, 13, 25, 38, 50]
 
 
+def test_a_wild_timestamp_costs_nothing():
+    """One frame a century late: no list of all the half seconds in between is made."""
+    times = np.array([0, 500_000, 1_000_000, 100 * 365 * 86_400_000_000])
+    assert sample_strict(times, max_frames=6).tolist() == [0, 1, 2, 3, 3, 3]
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.integers(1, 2000), st.integers(0, 10**9))
 def test_uniform_sampling_is_even_in_both_senses(frames, duration):
@@ -146,6 +162,16 @@ def test_turns_of_a_file():
     assert [len(t.frames) for t in short] == [4]
     with pytest.raises(MediaError, match="fewer than two frames"):
         list(turns(str(NARRATION), budget, start=0, end=0.3))
+
+
+def test_turns_of_a_slow_video(tmp_path):
+    """A frame every five seconds is shown ten times: 111 frames from 0 to 55 s, the odd one dropped."""
+    slow = make_video(tmp_path / "slow.mp4", range(0, 60_000, 5_000))
+    found = list(turns(str(slow), PixelBudget.parse(16)))
+    assert sum(len(t.frames) for t in found) == 110
+    wild = make_video(tmp_path / "wild.mkv", [0, 500, 1000, 40 * 86_400_000])
+    with pytest.raises(MediaError, match="wild.mkv: its timestamps span 40 days"):
+        list(turns(str(wild), PixelBudget.parse(16)))
 
 
 def test_turns_come_before_the_file_is_read(monkeypatch):
