@@ -13,6 +13,7 @@ from livecc_jax import __version__
 from livecc_jax.errors import LiveCCError
 
 COMMANDS = (
+    "dataset",
     "index",
     "inspect",
     "train",

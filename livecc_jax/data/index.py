@@ -21,9 +21,9 @@ import numpy as np
 
 from livecc_jax.data import paths
 from livecc_jax.data.columns import ColumnWriter
+from livecc_jax.data.datasets import Annotations, open_annotations
 from livecc_jax.data.plan import FORMATS
 from livecc_jax.data.reader import FORMAT, VERSION, Index
-from livecc_jax.data.records import AnnotationFile
 from livecc_jax.data.remote import Stamp, is_remote, stamp
 from livecc_jax.data.shards import Settings, Stretch, category
 from livecc_jax.data.workers import planned
@@ -81,7 +81,7 @@ def build_index(
     if out.exists() and not (overwrite and (out / "meta.json").is_file()):
         raise DataError(f"{out}: exists already" + (" and is no index" if overwrite else ""))
     names = [str(path) for path in annotations]
-    files = [AnnotationFile(path) for path in names]
+    files = [open_annotations(path) for path in names]
     out.parent.mkdir(parents=True, exist_ok=True)
     root = root or paths.common_root([f.folder for f in files])
     root = root if is_remote(root) or not root else os.path.abspath(root)
@@ -97,7 +97,7 @@ def build_index(
                 "version": VERSION,
                 "tokenizer": fingerprint(tokenizer),
                 "stretch": STRETCH,
-                "annotations": [[name, *_stamp_of(name)] for name in names],
+                "annotations": [[name, *_stamp_of(f.path)] for name, f in zip(names, files)],
             }
         )
         _resume_or_clear(work, made_with)
@@ -142,7 +142,7 @@ def _resume_or_clear(work: Path, made_with: str) -> None:
     before.write_text(made_with, encoding="utf-8")
 
 
-def _stretches(files: list[AnnotationFile]) -> list[Stretch]:
+def _stretches(files: list[Annotations]) -> list[Stretch]:
     return [
         Stretch(source, first, min(first + STRETCH, len(file)))
         for source, file in enumerate(files)
@@ -155,7 +155,7 @@ def _shard_path(work: Path, stretch: Stretch) -> Path:
 
 
 def _plan_all(
-    files: list[AnnotationFile],
+    files: list[Annotations],
     work: Path,
     settings: Settings,
     tokenizer: Tokenizer,
@@ -181,7 +181,7 @@ def _plan_all(
 
 
 def _join(
-    files: list[AnnotationFile], work: Path, out: Path, settings: Settings, tokenizer: Tokenizer
+    files: list[Annotations], work: Path, out: Path, settings: Settings, tokenizer: Tokenizer
 ) -> Index:
     """Put the stretches' columns together, one after another, and the index in its place."""
     made = work / "index"

@@ -11,6 +11,7 @@ from threading import Lock
 
 import numpy as np
 
+from livecc_jax.data.datasets import REFERENCE, stored_frames, stored_info
 from livecc_jax.data.remote import Stamp, stamp
 from livecc_jax.data.timestamps import Timestamps
 from livecc_jax.errors import MediaError
@@ -119,6 +120,8 @@ class MediaFiles:
 
     def frames(self, info: VideoInfo, indices: np.ndarray) -> np.ndarray:
         """Frames by number: uint8 [F, H, W, 3] RGB. Raises MediaError."""
+        if REFERENCE.fullmatch(info.path):
+            return stored_frames(info, indices)
         return read_frames(info, indices)
 
     def image(self, path: str) -> np.ndarray:
@@ -154,7 +157,8 @@ class MediaFiles:
         if stored is not None:
             return stored
         try:
-            info = dataclasses.replace(probe(path), path=path)
+            stored = REFERENCE.fullmatch(path)
+            info = stored_info(path) if stored else dataclasses.replace(probe(path), path=path)
         except MediaError as error:
             if self._timestamps:
                 self._timestamps.put(path, seen, error)

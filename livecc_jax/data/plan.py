@@ -183,7 +183,7 @@ def _plan_stream(
     times = info.frame_times_us[frames]
     turns = plan_turns(times, example.words)
     # The whole clip sets the size, its silent end included: that is how a budget is spent.
-    height, width = _size(clip.path, info.height, info.width, len(frames), budget)
+    height, width = frame_size(clip.path, info.height, info.width, len(frames), budget)
     shown = len(frames) if form == "caption" else turns[-1].first_frame + turns[-1].num_frames
     media = MediaPlan(info, frames[:shown], times[:shown], height, width)
     prompt = stream_prompt(example.query, example.title, example.previous, context)
@@ -223,17 +223,17 @@ def _plan_clip(clip: Clip, budget: PixelBudget, files: MediaFiles) -> MediaPlan:
         raise ExampleError(f"{clip.path}: has no frame in the clip's span")
     duration = int(times[inside[-1]] - times[inside[0]]) + info.frame_duration_us
     frames = inside[sample_uniform(len(inside), duration)]
-    height, width = _size(clip.path, info.height, info.width, len(frames), budget)
+    height, width = frame_size(clip.path, info.height, info.width, len(frames), budget)
     return MediaPlan(info, frames, times[frames], height, width)
 
 
 def _plan_picture(picture: Picture, budget: PixelBudget, files: MediaFiles) -> MediaPlan:
-    height, width = _size(picture.path, *files.picture(picture), 2, budget)
+    height, width = frame_size(picture.path, *files.picture(picture), 2, budget)
     none = np.zeros(0, np.int64)
     return MediaPlan(picture.path, none, none, height, width)
 
 
-def _size(path: str, height: int, width: int, frames: int, budget: PixelBudget) -> tuple[int, int]:
+def frame_size(path: str, height: int, width: int, frames: int, budget: PixelBudget) -> tuple[int, int]:
     """The budget's size, which must fit a window: a very long, thin picture may not."""
     try:
         fitted = budget.size(height, width, frames)

@@ -11,9 +11,10 @@ import numpy as np
 
 from livecc_jax.data import paths
 from livecc_jax.data.columns import COLUMNS, CONVERSATION, PROVISIONAL, STREAM
+from livecc_jax.data.datasets import Annotations, open_annotations
 from livecc_jax.data.media_files import FileFacts, MediaFiles
 from livecc_jax.data.plan import ExamplePlan, MediaPlan, plan_example
-from livecc_jax.data.records import AnnotationFile, parse
+from livecc_jax.data.records import parse
 from livecc_jax.data.remote import folder_of, is_remote
 from livecc_jax.data.split import Piece, cut
 from livecc_jax.data.stored import unpack
@@ -77,7 +78,7 @@ class Index:
             self.root = str(root or self._root(meta["root"], meta["root_from_index"]))
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{meta_path}: lacks a field or holds a wrong one ({error})") from error
-        self._files: dict[int, AnnotationFile] = {}
+        self._files: dict[int, Annotations] = {}
 
     def _open(self, n: int) -> dict[str, np.ndarray]:
         columns: dict[str, np.ndarray] = {}
@@ -239,7 +240,7 @@ class Index:
         """Example i, read from its annotation file. Raises DataError when that has changed."""
         source = int(self._columns["source"][i])
         if source not in self._files:
-            self._files[source] = AnnotationFile(self._annotations(source))
+            self._files[source] = open_annotations(self._annotations(source))
         return self._part(i, self._files[source][int(self._columns["line"][i])])
 
     def _part(self, i: int, example: Example) -> Example:

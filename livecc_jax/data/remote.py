@@ -101,6 +101,9 @@ def stamp(path: str) -> Stamp:
         facts = patiently(path, lambda: store.info(name))
         found = Stamp(int(facts.get("size") or 0), _changed(facts))
     else:
+        folder, record, _ = path.partition("/#")
+        if record or os.path.isfile(os.path.join(path, "dataset_info.json")):
+            path = os.path.join(folder, "dataset_info.json")  # a dataset stands and changes as a whole
         try:
             facts = os.stat(path)
         except OSError as error:

@@ -13,9 +13,9 @@ import numpy as np
 
 from livecc_jax.data import paths
 from livecc_jax.data.columns import PROVISIONAL, Shard
+from livecc_jax.data.datasets import Annotations
 from livecc_jax.data.media_files import FileFacts, MediaFiles
 from livecc_jax.data.plan import ExamplePlan, plan_example
-from livecc_jax.data.records import AnnotationFile
 from livecc_jax.data.remote import is_remote
 from livecc_jax.data.split import Piece, split_example
 from livecc_jax.data.stored import pack
@@ -66,7 +66,7 @@ class Planner:
         timestamps = Timestamps(settings.timestamps) if settings.timestamps else None
         self._files = MediaFiles(timestamps, declared=settings.provisional)
 
-    def plan(self, file: AnnotationFile, stretch: Stretch) -> dict[str, np.ndarray]:
+    def plan(self, file: Annotations, stretch: Stretch) -> dict[str, np.ndarray]:
         """The columns of a stretch; `rejected` holds the lines of rejected.jsonl as bytes."""
         shard, rejected = Shard(), []
         for line, result in self._results(file, stretch):
@@ -94,7 +94,7 @@ class Planner:
         return shard.arrays() | {"rejected": np.frombuffer(text, np.uint8)}
 
     def _results(
-        self, file: AnnotationFile, stretch: Stretch
+        self, file: Annotations, stretch: Stretch
     ) -> Iterator[tuple[int, tuple[Any, Planned] | Exception]]:
         lines = range(stretch.first, stretch.stop)
         raws = list(file.raws(stretch.first, stretch.stop))

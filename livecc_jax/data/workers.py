@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from livecc_jax.data.records import AnnotationFile
+from livecc_jax.data.datasets import Annotations, open_annotations
 from livecc_jax.data.shards import Planner, Settings, Stretch
 from livecc_jax.errors import DataError
 from livecc_jax.text.tokenizer import Tokenizer, open_tokenizer
@@ -22,13 +22,13 @@ AHEAD = 2  # stretches under way for each process
 
 Columns = dict[str, np.ndarray]
 _planner: Planner
-_opened: dict[int, AnnotationFile]
+_opened: dict[int, Annotations]
 _names: list[str]
 _lines: Path
 
 
 def planned(
-    files: list[AnnotationFile],
+    files: list[Annotations],
     stretches: list[Stretch],
     settings: Settings,
     tokenizer: Tokenizer,
@@ -101,5 +101,5 @@ def _work(stretch: Stretch) -> Columns:
     source = stretch.source
     if source not in _opened:
         lines = np.load(_lines / f"lines-{source}.npy", mmap_mode="r")
-        _opened[source] = AnnotationFile(_names[source], (lines[:-1], int(lines[-1])))
+        _opened[source] = open_annotations(_names[source], (lines[:-1], int(lines[-1])))
     return _planner.plan(_opened[source], stretch)

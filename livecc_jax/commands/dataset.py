@@ -1,0 +1,56 @@
+"""`livecc dataset`: annotation files as a tensorflow-datasets dataset, with or without their frames."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Declare the command."""
+    parser = subparsers.add_parser(
+        "dataset", help="make a tensorflow-datasets dataset (ArrayRecord)", description=__doc__
+    )
+    parser.add_argument("annotations", nargs="+", help="JSONL annotation files")
+    parser.add_argument("--out", required=True, help="tensorflow-datasets' data directory")
+    parser.add_argument("--split", default="train", help="name of the split (default train)")
+    parser.add_argument(
+        "--frames",
+        metavar="reference|TOKENS",
+        help="store streaming clips' sampled frames at this pixel budget, so that training does not "
+        "touch the videos",
+    )
+    parser.add_argument(
+        "--quality",
+        type=int,
+        default=90,
+        metavar="Q",
+        help="of the frames' JPEG, 1 to 100 (default 90)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the dataset; say what was left out and what to do with it."""
+    from livecc_jax.data.builder import FrameOptions, write_dataset
+    from livecc_jax.errors import ConfigError
+    from livecc_jax.media.budget import PixelBudget
+
+    if not 1 <= args.quality <= 100:
+        raise ConfigError(f"--quality must be between 1 and 100, not {args.quality}")
+    frames = FrameOptions(PixelBudget.parse(args.frames), args.quality) if args.frames else None
+
+    def progress(done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            print(f"\r{done}/{total} conversations", end="", file=sys.stderr, flush=True)
+
+    folder, left = write_dataset(
+        args.annotations, args.out, split=args.split, frames=frames, progress=progress
+    )
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    for file, line, why in left:
+        print(f"left out: {file} line {line}: {why}", file=sys.stderr)
+    size = sum(f.stat().st_size for f in folder.iterdir())
+    print(f"{folder}: {size / 2**20:.1f} MiB; index it with `livecc index {folder} --out INDEX ...`")
+    return 0

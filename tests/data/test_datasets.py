@@ -1,0 +1,101 @@
+"""Annotation files as datasets: what is read back is what was written, without TensorFlow."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from livecc_jax.cli import main
+from livecc_jax.data.index import build_index
+from livecc_jax.data.media_files import MediaFiles
+from livecc_jax.data.pipeline import RowSource
+from livecc_jax.errors import DataError, MediaError
+from livecc_jax.media.budget import PixelBudget
+from livecc_jax.text.tokenizer import open_tokenizer
+from livecc_jax.timeline.chat import ChatTemplate
+
+ROOT = Path(__file__).parents[2]
+BUDGET = PixelBudget.parse(12)
+
+
+@pytest.fixture
+def home(tmp_path):
+    """Clips and annotations, one of them broken."""
+    home = tmp_path / "home"
+    shutil.copytree(ROOT / "data/annotations", home / "annotations")
+    (home / "clips").mkdir()
+    for name in ("bbb_espeak_narration_30s.mp4", "bikes.mp4", "frame.png"):
+        shutil.copy(ROOT / "data/clips" / name, home / "clips")
+    line = json.loads((home / "annotations/narration.jsonl").read_text().splitlines()[0])
+    line[0]["content"][0]["video"] = "gone.mp4"
+    (home / "annotations/broken.jsonl").write_text(json.dumps(line) + "\n")
+    return home
+
+
+@pytest.mark.parametrize("frames", [False, True])
+def test_a_dataset_is_indexed_like_its_annotations(home, small_tokenizer, frames, capsys):
+    files = [home / f"annotations/{name}.jsonl" for name in ("windows", "qa", "broken")]
+    out = home / "tfds"
+    stored = ["--frames", "12"] if frames else []
+    assert main(["dataset", *map(str, files), "--out", str(out), *stored]) == 0
+    told = capsys.readouterr()
+    folder = out / "streaming_clips/1.0.0"
+    assert str(folder) in told.out
+    assert ("gone.mp4" in told.err) == frames  # without frames, videos are not opened
+    assert main(["dataset", str(files[0]), "--out", str(out), *stored]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+    tokenizer = open_tokenizer(small_tokenizer)
+    plain = build_index(files[:2], home / "plain", tokenizer, BUDGET)
+    made = build_index([out], home / "made", tokenizer, BUDGET)
+    template, reader = ChatTemplate(tokenizer), MediaFiles()
+    assert len(made) == len(plain) == 7
+    rows = RowSource(str(home / "made"), str(small_tokenizer), 1024, 48, 256, "mrope", "token", 1, 1)
+    assert [rows.row(r)[1] for r in range(len(rows))] == [[]] * len(rows)
+    if frames:  # of streaming clips
+        (home / "clips/bbb_espeak_narration_30s.mp4").unlink()
+    for i in range(3 if frames else 7):
+        new = made.plan(i, template, reader)
+        np.testing.assert_array_equal(new.frame_times_us, plain.entry(i).frame_times_us)
+        assert (made.tokens[i], made.targets[i]) == (plain.tokens[i], plain.targets[i])
+        for media in new.media:
+            assert media.load(reader).std() > 0
+    assert "tensorflow" not in sys.modules
+
+
+def test_stored_frames_are_those_of_the_video(home, small_tokenizer):
+    """Up to JPEG: mean error under 3 of 255. A rewritten dataset is another one, and told."""
+    import tensorflow_datasets as tfds
+
+    from livecc_jax.data import builder, datasets
+
+    path = home / "annotations/narration.jsonl"
+    how = builder.FrameOptions(BUDGET, quality=95)
+    folder, left = builder.write_dataset([path], home / "tfds", frames=how)
+    assert left == []
+    tokenizer = open_tokenizer(small_tokenizer)
+    plain = build_index([path], home / "plain", tokenizer, BUDGET)
+    made = build_index([folder], home / "made", tokenizer, BUDGET)
+    template = ChatTemplate(tokenizer)
+    a, b = (index.plan(0, template, MediaFiles()).media[0].load() for index in (plain, made))
+    assert np.abs(a.astype(int) - b).mean() < 3
+    # It is a dataset like any other.
+    record = tfds.data_source("streaming_clips", split="train", data_dir=str(home / "tfds"))[0]
+    assert record["title"] == b"Big Buck Bunny"
+    assert len(record["frames"]) == len(record["frame_times_us"]) == 60
+    assert record["frames"][0].shape == (int(record["height"]), int(record["width"]), 3)
+    assert record["words"]["text"][:3] == [b"A", b"big", b"rabbit"]
+
+    shutil.rmtree(folder)
+    datasets.open_source.cache_clear()
+    other = home / "annotations/windows.jsonl"
+    builder.write_dataset([other], home / "tfds", frames=how)
+    with pytest.raises(MediaError, match="has changed since it was indexed"):
+        made.plan(0, template, MediaFiles())
+    (folder / "features.json").write_text("{")
+    datasets.open_source.cache_clear()
+    with pytest.raises(DataError, match="cannot be read as a dataset"):
+        build_index([folder], home / "again", tokenizer, BUDGET)
