@@ -59,7 +59,8 @@ def read_videomme(data: Path, subtitles: bool = False, wordings: dict | None = N
     question, options, answer}; videos in data/, subtitles in subtitle/<videoID>.srt."""
     found = QuestionSet(find_annotation(data, VIDEOMME_FILES))
     root = found.annotation.parent
-    root = root.parent if root.name == "videomme" else root
+    if found.annotation.suffix == ".parquet" and root.name == "videomme":
+        root = root.parent  # where the authors' repository keeps it
     spoken: dict[str, str] = {}
     for where, row in rows_of(found.annotation, found.entries):
         with Reading(found.entries, where):

@@ -142,7 +142,7 @@ def evaluate(benchmark, model, data, out, *more):
 
 def test_videomme_killed_and_resumed(model, tmp_path, monkeypatch, capsys):
     """The same answers whether killed or not; what is missing is counted, and asked again."""
-    data = videomme(tmp_path / "data")
+    data = videomme(tmp_path / "videomme")
     assert evaluate("videomme", model, data, tmp_path / "whole") == 0
     out = capsys.readouterr().out
     assert "6 questions answered" in out
@@ -190,7 +190,7 @@ def test_videomme_killed_and_resumed(model, tmp_path, monkeypatch, capsys):
 
 
 def test_subtitles_and_the_other_layouts(tmp_path):
-    data = videomme(tmp_path / "data")
+    data = videomme(tmp_path / "videomme")
     plain = {q.id: q.text for q in read_questions("videomme", data).questions}
     assert plain["001-1"] == (
         "Which 1?\nA. One.\nB. Two.\nC. Three.\nD. Four.\nPlease select the correct answer."
