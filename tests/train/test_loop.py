@@ -3,95 +3,23 @@
 import dataclasses
 import json
 import shutil
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from train_support import config, losses, params_of
 
 from livecc_jax.checkpoints.convert import convert
 from livecc_jax.checkpoints.hf_config import LiveCCBlock
 from livecc_jax.checkpoints.hf_export import export_hf
 from livecc_jax.checkpoints.open import open_checkpoint
-from livecc_jax.data.index import build_index
 from livecc_jax.errors import ConfigError, DataError
-from livecc_jax.media.budget import PixelBudget
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import init_params
 from livecc_jax.parallel.mesh import MeshConfig
 from livecc_jax.text.tokenizer import open_tokenizer
-from livecc_jax.train.config import CheckpointConfig, ComputeConfig, Config, DataConfig, OptimConfig
 from livecc_jax.train.loop import train
 from livecc_jax.train.start import fit_vocabulary
-
-ROOT = Path(__file__).parents[2]
-CLIPS, ANNOTATIONS = ROOT / "data/clips", ROOT / "data/annotations"
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory, small_tokenizer):
-    """A tokenizer and an index of four short streaming clips, one of them in a file of its own."""
-    home = tmp_path_factory.mktemp("train")
-    shutil.copytree(small_tokenizer, home / "tok")
-    (home / "clips").mkdir()
-    shutil.copy(CLIPS / "bbb_espeak_narration_30s.mp4", home / "clips")
-    shutil.copy(CLIPS / "bbb_oddsize_317x179_derived.mp4", home / "clips/fragile.mp4")
-    lines = (ANNOTATIONS / "windows.jsonl").read_text().splitlines()[:-1]
-    fragile = json.loads(lines[0])
-    fragile[0]["content"][0] = {"type": "video", "video": "../clips/fragile.mp4"}
-    lines.append(json.dumps(fragile))
-    (home / "annotations").mkdir()
-    (home / "annotations/train.jsonl").write_text("\n".join(lines) + "\n")
-    build_index(
-        [home / "annotations/train.jsonl"],
-        home / "index",
-        open_tokenizer(home / "tok"),
-        PixelBudget.parse(12),
-    )
-    return home
-
-
-def config(home, run, **changes):
-    made = Config(
-        run=str(run),
-        preset="tiny",
-        tokenizer=str(home / "tok"),
-        seed=3,
-        log_every=1,
-        data=DataConfig(
-            index=str(home / "index"), tokens=1024, windows=24, targets=256, rows_per_step=1, epochs=3
-        ),
-        optim=OptimConfig(learning_rate=3e-3, warmup_ratio=0.2),
-        compute=ComputeConfig(dtype="float32", remat="none"),
-        mesh=MeshConfig(devices=1),
-        checkpoint=CheckpointConfig(every=2, keep=10),
-    )
-    return dataclasses.replace(made, **changes)
-
-
-def losses(config, stop_at=None):
-    seen = {}
-
-    def report(progress):
-        seen[progress.step] = (progress.loss, progress.grad_norm, progress.quarantined)
-        if progress.step == stop_at:
-            raise KeyboardInterrupt
-
-    try:
-        train(config, report)
-    except KeyboardInterrupt:
-        assert stop_at
-    return seen
-
-
-def params_of(run):
-    return open_checkpoint(run).load_params()
-
-
-@pytest.fixture(scope="module")
-def straight(home):
-    """The run that nothing interrupts."""
-    return losses(config(home, home / "straight"))
 
 
 def test_resumed_equals_straight_through(home, straight):
