@@ -112,7 +112,8 @@ def _raw_rows(path: Path, entries: Entries) -> Iterator[tuple[str, Any]]:
         rows = load_json(path)
         yield from ((f"{path} entry {i}", raw) for i, raw in enumerate(rows, 1))
         return
-    for number, line in enumerate(text.splitlines(), 1):
+    # Not splitlines: strings may hold line separators of other alphabets.
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         where = f"{path} line {number}"
@@ -130,7 +131,7 @@ def _raw_rows(path: Path, entries: Entries) -> Iterator[tuple[str, Any]]:
 
 def _text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -126,8 +126,9 @@ class Cache:
         self._lock = threading.Lock()
         cut = False
         if path.exists():
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
-                cut = not line.endswith("\n")
+            *lines, last = path.read_text(encoding="utf-8", errors="replace").split("\n")
+            cut = bool(last)
+            for line in filter(None, [*lines, last]):
                 try:
                     row = json.loads(line)
                     self._found[row["key"]] = row

@@ -35,6 +35,11 @@ def text(row: dict[str, Any], key: str) -> str:
     return value
 
 
+def identity(row: dict[str, Any], key: str) -> str:
+    """An id, which may be a number. Raises Malformed."""
+    return str(row[key]) if type(row.get(key)) is int else text(row, key)
+
+
 def response_of(row: dict[str, Any]) -> str:
     """The response; null or absent is no answer, as an empty one is. Raises Malformed for the rest."""
     if row.get("response") is None:
@@ -68,8 +73,8 @@ def read_videomme(path: str | Path) -> Entries:
             letter = answers.videomme_letter(response_of(question))
             entries.add(
                 Entry(
-                    text(question, "question_id"),
-                    text(video, "video_id"),
+                    identity(question, "question_id"),
+                    identity(video, "video_id"),
                     labels(video, question),
                     correct=letter == text(question, "answer"),
                     answered=letter != "",
@@ -86,8 +91,8 @@ def read_mvbench(path: str | Path) -> Entries:
     for where, video, question in _questions(path, entries):
         with Reading(entries, where):
             name, task = text(video, "video"), text(question, "task_type")
-            identity = f"{task}/{name}/{text(question, 'question')}"
-            entries.add(_by_letter(identity, name, {"task_type": task}, question))
+            key = f"{task}/{name}/{text(question, 'question')}"
+            entries.add(_by_letter(key, name, {"task_type": task}, question))
     return entries
 
 
@@ -96,14 +101,14 @@ def read_livesports_qa(path: str | Path) -> Entries:
     entries = Entries(expected=1174)
     for where, video, question in _questions(path, entries):
         with Reading(entries, where):
-            name = text(video, "video_id")
+            name = identity(video, "video_id")
             if "question_id" not in question or "OCR" not in question:
                 raise Malformed("'question_id' or 'OCR' is absent")
             labels = {"q_type": text(question, "q_type")}
             if question["OCR"] == 1:
                 labels["OCR"] = "OCR"
-            identity = f"{name}/{question['question_id']}"
-            entries.add(_by_letter(identity, name, labels, question))
+            key = f"{name}/{question['question_id']}"
+            entries.add(_by_letter(key, name, labels, question))
     return entries
 
 
@@ -121,16 +126,16 @@ def read_ovobench(path: str | Path) -> Entries:
     for where, row in read_rows(path, entries):
         with Reading(entries, where):
             task = one_of(row, "task", tuple(OVO_GROUP_OF))
-            identity = str(row.get("id"))
-            cluster = str(row.get("video", identity))
+            key = str(row.get("id"))
+            cluster = str(row.get("video", key))
             if "id" not in row:
                 raise Malformed("'id' is absent")
             if OVO_GROUP_OF[task] == "forward":
-                times[task, identity] += 1
-                identity += f"#{row.get('test', times[task, identity] - 1)}"
+                times[task, key] += 1
+                key += f"#{row.get('test', times[task, key] - 1)}"
             response, answer = response_of(row), text(row, "answer")
             right = bool(answer) and answers.starts_with(response, answer)
-            entries.add(Entry(f"{task}/{identity}", cluster, _ovo(task), right, bool(response)))
+            entries.add(Entry(f"{task}/{key}", cluster, _ovo(task), right, bool(response)))
     return entries
 
 
@@ -146,11 +151,11 @@ def _read_ovo_nested(path: str | Path, whole: dict[str, Any], entries: Entries) 
                 continue
             with Reading(entries, where):
                 task = one_of(row, "task", tuple(OVO_GROUP_OF))
-                identity, cluster = f"{task}/{row.get('id')}", str(row.get("video", row.get("id")))
+                key, cluster = f"{task}/{row.get('id')}", str(row.get("video", row.get("id")))
                 if group != "forward":
                     response, truth = response_of(row), text(row, "ground_truth")
                     right = answers.ovo_choice(response, truth) if response else False
-                    entries.add(Entry(identity, cluster, _ovo(task), right, bool(response)))
+                    entries.add(Entry(key, cluster, _ovo(task), right, bool(response)))
                     continue
                 tests = row.get("test_info")
                 if not isinstance(tests, list):
@@ -158,7 +163,7 @@ def _read_ovo_nested(path: str | Path, whole: dict[str, Any], entries: Entries) 
                 for k, test in enumerate(tests):
                     with Reading(entries, f"{where} test {k}"):
                         right, answered = _ovo_forward(task, test)
-                        entry = Entry(f"{identity}#{k}", cluster, _ovo(task), right, answered)
+                        entry = Entry(f"{key}#{k}", cluster, _ovo(task), right, answered)
                         entries.add(entry)
 
 
@@ -178,9 +183,9 @@ def _ovo(task: str) -> dict[str, str]:
     return {"task": task, "group": OVO_GROUP_OF[task]}
 
 
-def _by_letter(identity: str, cluster: str, labels: dict[str, str], question: dict[str, Any]) -> Entry:
+def _by_letter(key: str, cluster: str, labels: dict[str, str], question: dict[str, Any]) -> Entry:
     letter, answer = answers.first_letter(response_of(question)), text(question, "answer")
-    return Entry(identity, cluster, labels, letter == answer, answered=letter != "")
+    return Entry(key, cluster, labels, letter == answer, answered=letter != "")
 
 
 def _questions(

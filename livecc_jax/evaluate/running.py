@@ -71,7 +71,9 @@ def read_answers(path: Path) -> dict[str, dict[str, Any]]:
     """Answers by question id; a line cut short by a kill is passed over, a later line replaces."""
     found: dict[str, dict[str, Any]] = {}
     if path.exists():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+            if not line:
+                continue
             try:
                 row = json.loads(line)
                 found[row["id"]] = row

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from livecc_jax.errors import ConfigError
+from livecc_jax.errors import ConfigError, DataError
 from livecc_jax.evaluate.catalog import LAYOUTS, Layout
 from livecc_jax.evaluate.entries import Entries, load_json
 from livecc_jax.evaluate.results import READERS
@@ -87,7 +87,7 @@ def score(
 
     Raises:
         ConfigError: an unknown benchmark.
-        DataError: the file cannot be read.
+        DataError: the file cannot be read, or holds no answer.
     """
     if benchmark not in LAYOUTS:
         raise ConfigError(f"benchmark {benchmark!r} is not one of {', '.join(BENCHMARKS)}")
@@ -105,6 +105,9 @@ def score(
     else:
         entries = READERS[benchmark](path)
         entries.expected = expected or entries.expected
+    if not entries.items:
+        why = "; ".join(entries.notes[:1]) or "it is empty"
+        raise DataError(f"{path}: has no answer in a layout of {benchmark} ({why})")
     digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     rows = table(LAYOUTS[benchmark], entries, resamples, seed)
     return Scored(benchmark, str(path), digest, entries, rows, resamples, seed, extra)

@@ -16,7 +16,10 @@ from livecc_jax.evaluate.statistics import Bootstrap, interval, mcnemar_exact
 def write(path, value):
     """A list of lines (objects or text) as JSON lines, anything else as JSON."""
     if path.suffix == ".jsonl":
-        value = "\n".join(v if isinstance(v, str) else json.dumps(v) for v in value) + "\n"
+        value = (
+            "\n".join(v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in value)
+            + "\n"
+        )
         path.write_text(value)
     else:
         path.write_text(json.dumps(value))
@@ -113,6 +116,8 @@ def test_videomme_is_printed_with_its_denominator(tmp_path, capsys):
     written = json.loads((tmp_path / "s.json").read_text())
     assert written["headline"]["correct"] == 3
     assert main(["score", "videomme", str(tmp_path / "none.json")]) == 2
+    assert main(["score", "videomme", write(tmp_path / "object.json", {"results": []})]) == 2
+    assert "no answer in a layout of videomme" in capsys.readouterr().err
     (tmp_path / "cut.json").write_text('[{"video_id": ')
     assert main(["score", "videomme", str(tmp_path / "cut.json")]) == 2
     assert "cut.json line 1: broken JSON" in capsys.readouterr().err
@@ -236,7 +241,7 @@ def test_judge_verdicts(tmp_path):
     """A tie and a missing verdict are no wins; both orders count."""
     lines = [
         {"video_event_id": "a_b_1", "ab_winner": "Mine", "ba_winner": "Mine"},
-        {"video_event_id": "a_b_2", "ab_winner": "Mine", "ba_winner": "GPT-4o"},
+        {"video_event_id": "a_b_2", "ab_winner": "Mine", "ba_winner": "GPT-4o", "why": "\u2028"},
         {"video_event_id": "c_1", "ab_winner": "tie", "ba_winner": "GPT-4o"},
         {"video_event_id": "c_2", "ab_winner": "GPT-4o"},
         {"ab_winner": "Mine", "ba_winner": "Mine"},
