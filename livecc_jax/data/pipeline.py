@@ -1,21 +1,22 @@
-"""The grain pipeline: element i is packed row i, so one integer is the whole data position."""
+"""The input pipeline: element i is packed row i, so one integer is the whole data position."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import grain.python as grain
 import numpy as np
-from absl import flags
 
 from livecc_jax.data.media_files import MediaFiles
 from livecc_jax.data.mixture import Mixture, chosen
 from livecc_jax.data.packing import PackPlan, RowShape, plan_rows
 from livecc_jax.data.plan import ExamplePlan
+from livecc_jax.data.prefetch import ahead
 from livecc_jax.data.quarantine import Quarantined
 from livecc_jax.data.rows import Row, build_row, empty_row
 from livecc_jax.data.tokens import Remembering
@@ -174,6 +175,7 @@ def batches(
 
     Raises:
         ConfigError: R does not divide by accumulation and processes.
+        DataError: an annotation file or an index cannot be read, or workers are killed repeatedly.
     """
     micro, share = rows_per_step // accumulate, rows_per_step // accumulate // processes
     if not share or rows_per_step != share * processes * accumulate:
@@ -188,20 +190,10 @@ def batches(
         a, place = divmod(within, share)
         return (first_step + step) * rows_per_step + a * micro + process * share + place
 
-    if first_step >= steps:
-        return
-    dataset = grain.MapDataset.range((steps - first_step) * local).map(
-        lambda j: source.row(row_number(int(j)))
-    )
-    reading = grain.ReadOptions(num_threads=0 if workers else threads, prefetch_buffer_size=2 * threads)
-    iterable = dataset.to_iter_dataset(reading)
-    if workers:
-        # Grain reads absl flags when it starts processes; nobody else here parses them.
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()
-        iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
-    iterator = iter(iterable)
-    for _ in range(first_step, steps):
-        built = [next(iterator) for _ in range(local)]
-        stacked = {k: np.stack([row[k] for row, _ in built]) for k in built[0][0]}
-        yield Batch(stacked, tuple(f for _, failed in built for f in failed))
+    count = max(0, steps - first_step) * local
+    rows = ahead(lambda j: source.row(row_number(j)), count, threads, workers)
+    with contextlib.closing(rows):
+        for _ in range(first_step, steps):
+            built = list(itertools.islice(rows, local))
+            stacked = {k: np.stack([row[k] for row, _ in built]) for k in built[0][0]}
+            yield Batch(stacked, tuple(f for _, failed in built for f in failed))

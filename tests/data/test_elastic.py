@@ -1,0 +1,135 @@
+"""Rows do not depend on processes: fewer go on where more stopped, workers may die, and none stays."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from livecc_jax.data.index import build_index
+from livecc_jax.data.pipeline import RowSource, batches
+from livecc_jax.data.prefetch import ahead
+from livecc_jax.errors import DataError
+from livecc_jax.media.budget import PixelBudget
+from livecc_jax.text.tokenizer import open_tokenizer
+
+ROOT = Path(__file__).parents[2]
+ROWS, STEPS = 4, 4
+
+CHILD = """
+import hashlib, json, sys
+from livecc_jax.data.pipeline import RowSource, batches
+
+def main():
+    source, how = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+    for batch in batches(RowSource(**source), rows_per_step=4, accumulate=1, threads=1, **how):
+        rows = [hashlib.sha256(b"".join(batch.rows[k][i].tobytes() for k in sorted(batch.rows)))
+                for i in range(len(batch.rows["tokens"]))]
+        print(" ".join(row.hexdigest() for row in rows), flush=True)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory, small_tokenizer):
+    """What a child process needs, and the digest of every row."""
+    import hashlib
+
+    home = tmp_path_factory.mktemp("elastic")
+    files = [ROOT / f"data/annotations/{name}.jsonl" for name in ("windows", "qa")]
+    tokenizer = open_tokenizer(small_tokenizer)
+    build_index(files, home / "index", tokenizer, PixelBudget.parse(8))
+    (home / "child.py").write_text(CHILD)
+    source = {
+        "index": str(home / "index"), "tokenizer_path": str(small_tokenizer), "tokens": 640,
+        "windows": 24, "targets": 200, "positions": "mrope", "weighting": "token", "seed": 5,
+        "epochs": 9,
+    }  # fmt: skip
+    rows = RowSource(**source)
+    assert len(rows) >= ROWS * STEPS
+    built = [rows.row(i)[0] for i in range(ROWS * STEPS)]
+    whole = [b"".join(row[k].tobytes() for k in sorted(row)) for row in built]
+    return home, source, [hashlib.sha256(row).hexdigest() for row in whole]
+
+
+def start(home, source, **how):
+    command = [sys.executable, home / "child.py", json.dumps(source), json.dumps(how)]
+    return subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def test_four_processes_stop_and_two_go_on(home):
+    home, source, wanted = home
+    parts = {
+        (4, p): start(home, source, first_step=0, steps=2, process=p, processes=4) for p in range(4)
+    } | {(2, p): start(home, source, first_step=2, steps=4, process=p, processes=2) for p in range(2)}
+    seen = {}
+    for key, child in parts.items():
+        out, err = child.communicate()
+        assert child.returncode == 0, err
+        seen[key] = [line.split() for line in out.splitlines()]
+    for processes, steps in ((4, range(2)), (2, range(2, 4))):
+        for step in steps:
+            rows = [r for p in range(processes) for r in seen[processes, p][step - steps.start]]
+            assert rows == wanted[ROWS * step : ROWS * (step + 1)]
+
+
+def gone(pids):
+    return psutil.wait_procs([psutil.Process(p) for p in pids if psutil.pid_exists(p)], timeout=20)[1]
+
+
+def test_a_killed_worker_is_replaced_and_ctrl_c_ends_all(home):
+    home, source, wanted = home
+    child = start(home, source, first_step=0, steps=STEPS * 2, workers=1)
+    lines = [child.stdout.readline().split()]
+    workers = psutil.Process(child.pid).children(recursive=True)
+    victim = next(w for w in workers if "spawn_main" in " ".join(w.cmdline()))
+    victim.kill()
+    lines += [child.stdout.readline().split() for _ in range(STEPS - 1)]
+    assert [row for line in lines for row in line] == wanted
+    processes = [w.pid for w in psutil.Process(child.pid).children(recursive=True)]
+    os.killpg(child.pid, signal.SIGINT)  # as a terminal does
+    _, err = child.communicate(timeout=60)
+    assert child.returncode not in (0, None)
+    assert err.count("KeyboardInterrupt\n") <= 1, err  # only the main process speaks
+    assert not gone([*processes, victim.pid])
+
+
+def test_threads_end_with_their_iterator(home):
+    """When it is closed early, when a row fails, and when workers die again and again."""
+    _, source, _ = home
+    before = {t for t in threading.enumerate()}
+    stream = batches(
+        RowSource(**source), first_step=0, steps=STEPS, rows_per_step=ROWS, accumulate=1, threads=3
+    )
+    next(stream)
+    assert any(t.name.startswith("grain") for t in threading.enumerate())
+    stream.close()
+
+    def fails(i):
+        if i == 2:
+            raise DataError("row 2 is no row")
+        return np.zeros(1)
+
+    with pytest.raises(DataError, match="row 2 is no row"):
+        list(ahead(fails, 9, 3, 0))
+
+    def dies(i):
+        raise RuntimeError("Worker process was terminated unexpectedly with exit code -9.")
+
+    with pytest.raises(DataError, match=r"killed 4 times over row 0 .* fewer data\.workers"):
+        list(ahead(dies, 9, 1, 0))
+    until = time.monotonic() + 10
+    while {t for t in threading.enumerate() if t.name.startswith("grain")} - before:
+        assert time.monotonic() < until
