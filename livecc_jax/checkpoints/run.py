@@ -83,7 +83,9 @@ def _telling(where: Path, what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, RuntimeError) as e:
-        reason = str(e).strip().split("\n")[0][:200] or type(e).__name__
+        reason = str(e).strip().split("\n")[0] or type(e).__name__
+        if len(reason) > 200:  # the cause ("No space left on device") is told last
+            reason = f"{reason[:80]} ... {reason[-115:]}"
         raise CheckpointError(f"{where}: {what} ({reason})") from e
 
 

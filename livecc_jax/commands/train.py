@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 
 EPILOG = """Any field of the config can be set: --run DIR --optim.learning_rate 1e-5 ...
 --profile 3 traces three steps (or --profile 100-103).
@@ -36,7 +37,8 @@ def run(args: argparse.Namespace) -> int:
 
     config = override(load_config(args.config), pairs(args.overrides))
 
-    from livecc_jax.parallel.processes import is_first, start_processes
+    from livecc_jax.errors import LiveCCError
+    from livecc_jax.parallel.processes import is_first, leave, others, start_processes
 
     start_processes()
 
@@ -60,6 +62,16 @@ def run(args: argparse.Namespace) -> int:
         if first:
             print(f"livecc train: {notice}", file=sys.stderr)
         return EXIT_CODE
+    except LiveCCError as error:
+        if not others():
+            raise
+        print(f"livecc train: {' '.join(str(error).split())}", file=sys.stderr)
+        leave(2)
+    except Exception:
+        if not others():
+            raise
+        traceback.print_exc()
+        leave(1)
     if first:
         print(f"{done}: finished")
     return 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-from typing import Any
+import sys
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -77,6 +78,11 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def others() -> int:
+    """How many processes there are besides this one."""
+    return jax.process_count() - 1
+
+
 def all_agree(good: bool) -> bool:
     """Whether it is true in every process. Every process must call it."""
     if jax.process_count() == 1:
@@ -99,3 +105,14 @@ def gather(value: Any) -> list[Any]:
 def from_first(value: Any) -> Any:
     """The first process's JSON value, in all of them. Every process must call it."""
     return gather(value)[0]
+
+
+def leave(code: int) -> NoReturn:
+    """End this process at once, because of an error.
+
+    An ordinary exit would wait for the other processes, and they for this one's part of the step; so
+    they learn of it by its silence, and end too.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

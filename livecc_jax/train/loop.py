@@ -127,7 +127,7 @@ class _Loop:
         self.steps = min(steps, config.max_steps) if config.max_steps else steps
         self.optimizer: optax.GradientTransformation = make_optimizer(config.optim, self.steps)
         self.started: Start = resumed or begin(config, run, self.source, self.optimizer, self.mesh)
-        self.saved = self.first = self.started.step
+        self.saved = self.first = self.handed = self.started.step
         self.trace = Trace(config.profile, self.first + 1, run.path / "profile")
         guard = begin_guard(config.guard, self.mesh, self.started.meta.get("guard"))
         self.state: dict[str, Any] = self.started.state | {"guard": guard}
@@ -151,6 +151,7 @@ class _Loop:
                 self.watchdog.at(step, "step")
                 placed = place_batch(self.mesh, batch.rows, config.optim.accumulate)
                 self.state, metrics = jitted(self.state, placed)
+                self.handed = step
                 counts = self.meter.count(batch)
                 self._read()
                 self.pending = _Pending(step, metrics, counts)
@@ -192,7 +193,7 @@ class _Loop:
         if config.evaluate.every:
             evaluates = step == self.steps or step % config.evaluate.every == 0
         stop = self.notice.reached()
-        if step % config.log_every == 0 or saves or stop:
+        if step % config.log_every == 0:
             self._share_quarantine()
         if saves or stop or evaluates:
             self._read()
@@ -245,8 +246,8 @@ class _Loop:
             return
         if policy == "ignore":
             return
-        # The state is still that of before this step, or of before the first one skipped.
-        self._save(step - 1 if policy == "stop" else step)
+        # The state is still that of before a step that stops the run; after another it goes on.
+        self._save(step - 1 if policy == "stop" else self.handed)
         self.directory.wait()
         if policy == "skip":
             raise Diverged(
@@ -279,6 +280,7 @@ class _Loop:
         """Begin to write a checkpoint, unless it is there."""
         if step <= self.saved:
             return
+        self._share_quarantine()
         self.clock.spent(self.account)
         self.watchdog.at(step, "save")
         meta = {
