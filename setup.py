@@ -41,7 +41,7 @@ setup(
         "numpy>=2.0",
         "ml_dtypes>=0.5",
         "opencv-python-headless>=4.10",
-        "av>=14",  # demuxing: OpenCV cannot read timestamps without decoding
+        "av>=18",  # videos: timestamps without decoding, and decoding that can skip
         "tensorboardX>=2.6",
         "fsspec>=2024.6",  # annotations and videos in buckets; gs:// needs gcsfs, s3:// s3fs
     ],

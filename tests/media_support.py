@@ -8,7 +8,7 @@ import av
 import numpy as np
 
 
-def pattern(number: int, height: int = 48, width: int = 64) -> np.ndarray:
+def pattern(number: int, height: int, width: int) -> np.ndarray:
     """A picture that moves with its number: uint8 [height, width, 3]."""
     y, x = np.mgrid[:height, :width]
     moved = 128 + 60 * np.sin((x + 3 * number) / 9) + 60 * np.cos((y - 2 * number) / 7)
@@ -23,26 +23,31 @@ def make_video(
     codec: str = "libx264",
     options: dict[str, str] | None = None,
     last_ms: int | None = None,
-    size: tuple[int, int] = (48, 64),
+    size: tuple[int, int] = (64, 80),
     pix_fmt: str = "yuv420p",
+    frame_rate: int | None = None,
 ) -> Path:
     """Encode a moving pattern at these timestamps.
 
     Args:
         last_ms: for how long the last frame is shown.
         size: height and width.
+        frame_rate: of timestamps that are multiples of it; None is any timestamps.
     """
     stamps = list(stamps_ms)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=30, options=options or {"preset": "ultrafast"})
+        stream = container.add_stream(
+            codec, rate=frame_rate or 30, options=options or {"preset": "ultrafast"}
+        )
         stream.height, stream.width = size
         stream.pix_fmt = pix_fmt
-        stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)
+        unit = Fraction(1, frame_rate or 1000)
+        stream.codec_context.time_base = stream.time_base = unit
         packets = []
         for number, stamp in enumerate(stamps):
             frame = av.VideoFrame.from_ndarray(pattern(number, *size), format="rgb24")
             frame = frame.reformat(format=pix_fmt)
-            frame.pts, frame.time_base = stamp, Fraction(1, 1000)
+            frame.pts, frame.time_base = int(Fraction(stamp, 1000) / unit), unit
             packets += stream.encode(frame)
         packets += stream.encode()
         if last_ms is not None:

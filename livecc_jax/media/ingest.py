@@ -93,7 +93,7 @@ def _file_frames(
     except MediaError as error:
         raise MediaError(f"{path}: {error}") from None
     before, resized = None, None
-    for frame in iter_frames(info, indices):
+    for frame in iter_frames(info, indices, threads=0):
         if frame is not before:
             before, resized = frame, resize(frame[None], size)[0]
         yield resized

@@ -1,4 +1,4 @@
-"""Videos and images: timestamps by demuxing (PyAV), pictures by decoding (OpenCV).
+"""Videos and images: which pictures a file holds and when (PyAV), and reading them.
 
 Headers lie about frame counts and rates, so neither is asked. A picture is found by its timestamp,
 which holds for variable frame rates and for frames stored out of order.
@@ -10,24 +10,20 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from livecc_jax.errors import MediaError
+from livecc_jax.media.decode import SizeFinder, check_file, microseconds, open_video, pictures_at
 
 if TYPE_CHECKING:
     from av.index import IndexEntries
 
-# The native decoders write to stderr by themselves; what matters of it comes back as MediaError.
+# OpenCV writes to stderr by itself; what matters of it comes back as MediaError.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-
-SEEK_FROM_US = 8_000_000  # nearer targets are reached faster by decoding up to them
-SEEK_MARGIN_US = 1_000_000
-TOLERANCE_US = 1_000  # OpenCV gives times as milliseconds in floating point
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,7 @@ class VideoInfo:
             (as the released reader has them, also where the stored ones start later).
         frame_duration_us: the most common gap between successive timestamps, to the millisecond.
         width, height: in pixels as displayed, rotation applied.
-        lead_us: how far the first frame comes after the stream's nominal start.
+        lead_us: how far the first frame comes after the stream's nominal start (0 if none is given).
     """
 
     path: str
@@ -57,24 +53,23 @@ class VideoInfo:
 
 
 def probe(path: str | Path) -> VideoInfo:
-    """Read a video's timestamps and size; no frame is decoded.
+    """Read a video's timestamps, and its size off the first picture.
 
     Raises:
-        MediaError: the file is missing, empty, no video, or cut short.
+        MediaError: the file is missing, empty, no video, cut short, or of an unknown codec.
     """
     import av
 
-    av.logging.set_level(av.logging.PANIC)
     path = str(path)
-    _check_file(path)
+    check_file(path)
+    container, stream = open_video(path)
     try:
-        with av.open(path) as container:
-            if not container.streams.video:
-                raise MediaError(f"{path}: holds no video stream")
-            stream = container.streams.video[0]
+        with container:
             unit = stream.time_base
             stamps, ends = [], []
+            picture = SizeFinder(stream)
             for packet in container.demux(stream):
+                picture.feed(packet)
                 stamp = packet.pts if packet.pts is not None else packet.dts
                 if packet.size and not packet.is_discard and stamp is not None:
                     stamps.append(stamp)
@@ -84,49 +79,34 @@ def probe(path: str | Path) -> VideoInfo:
             indexed = "mp4" in container.format.name
             if indexed:
                 _check_samples(path, stream.index_entries)
-    except av.FFmpegError as error:
+            height, width = picture.found()
+    except (av.FFmpegError, OSError) as error:
         raise MediaError(f"{path}: is not a readable video ({error.strerror})") from error
     if not stamps:
         raise MediaError(f"{path}: holds no video frame")
+    if height < 1 or width < 1:
+        raise MediaError(f"{path}: has no picture size")
     stamps = np.unique(np.array(stamps, np.int64))
-    pts = _microseconds(stamps - stamps[0], unit)
+    pts = microseconds(stamps - stamps[0], unit)
     gap = _common_gap(pts)
-    lead = int(_microseconds(np.array([stamps[0] - (stamps[0] if start is None else start)]), unit)[0])
+    lead = int(microseconds(int(stamps[0]) - (start or 0), unit))
     if indexed and length:
-        # What its index does not list (fragments that are not there) is missed by the duration. The last
-        # frame is shown for as long as its packet says, which may be most of the video.
-        whole, shown = _microseconds(np.array([length, max(ends) - (start or 0)]), unit)
+        # Fragments that are not there are in no index, but missed by the duration. The last frame is
+        # shown for as long as its packet says, which may be most of the video.
+        whole, shown = microseconds(length, unit), microseconds(max(ends) - (start or 0), unit)
         if shown + max(2 * gap, 500_000) < whole:
             raise MediaError(
                 f"{path}: is cut short, with frames up to {shown / 1e6:g} s of {whole / 1e6:g} s"
             )
-    width, height = _displayed_size(path)
     return VideoInfo(path, pts, gap, width, height, lead)
 
 
-def _check_file(path: str) -> None:
-    try:
-        size = os.stat(path).st_size
-    except OSError as error:
-        raise MediaError(f"{path}: cannot be read: {error.strerror}") from error
-    if os.path.isdir(path):
-        raise MediaError(f"{path}: is a directory")
-    if not size:
-        raise MediaError(f"{path}: is empty")
-
-
 def _check_samples(path: str, entries: IndexEntries) -> None:
-    """Make sure that all of an MP4's frames, which its index lists by place and size, are in the file."""
+    """Make sure that all frames that an MP4's index lists, by place and size, are in the file."""
     size = os.stat(path).st_size
     missing = sum(entry.pos + entry.size > size for entry in entries)
     if missing:
         raise MediaError(f"{path}: is cut short: {missing} of its {len(entries)} frames are missing")
-
-
-def _microseconds(stamps: np.ndarray, unit: Fraction) -> np.ndarray:
-    """Stamps in `unit` seconds to microseconds, halves up, without floating point."""
-    top, bottom = unit.numerator * 1_000_000, unit.denominator
-    return (2 * stamps * top + bottom) // (2 * bottom)
 
 
 def _common_gap(pts_us: np.ndarray) -> int:
@@ -141,35 +121,15 @@ def _common_gap(pts_us: np.ndarray) -> int:
     return round(float(np.mean(gaps[in_ms == most])))
 
 
-def _open(path: str) -> object:
-    import cv2
-
-    capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
-    if not capture.isOpened():
-        raise MediaError(f"{path}: cannot be decoded")
-    return capture
-
-
-def _displayed_size(path: str) -> tuple[int, int]:
-    import cv2
-
-    capture = _open(path)
-    try:
-        width = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH))
-        height = int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
-    finally:
-        capture.release()
-    if width < 1 or height < 1:
-        raise MediaError(f"{path}: has no picture size")
-    return width, height
-
-
-def iter_frames(info: VideoInfo, indices: Sequence[int] | np.ndarray) -> Iterator[np.ndarray]:
+def iter_frames(
+    info: VideoInfo, indices: Sequence[int] | np.ndarray, threads: int = 1
+) -> Iterator[np.ndarray]:
     """Decode frames one by one, in constant memory.
 
     Args:
         info: from `probe`.
-        indices: frame numbers, ascending; a repeated one is yielded again.
+        indices: frame numbers, ascending; a repeated one is yielded again, the same array.
+        threads: of the decoder, 0 for as many as cores. Loaders run a process a core, with one each.
 
     Yields:
         uint8 [H, W, 3] RGB, rotation applied.
@@ -177,62 +137,19 @@ def iter_frames(info: VideoInfo, indices: Sequence[int] | np.ndarray) -> Iterato
     Raises:
         MediaError: a frame cannot be decoded.
     """
-    import cv2
-
     indices = [int(i) for i in indices]
     if not indices:
         return
     if indices[0] < 0 or indices[-1] >= len(info.pts_us) or indices != sorted(indices):
         raise ValueError(f"frame numbers must ascend within 0 and {len(info.pts_us) - 1}")
-    capture = _seek(info, int(info.pts_us[indices[0]]))
-    picture, at = None, -SEEK_FROM_US  # before every frame
-    try:
-        for i in indices:
-            wanted = int(info.pts_us[i])
-            while at < wanted - TOLERANCE_US:
-                if not capture.grab():
-                    raise _undecodable(info, i)
-                at = _position(capture, info)
-                picture = None
-            if at > wanted + TOLERANCE_US:
-                raise _undecodable(info, i)
-            if picture is None:
-                ok, bgr = capture.retrieve()
-                if not ok:
-                    raise _undecodable(info, i)
-                picture = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+    check_file(info.path)
+    counts = Counter(indices)
+    times = [int(info.pts_us[i]) for i in counts]
+    for count, picture in zip(
+        counts.values(), pictures_at(info.path, times, info.lead_us, threads), strict=True
+    ):
+        for _ in range(count):
             yield picture
-    finally:
-        capture.release()
-
-
-def _undecodable(info: VideoInfo, i: int) -> MediaError:
-    return MediaError(f"{info.path}: the frame at {info.pts_us[i] / 1e6:.3f} s cannot be decoded")
-
-
-def _position(capture: object, info: VideoInfo) -> int:
-    """Timestamp of the frame just grabbed, on `info.pts_us`'s clock."""
-    import cv2
-
-    return round(capture.get(cv2.CAP_PROP_POS_MSEC) * 1000) - info.lead_us
-
-
-def _seek(info: VideoInfo, target_us: int) -> object:
-    """A capture whose next frames lead up to the target.
-
-    A seek may land anywhere; where it landed is read from the frame itself, and if that is past the
-    target, decoding starts from the beginning.
-    """
-    import cv2
-
-    capture = _open(info.path)
-    if target_us < SEEK_FROM_US:
-        return capture
-    capture.set(cv2.CAP_PROP_POS_MSEC, (target_us + info.lead_us - SEEK_MARGIN_US) / 1000)
-    if capture.grab() and _position(capture, info) < target_us - TOLERANCE_US:
-        return capture
-    capture.release()
-    return _open(info.path)
 
 
 def read_frames(info: VideoInfo, indices: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -251,7 +168,7 @@ def read_image(path: str | Path) -> np.ndarray:
     import cv2
 
     path = str(path)
-    _check_file(path)
+    check_file(path)
     image = cv2.imread(path, cv2.IMREAD_COLOR)
     if image is None:
         raise MediaError(f"{path}: is not a readable image")

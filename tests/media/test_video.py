@@ -5,15 +5,14 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from media_support import make_video, remux
 
 from livecc_jax.errors import ConfigError, MediaError
-from livecc_jax.media import video
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.ingest import is_live, turns
 from livecc_jax.media.sampling import sample_strict, sample_uniform
@@ -38,34 +37,24 @@ def test_timestamps_are_the_released_readers(clip):
 
 @pytest.mark.parametrize("clip", sorted(CLIPS.glob("*.mp4")), ids=lambda p: p.stem)
 def test_the_picture_at_a_time_is_the_one_displayed(clip):
-    """Against an independent decoder, frame by frame in presentation order."""
+    """Bit for bit as OpenCV decodes, frame by frame in presentation order."""
     info = probe(clip)
     wanted = np.unique(np.linspace(0, len(info.pts_us) - 1, 9).round().astype(int))
     ours = read_frames(info, [*wanted, wanted[-1]])
     assert ours.shape[1:] == (info.height, info.width, 3)
     np.testing.assert_array_equal(ours[-1], ours[-2])
-    with av.open(str(clip)) as container:
-        for number, frame in enumerate(container.decode(video=0)):
-            if number not in wanted:
-                continue
-            theirs = frame.to_ndarray(format="rgb24")
-            picture = ours[wanted.tolist().index(number)]
-            if "rotated" in clip.name:
-                theirs = np.rot90(theirs, 3)  # as the metadata asks: PyAV does not do it
-            assert np.abs(picture.astype(int) - theirs).mean() < 3, number
+    capture = cv2.VideoCapture(str(clip), cv2.CAP_FFMPEG)
+    for number in range(len(info.pts_us)):
+        assert capture.grab()
+        if number in wanted:
+            theirs = capture.retrieve()[1][..., ::-1]
+            np.testing.assert_array_equal(ours[wanted.tolist().index(number)], theirs)
+    assert not capture.grab()
 
 
 def test_size_is_as_displayed():
     info = probe(CLIPS / "rotated_90.mp4")
     assert (info.width, info.height) == (179, 317)
-
-
-def test_seeking_gives_the_same_pictures(monkeypatch):
-    info = probe(NARRATION)
-    wanted = [500, 501, 640, 719]
-    sought = read_frames(info, wanted)
-    monkeypatch.setattr(video, "SEEK_FROM_US", 10**12)
-    np.testing.assert_array_equal(sought, read_frames(info, wanted))
 
 
 @pytest.mark.parametrize("suffix", ["mkv", "ts"])
@@ -91,7 +80,7 @@ def test_only_what_is_cut_is_cut_short(tmp_path):
     content = whole.read_bytes()
     for kept in (len(content) // 2, len(content) - 20):
         (tmp_path / "cut.mp4").write_bytes(content[:kept])
-        with pytest.raises(MediaError, match="cut.mp4: is cut short: [0-9]+ of its 720 frames"):
+        with pytest.raises(MediaError, match=r"cut\.mp4: is cut short: [0-9]+ of its 720 frames"):
             probe(tmp_path / "cut.mp4")
 
 
@@ -170,15 +159,15 @@ def test_turns_of_a_slow_video(tmp_path):
     found = list(turns(str(slow), PixelBudget.parse(16)))
     assert sum(len(t.frames) for t in found) == 110
     wild = make_video(tmp_path / "wild.mkv", [0, 500, 1000, 40 * 86_400_000])
-    with pytest.raises(MediaError, match="wild.mkv: its timestamps span 40 days"):
+    with pytest.raises(MediaError, match=r"wild\.mkv: its timestamps span 40 days"):
         list(turns(str(wild), PixelBudget.parse(16)))
 
 
 def test_turns_come_before_the_file_is_read(monkeypatch):
     decoded = []
 
-    def counting(*args):
-        for frame in iter_frames(*args):
+    def counting(*args, **options):
+        for frame in iter_frames(*args, **options):
             decoded.append(1)
             yield frame
 
