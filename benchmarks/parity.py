@@ -193,7 +193,7 @@ def converse(args, config, params, tokenizer, frames):
     model = StreamModel(config, params, tokenizer)
     params.clear()  # the model has its own copy, apart
     for mode in MODES:
-        options = StreamOptions(mode, max_new_tokens=LIMIT, repetition_penalty=PENALTY)
+        options = StreamOptions(mode, LIMIT, PENALTY, reserve=1 << int(len(frames) * 600).bit_length())
         session = Recorded(model, options)
         tokens, positions, at, chosen = [], [], [], []
         for number, pictures in enumerate(frames):
@@ -227,7 +227,9 @@ def stage(args, name, dtype, what="values"):
     if args.pixel_budget:
         command += ["--pixel-budget", args.pixel_budget]
     began = time.perf_counter()
-    subprocess.run(command, check=True)
+    # Beside torch, jax only normalises pixels, and must not take the accelerator's memory for that.
+    env = os.environ | ({"JAX_PLATFORMS": "cpu"} if name == "peer" else {})
+    subprocess.run(command, check=True, env=env)
     print(f"  {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
     return json.loads((args.dir / f"{name}-{dtype}-{what}.json").read_text())
 

@@ -62,10 +62,10 @@ class Linear(nnx.Module):
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
-    """x / rms(x) * scale over the last axis; the mean square is taken in float32."""
+    """x / rms(x) * scale over the last axis, computed in float32."""
     x32 = x.astype(jnp.float32)
     x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
-    return x32.astype(x.dtype) * scale
+    return (x32 * scale).astype(x.dtype)
 
 
 class LayerNorm(nnx.Module):

@@ -28,7 +28,6 @@ from livecc_jax.timeline.positions import token_positions
 from livecc_jax.timeline.turns import turn_label, turn_span
 
 PROMPT_BUCKET = 64  # prompts are padded to a multiple, so that turns share compiled programs
-SMALLEST_CACHE = 2048
 
 
 class ContextFull(LiveCCError):
@@ -46,6 +45,7 @@ class StreamOptions:
     silence_base: float | None = None  # ban ` ...` while its probability <= base + step * n
     silence_step: float = 0.0
     context: int = 32768  # most tokens a session may hold
+    reserve: int = 2048  # tokens to make room for at once; growing past it compiles again
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -53,6 +53,8 @@ class StreamOptions:
             raise ConfigError(f"positions {self.positions!r} is not one of {', '.join(MODES)}")
         if self.max_new_tokens < 1:
             raise ConfigError(f"max-new-tokens must be at least 1, not {self.max_new_tokens}")
+        if self.reserve < 1:
+            raise ConfigError(f"reserve must be at least 1 token, not {self.reserve}")
         # Written so that NaN fails too.
         if not 0 < self.repetition_penalty < math.inf:
             raise ConfigError(f"repetition-penalty must be positive, not {self.repetition_penalty}")
@@ -237,7 +239,7 @@ class Session:
         if held >= need:
             return
         # Doubling keeps the number of compiled programs logarithmic in the stream's length.
-        capacity = max(SMALLEST_CACHE, 1 << (need - 1).bit_length())
+        capacity = max(self.options.reserve, 1 << (need - 1).bit_length())
         if self._cache is None:
             self._cache = empty_cache(self.model.config, 1, capacity, self.model.dtype)
         else:

@@ -195,11 +195,10 @@ def test_greedy_words_are_the_training_forwards(mode):
     np.testing.assert_array_equal(best, encoded.tokens[slots + 1])
 
 
-def test_a_hundred_turns_compile_a_handful_of_programs(monkeypatch):
+def test_a_hundred_turns_compile_a_handful_of_programs():
     """Prompts are bucketed and the cache doubles: programs grow with the logarithm of the length."""
-    monkeypatch.setattr(session_module, "SMALLEST_CACHE", 256)
     before = run_turn._cache_size()
-    stream = Session(model(), options("mrope", context=8192), QUERY)
+    stream = Session(model(), options("mrope", context=8192, reserve=256), QUERY)
     for i in range(100):
         stream.push(frames(min(i, 1)))
     assert stream.length > 4096

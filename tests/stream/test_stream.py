@@ -31,7 +31,6 @@ from livecc_jax.media.pixels import patchify
 from livecc_jax.model.cache import empty_cache
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import abstract_params, bind
-from livecc_jax.stream import session as session_module
 from livecc_jax.stream import step
 from livecc_jax.stream.commentary import comment
 from livecc_jax.stream.outputs import JsonLines, Srt, WebVtt
@@ -190,14 +189,13 @@ def narrated(tokenizer):
     return config, jax.tree_util.tree_map_with_path(fill, abstract_params(config))
 
 
-def test_a_clip_streams_as_it_trains(small_tokenizer, monkeypatch, choices):
+def test_a_clip_streams_as_it_trains(small_tokenizer, choices):
     """From the file on: what a session computes is what training computes of the annotated clip.
 
     The answers are forced on the session; those longer than its limit are cut, and what it keeps of
     them is what the row holds. The cache doubles on the way.
     """
     limit, budget = 12, PixelBudget.parse(12)
-    monkeypatch.setattr(session_module, "SMALLEST_CACHE", 256)
     tokenizer = SentencePieceTokenizer(small_tokenizer / "tokenizer.model")
     config, params = narrated(tokenizer)
     model = StreamModel(config, params, tokenizer)
@@ -214,7 +212,7 @@ def test_a_clip_streams_as_it_trains(small_tokenizer, monkeypatch, choices):
     assert tokenizer.encode(SILENCE) in answers
 
     def check(mode):
-        options = StreamOptions(mode, max_new_tokens=limit, repetition_penalty=1.0)
+        options = StreamOptions(mode, max_new_tokens=limit, repetition_penalty=1.0, reserve=256)
         stream = Session(model, options, annotated.prompt)
         choices.watch(itertools.chain(*script))
         source = turns(clip.path, budget, 0.0, clip.end_us / 1e6)
