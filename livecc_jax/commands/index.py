@@ -63,6 +63,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="keep videos' timestamps here for other indexes",
     )
     parser.add_argument(
+        "--cache", default="", metavar="DIR", help="for copies of videos in buckets (default: ~/.cache)"
+    )
+    parser.add_argument(
+        "--cache-gb", type=float, default=50.0, metavar="GB", help="most it may hold (default 50)"
+    )
+    parser.add_argument(
         "--workers",
         type=int,
         default=os.cpu_count() or 1,
@@ -103,6 +109,8 @@ def run(args: argparse.Namespace) -> int:
         provisional=args.provisional,
         root=args.root,
         timestamps=args.timestamps,
+        cache=args.cache,
+        cache_gb=args.cache_gb,
         workers=args.workers,
         overwrite=args.overwrite,
         progress=progress,

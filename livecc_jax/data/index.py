@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from livecc_jax.data import paths
+from livecc_jax.data.cache import DEFAULT_GB
 from livecc_jax.data.columns import ColumnWriter
 from livecc_jax.data.datasets import Annotations, open_annotations
 from livecc_jax.data.plan import FORMATS
@@ -51,6 +52,8 @@ def build_index(
     provisional: bool = False,
     root: str = "",
     timestamps: str | Path = "",
+    cache: str | Path = "",
+    cache_gb: float = DEFAULT_GB,
     workers: int = 0,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -68,6 +71,8 @@ def build_index(
         provisional: believe annotations that give duration and size, without opening the files.
         root: what paths in the index are relative to; by default the folder that holds all annotations.
         timestamps: SQLite file that keeps videos' timestamps for other indexes too.
+        cache: folder for copies of videos in buckets, of at most `cache_gb` GB.
+        cache_gb: see `cache`.
         workers: processes that plan; 0 plans in this one.
         overwrite: replace an index that is there.
         progress: called with (examples done, examples in all).
@@ -89,7 +94,7 @@ def build_index(
     with _locked(work):
         settings = Settings(
             budget, context, row_tokens, form, provisional, root,
-            str(timestamps or work / "timestamps.sqlite"),
+            str(timestamps or work / "timestamps.sqlite"), str(cache), cache_gb,
         )  # fmt: skip
         made_with = json.dumps(
             asdict(settings)

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
 import numpy as np
 
+from livecc_jax.data.cache import FileCache
 from livecc_jax.data.datasets import REFERENCE, stored_frames, stored_info
-from livecc_jax.data.remote import Stamp, stamp
+from livecc_jax.data.remote import Stamp, is_remote, stamp
 from livecc_jax.data.timestamps import Timestamps
 from livecc_jax.errors import MediaError
 from livecc_jax.media.video import VideoInfo, probe, read_frames, read_image
 from livecc_jax.timeline.example import Clip, Picture
 
 KEPT = 256  # files whose timestamps stay in memory
+STAMPS_KEPT = 1 << 16
 DECLARED_GAP_US = 33_333  # frames of a file that is only declared: 30 a second
 
 
@@ -60,12 +64,20 @@ class MediaFiles:
     Args:
         timestamps: keeps what was read on disk.
         declared: believe annotations that say how long and large a file is, and do not open it.
+        cache: for copies of files in buckets; by default in the user's cache folder.
     """
 
-    def __init__(self, timestamps: Timestamps | None = None, declared: bool = False) -> None:
+    def __init__(
+        self,
+        timestamps: Timestamps | None = None,
+        declared: bool = False,
+        cache: FileCache | None = None,
+    ) -> None:
         self._timestamps = timestamps
+        self._cache = cache or FileCache()
         self._declared = declared
         self._known: OrderedDict[tuple[str, Stamp], VideoInfo | Picked] = OrderedDict()
+        self._stamps: OrderedDict[str, Stamp] = OrderedDict()
         self._lock = Lock()
 
     def video(self, clip: Clip) -> VideoInfo:
@@ -74,7 +86,7 @@ class MediaFiles:
         if self._declared and duration:
             pts = np.arange(0, duration, DECLARED_GAP_US)
             return VideoInfo(clip.path, pts, DECLARED_GAP_US, clip.width, clip.height)
-        found = self._look(clip.path, stamp(clip.path), video=True)
+        found = self._look(clip.path, self._stamp(clip.path), video=True)
         assert isinstance(found, VideoInfo)
         return found
 
@@ -82,11 +94,11 @@ class MediaFiles:
         """Height and width of an image. Raises MediaError."""
         if self._declared and getattr(picture, "width", 0):
             return picture.height, picture.width
-        return self._look(picture.path, stamp(picture.path), video=False).size
+        return self._look(picture.path, self._stamp(picture.path), video=False).size
 
     def facts(self, item: Clip | Picture | str, video: bool) -> FileFacts:
         """What identifies a file that was looked at before. Raises MediaError."""
-        seen = stamp(item)
+        seen = self._stamp(item)
         found = self._look(item, seen, video)
         if isinstance(found, Picked):
             return FileFacts(seen.size, seen.mtime_ns, found.digest, 0, 0, *found.size[::-1])
@@ -104,7 +116,7 @@ class MediaFiles:
         Raises:
             MediaError: it is gone or has changed.
         """
-        seen = stamp(path)
+        seen = self._stamp(path)
         if seen.size != facts.size:
             raise MediaError(
                 f"{path}: has changed since it was indexed: "
@@ -122,16 +134,39 @@ class MediaFiles:
         """Frames by number: uint8 [F, H, W, 3] RGB. Raises MediaError."""
         if REFERENCE.fullmatch(info.path):
             return stored_frames(info, indices)
-        return read_frames(info, indices)
+        with self._local(info.path) as path:
+            return read_frames(dataclasses.replace(info, path=path), indices)
 
     def image(self, path: str) -> np.ndarray:
         """An image: uint8 [H, W, 3] RGB. Raises MediaError."""
-        return read_image(path)
+        with self._local(path) as local:
+            return read_image(local)
 
-    def forget(self) -> None:
-        """Drop what is kept in memory."""
+    def _stamp(self, path: str) -> Stamp:
+        """The file's stamp; a store is asked once, its objects are replaced and not edited."""
+        if not is_remote(path):
+            return stamp(path)
         with self._lock:
-            self._known.clear()
+            if path in self._stamps:
+                return self._stamps[path]
+        seen = stamp(path)
+        with self._lock:
+            self._stamps[path] = seen
+            while len(self._stamps) > STAMPS_KEPT:
+                self._stamps.popitem(last=False)
+        return seen
+
+    @contextlib.contextmanager
+    def _local(self, path: str) -> Iterator[str]:
+        """A local path of a file, good until the block ends; errors name the file by its address."""
+        if not is_remote(path):
+            yield path
+            return
+        with self._cache.local(path, self._stamp(path)) as local:
+            try:
+                yield local
+            except MediaError as error:
+                raise MediaError(str(error).replace(local, path)) from error
 
     def _look(self, path: str, seen: Stamp, video: bool) -> VideoInfo | Picked:
         key = (path, seen)
@@ -149,7 +184,8 @@ class MediaFiles:
     def _read(self, path: str, seen: Stamp, video: bool) -> VideoInfo | Picked:
         if not video:
             size = self.image(path).shape[:2]
-            digest = hashlib.sha256(Path(path).read_bytes()).digest()
+            with self._local(path) as local:
+                digest = hashlib.sha256(Path(local).read_bytes()).digest()
             return Picked((int(size[0]), int(size[1])), int.from_bytes(digest[:8], "big") >> 1)
         stored = self._timestamps.get(path, seen) if self._timestamps else None
         if isinstance(stored, MediaError):
@@ -157,8 +193,11 @@ class MediaFiles:
         if stored is not None:
             return stored
         try:
-            stored = REFERENCE.fullmatch(path)
-            info = stored_info(path) if stored else dataclasses.replace(probe(path), path=path)
+            if REFERENCE.fullmatch(path):
+                info = stored_info(path)
+            else:
+                with self._local(path) as local:
+                    info = dataclasses.replace(probe(local), path=path)
         except MediaError as error:
             if self._timestamps:
                 self._timestamps.put(path, seen, error)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import posixpath
 
-from livecc_jax.data.remote import is_remote
+from livecc_jax.data.remote import is_remote, normal
 
 
 def common_root(folders: list[str]) -> str:
@@ -51,10 +50,3 @@ def resolve(path: str, root: str) -> str:
     if is_remote(path) or os.path.isabs(path):
         return path
     return normal(f"{root}/{path}") if is_remote(root) else os.path.normpath(os.path.join(root, path))
-
-
-def normal(address: str) -> str:
-    """An address without `.` and `..`."""
-    scheme, rest = address.split("://", 1)
-    lead = "/" if rest.startswith("/") else ""
-    return f"{scheme}://{lead}{posixpath.normpath(rest).lstrip('/')}"

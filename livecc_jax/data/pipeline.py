@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
+from livecc_jax.data.cache import DEFAULT_GB, FileCache
 from livecc_jax.data.media_files import MediaFiles
 from livecc_jax.data.mixture import Mixture, chosen
 from livecc_jax.data.packing import PackPlan, RowShape, plan_rows
@@ -51,6 +52,8 @@ class RowSource:
         epochs: passes over the mixture; how often every example of one index comes.
         quarantined: examples left out.
         root: what the index's relative paths are relative to; "": what it remembers.
+        cache: folder for copies of videos in buckets; "": in the user's cache folder.
+        cache_gb: most that it may hold, in GB.
     """
 
     index: str
@@ -64,6 +67,8 @@ class RowSource:
     epochs: int
     quarantined: frozenset[int] = field(default=frozenset(), repr=False)
     root: str = ""
+    cache: str = ""
+    cache_gb: float = DEFAULT_GB
 
     def __getstate__(self) -> dict:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -95,7 +100,7 @@ class RowSource:
     @cached_property
     def files(self) -> MediaFiles:
         """Where videos and images are read."""
-        return MediaFiles()
+        return MediaFiles(cache=FileCache(self.cache, int(self.cache_gb * 1e9)))
 
     @cached_property
     def shape(self) -> RowShape:

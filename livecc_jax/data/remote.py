@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import functools
 import logging
 import os
+import posixpath
 import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from livecc_jax.errors import ConfigError, MediaError
+from livecc_jax.errors import ConfigError, LiveCCError, MediaError
 
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 5
+DISK = (errno.ENOSPC, errno.EDQUOT)  # this host's disk, not the store
 FIRST_WAIT_S = 0.5  # doubled after each failure, with jitter so that hosts do not knock together
 T = TypeVar("T")
 
@@ -30,7 +33,14 @@ def join(folder: str, path: str) -> str:
     """A path of an annotation file, whose folder may be local or an address."""
     if is_remote(path) or os.path.isabs(path):
         return path
-    return f"{folder.rstrip('/')}/{path}" if is_remote(folder) else os.path.join(folder, path)
+    return normal(f"{folder}/{path}") if is_remote(folder) else os.path.join(folder, path)
+
+
+def normal(address: str) -> str:
+    """An address without `.` and `..`."""
+    scheme, rest = address.split("://", 1)
+    lead = "/" if rest.startswith("/") else ""
+    return f"{scheme}://{lead}{posixpath.normpath(rest).lstrip('/')}"
 
 
 def folder_of(path: str) -> str:
@@ -71,10 +81,15 @@ def patiently(what: str, work: Callable[[], T]) -> T:
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return work()
+        except LiveCCError:
+            raise
         except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-            reason = os.strerror(error.errno) if error.errno else type(error).__name__
+            known = {FileNotFoundError: errno.ENOENT, PermissionError: errno.EACCES}
+            reason = os.strerror(error.errno or known.get(type(error), errno.EISDIR))
             raise MediaError(f"{what}: cannot be read: {reason}") from error
         except Exception as error:  # what a store raises is its own affair
+            if isinstance(error, OSError) and error.errno in DISK:
+                raise
             if attempt == ATTEMPTS:
                 reason = str(error) or type(error).__name__
                 raise MediaError(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from livecc_jax.data import paths
+from livecc_jax.data.cache import DEFAULT_GB, FileCache
 from livecc_jax.data.columns import PROVISIONAL, Shard
 from livecc_jax.data.datasets import Annotations
 from livecc_jax.data.media_files import FileFacts, MediaFiles
@@ -46,6 +47,8 @@ class Settings:
     provisional: bool
     root: str
     timestamps: str
+    cache: str = ""
+    cache_gb: float = DEFAULT_GB
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,8 @@ class Planner:
         self.settings = settings
         self._template = ChatTemplate(Remembering(tokenizer))
         timestamps = Timestamps(settings.timestamps) if settings.timestamps else None
-        self._files = MediaFiles(timestamps, declared=settings.provisional)
+        cache = FileCache(settings.cache, int(settings.cache_gb * 1e9))
+        self._files = MediaFiles(timestamps, settings.provisional, cache)
 
     def plan(self, file: Annotations, stretch: Stretch) -> dict[str, np.ndarray]:
         """The columns of a stretch; `rejected` holds the lines of rejected.jsonl as bytes."""
@@ -108,7 +112,7 @@ class Planner:
             except MediaError as error:
                 return error
 
-        if is_remote(file.path) or is_remote(self.settings.root):
+        if is_remote(file.path) or any(map(_names_remote, raws)):
             with ThreadPoolExecutor(REMOTE_THREADS) as pool:
                 yield from zip(lines, pool.map(work, lines, raws))
         else:
@@ -157,6 +161,15 @@ class Planner:
         need = plan.tokens, plan.targets, plan.windows(self.settings.budget.max_pair_patches)
         need = tuple(a + b for a, b in zip(need, self._slack(plan)))
         shard.add(source, line, piece, kind, plan.media, need, text, files)
+
+
+def _names_remote(raw: Any) -> bool:
+    """Whether a conversation shows something that lies in a bucket."""
+    try:
+        items = [item for turn in raw for item in turn["content"] if isinstance(item, dict)]
+    except (TypeError, KeyError):
+        return False
+    return any(is_remote(str(item.get(key, ""))) for item in items for key in ("video", "image"))
 
 
 def category(reason: str, path: str) -> str:

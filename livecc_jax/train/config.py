@@ -18,6 +18,8 @@ class DataConfig:
 
     index: str = ""  # of `livecc index`; several: "clips,qa*2" (epochs), "clips@3,qa@1" (weights)
     root: str = ""  # what paths in the index are relative to, if its data was moved
+    cache: str = ""  # folder for copies of videos in buckets, on each host; default ~/.cache/livecc
+    cache_gb: float = 50.0  # most it holds
     tokens: int = 32768  # T, tokens a row
     windows: int = 64  # W, vision windows a row
     targets: int = 2048  # N, supervised tokens a row

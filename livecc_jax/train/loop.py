@@ -338,4 +338,6 @@ def _source(config: Config, run: RunDirectory, resumed: bool, quarantine: Quaran
         epochs=data.epochs,
         quarantined=quarantine.examples,
         root=data.root,
+        cache=data.cache,
+        cache_gb=data.cache_gb,
     )
