@@ -1,0 +1,128 @@
+"""How fast multiple-choice questions are answered, beside the floor that their arithmetic sets.
+
+    python benchmarks/choice_speed.py --preset 7b               # Video-MME's longest: 480 frames
+    python benchmarks/choice_speed.py --preset tiny --frames 32 # anywhere
+
+Weights are random and patches noise: neither changes the work. A video comes with three questions, as
+in Video-MME. The floor is the counted arithmetic of one prefill and the questions' own tokens at the
+device's peak; asking every question with a video of its own is timed beside it. Decoding files is not
+in it: with `livecc evaluate` it runs beside the device, in threads.
+"""
+
+import argparse
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from livecc_jax.evaluate import choice
+from livecc_jax.evaluate.choice import Chooser, Shapes
+from livecc_jax.evaluate.questions import Asking
+from livecc_jax.evaluate.watching import Watched
+from livecc_jax.media.budget import PixelBudget
+from livecc_jax.model.presets import preset
+from livecc_jax.model.qwen2_vl import abstract_params
+from livecc_jax.text.tokenizer import SpecialTokens
+from livecc_jax.train.flops import forward_flops
+from livecc_jax.train.peak import peak_flops
+
+SPECIAL = SpecialTokens(151643, 151644, 151645, 151652, 151653, 151655, 151656)
+
+
+class Words:
+    """Some token for every four letters: what a real vocabulary comes to."""
+
+    vocab_size, special, silence_id = 151_665, SPECIAL, 2503
+
+    def encode(self, text):
+        pieces = [text[i : i + 4] for i in range(0, len(text), 4)]
+        return [sum(map(ord, p)) % 150_000 for p in pieces]
+
+
+def random_weights(config, dtype):
+    """Normal weights, each leaf made where it stays."""
+    leaves, tree = jax.tree.flatten(abstract_params(config))
+    make = jax.jit(
+        lambda seed, shape: 0.02 * jax.random.normal(jax.random.key(seed, impl="rbg"), shape, dtype),
+        static_argnums=1,
+    )
+    return jax.tree.unflatten(tree, [make(i, leaf.shape) for i, leaf in enumerate(leaves)])
+
+
+def flops(config, pairs, patches, tokens, heads):
+    """Forward arithmetic of one row: `pairs` windows of `patches`, `tokens` of one segment."""
+    row = {
+        "patch_pairs": np.ones((1, pairs, patches), np.int32),
+        "segment_ids": np.ones((1, tokens), np.int32),
+        "target_weights": np.ones((1, heads), np.float32),
+    }
+    return sum(forward_flops(config, row).values())
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", default="7b")
+    parser.add_argument("--frames", type=int, default=480)
+    parser.add_argument("--height", type=int, default=720)
+    parser.add_argument("--width", type=int, default=1280)
+    parser.add_argument("--questions", type=int, default=3)
+    parser.add_argument("--videos", type=int, default=5, help="timed, after one that compiles")
+    parser.add_argument("--prefix", type=int, default=Shapes().prefix, help="tokens a chunk")
+    parser.add_argument("--dtype", default="bfloat16")
+    args = parser.parse_args()
+    config = preset(args.preset)
+    height, width = PixelBudget.parse("reference").size(args.height, args.width, args.frames)
+    rows, cols = height // 14, width // 14
+    pairs = args.frames // 2
+    noise = np.random.default_rng(0).integers(0, 256, (pairs, rows * cols, 1176), np.uint8)
+    watched = Watched(noise, (pairs, rows, cols))
+    texts = [f"Question {i}? " + "A choice of words. " * 20 for i in range(args.questions)]
+    options = [("A", "B", "C", "D")] * args.questions
+    params = random_weights(config, jnp.dtype(args.dtype))
+    chooser = Chooser(config, params, Words(), "sequential", Asking(), Shapes(prefix=args.prefix))
+    del params
+    began = time.perf_counter()
+    chooser.choose(watched, texts, options)
+    compiled = time.perf_counter() - began
+
+    def timed(ask):
+        times = []
+        for _ in range(args.videos):
+            start = time.perf_counter()
+            ask()
+            times.append(time.perf_counter() - start)
+        return float(np.median(times))
+
+    def apart():
+        for text, named in zip(texts, options):
+            chooser.choose(watched, [text], [named])
+
+    median = timed(lambda: chooser.choose(watched, texts, options))
+    apart()  # compiles
+    alone = timed(apart)
+    lengths = [len(chooser.conversation(watched.grid, t).tokens) for t in texts]
+    shared = choice.common_prefix([chooser.conversation(watched.grid, t).tokens for t in texts])
+    whole = flops(config, pairs, rows * cols, lengths[0], 1)
+    prefix = flops(config, pairs, rows * cols, shared, 0)
+    forked = whole + (whole - prefix) * (args.questions - 1)
+    device = jax.devices()[0]
+    rate = 60 * args.questions / median
+    peak, source = peak_flops(device, args.dtype)
+    floor = forked / peak
+    print(f"{device.device_kind}, {args.preset}, {args.dtype}, {height}x{width}, {args.frames} frames")
+    print(f"{lengths[0]} tokens a conversation, {shared} of them shared by {args.questions} questions")
+    print(f"{median:.2f} s a video (median of {args.videos}), {rate:.1f} questions a minute")
+    print(f"{alone:.2f} s with each question by itself: {alone / median:.2f} times as long")
+    print(
+        f"{forked / 1e12:.2f} TFLOP a video, {args.questions * whole / 1e12:.2f} if nothing were shared"
+    )
+    print(
+        f"{median / floor:.2f} times the floor of {floor:.2f} s ({source}: {peak / 1e12:.2g} TFLOP/s)"
+    )
+    programs = {p.__name__: p._cache_size() for p in (choice.encode, choice.see, choice.ask)}
+    print(f"programs compiled: {programs}; the first video took {compiled:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
