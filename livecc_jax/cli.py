@@ -17,6 +17,7 @@ COMMANDS = (
     "index",
     "inspect",
     "train",
+    "plan",
     "stream",
     "convert",
     "verify",

@@ -13,10 +13,12 @@ from contextvars import ContextVar
 from typing import Literal, get_args
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 
 from livecc_jax.errors import ConfigError
 from livecc_jax.model import attention_cudnn, attention_splash, attention_xla
 from livecc_jax.model.attention_layout import Layout, layout_in_scope
+from livecc_jax.model.remat import ATTENTION
 
 Backend = Literal["auto", "xla", "splash", "cudnn"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
@@ -74,9 +76,10 @@ def attend(
             case "splash":
                 return attention_splash.attend(q, k, v, segment_ids, layout, causal=causal)
             case "cudnn":
-                return attention_cudnn.attend(q, k, v, segment_ids, layout, causal=causal)
+                out = attention_cudnn.attend(q, k, v, segment_ids, layout, causal=causal)
             case _:
-                return attention_xla.attend(q, k, v, segment_ids, layout, causal=causal)
+                out = attention_xla.attend(q, k, v, segment_ids, layout, causal=causal)
+    return checkpoint_name(out, ATTENTION)
 
 
 def backend_for(layout: Layout, q: jax.Array, k: jax.Array) -> str:

@@ -22,6 +22,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 from jax.sharding import NamedSharding, PartitionSpec
 
 from livecc_jax.model.attention_layout import Layout
+from livecc_jax.model.remat import ATTENTION
 
 LANES = 128  # a block is a multiple of this
 BLOCKS = (1024, 512, 256, LANES)
@@ -115,7 +116,7 @@ def _kernel(
         save_residuals=False,
         mask_value=splash.DEFAULT_MASK_VALUE,
         attn_logits_soft_cap=None,
-        residual_checkpoint_name=None,
+        residual_checkpoint_name=ATTENTION,
         mask_function=function,
         interpret=interpret,
     )
