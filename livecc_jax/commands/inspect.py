@@ -1,26 +1,59 @@
-"""`livecc inspect`: the timeline of one example, turn by turn, as the model will see it."""
+"""`livecc inspect`: what the model will see, of one example or of one packed row of an index."""
 
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from livecc_jax.commands.options import add_timeline_options, add_tokenizer_options
+
+if TYPE_CHECKING:
+    from livecc_jax.data.pipeline import RowSource
+
+SHAPE = {"tokens": "T", "windows": "W", "targets": "N"}
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Declare the command."""
-    parser = subparsers.add_parser("inspect", help="show an example's timeline", description=__doc__)
-    parser.add_argument("annotations", help="JSONL annotation file")
+    parser = subparsers.add_parser(
+        "inspect", help="show an example's timeline, or a packed row", description=__doc__
+    )
+    parser.add_argument("annotations", help="JSONL annotation file; an index, for rows")
     parser.add_argument("--example", type=int, default=0, help="number of the line, from 0 (default 0)")
     add_tokenizer_options(parser)
     add_timeline_options(parser)
     parser.add_argument("--no-context", action="store_true", help="without title or previous text")
-    parser.add_argument("--npz", metavar="OUT", help="also write the example's arrays")
+    parser.add_argument("--npz", metavar="OUT", help="also write the arrays of the example or row")
+    rows = parser.add_argument_group("rows of an index, or of a mixture as data.index has it")
+    rows.add_argument("--row", type=int, metavar="R", help="show row R")
+    rows.add_argument("--sheet", metavar="PNG", help="also draw its frames with their words under them")
+    rows.add_argument(
+        "--throughput", type=float, metavar="SECONDS", help="build rows for so long, and say how fast"
+    )
+    rows.add_argument(
+        "--workers", type=int, default=0, help="processes that build rows (default: none)"
+    )
+    rows.add_argument("--threads", type=int, default=8, help="without workers (default 8)")
+    rows.add_argument(
+        "--step-seconds",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="seconds that a training step would take a row, for the share of waiting",
+    )
+    rows.add_argument("--config", metavar="FILE", help="training config whose rows are meant")
+    for name, letter in SHAPE.items():
+        rows.add_argument(
+            f"--row-{name}", type=int, metavar=letter, help=f"{name} a row (default: the config's)"
+        )
+    rows.add_argument("--seed", type=int, help="of the packing (default: the config's)")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the timeline."""
+    """Print the timeline, the row or the figures."""
+    if args.row is not None or args.throughput is not None:
+        return _rows(args)
     from livecc_jax.commands.options import timeline_settings
     from livecc_jax.data.inspect import describe, save_npz
     from livecc_jax.data.plan import plan_example
@@ -40,3 +73,53 @@ def run(args: argparse.Namespace) -> int:
         save_npz(plan, tokenizer, mode, args.npz)
         print(f"arrays written to {args.npz}")
     return 0
+
+
+def _rows(args: argparse.Namespace) -> int:
+    from livecc_jax.data.sheet import describe_row, draw_sheet, see
+    from livecc_jax.data.throughput import measure
+    from livecc_jax.errors import ConfigError
+
+    for option, value in (("throughput", args.throughput), ("threads", args.threads)):
+        if value is not None and not 0 < value < float("inf"):
+            raise ConfigError(f"--{option} must be above 0, not {value}")
+    source = _source(args)
+    if args.row is not None:
+        seen = see(source, args.row)
+        print(describe_row(source, seen))
+        if args.sheet:
+            draw_sheet(source, seen, args.sheet)
+            print(f"contact sheet written to {args.sheet}")
+        if args.npz:
+            import numpy as np
+
+            with open(args.npz, "wb") as file:
+                np.savez_compressed(file, **seen.row)
+            print(f"arrays written to {args.npz}")
+    if args.throughput is not None:
+        found = measure(source, args.throughput, args.workers, args.threads, args.step_seconds)
+        print("\n".join(found.lines()))
+    return 0
+
+
+def _source(args: argparse.Namespace) -> RowSource:
+    """The rows that training with the config, or with its defaults, would have."""
+    from livecc_jax.commands.options import timeline_settings
+    from livecc_jax.data.pipeline import RowSource
+    from livecc_jax.train.config import Config, load_config
+
+    config = load_config(args.config) if args.config else Config()
+    _, _, mode = timeline_settings(args)
+    shape = {name: getattr(args, f"row_{name}") or getattr(config.data, name) for name in SHAPE}
+    return RowSource(
+        args.annotations,
+        tokenizer_path=args.model or args.tokenizer,
+        **shape,
+        positions=mode,
+        weighting=config.data.weighting,
+        seed=config.seed if args.seed is None else args.seed,
+        epochs=config.data.epochs,
+        root=config.data.root,
+        cache=config.data.cache,
+        cache_gb=config.data.cache_gb,
+    )

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,6 +21,7 @@ from livecc_jax.data.plan import ExamplePlan
 from livecc_jax.data.prefetch import ahead
 from livecc_jax.data.quarantine import Quarantined
 from livecc_jax.data.rows import Row, build_row, empty_row
+from livecc_jax.data.spent import measuring, part
 from livecc_jax.data.tokens import Remembering
 from livecc_jax.errors import ConfigError, ExampleError, MediaError
 from livecc_jax.text.tokenizer import Tokenizer, fingerprint, open_tokenizer
@@ -30,10 +32,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of one step on this process, stacked: {field: [rows, ...]}, and what failed in them."""
+    """Rows of one step on this process, stacked: {field: [rows, ...]}, and what failed in them.
+
+    spent: seconds of building them, "build" in all and by data/spent.py's parts; "frames" shown.
+    """
 
     rows: Row
     failed: tuple[Quarantined, ...]
+    spent: Counter = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -137,8 +143,15 @@ class RowSource:
                 good.append(self._load(number))
             except (ExampleError, MediaError) as error:
                 failed.append(Quarantined(number, *self.opened.where(number), str(error)))
-        row = build_row(good, self.shape, self.tokenizer.special, self.positions, self.weighting)
+        with part("lay out"):
+            row = build_row(good, self.shape, self.tokenizer.special, self.positions, self.weighting)
         return row, failed
+
+    def measured(self, i: int) -> tuple[Row, list[Quarantined], Counter]:
+        """As `row`, with the seconds that its parts took and the frames it shows."""
+        with measuring() as spent:
+            row, failed = self.row(i)
+        return row, failed, spent
 
     def _load(self, number: int) -> tuple[ExamplePlan, list[np.ndarray]]:
         plan = self.opened.plan(number, self.template, self.files)
@@ -196,9 +209,10 @@ def batches(
         return (first_step + step) * rows_per_step + a * micro + process * share + place
 
     count = max(0, steps - first_step) * local
-    rows = ahead(lambda j: source.row(row_number(j)), count, threads, workers)
+    rows = ahead(lambda j: source.measured(row_number(j)), count, threads, workers)
     with contextlib.closing(rows):
         for _ in range(first_step, steps):
             built = list(itertools.islice(rows, local))
-            stacked = {k: np.stack([row[k] for row, _ in built]) for k in built[0][0]}
-            yield Batch(stacked, tuple(f for _, failed in built for f in failed))
+            stacked = {k: np.stack([row[k] for row, _, _ in built]) for k in built[0][0]}
+            spent = sum((s for _, _, s in built), Counter())
+            yield Batch(stacked, tuple(f for _, failed, _ in built for f in failed), spent)

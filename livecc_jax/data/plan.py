@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from livecc_jax.data.media_files import MediaFiles
+from livecc_jax.data.spent import count, part
 from livecc_jax.errors import ExampleError, MediaError
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.pixels import patchify, resize
@@ -77,11 +78,16 @@ class MediaPlan:
         Raises MediaError when the file cannot be read.
         """
         files = files or FILES
-        if isinstance(self.source, VideoInfo):
-            frames = files.frames(self.source, self.frames)
-        else:
-            frames = np.repeat(files.image(self.source)[None], 2, axis=0)
-        patches, _ = patchify(resize(frames, (self.height, self.width)))
+        with part("decode"):
+            if isinstance(self.source, VideoInfo):
+                frames = files.frames(self.source, self.frames)
+            else:
+                frames = np.repeat(files.image(self.source)[None], 2, axis=0)
+        with part("resize"):
+            frames = resize(frames, (self.height, self.width))
+        with part("patchify"):
+            patches, _ = patchify(frames)
+        count("frames", len(frames))
         return patches.reshape(self.pairs, self.patches_per_pair, -1)
 
 

@@ -16,6 +16,7 @@ from livecc_jax.data.media_files import FileFacts, MediaFiles
 from livecc_jax.data.plan import ExamplePlan, MediaPlan, plan_example
 from livecc_jax.data.records import parse
 from livecc_jax.data.remote import folder_of, is_remote
+from livecc_jax.data.spent import part
 from livecc_jax.data.split import Piece, cut
 from livecc_jax.data.stored import unpack
 from livecc_jax.errors import DataError, ExampleError
@@ -177,11 +178,14 @@ class Index:
         """
         if self._columns["kind"][i] == PROVISIONAL:
             return self._plan_provisional(i, template, files)
-        for row in self._media_rows(i):
-            path, facts, video = self._file(row)
-            files.check(path, facts, video)
-        text = self._columns["text"][self._between("text_starts", i)].tobytes()
-        plan = unpack(int(self._columns["kind"][i]), text, tuple(self._media(i)), template)
+        with part("look"):
+            for row in self._media_rows(i):
+                path, facts, video = self._file(row)
+                files.check(path, facts, video)
+            media = tuple(self._media(i))
+        with part("tokenise"):
+            text = self._columns["text"][self._between("text_starts", i)].tobytes()
+            plan = unpack(int(self._columns["kind"][i]), text, media, template)
         if (plan.tokens, plan.targets) != (self.tokens[i], self.targets[i]):
             raise DataError(f"{self.path}: example {i} is damaged, or the tokenizer is another one")
         return plan
