@@ -1,22 +1,36 @@
-"""`livecc evaluate`: a multiple-choice benchmark, from its authors' files to a report.
+"""`livecc evaluate`: a benchmark, from its authors' files to a report.
 
-Compares the logits of the options after a fixed answer prefix, as LiveCC's published numbers do; a
-video is seen once for all its questions. Running the same command again goes on where it stopped.
+Multiple choice compares the logits of the options after a fixed answer prefix, as LiveCC's published
+numbers do; a video is seen once for all its questions. livesports-cc streams commentary on each event.
+Running the same command again goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from livecc_jax.commands.options import add_timeline_options
 
-CHOICES = ("videomme", "mvbench", "ovobench", "livesports-qa")
+if TYPE_CHECKING:
+    from livecc_jax.checkpoints.open import Checkpoint
+    from livecc_jax.evaluate.entries import Entries
+    from livecc_jax.evaluate.running import Asked
+    from livecc_jax.media.budget import PixelBudget
+
+COMMENTARY = "livesports-cc"
+BENCHMARKS = ("videomme", "mvbench", "ovobench", "livesports-qa", COMMENTARY)
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Declare the command."""
     parser = subparsers.add_parser("evaluate", help="run a benchmark", description=__doc__)
-    parser.add_argument("benchmark", choices=CHOICES, metavar="BENCHMARK", help=", ".join(CHOICES))
+    parser.add_argument(
+        "benchmark", choices=BENCHMARKS, metavar="BENCHMARK", help=", ".join(BENCHMARKS)
+    )
     parser.add_argument("model", help="checkpoint: HuggingFace directory, run, or step of a run")
     parser.add_argument("--data", required=True, metavar="PATH", help="the benchmark's folder")
     parser.add_argument("--out", required=True, metavar="DIR", help="answers, results and report")
@@ -37,101 +51,205 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         choices=("float32", "bfloat16"),
         help="of weights and cache (default: float32 on a CPU, bfloat16 elsewhere)",
     )
+    group = parser.add_argument_group(COMMENTARY)
+    group.add_argument(
+        "--prompting", choices=("instruct", "base"), default="instruct", help="default: instruct"
+    )
+    group.add_argument("--max-new-tokens", type=int, default=32, help="a turn (default 32)")
+    group.add_argument("--repetition-penalty", type=float, default=1.15, help="default 1.15")
+    group.add_argument("--temperature", type=float, default=0.0, help="default 0, greedy")
+    group.add_argument("--seed", type=int, default=0, help="of sampling (default 0)")
+    group.add_argument(
+        "--memory",
+        type=int,
+        metavar="FRAMES",
+        help="a baseline: before each turn forget all but the last so many frames",
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask, score, report."""
-    import sys
-    from pathlib import Path
+    """Ask or comment, score, report."""
+    return _comment(args) if args.benchmark == COMMENTARY else _ask(args)
 
+
+def _ask(args: argparse.Namespace) -> int:
     import jax
 
-    from livecc_jax.checkpoints.open import open_checkpoint
     from livecc_jax.evaluate.annotations import ASKING, read_questions
     from livecc_jax.evaluate.choice import Chooser
     from livecc_jax.evaluate.ovobench import read_wordings
     from livecc_jax.evaluate.report import write_report
-    from livecc_jax.evaluate.running import (
-        Asked,
-        all_answers,
-        ask_all,
-        file_hash,
-        settle,
-        write_results,
-    )
+    from livecc_jax.evaluate.running import all_answers, ask_all, write_results
     from livecc_jax.evaluate.score import score
     from livecc_jax.evaluate.text import scored_text
-    from livecc_jax.media.budget import PixelBudget
 
     share = _share(args.share)
     wordings = read_wordings(args.wordings)
     questions = read_questions(args.benchmark, args.data, args.subtitles, wordings)
-    if args.limit:
-        questions.questions = questions.questions[: args.limit]
-    checkpoint = open_checkpoint(args.model)
-    budget = PixelBudget.parse(args.pixel_budget or "reference")
-    positions = args.positions or checkpoint.livecc.positions
-    dtype = args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    questions.questions = questions.questions[: args.limit]
     asking = ASKING[args.benchmark]
-    setting = {
-        "benchmark": args.benchmark,
-        "model": str(checkpoint.path),
-        "annotation": str(questions.annotation.absolute()),
-        "annotation_sha256": file_hash(questions.annotation),
+    own = {
         "questions": len(questions.questions),
-        "positions": positions,
-        "pixel_budget": str(budget),
         "max_frames": args.max_frames or 480,
-        "dtype": dtype,
         "subtitles": args.subtitles,
         "answer_prefix": asking.prefix,
         "wordings": wordings or ("ours" if args.benchmark == "ovobench" else None),
     }
-    folder = Path(args.out)
-    settle(folder, setting)
-    params = checkpoint.load_params(dtype=jax.numpy.dtype(dtype))
-    params = jax.tree.map(jax.numpy.asarray, params)
-    chooser = Chooser(checkpoint.config, params, checkpoint.open_tokenizer(), positions, asking)
-    del params
-
-    def progress(asked: Asked, of: int) -> None:
-        if sys.stderr.isatty() or asked.videos % 20 == 0:
-            done = asked.before + asked.now + asked.failed
-            rate = 60 * (asked.now + asked.failed) / max(asked.seconds, 1e-9)
-            print(f"{done:,} of {of:,} questions, {rate:.1f} a minute", file=sys.stderr, flush=True)
-
-    asked = ask_all(
-        chooser, questions, folder, budget,
-        share=share, max_frames=args.max_frames, progress=progress,
-    )  # fmt: skip
-    answers = all_answers(folder)
-    print(
-        f"{asked.now:,} questions answered in {asked.seconds:.0f} s, {asked.before:,} before, "
-        f"{asked.failed:,} could not be asked"
+    folder, setting, checkpoint, budget = _begin(args, questions.annotation, own)
+    params = jax.tree.map(
+        jax.numpy.asarray, checkpoint.load_params(dtype=jax.numpy.dtype(setting["dtype"]))
     )
-    left = sum(q.id not in answers for q in questions.questions)
-    if left:
-        print(f"{left:,} questions are in other shares; the last one to finish writes the report")
+    chooser = Chooser(
+        checkpoint.config, params, checkpoint.open_tokenizer(), setting["positions"], asking
+    )
+    del params  # the chooser has them laid out for decoding
+    asked = ask_all(
+        chooser,
+        questions,
+        folder,
+        budget,
+        share=share,
+        max_frames=args.max_frames,
+        progress=_progress("questions"),
+    )
+    answers = all_answers(folder)
+    if _unfinished(asked, "questions", sum(q.id not in answers for q in questions.questions)):
         return 0
     results = folder / "results.json"
     write_results(args.benchmark, questions, answers, results)
     expected = len(questions.questions) if args.limit or args.benchmark == "ovobench" else None
     scored = score(args.benchmark, results, expected=expected)
-    unusable = {k: v for k, v in questions.entries.problems.items() if v}
-    extra = {
+    setting |= _found(questions.entries, answers)
+    write_report(folder, scored, setting, results_file=results.name)
+    print(scored_text(scored))
+    _tell(folder, results.name, setting)
+    return 0
+
+
+def _comment(args: argparse.Namespace) -> int:
+    import json
+
+    import jax
+
+    from livecc_jax.errors import ConfigError
+    from livecc_jax.evaluate.commenting import comment_all, read_events
+    from livecc_jax.evaluate.report import write_report
+    from livecc_jax.evaluate.running import all_answers
+    from livecc_jax.evaluate.text import commentary_text
+    from livecc_jax.evaluate.timed import score_commentary
+    from livecc_jax.stream.session import StreamModel, StreamOptions
+
+    if args.memory is not None and (args.memory < 2 or args.memory % 2):
+        raise ConfigError(f"--memory must be an even number of frames, not {args.memory}")
+    share = _share(args.share)
+    events = read_events(args.data)
+    events.events = events.events[: args.limit]
+    decoding = {
+        k: getattr(args, k) for k in ("max_new_tokens", "repetition_penalty", "temperature", "seed")
+    }
+    own = {"events": len(events.events), "prompting": args.prompting, "memory": args.memory} | decoding
+    folder, setting, checkpoint, budget = _begin(args, events.annotation, own)
+    context = checkpoint.config.text.max_positions
+    options = StreamOptions(positions=setting["positions"], context=context, **decoding)
+    params = checkpoint.load_params(dtype=jax.numpy.dtype(setting["dtype"]))
+    model = StreamModel(checkpoint.config, params, checkpoint.open_tokenizer())
+    asked = comment_all(
+        model,
+        events,
+        folder,
+        budget,
+        options,
+        args.prompting,
+        memory=args.memory,
+        share=share,
+        progress=_progress("events"),
+    )
+    answers = all_answers(folder)
+    if _unfinished(asked, "events", sum(e.id not in answers for e in events.events)):
+        return 0
+    results = folder / "predictions.jsonl"
+    said = [answers[e.id] for e in events.events if "turns" in answers[e.id]]
+    lines = [
+        json.dumps({k: v for k, v in row.items() if k != "id"}, ensure_ascii=False) for row in said
+    ]
+    results.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    setting |= _found(events.entries, answers)
+    if said and events.annotation.suffix == ".json":
+        scored = score_commentary(results, events.annotation)
+        write_report(folder, scored, setting, results_file=results.name)
+        print(commentary_text(scored))
+    _tell(folder, results.name, setting)
+    return 0
+
+
+def _begin(
+    args: argparse.Namespace, annotation: Path, own: dict[str, Any]
+) -> tuple[Path, dict[str, Any], Checkpoint, PixelBudget]:
+    """The run folder, begun or gone on with: (folder, settings, checkpoint, budget)."""
+    import jax
+
+    from livecc_jax.checkpoints.open import open_checkpoint
+    from livecc_jax.evaluate.running import file_hash, settle
+    from livecc_jax.media.budget import PixelBudget
+
+    checkpoint = open_checkpoint(args.model)
+    budget = PixelBudget.parse(args.pixel_budget or "reference")
+    setting = {
+        "benchmark": args.benchmark,
+        "model": str(checkpoint.path),
+        "annotation": str(annotation.absolute()),
+        "annotation_sha256": file_hash(annotation),
+        "positions": args.positions or checkpoint.livecc.positions,
+        "pixel_budget": str(budget),
+        "dtype": args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16"),
+    }
+    folder = Path(args.out)
+    settle(folder, setting | own)
+    return folder, setting | own, checkpoint, budget
+
+
+def _progress(what: str) -> Callable[[Asked, int], None]:
+    def told(asked: Asked, of: int) -> None:
+        if sys.stderr.isatty() or asked.videos % 20 == 0:
+            done = asked.before + asked.now + asked.failed
+            rate = 60 * (asked.now + asked.failed) / max(asked.seconds, 1e-9)
+            print(f"{done:,} of {of:,} {what}, {rate:.1f} a minute", file=sys.stderr, flush=True)
+
+    return told
+
+
+def _unfinished(asked: Asked, what: str, left: int) -> bool:
+    print(
+        f"{asked.now:,} {what} answered in {asked.seconds:.0f} s, {asked.before:,} before, "
+        f"{asked.failed:,} could not be asked"
+    )
+    if left:
+        print(f"{left:,} {what} are in other shares; the last one to finish writes the report")
+    return left > 0
+
+
+def _found(entries: Entries, answers: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What a report says beside the settings: the device, and what could not be used."""
+    import jax
+
+    failed = [f"{k}: {v['error']}" for k, v in answers.items() if "error" in v]
+    return {
         "backend": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
-        "annotation_problems": unusable,
-        "annotation_notes": questions.entries.notes,
-        "failed": [f"{k}: {v['error']}" for k, v in answers.items() if "error" in v][:20],
+        "annotation_problems": {k: v for k, v in entries.problems.items() if v},
+        "annotation_notes": entries.notes,
+        "could_not_be_asked": len(failed),
+        "failures": failed[:20],
     }
-    write_report(folder, scored, setting | extra, results_file=results.name)
-    print(scored_text(scored))
-    if unusable:
-        print(f"Of the annotation: {', '.join(f'{v:,} {k}' for k, v in unusable.items())}.")
-    print(f"written to {folder}: results.json, report.md, report.html, report.json")
-    return 0
+
+
+def _tell(folder: Path, results: str, setting: dict[str, Any]) -> None:
+    if problems := setting["annotation_problems"]:
+        print(f"Of the annotation: {', '.join(f'{v:,} {k}' for k, v in problems.items())}.")
+    if failed := setting["could_not_be_asked"]:
+        print(f"Could not be asked: {failed:,}, the first: {setting['failures'][0]}")
+    print(f"written to {folder}: {results}, report.md, report.html, report.json")
 
 
 def _share(text: str | None) -> tuple[int, int]:

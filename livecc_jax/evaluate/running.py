@@ -6,16 +6,17 @@ would ask otherwise is refused, so that a results file never mixes two models or
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, TypeVar
 
 import numpy as np
 
@@ -27,6 +28,8 @@ from livecc_jax.evaluate.watching import Watched, watch
 from livecc_jax.media.budget import PixelBudget
 
 log = logging.getLogger(__name__)
+
+Item, Loaded = TypeVar("Item"), TypeVar("Loaded")
 
 AHEAD = 2  # videos decoded while one is being asked about
 
@@ -126,20 +129,36 @@ def ask_all(
         asked.before += len(group) - len(left)
         if left:
             todo.append(left)
-    cut = path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n")
-    with open(path, "a", encoding="utf-8") as file:
-        if cut:
-            file.write("\n")
-        for group, future in _watched(todo, budget, max_frames):
+    with append_lines(path) as file:
+        load = functools.partial(_watch_group, budget=budget, max_frames=max_frames)
+        for group, future in loaded_ahead(todo, load):
             rows = _ask_group(chooser, group, future)
-            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-            file.flush()
+            write_lines(file, rows)
             asked.videos += 1
             asked.now += sum("response" in row for row in rows)
             asked.failed += sum("error" in row for row in rows)
             asked.seconds = time.perf_counter() - began
             progress(asked, total)
     return asked
+
+
+def append_lines(path: Path) -> TextIO:
+    """A file of JSON lines to append to; a line that a kill cut short is ended first."""
+    cut = path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n")
+    file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (the caller closes it)
+    if cut:
+        file.write("\n")
+    return file
+
+
+def write_lines(file: TextIO, rows: list[dict[str, Any]]) -> None:
+    """Append rows, on disk before anything else happens."""
+    file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    file.flush()
+
+
+def _watch_group(group: list[Question], budget: PixelBudget, max_frames: int | None) -> Watched:
+    return watch(group[0].source, budget, max_frames)
 
 
 def _ask_group(
@@ -168,14 +187,14 @@ def _ask_group(
     return rows
 
 
-def _watched(
-    todo: list[list[Question]], budget: PixelBudget, max_frames: int | None
-) -> Iterator[tuple[list[Question], Future[Watched]]]:
-    """Each group with its video, the next ones being decoded meanwhile."""
+def loaded_ahead(
+    items: Iterable[Item], load: Callable[[Item], Loaded]
+) -> Iterator[tuple[Item, Future[Loaded]]]:
+    """Each item with what `load` makes of it, the next ones being loaded meanwhile."""
     with ThreadPoolExecutor(AHEAD) as pool:
-        ahead: deque[tuple[list[Question], Future[Watched]]] = deque()
-        for group in todo:
-            ahead.append((group, pool.submit(watch, group[0].source, budget, max_frames)))
+        ahead: deque[tuple[Item, Future[Loaded]]] = deque()
+        for item in items:
+            ahead.append((item, pool.submit(load, item)))
             if len(ahead) > AHEAD:
                 yield ahead.popleft()
         yield from ahead

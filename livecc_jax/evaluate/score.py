@@ -154,6 +154,8 @@ def find_results(paths: list[str], benchmark: str | None) -> tuple[list[Path], s
         path = Path(given)
         if path.is_dir():
             report = load_json(path / "report.json")
+            if report["benchmark"] not in LAYOUTS:
+                raise ConfigError(f"{path}: is commentary; compare it with `livecc score commentary`")
             names.add(report["benchmark"])
             path = path / report["results"]
         files.append(path)

@@ -30,7 +30,13 @@ class Watched:
 
 
 def watch(source: Source, budget: PixelBudget, max_frames: int | None = None) -> Watched:
-    """Sample, decode, resize and cut a source.
+    """Sample, decode, resize and cut a source; see `frames_of`."""
+    patches, grid = patchify(frames_of(source, budget, max_frames))
+    return Watched(patches.reshape(grid[0], grid[1] * grid[2], -1), grid)
+
+
+def frames_of(source: Source, budget: PixelBudget, max_frames: int | None = None) -> np.ndarray:
+    """Frames spread over a source: uint8 [F, h, w, 3], F even, at the budget's size.
 
     2 frames a second of the span, at least 4, at most 480 (or max_frames), as benchmarks are published.
 
@@ -38,7 +44,7 @@ def watch(source: Source, budget: PixelBudget, max_frames: int | None = None) ->
         MediaError: it cannot be read, or nothing of it lies in the span.
     """
     if Path(source.path).is_dir():
-        return _watch_folder(source, budget, max_frames)
+        return _frames_of_folder(source, budget, max_frames)
     info = _probe(source.path)
     times = info.frame_times_us
     inside = np.flatnonzero(_inside(times, source))
@@ -46,11 +52,10 @@ def watch(source: Source, budget: PixelBudget, max_frames: int | None = None) ->
         raise MediaError(f"{source.path}: has no frame in {_told(source)}")
     duration = int(times[inside[-1]] - times[inside[0]]) + info.frame_duration_us
     chosen = inside[_spread(len(inside), duration, max_frames)]
-    size = budget.size(info.height, info.width, len(chosen))
-    return _cut(read_frames(info, chosen), size)
+    return resize(read_frames(info, chosen), budget.size(info.height, info.width, len(chosen)))
 
 
-def _watch_folder(source: Source, budget: PixelBudget, max_frames: int | None) -> Watched:
+def _frames_of_folder(source: Source, budget: PixelBudget, max_frames: int | None) -> np.ndarray:
     """A folder of frames in order of their names, evenly spaced in time (MVBench's TVQA videos)."""
     files = sorted(p for p in Path(source.path).iterdir() if p.suffix.lower() in FRAME_ENDINGS)
     if not files:
@@ -65,7 +70,7 @@ def _watch_folder(source: Source, budget: PixelBudget, max_frames: int | None) -
     if len({f.shape for f in frames}) > 1:
         raise MediaError(f"{source.path}: its frames differ in size")
     height, width = frames[0].shape[:2]
-    return _cut(np.stack(frames), budget.size(height, width, len(frames)))
+    return resize(np.stack(frames), budget.size(height, width, len(frames)))
 
 
 def _inside(times: np.ndarray, source: Source) -> np.ndarray:
@@ -86,11 +91,6 @@ def _spread(frames: int, duration_us: int, most: int | None) -> np.ndarray:
     if most is None or len(chosen) <= most:
         return chosen
     return np.linspace(0, frames - 1, most // 2 * 2).round().astype(np.int64)
-
-
-def _cut(frames: np.ndarray, size: tuple[int, int]) -> Watched:
-    patches, grid = patchify(resize(frames, size))
-    return Watched(patches.reshape(grid[0], grid[1] * grid[2], -1), grid)
 
 
 def _told(source: Source) -> str:

@@ -13,12 +13,17 @@ from flax import traverse_util
 from livecc_jax.checkpoints.hf_config import LiveCCBlock
 from livecc_jax.checkpoints.hf_export import export_hf
 from livecc_jax.checkpoints.names import table
+from livecc_jax.checkpoints.open import open_checkpoint
 from livecc_jax.cli import main
 from livecc_jax.evaluate import running
 from livecc_jax.evaluate.annotations import READERS, read_questions
 from livecc_jax.evaluate.choice import Chooser
+from livecc_jax.evaluate.commenting import event_prompt, read_events
 from livecc_jax.evaluate.running import read_answers
+from livecc_jax.evaluate.watching import frames_of
+from livecc_jax.media.budget import PixelBudget
 from livecc_jax.model.presets import preset
+from livecc_jax.stream.session import Session, StreamModel, StreamOptions
 from livecc_jax.text.tokenizer import open_tokenizer
 from livecc_jax.train.start import fit_vocabulary
 
@@ -38,6 +43,8 @@ def model(tmp_path_factory, small_tokenizer):
         flat[e.path] = jnp.asarray(0.2 * rng.standard_normal(e.full_shape), jnp.float32)
         if "norm" in e.path and not e.path.endswith("bias"):
             flat[e.path] += 1
+    # Ids that no piece has, up to the padded size, are never said.
+    flat["text/embed"] = flat["text/embed"].at[tokenizer.vocab_size :].set(0)
     home = tmp_path_factory.mktemp("model") / "hf"
     export_hf(home, config, LiveCCBlock(), traverse_util.unflatten_dict(flat, sep="/"), tokenizer)
     return str(home)
@@ -264,3 +271,65 @@ def test_each_benchmark(benchmark, asked, videos, model, tmp_path, monkeypatch, 
     for key, row in answers.items():
         best = int(np.argmax(row["logits"]))
         assert row["response"] == known[key].responses[best]
+
+
+def livesports_cc(root):
+    """Events with transcripts; one of a video that is not there."""
+    (root / "videos").mkdir(parents=True)
+    for name in ("a.mp4", "b.mp4"):
+        shutil.copy(BUNNY, root / "videos" / name)
+    event = {"event_title": "A match", "preasr_text": "so far", "class": "Bowling"}
+    spans = {"a": (2.0, 7.0), "b": (1.0, 4.0), "c": (0.0, 9.0)}
+    rows = [
+        event | {
+            "video_id": name, "event_id": 3, "video": f"{name}.mp4", "begin": begin, "end": end,
+            "event_asr": json.dumps([[begin, end, "one two three"]]),
+        }
+        for name, (begin, end) in spans.items()
+    ]  # fmt: skip
+    (root / "LiveSports-3K-CC.json").write_text(json.dumps([*rows, rows[0], {"video_id": "d"}]))
+    return root
+
+
+def test_commentary_on_events(model, tmp_path, capsys):
+    """Predictions in the published layout, equal to a session by hand, scored beside baselines."""
+    data, out = livesports_cc(tmp_path / "data"), tmp_path / "out"
+    args = ["evaluate", "livesports-cc", model, "--data", str(data), "--pixel-budget", "16"]
+    args += ["--max-new-tokens", "3"]
+    assert main([*args, "--out", str(out), "--share", "0/2"]) == 0
+    assert "1 events are in other shares" in capsys.readouterr().out
+    assert main([*args, "--out", str(out), "--share", "1/2"]) == 0
+    told = capsys.readouterr().out
+    assert "Of the annotation: 1 duplicate, 1 malformed." in told
+    assert "Could not be asked: 1" in told
+    rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert [(r["video_id"], r["event_id"], r["begin"], r["end"]) for r in rows] == [
+        ("a", 3, 2.0, 7.0), ("b", 3, 1.0, 4.0)
+    ]  # fmt: skip
+    assert [(t["start"], t["stop"]) for t in rows[0]["turns"]] == [(2, 5), (5, 6), (6, 7)]
+    report = json.loads((out / "report.json").read_text())
+    assert report["clips"] == 2
+    assert report["problems"]["missing"] == 1
+    assert "silence only" in report["metrics"]
+
+    # By hand: the same frames through a session.
+    checkpoint = open_checkpoint(model)
+    stream = StreamModel(
+        checkpoint.config, checkpoint.load_params(np.float32), checkpoint.open_tokenizer()
+    )
+    options = StreamOptions(max_new_tokens=3, repetition_penalty=1.15, context=4096)
+    event = read_events(data).events[0]
+    assert "A match" in event_prompt(event, "instruct")
+    assert event_prompt(event, "base") == "so far"
+    session = Session(stream, options, event_prompt(event, "instruct"))
+    frames = frames_of(event.source, PixelBudget.parse("16"))
+    said = [session.push(frames[a:b]) for a, b in ((0, 6), (6, 8), (8, 10))]
+    assert [s.text for s in said] == [t["text"] for t in rows[0]["turns"]]
+    assert rows[0]["pred"] == " ".join(s.words for s in said if s.words) + "..."
+
+    # A baseline without memory: each turn is the first of a session over the last frames.
+    assert main([*args, "--out", str(tmp_path / "k"), "--memory", "4", "--limit", "1"]) == 0
+    row = json.loads((tmp_path / "k/predictions.jsonl").read_text())
+    alone = Session(stream, options, event_prompt(event, "instruct")).push(frames[4:8])
+    assert row["turns"][1]["text"] == alone.text
+    assert main([*args, "--out", str(tmp_path / "k"), "--memory", "3"]) == 2
