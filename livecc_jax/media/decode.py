@@ -1,11 +1,8 @@
 """Pictures of a video by their times (PyAV), decoding and converting no more than they need.
 
 Three things are left out, and none changes a pixel: what lies before the key frame that leads to the
-first picture, frames that no other refers to (the standards mark them), and the conversion to RGB of
-frames that nobody asked for. A file that does not keep what its marks promise is decoded straight from
-its start. Where references are missing altogether, as at the end of clips that were cut without
-encoding anew, a decoder invents something out of whatever it decoded before: the end of a file is
-decoded without leaving out frames, so that it invents the same.
+first picture, frames that no other refers to (`skips`), and the conversion to RGB of frames that nobody
+asked for. A file that does not keep what its marks promise is decoded straight from its start.
 """
 
 from __future__ import annotations
@@ -21,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from livecc_jax.errors import MediaError
+from livecc_jax.media.skips import Skips
 
 if TYPE_CHECKING:
     import av
@@ -28,8 +26,6 @@ if TYPE_CHECKING:
 TOLERANCE_US = 1_000
 SEEK_FROM_US = 1_000_000  # nearer targets are reached as fast by decoding up to them
 FURTHER_US = 10_000_000  # how much earlier to land when a first landing did not lead to the target
-SKIPS_EXACTLY = ("h264", "hevc")  # codecs whose packets say for certain that nothing refers to them
-TAIL = 32  # frames at a file's end that may lack references: a frame is at most 16 out of order
 FIRST_PACKETS = 64  # of which one must give a picture, or the codec's own size is believed
 
 
@@ -171,7 +167,8 @@ def _frames(
 ) -> Iterator[tuple[av.VideoFrame, int]]:
     """Decoded frames with their stamps."""
     context, start = stream.codec_context, stream.start_time or 0
-    skip_until = _skip_until(container, stream) if way.skip and context.name in SKIPS_EXACTLY else None
+    skips = None
+    last = start + int((wanted[-1] + lead_us) / 1_000_000 / stream.time_base)
     by_order = _stamps_are_places(container, stream)
     if by_order and way != STRAIGHT:
         raise Missed
@@ -180,10 +177,11 @@ def _frames(
         stamp = packet.pts if packet.pts is not None else packet.dts
         if by_order and stamp is not None:
             heapq.heappush(stamps, stamp)
-        if skip_until is not None and stamp is not None:
-            shown = packet.dts is None or packet.dts >= skip_until
+        if way.skip and stamp is not None:
+            skips = skips or Skips(container, stream, stamp if packet.dts is None else packet.dts, last)
             at = microseconds(stamp - start, stream.time_base) - lead_us
-            context.skip_frame = "DEFAULT" if shown or _near(wanted, at) else "NONREF"
+            skip = skips.may_skip(packet.dts) and not _near(wanted, at)
+            context.skip_frame = "NONREF" if skip else "DEFAULT"
         for frame in _decode(context, packet):
             if by_order:
                 stamp = heapq.heappop(stamps) if stamps else None
@@ -196,18 +194,6 @@ def _frames(
 def _stamps_are_places(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
     """Whether stamps follow the order of storing: then the n-th picture shown has the n-th stamp."""
     return container.format.name == "avi" and stream.codec_context.has_b_frames
-
-
-def _skip_until(container: av.container.InputContainer, stream: av.VideoStream) -> int | None:
-    """Decoding time up to which frames may be left out: the last key frame with TAIL frames after it.
-
-    None where the container has no list of its frames.
-    """
-    entries = stream.index_entries if "mp4" in container.format.name else []
-    for i in range(len(entries) - TAIL, -1, -1):
-        if entries[i].flags & 1:
-            return entries[i].timestamp
-    return None
 
 
 def _near(times: Sequence[int], at: int) -> bool:

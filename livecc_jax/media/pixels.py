@@ -13,7 +13,6 @@ PATCH = 14
 MERGE = 2
 FACTOR = PATCH * MERGE  # sides are multiples of it
 MAX_ASPECT = 200
-BAND = 8  # rows resampled at a time
 
 
 def smart_resize(height: int, width: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
@@ -57,19 +56,56 @@ def _resampling(old: int, new: int) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=64)
-def _bands(old: int, new: int) -> list[tuple[slice, slice, np.ndarray]]:
+def _bands(old: int, new: int, band: int) -> list[tuple[slice, slice, np.ndarray]]:
     """The weights without most of their zeros: new rows, the old rows they are made of, and weights.
 
     Few rows at a time: more would multiply more zeros, and OpenBLAS would start threads.
     """
     weights = _resampling(old, new)
     bands = []
-    for i in range(0, new, BAND):
-        used = np.flatnonzero(weights[i : i + BAND].any(axis=0))
+    for i in range(0, new, band):
+        used = np.flatnonzero(weights[i : i + band].any(axis=0))
         low, high = int(used[0]), int(used[-1]) + 1
-        block = np.ascontiguousarray(weights[i : i + BAND, low:high])
-        bands.append((slice(i, i + BAND), slice(low, high), block))
+        block = np.ascontiguousarray(weights[i : i + band, low:high])
+        bands.append((slice(i, min(i + band, new)), slice(low, high), block))
     return bands
+
+
+class Resizer:
+    """Antialiased bicubic resize of frames of one size, in memory that is used again and again.
+
+    Args:
+        old, new: height and width.
+    """
+
+    def __init__(self, old: tuple[int, int], new: tuple[int, int]) -> None:
+        self.old, self.new = old, new
+        self._down = _bands(old[0], new[0], 8)
+        self._across = _bands(old[1], new[1], 16)
+        self._rows = np.empty((new[0], old[1]), np.float32)
+        self._columns = np.empty(new[::-1], np.float32)
+
+    def __call__(self, frame: np.ndarray, out: np.ndarray) -> None:
+        """Resize uint8 [H, W, 3] into uint8 [3, h, w], rounded; each [h, w] contiguous."""
+        import cv2
+
+        rows, columns = self._rows, self._columns
+        # A colour at a time stays in the processor's cache.
+        for channel, plane in enumerate(out):
+            colour = cv2.extractChannel(frame, channel)
+            if self.old == self.new:
+                plane[:] = colour
+                continue
+            colour = colour.astype(np.float32)
+            for new, old, block in self._down:
+                np.matmul(block, colour[old], out=rows[new])
+            # Both passes go down the rows of a matrix, whose memory is contiguous.
+            turned = cv2.transpose(rows)
+            for new, old, block in self._across:
+                np.matmul(block, turned[old], out=columns[new])
+            # Rounds halves to even and saturates, in one pass.
+            rounded = cv2.addWeighted(columns, 1.0, columns, 0.0, 0.0, dtype=cv2.CV_8U)
+            cv2.transpose(rounded, plane)
 
 
 def resize(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -83,41 +119,13 @@ def resize(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         uint8 [F, height, width, 3], within 1/255 of the released pipeline's. The memory behind it lies
         colour by colour, as `patchify` wants it.
     """
-    import cv2
-
-    old_h, old_w = frames.shape[1:3]
-    if (old_h, old_w) == size:
+    if frames.shape[1:3] == tuple(size):
         return frames
-    height, width = size
-    planes = np.empty((len(frames), 3, height, width), np.uint8)
-    rows = np.empty((3, height, old_w), np.float32)
-    columns = np.empty((width, 3 * height), np.float32)
+    resizer = Resizer(frames.shape[1:3], size)
+    planes = np.empty((len(frames), 3, *size), np.uint8)
     for frame, out in zip(frames, planes, strict=True):
-        colours = np.stack(cv2.split(frame)).astype(np.float32)
-        for new, old, block in _bands(old_h, height):
-            np.matmul(block, colours[:, old], out=rows[:, new])
-        # Both passes go down the rows of a matrix, whose memory is contiguous.
-        turned = cv2.transpose(rows.reshape(3 * height, old_w))
-        for new, old, block in _bands(old_w, width):
-            np.matmul(block, turned[old], out=columns[new])
-        # Rounds halves to even and saturates, in one pass.
-        rounded = cv2.addWeighted(columns, 1.0, columns, 0.0, 0.0, dtype=cv2.CV_8U)
-        cv2.transpose(rounded, out.reshape(3 * height, width))
+        resizer(frame, out)
     return planes.transpose(0, 2, 3, 1)
-
-
-def _by_colour(frames: np.ndarray) -> np.ndarray:
-    """uint8 [F, H, W, 3] to contiguous [F, 3, H, W]: as it is if it lies so already."""
-    import cv2
-
-    planes = frames.transpose(0, 3, 1, 2)
-    if planes.flags.c_contiguous:
-        return planes
-    out = np.empty(planes.shape, np.uint8)
-    for frame, colours in zip(frames, out, strict=True):
-        for channel, plane in enumerate(colours):
-            cv2.extractChannel(frame, channel, plane)
-    return out
 
 
 def patchify(frames: np.ndarray) -> tuple[np.ndarray, tuple[int, int, int]]:
@@ -130,13 +138,30 @@ def patchify(frames: np.ndarray) -> tuple[np.ndarray, tuple[int, int, int]]:
         (uint8 [t * h * w, 1176], (t, h, w)): patches of frame pair after frame pair, each 2x2 block
         that the merger fuses contiguous; a patch's values are channel, frame, row, column.
     """
+    import cv2
+
     f, height, width, _ = frames.shape
+    grid = (f // 2, height // PATCH, width // PATCH)
+    planes = frames.transpose(0, 3, 1, 2)
+    if not planes.flags.c_contiguous:
+        planes = np.empty(planes.shape, np.uint8)
+        for frame, out in zip(frames, planes, strict=True):
+            for channel, plane in enumerate(out):
+                cv2.extractChannel(frame, channel, plane)
+    patches = np.empty((grid[0] * grid[1] * grid[2], 2 * 3 * PATCH * PATCH), np.uint8)
+    cut(planes, patches)
+    return patches, grid
+
+
+def cut(planes: np.ndarray, patches: np.ndarray) -> None:
+    """As `patchify`, from contiguous uint8 [F, 3, H, W] into contiguous uint8 [t * h * w, 1176]."""
+    f, _, height, width = planes.shape
     t, h, w = f // 2, height // PATCH, width // PATCH
     # A patch's row is moved as one item of 14 bytes.
-    x = _by_colour(frames).view(f"V{PATCH}")
-    x = x.reshape(t, 2, 3, h // MERGE, MERGE, PATCH, w // MERGE, MERGE)
-    x = np.ascontiguousarray(x.transpose(0, 3, 6, 4, 7, 2, 1, 5))
-    return x.view(np.uint8).reshape(t * h * w, -1), (t, h, w)
+    row = np.dtype(f"V{PATCH}")
+    x = planes.view(row).reshape(t, 2, 3, h // MERGE, MERGE, PATCH, w // MERGE, MERGE)
+    out = patches.view(row).reshape(t, h // MERGE, w // MERGE, MERGE, MERGE, 3, 2, PATCH)
+    out[...] = x.transpose(0, 3, 6, 4, 7, 2, 1, 5)
 
 
 def patch_places(h: int, w: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,9 @@ from media_support import make_video, pattern
 
 from livecc_jax.errors import MediaError
 from livecc_jax.media import decode
+from livecc_jax.media.clip import clip_patches
+from livecc_jax.media.pixels import patchify, resize
+from livecc_jax.media.skips import Skips
 from livecc_jax.media.video import probe, read_frames
 
 CLIPS = Path(__file__).parents[2] / "data/clips"
@@ -65,6 +68,29 @@ def test_shipped_clips_are_decoded_as_if_straight(clip):
             np.testing.assert_array_equal(picture, all_of_them[i])
 
 
+def test_a_group_cut_before_its_end_is_decoded_whole(tmp_path):
+    """Two clips cut from longer ones and joined: a gap where a reference is missing, and no gap else."""
+    whole = make_video(
+        tmp_path / "whole.mp4", range(0, 3600, 40), "libx264", {"g": "30"}, frame_rate=25
+    )
+    with av.open(str(whole)) as container:
+        stamps = [e.timestamp for e in container.streams.video[0].index_entries]
+        skips = Skips(container, container.streams.video[0], stamps[0], stamps[-1])
+        assert [skips.may_skip(stamps[i]) for i in (0, 45, 75, 89)] == [True] * 4
+    with av.open(str(whole)) as source, av.open(str(tmp_path / "cut.mp4"), "w") as copy:
+        stream = source.streams.video[0]
+        out = copy.add_stream_from_template(stream)
+        for number, packet in enumerate(p for p in source.demux(stream) if p.size):
+            if number not in (55, 88):
+                packet.stream = out
+                copy.mux(packet)
+    with av.open(str(tmp_path / "cut.mp4")) as container:
+        kept = [e.timestamp for e in container.streams.video[0].index_entries]
+        skips = Skips(container, container.streams.video[0], kept[0], kept[-1])
+        assert [skips.may_skip(kept[i]) for i in (0, 35, 75)] == [True, False, False]
+        assert not skips.may_skip(kept[-1] + 10_000)
+
+
 def test_frames_are_left_out(monkeypatch):
     """Two frames a second of a clip with many that nobody refers to: those do not come out."""
     out = []
@@ -72,7 +98,18 @@ def test_frames_are_left_out(monkeypatch):
     info = probe(CLIPS / "bbb_espeak_narration_30s.mp4")
     out.clear()
     read_frames(info, range(240, 600, 12))
-    assert len(out) < 0.8 * 360
+    assert len(out) < 0.7 * 360
+
+
+def test_a_clip_as_patches():
+    """The same as all its frames at once, also where the last one is repeated or none is resized."""
+    info = probe(CLIPS / "bikes.mp4")
+    for size in ((140, 336), (272, 640)):
+        size = (size[0] // 28 * 28, size[1] // 28 * 28)
+        patches, grid = clip_patches(info, [3, 20, 40, 40], size)
+        expected, shape = patchify(resize(read_frames(info, [3, 20, 40, 40]), size))
+        assert grid == shape
+        np.testing.assert_array_equal(patches, expected)
 
 
 def test_what_opencv_has_no_decoder_for(tmp_path):
