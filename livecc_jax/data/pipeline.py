@@ -77,7 +77,9 @@ class RowSource:
     cache_gb: float = DEFAULT_GB
 
     def __getstate__(self) -> dict:
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        state = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        # Planning millions of examples takes minutes: workers are given the plan.
+        return state | ({"plan": self.plan} if "plan" in self.__dict__ else {})
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
@@ -209,6 +211,8 @@ def batches(
         return (first_step + step) * rows_per_step + a * micro + process * share + place
 
     count = max(0, steps - first_step) * local
+    if not workers:
+        _ = source.plan, source.template, source.files  # once, not by each thread
     rows = ahead(lambda j: source.measured(row_number(j)), count, threads, workers)
     with contextlib.closing(rows):
         for _ in range(first_step, steps):

@@ -92,10 +92,8 @@ def split_example(
         stop = cost.fitting(first, tokens)  # plans decide
         best: tuple[int, ExamplePlan] | None = None
         while first + OPENING_TURNS <= stop <= units:
-            if 0 < units - stop < OPENING_TURNS:
+            if 0 < units - stop < OPENING_TURNS <= units - OPENING_TURNS - first:
                 stop = units - OPENING_TURNS  # the last piece needs an opening too
-                if stop - first < OPENING_TURNS:
-                    break
             try:
                 whole = made(first, stop)
             except ExampleError:

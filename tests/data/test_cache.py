@@ -1,5 +1,6 @@
 """Videos in buckets: a bounded cache, stores that fail or stall, a disk that is full."""
 
+import dataclasses
 import errno
 import os
 import shutil
@@ -189,7 +190,7 @@ def test_rows_from_a_bucket(tmp_path, small_tokenizer):
             assert (a[name] == b[name]).all(), name
     assert FileCache(cache["cache"]).size() <= 700_000
     store.rm("/corpus/clips/bbb_espeak_narration_30s.mp4")
-    lost = RowSource(**{k: getattr(far, k) for k in far.__getstate__()})
+    lost = dataclasses.replace(far)
     reasons = [q.reason for r in range(len(lost)) for q in lost.row(r)[1]]
     assert reasons
     assert all("flaky://corpus/clips/bbb_espeak_narration_30s.mp4: cannot be" in x for x in reasons)

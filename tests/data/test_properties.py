@@ -1,0 +1,156 @@
+"""Whatever the annotations say, rows are sound."""
+
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from livecc_jax.data.index import build_index
+from livecc_jax.data.media_files import MediaFiles
+from livecc_jax.data.pipeline import RowSource
+from livecc_jax.data.plan import plan_example
+from livecc_jax.data.records import parse
+from livecc_jax.data.stored import pack, unpack
+from livecc_jax.errors import DataError, ExampleError, MediaError
+from livecc_jax.media.budget import PixelBudget
+from livecc_jax.text.tokenizer import open_tokenizer
+from livecc_jax.timeline.chat import ChatTemplate
+
+texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
+    ["<|im_end|>", "<|im_start|>assistant\n", "<|video_pad|>", " ...", "Time=0.0-3.0s"]
+)
+sizes = st.fixed_dictionaries({"width": st.integers(20, 90), "height": st.integers(20, 90)})
+
+
+@st.composite
+def videos(draw):
+    video = {"type": "video", "video": "v.mp4", "duration": draw(st.integers(1, 25))} | draw(sizes)
+    if draw(st.booleans()):
+        video["video_start"] = draw(st.integers(0, 5))
+        video["video_end"] = video["video_start"] + draw(st.integers(1, 25))
+    return video
+
+
+@st.composite
+def clips(draw):
+    ends = sorted(draw(st.lists(st.integers(0, 3000), max_size=25)))
+    words = [[max(0, e - 20) / 100, e / 100, draw(texts)] for e in ends]
+    text = {"type": "text", "text": draw(texts), "title": draw(texts), "previous": draw(texts)}
+    stream = {"type": "text_stream", "text_stream": words}
+    return [
+        {"role": "user", "content": [draw(videos()), text]},
+        {"role": "assistant", "content": [stream]},
+    ]
+
+
+images = sizes.map(lambda size: {"type": "image", "image": "i.png"} | size)
+asked = st.lists(texts.map(lambda t: {"type": "text", "text": t}) | images | videos(), max_size=4)
+turns = st.one_of(
+    st.builds(lambda c: {"role": "user", "content": c}, asked),
+    st.builds(lambda t: {"role": "assistant", "content": t}, texts),
+    st.builds(lambda t: {"role": "system", "content": t}, texts),
+)
+conversations = clips() | st.lists(turns, min_size=1, max_size=5)
+
+
+class Imagined(MediaFiles):
+    """Files that are as their annotations say, black all over."""
+
+    def __init__(self):
+        super().__init__(declared=True)
+
+    def frames(self, info, indices):
+        return np.zeros((len(indices), info.height, info.width, 3), np.uint8)
+
+    def image(self, path):
+        return np.zeros((50, 60, 3), np.uint8)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(conversations, min_size=1, max_size=8), st.sampled_from(["sequential", "mrope"]))
+def test_rows_are_sound(small_tokenizer, lines, mode):
+    tokenizer = open_tokenizer(small_tokenizer)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "a.jsonl")
+        path.write_text("\n".join(map(json.dumps, lines)) + "\n")
+        try:
+            index = build_index(
+                [path], Path(folder, "index"), tokenizer, PixelBudget.parse(6),
+                provisional=True, row_tokens=500,
+            )  # fmt: skip
+        except DataError as error:
+            assert "none of" in str(error)  # noqa: PT017
+            return
+        rows = RowSource(str(index.path), str(small_tokenizer), 500, 40, 300, mode, "example", 0, 1)
+        rows.__dict__["files"] = Imagined()
+        try:
+            count = len(rows)
+        except DataError as error:
+            assert "no example fits" in str(error)  # noqa: PT017
+            return
+        for r in range(count):
+            row, failed = rows.row(r)
+            assert failed == []
+            check(row, tokenizer, mode)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(conversations, st.sampled_from(["stream", "caption"]))
+def test_what_is_stored_is_the_example(small_tokenizer, conversation, form):
+    """Text and media give back every token; counting without vision tokens counts them."""
+    template, budget = ChatTemplate(open_tokenizer(small_tokenizer)), PixelBudget.parse(6)
+    how = {"form": form, "files": Imagined()}
+    try:
+        plan = plan_example(parse(conversation, "", "here"), template, budget, **how)
+    except (ExampleError, MediaError):
+        assume(False)
+    kind, text = pack(plan)
+    again = unpack(kind, text, plan.media, template)
+    for name in ("tokens", "supervised", "grids", "turns"):
+        np.testing.assert_array_equal(getattr(again.encoded, name), getattr(plan.encoded, name))
+    assert again.turns == plan.turns
+    counted = plan_example(parse(conversation, "", "here"), template, budget, count=True, **how)
+    assert (counted.tokens, counted.targets) == (plan.tokens, plan.targets)
+
+
+def check(row, tokenizer, mode):
+    ids, segments, special = row["tokens"], row["segment_ids"], tokenizer.special
+    used = int(np.count_nonzero(segments))
+    assert not segments[used:].any()
+    assert not ids[used:].any()
+    assert set(np.diff(segments[:used])) <= {0, 1}
+    # Every vision token has its four patches, every patch its token, in order.
+    vision = np.isin(ids, (special.video_pad, special.image_pad)) & (segments > 0)
+    places = row["vision_index"]
+    np.testing.assert_array_equal(places >= 0, vision)
+    assert len(np.unique(places[vision])) == vision.sum()
+    held = np.flatnonzero(row["patch_pairs"].reshape(-1) > 0)
+    np.testing.assert_array_equal(np.sort(held[::4] // 4), np.sort(places[vision]))
+    assert 4 * vision.sum() == len(held)
+    # Weights of an example sum to one; what is predicted is said by an assistant.
+    slots = row["target_slots"][row["target_weights"] > 0]
+    assert (np.diff(slots) > 0).all()
+    for segment in range(1, segments.max() + 1):
+        here = np.flatnonzero(segments == segment)
+        own = slots[np.isin(slots, here)]
+        assert len(own)
+        weights = row["target_weights"][: len(slots)][np.isin(slots, here)]
+        assert weights.sum() == pytest.approx(1, abs=1e-4)
+        said = np.zeros(len(ids), bool)
+        for start in here[ids[here] == special.im_start]:
+            stop = start + 1 + int(np.argmax(ids[start + 1 :] == special.im_end))
+            role = tokenizer.decode(ids[start + 1 : stop].tolist()).lstrip()
+            said[start + 1 : stop + 1] = role.startswith("assistant")
+        assert said[own + 1].all()
+        positions = row["positions"][:, here]
+        assert positions[:, 0].tolist() == [0, 0, 0]
+        top = np.maximum.accumulate(positions.max(0))
+        words = ~vision[here]
+        assert (positions[:, words] == positions[0, words]).all()
+        assert (positions[0, words][1:] > top[np.flatnonzero(words)[1:] - 1]).all()
+        if mode == "sequential":
+            np.testing.assert_array_equal(positions, np.arange(len(here))[None].repeat(3, 0))
