@@ -5,8 +5,10 @@ import dataclasses
 import jax
 import numpy as np
 from flax import traverse_util
+from hypothesis import strategies as st
 
 from livecc_jax.checkpoints.names import table
+from livecc_jax.model.config import ModelConfig, TextConfig, VisionConfig
 from livecc_jax.model.presets import preset
 
 
@@ -27,3 +29,24 @@ def assert_same(a, b):
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
         assert np.dtype(x.dtype) == np.dtype(y.dtype)
         assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+@st.composite
+def architectures(draw):
+    """Small ones of every kind: heads, groups, depths, widths that share no factor, tied or not."""
+    kv_heads, group = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    section = draw(st.sampled_from([(1, 1, 2), (2, 3, 3), (2, 1, 1)]))
+    text = TextConfig(
+        vocab_size=draw(st.integers(11, 40)),
+        width=2 * sum(section) * kv_heads * group,
+        layers=draw(st.integers(1, 3)),
+        heads=kv_heads * group,
+        kv_heads=kv_heads,
+        mlp=draw(st.integers(3, 20)),
+        mrope_section=section,
+        tied=draw(st.booleans()),
+    )
+    heads = draw(st.integers(1, 2))
+    width = 8 * heads * draw(st.integers(1, 2))
+    vision = VisionConfig(depth=draw(st.integers(1, 2)), width=width, heads=heads, mlp=2 * width)
+    return ModelConfig(text, vision)

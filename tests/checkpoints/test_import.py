@@ -9,7 +9,7 @@ from collections import Counter
 import jax
 import numpy as np
 import pytest
-from checkpoint_support import assert_same, config_of, random_params
+from checkpoint_support import architectures, assert_same, config_of, random_params
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jax.sharding import NamedSharding
@@ -29,27 +29,6 @@ from livecc_jax.parallel.rules import sharding_tree
 
 BFLOAT16 = np.dtype(jax.numpy.bfloat16)
 DTYPES = [np.dtype(np.float32), BFLOAT16, np.dtype(np.float16)]
-
-
-@st.composite
-def architectures(draw):
-    """Small ones of every kind: heads, groups, depths, widths that share no factor, tied or not."""
-    kv_heads, group = draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    section = draw(st.sampled_from([(1, 1, 2), (2, 3, 3), (2, 1, 1)]))
-    text = TextConfig(
-        vocab_size=draw(st.integers(11, 40)),
-        width=2 * sum(section) * kv_heads * group,
-        layers=draw(st.integers(1, 3)),
-        heads=kv_heads * group,
-        kv_heads=kv_heads,
-        mlp=draw(st.integers(3, 20)),
-        mrope_section=section,
-        tied=draw(st.booleans()),
-    )
-    heads = draw(st.integers(1, 2))
-    width = 8 * heads * draw(st.integers(1, 2))
-    vision = VisionConfig(depth=draw(st.integers(1, 2)), width=width, heads=heads, mlp=2 * width)
-    return ModelConfig(text, vision)
 
 
 @settings(max_examples=7, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

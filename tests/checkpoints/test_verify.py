@@ -7,12 +7,15 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from checkpoint_support import architectures, random_params
 from flax import traverse_util
+from hypothesis import HealthCheck, given, settings
 
 from livecc_jax.checkpoints.convert import convert
 from livecc_jax.checkpoints.hf_config import LiveCCBlock
 from livecc_jax.checkpoints.hf_export import export_hf
 from livecc_jax.checkpoints.names import table
+from livecc_jax.checkpoints.verify import compare_traces
 from livecc_jax.cli import main
 from livecc_jax.data.probe import make_probe, noise_frames
 from livecc_jax.media.budget import PixelBudget
@@ -222,3 +225,25 @@ def test_transformers_computes_the_same(tmp_path, verify, model, layout):
         code, err = verify(tmp_path / "nested", "--against", "transformers")
         assert code == 2
         assert "nested" in err
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(shape=architectures())
+def test_transformers_computes_the_same_of_any_architecture(tmp_path, model, shape):
+    """Heads, groups, depths and widths of every kind, tied or not."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from livecc_jax.checkpoints.peer import Peer
+    from livecc_jax.model.vision import normalize
+
+    tokenizer = model[3]
+    config = fit_vocabulary(shape, tokenizer)
+    params = jax.tree.map(lambda x: 0.2 * x, random_params(config))
+    export_hf(tmp_path / "any", config, BLOCK, params, overwrite=True)
+    probe = make_probe(noise_frames(PixelBudget.parse(8), 2), tokenizer, "mrope")
+    pixels = np.array(normalize(probe.patches, config.vision))
+    theirs = Peer(tmp_path / "any", config, "float32").trace(
+        probe.row["tokens"], probe.row["positions"], pixels, probe.grids
+    )
+    report = compare_traces(theirs, trace(config, params, probe.row))
+    assert report.first_beyond(1e-4) is None
