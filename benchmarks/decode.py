@@ -3,8 +3,8 @@
     python benchmarks/decode.py [SOURCE] [--peer PYTHON]
 
 SOURCE (by default the shipped clip) is encoded anew at 240p, 480p and 720p (x264, its defaults: up to
-250 frames between key frames, three B-frames), repeated to fill --seconds. Frames are taken at 2 FPS and
-sized by both pixel budgets. Every figure is CPU time, all threads together, in milliseconds a frame
+250 frames between key frames, three B-frames), repeated to fill --seconds. Frames are taken at 2 FPS
+and sized by both pixel budgets. Every figure is CPU time, all threads together, in milliseconds a frame
 taken: the smallest of some rounds, in which what is compared alternates.
 
 bare       PyAV decodes every frame up to the last one taken, and converts none

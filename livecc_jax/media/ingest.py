@@ -12,9 +12,10 @@ import numpy as np
 
 from livecc_jax.errors import ConfigError, MediaError
 from livecc_jax.media.budget import PixelBudget
+from livecc_jax.media.clip import resized_frames
 from livecc_jax.media.pixels import resize
 from livecc_jax.media.sampling import FPS, sample_strict
-from livecc_jax.media.video import iter_frames, probe
+from livecc_jax.media.video import probe
 from livecc_jax.timeline.example import microseconds
 from livecc_jax.timeline.turns import OPENING_FRAMES, TURN_FRAMES
 
@@ -92,11 +93,7 @@ def _file_frames(
         size = budget.size(info.height, info.width, len(counted))
     except MediaError as error:
         raise MediaError(f"{path}: {error}") from None
-    before, resized = None, None
-    for frame in iter_frames(info, indices, threads=0):
-        if frame is not before:
-            before, resized = frame, resize(frame[None], size)[0]
-        yield resized
+    yield from resized_frames(info, indices, size, threads=0)
 
 
 def _live_frames(source: str, budget: PixelBudget) -> Iterator[np.ndarray]:

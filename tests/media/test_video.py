@@ -171,7 +171,7 @@ def test_turns_come_before_the_file_is_read(monkeypatch):
             decoded.append(1)
             yield frame
 
-    monkeypatch.setattr("livecc_jax.media.ingest.iter_frames", counting)
+    monkeypatch.setattr("livecc_jax.media.clip.iter_frames", counting)
     next(turns(str(NARRATION), PixelBudget.parse(16)))
     assert len(decoded) == 6
 
