@@ -167,12 +167,13 @@ class StreamingClips(tfds.core.GeneratorBasedBuilder):
         info = files.video(clip)
         indices = sample_strict(info.frame_times_us, clip.start_us, clip.end_us)
         height, width = frame_size(clip.path, info.height, info.width, len(indices), how.budget)
-        frames = resize(files.frames(info, indices), (height, width))
         quality = [cv2.IMWRITE_JPEG_QUALITY, how.quality]
         return {
             "frames": [
-                cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), quality)[1].tobytes()
-                for frame in frames
+                cv2.imencode(".jpg", resize(f[None], (height, width))[0][..., ::-1], quality)[
+                    1
+                ].tobytes()
+                for f in files.frames(info, indices)
             ],
             "frame_times_us": info.frame_times_us[indices],
             "frame_duration_us": info.frame_duration_us,

@@ -152,19 +152,19 @@ def stored_info(path: str) -> VideoInfo:
     return VideoInfo(path, times - gap, gap, int(record["width"]), int(record["height"]))
 
 
-def stored_frames(info: VideoInfo, indices: np.ndarray) -> np.ndarray:
-    """Stored frames by number among `info`'s: uint8 [F, H, W, 3] RGB. Raises MediaError."""
+def stored_frames(info: VideoInfo, indices: np.ndarray) -> Iterator[np.ndarray]:
+    """Stored frames by number among `info`'s, each uint8 [H, W, 3] RGB. Raises MediaError."""
     import cv2
 
     record = _record(info.path)
     times = np.array(record["frame_times_us"], np.int64) - info.frame_duration_us
     places = np.searchsorted(times, info.pts_us[np.asarray(indices)])
-    made: dict[int, np.ndarray] = {}
+    at, picture = -1, None
     for place in places.tolist():
-        if place not in made:
+        if place != at:
             data = np.frombuffer(record["frames"][place], np.uint8) if place < len(times) else None
             picture = None if data is None else cv2.imdecode(data, cv2.IMREAD_COLOR)
             if picture is None:
                 raise MediaError(f"{info.path}: frame {place} cannot be decoded")
-            made[place] = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
-    return np.stack([made[place] for place in places.tolist()])
+            at, picture = place, cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+        yield picture

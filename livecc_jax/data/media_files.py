@@ -18,7 +18,7 @@ from livecc_jax.data.datasets import REFERENCE, stored_frames, stored_info
 from livecc_jax.data.remote import Stamp, is_remote, stamp
 from livecc_jax.data.timestamps import Timestamps
 from livecc_jax.errors import MediaError
-from livecc_jax.media.video import VideoInfo, probe, read_frames, read_image
+from livecc_jax.media.video import VideoInfo, iter_frames, probe, read_image
 from livecc_jax.timeline.example import Clip, Picture
 
 KEPT = 256  # files whose timestamps stay in memory
@@ -130,12 +130,16 @@ class MediaFiles:
             what = "timestamps" if video else "contents"
             raise MediaError(f"{path}: has changed since it was indexed: its {what} are others")
 
-    def frames(self, info: VideoInfo, indices: np.ndarray) -> np.ndarray:
-        """Frames by number: uint8 [F, H, W, 3] RGB. Raises MediaError."""
+    def frames(self, info: VideoInfo, indices: np.ndarray) -> Iterator[np.ndarray]:
+        """Frames by number, each uint8 [H, W, 3] RGB; a repeated one is the same array.
+
+        Raises MediaError.
+        """
         if REFERENCE.fullmatch(info.path):
-            return stored_frames(info, indices)
+            yield from stored_frames(info, indices)
+            return
         with self._local(info.path) as path:
-            return read_frames(dataclasses.replace(info, path=path), indices)
+            yield from iter_frames(dataclasses.replace(info, path=path), indices)
 
     def image(self, path: str) -> np.ndarray:
         """An image: uint8 [H, W, 3] RGB. Raises MediaError."""

@@ -15,7 +15,7 @@ from livecc_jax.data.media_files import MediaFiles
 from livecc_jax.data.spent import count, part
 from livecc_jax.errors import ExampleError, MediaError
 from livecc_jax.media.budget import PixelBudget
-from livecc_jax.media.pixels import patchify, resize
+from livecc_jax.media.pixels import Resizer, cut
 from livecc_jax.media.sampling import sample_strict, sample_uniform
 from livecc_jax.media.video import VideoInfo
 from livecc_jax.timeline.chat import (
@@ -78,17 +78,31 @@ class MediaPlan:
         Raises MediaError when the file cannot be read.
         """
         files = files or FILES
-        with part("decode"):
-            if isinstance(self.source, VideoInfo):
-                frames = files.frames(self.source, self.frames)
-            else:
-                frames = np.repeat(files.image(self.source)[None], 2, axis=0)
-        with part("resize"):
-            frames = resize(frames, (self.height, self.width))
-        with part("patchify"):
-            patches, _ = patchify(frames)
-        count("frames", len(frames))
-        return patches.reshape(self.pairs, self.patches_per_pair, -1)
+        if isinstance(self.source, VideoInfo):
+            frames = iter(files.frames(self.source, self.frames))
+        else:
+            with part("decode"):
+                frames = iter([files.image(self.source)] * 2)
+        patches = np.empty((self.pairs, self.patches_per_pair, 2 * 3 * PATCH * PATCH), np.uint8)
+        pair = np.empty((2, 3, self.height, self.width), np.uint8)
+        before, resizer = None, None
+        # Pair by pair, as `media.clip.clip_patches` does it, so that a clip's frames are never held.
+        for i in range(2 * self.pairs):
+            with part("decode"):
+                frame = next(frames)
+            with part("resize"):
+                if frame is before:
+                    pair[i % 2] = pair[(i + 1) % 2]
+                else:
+                    if resizer is None or resizer.old != frame.shape[:2]:
+                        resizer = Resizer(frame.shape[:2], (self.height, self.width))
+                    resizer(frame, pair[i % 2])
+            before = frame
+            if i % 2:
+                with part("patchify"):
+                    cut(pair, patches[i // 2])
+        count("frames", 2 * self.pairs)
+        return patches
 
 
 @dataclass(frozen=True)
