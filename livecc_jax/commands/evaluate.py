@@ -97,13 +97,11 @@ def _ask(args: argparse.Namespace) -> int:
         "wordings": wordings or ("ours" if args.benchmark == "ovobench" else None),
     }
     folder, setting, checkpoint, budget = _begin(args, questions.annotation, own)
-    params = jax.tree.map(
-        jax.numpy.asarray, checkpoint.load_params(dtype=jax.numpy.dtype(setting["dtype"]))
-    )
+    params = checkpoint.load_params(dtype=jax.numpy.dtype(setting["dtype"]))
     chooser = Chooser(
         checkpoint.config, params, checkpoint.open_tokenizer(), setting["positions"], asking
     )
-    del params  # the chooser has them laid out for decoding
+    del params  # the chooser has them on the device
     asked = ask_all(
         chooser,
         questions,
@@ -154,6 +152,7 @@ def _comment(args: argparse.Namespace) -> int:
     options = StreamOptions(positions=setting["positions"], context=context, **decoding)
     params = checkpoint.load_params(dtype=jax.numpy.dtype(setting["dtype"]))
     model = StreamModel(checkpoint.config, params, checkpoint.open_tokenizer())
+    model.weights = jax.device_put(model.weights)  # once, not with every turn
     asked = comment_all(
         model,
         events,

@@ -20,6 +20,7 @@ from livecc_jax.evaluate.questions import (
     find_video,
     lettered,
     listed,
+    named,
     rows_of,
     span_of,
 )
@@ -71,7 +72,9 @@ def read_videomme(data: Path, subtitles: bool = False, wordings: dict | None = N
             said = spoken[name] if subtitles else None
             kept = {k: text(row, k) for k in ("video_id", "duration", "domain", "sub_category")}
             kept |= {k: text(row, k) for k in ("question_id", "task_type", "question")}
-            source = Source(find_video(root, ("data", "videos", "video", "."), row.get("video", name)))
+            source = Source(
+                find_video(root, ("data", "videos", "video", "."), named(row, "video", name))
+            )
             found.add(
                 Question(
                     kept["question_id"],
@@ -102,7 +105,7 @@ def read_mvbench(data: Path, subtitles: bool = False, wordings: dict | None = No
                 if "candidates" in row:
                     task, place = _mvbench_task(file.stem), MVBENCH_FOLDERS.get(file.stem, "")
                     options = lettered(listed(row["candidates"]))
-                    wanted = [str(c) for c in row["candidates"]]
+                    wanted = listed(row["candidates"])
                     if row.get("answer") not in wanted:
                         raise Malformed(f"the answer {row.get('answer')!r:.40} is no candidate")
                     answer = LETTERS[wanted.index(row["answer"])]
@@ -144,11 +147,11 @@ def read_livesports_qa(
                 "video_id": name,
                 "question_id": row.get("question_id", row.get("q_id", number)),
                 "q_type": text(row, "q_type"),
-                "OCR": int(row.get("OCR") or 0),
+                "OCR": int(row.get("OCR") in (1, "1", True)),
                 "question": asked,
                 "options": list(options),
             }
-            video = find_video(root, ("videos", "video", "."), str(row.get("video") or name))
+            video = find_video(root, ("videos", "video", "."), named(row, "video", name))
             found.add(
                 Question(
                     f"{name}/{kept['question_id']}",
@@ -199,13 +202,10 @@ def read_questions(
 
 
 def _options(row: dict[str, Any]) -> tuple[str, ...]:
-    try:
-        if row.get("options") is not None:
-            options = listed(row["options"])
-        else:
-            options = [str(row[f"option_{c}"]) for c in LETTERS if row.get(f"option_{c}")]
-    except (TypeError, ValueError):
-        options = []
+    if row.get("options") is not None:
+        options = listed(row["options"])
+    else:
+        options = [str(row[f"option_{c}"]) for c in LETTERS if row.get(f"option_{c}")]
     if not 2 <= len(options) <= len(LETTERS):
         raise Malformed("there are no options")
     return lettered(options)

@@ -163,7 +163,8 @@ class Chooser:
         self.config, self.tokenizer, self.positions = config, tokenizer, positions
         self.asking, self.shapes = asking, shapes
         self.template = ChatTemplate(tokenizer)
-        self.weights = Weights(*take_layers_apart(params))
+        # Taken apart where they are (views, on the host) and then moved, so they never lie there twice.
+        self.weights = jax.device_put(Weights(*take_layers_apart(params)))
         self.dtype = params["text"]["embed"].dtype
 
     def option_ids(self, options: Sequence[str]) -> np.ndarray:

@@ -19,7 +19,14 @@ import numpy as np
 
 from livecc_jax.errors import DataError, MediaError
 from livecc_jax.evaluate.entries import Entries
-from livecc_jax.evaluate.questions import Source, find_annotation, find_video, rows_of, span_of
+from livecc_jax.evaluate.questions import (
+    Source,
+    find_annotation,
+    find_video,
+    named,
+    rows_of,
+    span_of,
+)
 from livecc_jax.evaluate.results import Malformed, Reading, identity
 from livecc_jax.evaluate.running import (
     Asked,
@@ -82,9 +89,7 @@ def read_events(data: str | Path) -> EventSet:
             start, end = span_of(row, "begin", "end")
             if start is None or end is None:
                 raise Malformed("'begin' or 'end' is absent")
-            video = find_video(
-                annotation.parent, ("videos", "video", "."), str(row.get("video") or name)
-            )
+            video = find_video(annotation.parent, ("videos", "video", "."), named(row, "video", name))
             title, previous = (row.get(k) or "" for k in ("event_title", "preasr_text"))
             if not isinstance(title, str) or not isinstance(previous, str):
                 raise Malformed("'event_title' or 'preasr_text' is not a string")

@@ -108,7 +108,7 @@ def load_json(path: str | Path) -> Any:
 def _raw_rows(path: Path, entries: Entries) -> Iterator[tuple[str, Any]]:
     text = _text(path)
     # An array is one value over the whole file; anything else is a value a line.
-    if text.lstrip().startswith("["):
+    if path.suffix != ".jsonl" and text.lstrip().startswith("["):
         rows = load_json(path)
         yield from ((f"{path} entry {i}", raw) for i, raw in enumerate(rows, 1))
         return

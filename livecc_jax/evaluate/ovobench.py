@@ -68,7 +68,7 @@ def read_ovobench(data: Path, subtitles: bool = False, wordings: dict | None = N
             elif forward:
                 tests = _ovo_tests(task, row, words)
             else:
-                options = lettered(listed(row.get("options") or ()))
+                options = lettered(listed(row.get("options")))
                 truth = row.get("gt")
                 if type(truth) is not int or not 0 <= truth < len(options):
                     raise Malformed(f"'gt' is {truth!r:.40}, not the number of an option")

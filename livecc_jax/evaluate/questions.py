@@ -13,7 +13,7 @@ from typing import Any
 
 from livecc_jax.errors import DataError
 from livecc_jax.evaluate.entries import Entries, load_json, read_rows
-from livecc_jax.evaluate.results import Malformed
+from livecc_jax.evaluate.results import Malformed, text
 from livecc_jax.timeline.example import microseconds
 
 ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
@@ -127,8 +127,8 @@ def rows_of(path: Path, entries: Entries) -> list[tuple[str, dict[str, Any]]]:
             raise DataError(f"{path}: is no readable Parquet file ({error})") from error
         return [(f"{path} row {i}", row) for i, row in enumerate(table, 1)]
     if path.suffix == ".csv":
-        text = path.read_text(encoding="utf-8-sig")
-        return [(f"{path} row {i}", row) for i, row in enumerate(csv.DictReader(io.StringIO(text)), 1)]
+        table = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")))
+        return [(f"{path} row {i}", row) for i, row in enumerate(table, 1)]
     if path.suffix == ".json":
         whole = load_json(path)
         if isinstance(whole, dict) and isinstance(whole.get("data"), list):
@@ -162,10 +162,20 @@ def ask(question: str, options: Sequence[str], subtitles: str | None = None) -> 
 
 
 def listed(value: Any) -> list[str]:
-    """A list of strings that may have come as JSON text (CSV)."""
+    """A list of strings that may have come as JSON text (CSV). Raises Malformed."""
     if isinstance(value, str):
-        value = json.loads(value)
+        try:
+            value = json.loads(value)
+        except ValueError:
+            value = None
+    if not isinstance(value, list):
+        raise Malformed("a list of options is none")
     return [str(v) for v in value]
+
+
+def named(row: dict[str, Any], key: str, otherwise: str) -> str:
+    """A file name, or another where the row has none. Raises Malformed."""
+    return text(row, key) if row.get(key) else otherwise
 
 
 def seconds_of(row: dict[str, Any], key: str) -> float:

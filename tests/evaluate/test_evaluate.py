@@ -328,8 +328,8 @@ def test_commentary_on_events(model, tmp_path, capsys):
     assert rows[0]["pred"] == " ".join(s.words for s in said if s.words) + "..."
 
     # A baseline without memory: each turn is the first of a session over the last frames.
-    assert main([*args, "--out", str(tmp_path / "k"), "--memory", "4", "--limit", "1"]) == 0
+    assert main([*args, "--out", str(tmp_path / "k"), "--memory", "6", "--limit", "1"]) == 0
     row = json.loads((tmp_path / "k/predictions.jsonl").read_text())
-    alone = Session(stream, options, event_prompt(event, "instruct")).push(frames[4:8])
+    alone = Session(stream, options, event_prompt(event, "instruct")).push(frames[2:8])
     assert row["turns"][1]["text"] == alone.text
     assert main([*args, "--out", str(tmp_path / "k"), "--memory", "3"]) == 2
