@@ -1,0 +1,132 @@
+"""Rows a second against workers, and how many cores keep a TPU host's four chips fed.
+
+    python benchmarks/pipeline.py [--seconds 30] [--workers 0 1 2] [--height 480] [--budget 384]
+
+The clip is the shipped 30 s one, enlarged to the height asked for and coded as H.264 with a key frame
+every two seconds, as video sites do; 32 copies of it under names of their own make rows of 32,768
+tokens. A host of v5p has four chips of 459 TFLOP/s in bfloat16; how many rows a second a 7B run (tower
+frozen) takes from it at 55% MFU follows from the rows' own arithmetic (`train.flops`).
+"""
+
+import argparse
+import json
+import os
+import resource
+import tempfile
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from livecc_jax.data.index import build_index
+from livecc_jax.data.pipeline import RowSource, batches, steps_in
+from livecc_jax.data.spent import PARTS
+from livecc_jax.media.budget import PixelBudget
+from livecc_jax.media.video import iter_frames, probe
+from livecc_jax.model.presets import preset
+from livecc_jax.text.tokenizer import open_tokenizer
+from livecc_jax.train.flops import step_flops
+
+ROOT = Path(__file__).parents[1]
+CLIP = ROOT / "data/clips/bbb_espeak_narration_30s.mp4"
+NARRATION = ROOT / "data/annotations/narration.jsonl"
+HOST_FLOPS, MFU = 4 * 459e12, 0.55
+COPIES = 32
+
+
+def enlarge(height, path):
+    """The clip at another height, coded anew."""
+    import av
+    import cv2
+
+    info = probe(CLIP)
+    width = round(info.width / info.height * height / 2) * 2
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(24), options={"preset": "veryfast"})
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = width, height, "yuv420p", 48
+        for frame in iter_frames(info, np.arange(len(info.pts_us))):
+            large = cv2.resize(frame, (width, height), interpolation=cv2.INTER_CUBIC)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(large, "rgb24")))
+        container.mux(stream.encode())
+
+
+def processor_seconds():
+    return sum(
+        u.ru_utime + u.ru_stime
+        for u in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--height", type=int, default=480)
+    parser.add_argument("--budget", default="384")
+    args = parser.parse_args()
+    model = preset("7b")
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        enlarge(args.height, home / "0.mp4")
+        line = json.loads(NARRATION.read_text().splitlines()[0])
+        with open(home / "a.jsonl", "w") as file:
+            for i in range(COPIES):
+                if i:
+                    os.link(home / "0.mp4", home / f"{i}.mp4")
+                line[0]["content"][0]["video"] = f"{i}.mp4"
+                file.write(json.dumps(line) + "\n")
+        tokenizer = ROOT / "data/tokenizer"
+        budget = PixelBudget.parse(args.budget)
+        build_index([home / "a.jsonl"], home / "index", open_tokenizer(tokenizer), budget)
+        windows = 96 if args.budget != "reference" else 64
+        source = RowSource(
+            str(home / "index"), str(tokenizer), 32768, windows, 2048, "mrope", "token", 0, 400
+        )
+        print(f"{args.height}p, budget {budget}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+        for workers in args.workers:
+            measure(source, args.seconds, workers, model)
+
+
+def measure(source, seconds, workers, model):
+    """Rows for some seconds; processor time is that of this process and, once over, its workers."""
+    threads = os.cpu_count()
+    stream = batches(
+        source, first_step=0, steps=steps_in(source, 1), rows_per_step=1, accumulate=1,
+        workers=workers, threads=threads,
+    )  # fmt: skip
+    rows, spent, flops, began = 0, None, 0.0, 0.0
+    warm = 2 * max(1, workers)
+    used = processor_seconds()
+    for number, batch in enumerate(stream):
+        now = time.perf_counter()
+        if number < warm:
+            began = now
+            used = processor_seconds() if not workers else used
+            continue
+        rows += 1
+        spent = batch.spent if spent is None else spent + batch.spent
+        flops += step_flops(model, batch.rows, vision_learns=False)
+        if now - began > seconds:
+            break
+    elapsed = time.perf_counter() - began
+    used = processor_seconds() - used
+    stream.close()
+    frames = spent["frames"] / rows
+    shares = ", ".join(f"{p} {spent[p] / spent['build']:.0%}" for p in PARTS)
+    print(
+        f"{workers or 'no'} workers{f', {threads} threads' if not workers else ''}: "
+        f"{rows / elapsed:.3f} rows/s, {frames * rows / elapsed:.0f} frames/s ({shares})"
+    )
+    if not workers:
+        each = used / rows
+        need = HOST_FLOPS * MFU / (flops / rows)
+        print(
+            f"a row of {frames:.0f} frames ({frames / 2:.0f} s of video) takes {each:.2f} s of "
+            f"processor, {2000 * each / frames:.0f} ms a second of video; four v5p chips at 55% MFU take "
+            f"{need:.2f} rows/s: {need * each:.1f} cores"
+        )
+
+
+if __name__ == "__main__":
+    main()
