@@ -15,19 +15,20 @@ from livecc_jax.errors import ConfigError
 from livecc_jax.evaluate.endpoint import Endpoint, EndpointError, NoAnswer, Patience
 from livecc_jax.evaluate.judge import PROMPT, Cache, Case, fill, judge, read_prompt, verdict
 
+LATE = object()
 KEY = "sk-very-secret"
-QUICK = Patience(retries=4, first_delay=0.001, longest_delay=0.002, timeout=0.3)
+QUICK = Patience(retries=4, first_delay=0.001, longest_delay=0.002, timeout=60)
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Answers by `behave(body, count)`: a status, a body, or seconds to be late."""
+    """Answers by `behave(body, count)`: a text, (status, body), or LATE for no answer at all."""
 
     daemon_threads = True
 
     def __init__(self, behave):
         super().__init__(("127.0.0.1", 0), Handler)
         self.behave, self.bodies, self.keys, self.lock = behave, [], [], threading.Lock()
-        self.times = []
+        self.closing = threading.Event()
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
 
@@ -38,12 +39,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.bodies.append(body)
             self.server.keys.append(self.headers.get("Authorization"))
-            self.server.times.append(time.monotonic())
             count = len(self.server.bodies)
         told = self.server.behave(body, count)
-        if isinstance(told, float):
-            time.sleep(told)
-            told = "Commentary A"
+        if told is LATE:
+            self.server.closing.wait()
+            return
         status, raw = told if isinstance(told, tuple) else (200, completion(told))
         if isinstance(raw, str):
             raw = raw.encode()
@@ -79,6 +79,7 @@ def serve():
 
     yield start
     for server in running:
+        server.closing.set()
         server.shutdown()
         server.server_close()
 
@@ -106,9 +107,8 @@ def test_verdicts_are_read_and_prompts_filled(tmp_path):
 
 
 def test_every_fault_is_waited_out(serve):
-    """Late, 429, 500, cut off, nonsense, empty: each once, then an answer."""
+    """429, 500, nonsense, empty: each once, then an answer."""
     parts = [
-        0.6,  # seconds: later than the timeout
         (429, "slow down"),
         (500, f"oh no {KEY}"),
         (200, "<html>nonsense</html>"),
@@ -116,20 +116,27 @@ def test_every_fault_is_waited_out(serve):
         "Commentary B",
     ]
     server = serve(lambda body, count: parts[count - 1])
-    endpoint = Endpoint(server.url, "judge", KEY, patience=Patience(5, 0.001, 0.002, 0.3))
+    endpoint = Endpoint(server.url, "judge", KEY, patience=QUICK)
     reply = endpoint.ask("?")
     assert (reply.text, reply.model, reply.tokens_in) == ("Commentary B", "judge-2026-11-01", 100)
     assert endpoint.faults == Counter(
         {
-            "timeout": 1,
             "status 429": 1,
             "status 500": 1,
             "an answer that is no chat completion": 1,
             "an empty answer": 1,
         }
     )
-    assert server.keys == [f"Bearer {KEY}"] * 6
+    assert server.keys == [f"Bearer {KEY}"] * 5
     assert server.bodies[0]["temperature"] == 0
+
+
+def test_a_server_that_never_answers(serve):
+    server = serve(lambda body, count: LATE)
+    endpoint = Endpoint(server.url, "judge", patience=Patience(1, 0.001, 0.001, 0.1))
+    with pytest.raises(NoAnswer, match="timeout"):
+        endpoint.ask("?")
+    assert endpoint.faults == {"timeout": 2}
 
 
 def test_what_is_not_retried(serve):
@@ -155,9 +162,10 @@ def test_what_is_not_retried(serve):
 def test_the_rate_is_kept(serve):
     server = serve(lambda body, count: "Commentary A")
     endpoint = Endpoint(server.url, "judge", patience=QUICK, per_minute=60 / 0.05)
+    began = time.monotonic()
     for _ in range(4):
         endpoint.ask("?")
-    assert server.times[-1] - server.times[0] >= 0.14
+    assert time.monotonic() - began >= 0.15
 
 
 CASES = [Case(f"v_{i}", f"ours {i}", f"theirs {i}", f"human {i}") for i in range(6)]
@@ -201,7 +209,7 @@ def test_both_orders_and_a_cache(serve, tmp_path):
 def test_a_dead_endpoint_ends_the_run_and_keeps_what_was_answered(serve, tmp_path):
     server = serve(lambda body, count: "Commentary A" if count <= 3 else (503, "down"))
     cache = Cache(tmp_path / "answers.jsonl")
-    endpoint = Endpoint(server.url, "judge", patience=Patience(1, 0.001, 0.001, 1.0))
+    endpoint = Endpoint(server.url, "judge", patience=Patience(1, 0.001, 0.001, 60))
     cases = [Case(f"v_{i}", "a", "b", f"h {i}") for i in range(40)]
     with pytest.raises(EndpointError, match="in a row"):
         judge(cases, endpoint, PROMPT, cache, ("A", "B"), workers=1)
@@ -231,7 +239,7 @@ def test_from_files_to_a_win_rate(serve, tmp_path, capsys, caplog, monkeypatch):
         "--baseline", lines("GPT-4o.jsonl", "pred", "theirs", range(6)),
         "--reference", lines("gt.jsonl", "gt_asr", "human", range(6)),
         "--out", str(out), "--endpoint", server.url, "--judge", "judge", "--key-env", "JUDGE_KEY",
-        "--first-delay", "0.001", "--timeout", "5", "--price-in", "2", "--price-out", "10",
+        "--first-delay", "0.001", "--price-in", "2", "--price-out", "10",
     ]  # fmt: skip
     assert main(["-v", *args]) == 0
     printed = capsys.readouterr()
