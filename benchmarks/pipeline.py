@@ -123,8 +123,8 @@ def measure(source, seconds, workers, model):
         need = HOST_FLOPS * MFU / (flops / rows)
         print(
             f"a row of {frames:.0f} frames ({frames / 2:.0f} s of video) takes {each:.2f} s of "
-            f"processor, {2000 * each / frames:.0f} ms a second of video; four v5p chips at 55% MFU take "
-            f"{need:.2f} rows/s: {need * each:.1f} cores"
+            f"processor, {2000 * each / frames:.0f} ms a second of video; "
+            f"four v5p chips at 55% MFU take {need:.2f} rows/s: {need * each:.1f} cores"
         )
 
 

@@ -18,7 +18,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "inspect", help="show an example's timeline, or a packed row", description=__doc__
     )
-    parser.add_argument("annotations", help="JSONL annotation file; an index, for rows")
+    parser.add_argument("annotations", help="JSONL annotation file or dataset; an index, for rows")
     parser.add_argument("--example", type=int, default=0, help="number of the line, from 0 (default 0)")
     add_tokenizer_options(parser)
     add_timeline_options(parser)
@@ -55,14 +55,14 @@ def run(args: argparse.Namespace) -> int:
     if args.row is not None or args.throughput is not None:
         return _rows(args)
     from livecc_jax.commands.options import timeline_settings
+    from livecc_jax.data.datasets import open_annotations
     from livecc_jax.data.inspect import describe, save_npz
     from livecc_jax.data.plan import plan_example
-    from livecc_jax.data.records import AnnotationFile
     from livecc_jax.errors import ExampleError
     from livecc_jax.timeline.chat import ChatTemplate
 
     tokenizer, budget, mode = timeline_settings(args)
-    file = AnnotationFile(args.annotations)
+    file = open_annotations(args.annotations)
     example = file[args.example]
     try:
         plan = plan_example(example, ChatTemplate(tokenizer), budget, not args.no_context)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -79,12 +80,19 @@ def planned(
         raise DataError(
             f"{work}: a worker process was killed (out of memory?); the same command goes on from here"
         ) from error
+    except BaseException:
+        # What they are at is of no use any more: they shall not be waited for.
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _start(settings: Settings, work: Path, names: list[str], parent: int) -> None:
     global _planner, _opened, _names, _lines
+    # Ctrl-C reaches every process of the terminal: the parent says what there is to say.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(1))
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     _planner = Planner(settings, open_tokenizer(work / "tokenizer"))
     _opened, _names, _lines = {}, names, work

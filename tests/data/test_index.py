@@ -254,6 +254,10 @@ def test_a_killed_build_goes_on(home, template, small_tokenizer, tmp_path, monke
     assert reports[0] >= 12
     assert reports[-1] == len(lines)
     same(tmp_path / "straight", tmp_path / "index")
+    index = Index(tmp_path / "index")  # of twelve stretches
+    for i in (0, 1, len(index) // 2, len(index) - 1):
+        assert index.plan(i, template, MediaFiles()).tokens == index.tokens[i]
+        assert index.where(i)[1] == 2 * i + 1
     assert not list(tmp_path.glob(".*partial"))
     # Its workers ended with it.
     for _ in range(50):
