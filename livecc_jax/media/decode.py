@@ -62,9 +62,10 @@ def open_video(path: str, threads: int = 1) -> tuple[av.container.InputContainer
     Raises:
         MediaError: it cannot be opened, holds no video, or its codec is unknown here.
     """
+    # PyAV's logging stays off, as it is by default: with it, decoding threads and their owner wait for
+    # each other for ever.
     import av
 
-    av.logging.set_level(av.logging.PANIC)
     try:
         container = av.open(path)
     except (av.FFmpegError, OSError) as error:
@@ -93,7 +94,7 @@ class SizeFinder:
         """Decode a packet, unless the size is known or many packets gave nothing."""
         if self.size is None and self.tried < FIRST_PACKETS:
             self.tried += 1
-            for frame in _decode(self.stream.codec_context, packet):
+            for frame in decode_packet(self.stream.codec_context, packet):
                 self.size = _turned_size(frame)
                 return
 
@@ -182,7 +183,7 @@ def _frames(
             at = microseconds(stamp - start, stream.time_base) - lead_us
             skip = skips.may_skip(packet.dts) and not _near(wanted, at)
             context.skip_frame = "NONREF" if skip else "DEFAULT"
-        for frame in _decode(context, packet):
+        for frame in decode_packet(context, packet):
             if by_order:
                 stamp = heapq.heappop(stamps) if stamps else None
             else:
@@ -212,7 +213,7 @@ def _seek(container: av.container.InputContainer, stream: av.VideoStream, target
         raise Missed from error
 
 
-def _decode(context: av.VideoCodecContext, packet: av.Packet) -> list[av.VideoFrame]:
+def decode_packet(context: av.VideoCodecContext, packet: av.Packet) -> list[av.VideoFrame]:
     """Frames that a packet completes; none if it is broken, for later ones may be whole."""
     import av
 

@@ -1,38 +1,55 @@
-"""A source, turn by turn: a file as fast as it is asked for, a camera at the wall clock."""
+"""A source, turn by turn: a file as fast as it is asked for or at its own pace, a camera live."""
 
 from __future__ import annotations
 
-import queue
-import threading
-import time
-from collections.abc import Iterator
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from livecc_jax.errors import ConfigError, MediaError
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.clip import resized_frames
-from livecc_jax.media.pixels import resize
+from livecc_jax.media.live import LiveFrame, LiveOptions, LiveSource, SourceEvent
 from livecc_jax.media.sampling import FPS, sample_strict
-from livecc_jax.media.video import probe
+from livecc_jax.media.sources import is_live, paced
+from livecc_jax.media.video import VideoInfo, probe
 from livecc_jax.timeline.example import microseconds
 from livecc_jax.timeline.turns import OPENING_FRAMES, TURN_FRAMES
 
-LIVE_SCHEMES = ("rtsp://", "rtsps://", "rtmp://", "http://", "https://", "udp://")
 LONGEST_US = 30 * 86_400_000_000  # of a file; beyond it, a timestamp is wrong
-LIVE_QUEUE = 64  # sampled frames (32 s) that wait for a decoder that lags, before the oldest is lost
+
+__all__ = ["Turn", "is_live", "turns"]
 
 
 @dataclass(frozen=True)
 class Turn:
-    """Frames of one turn: uint8 [F, h, w, 3] at the budget's size, F even."""
+    """Frames of one turn.
+
+    Attributes:
+        frames: uint8 [F, h, w, 3] at the budget's size, F even.
+        captured: float64 [F], when each came, as time.time() has it; None of a file that is not live.
+        times_us: int64 [F], microseconds since the source's first frame. What a live source lost in
+            between shows here.
+    """
 
     frames: np.ndarray
+    captured: np.ndarray | None = None
+    times_us: np.ndarray | None = None
 
 
 def turns(
-    source: str, budget: PixelBudget, start: float | None = None, end: float | None = None
+    source: str,
+    budget: PixelBudget,
+    start: float | None = None,
+    end: float | None = None,
+    *,
+    pace: Literal["fast", "own"] = "fast",
+    options: LiveOptions | None = None,
+    on_event: Callable[[SourceEvent], None] | None = None,
 ) -> Iterator[Turn]:
     """Six frames, then two a second, at strict 2 FPS; the last turn takes the frames there are.
 
@@ -41,9 +58,14 @@ def turns(
         budget: `reference` needs a file, whose length is known.
         start: seconds of a file to start at.
         end: seconds of a file to end at.
+        pace: of a file, `fast` as it is asked for, losing nothing, or `own` as if it were live. Live
+            sources keep their own.
+        options: of live sources, and of files at their own pace.
+        on_event: hears of what happens to such sources, from another thread.
 
     Raises:
         MediaError: the source cannot be read, or has no two frames in the span.
+        SourceLost: a live source failed too often in a row (a MediaError).
         ConfigError: an option needs a file.
     """
     if is_live(source):
@@ -51,34 +73,52 @@ def turns(
             raise ConfigError(f"{source}: a live source needs a fixed pixel budget, not `reference`")
         if start is not None or end is not None:
             raise ConfigError(f"{source}: a live source has no start and end to choose")
-        frames = _live_frames(source, budget)
-    else:
-        frames = _file_frames(source, budget, start, end)
-    return _in_turns(frames, source)
+        live = functools.partial(LiveSource, source, budget, options, on_event)
+        return _in_turns(_live_frames(live), source)
+    info, indices, size = _choose(source, budget, start, end)
+    pictures = resized_frames(info, indices, size, threads=0)
+    if pace == "fast":
+        frames = (LiveFrame(p, n * 1_000_000 // FPS, None) for n, p in enumerate(pictures))
+        return _in_turns(frames, source)
+    live = functools.partial(
+        LiveSource, source, budget, options, on_event, lambda name, _: paced(pictures, name), size
+    )
+    return _in_turns(_live_frames(live), source)
 
 
-def is_live(source: str) -> bool:
-    """Whether the source is a camera number or a network address."""
-    return source.isdigit() or source.lower().startswith(LIVE_SCHEMES)
+def _live_frames(make: Callable[[], LiveSource]) -> Iterator[LiveFrame]:
+    with make() as live:
+        yield from live.frames()
 
 
-def _in_turns(frames: Iterator[np.ndarray], source: str) -> Iterator[Turn]:
-    held: list[np.ndarray] = []
+def _in_turns(frames: Iterable[LiveFrame], source: str) -> Iterator[Turn]:
+    frames = iter(frames)
     size, shown = OPENING_FRAMES, False
-    for frame in frames:
-        held.append(frame)
-        if len(held) == size:
-            yield Turn(np.stack(held))
-            held, size, shown = [], TURN_FRAMES, True
-    if len(held) >= 2:  # an odd frame is dropped, as the released demo does
-        yield Turn(np.stack(held[: len(held) // 2 * 2]))
-    elif not shown:
+    while held := list(itertools.islice(frames, size)):
+        even = len(held) // 2 * 2  # an odd frame is dropped, as the released demo does
+        if even:
+            yield _turn(held[:even])
+            shown = True
+        if len(held) < size:
+            break
+        size = TURN_FRAMES
+    if not shown:
         raise MediaError(f"{source}: has fewer than two frames at {FPS} FPS")
 
 
-def _file_frames(
+def _turn(frames: list[LiveFrame]) -> Turn:
+    live = frames[0].captured is not None
+    return Turn(
+        np.stack([f.picture for f in frames]),
+        np.array([f.captured for f in frames]) if live else None,
+        np.array([f.time_us for f in frames], np.int64),
+    )
+
+
+def _choose(
     path: str, budget: PixelBudget, start: float | None, end: float | None
-) -> Iterator[np.ndarray]:
+) -> tuple[VideoInfo, np.ndarray, tuple[int, int]]:
+    """Which frames of a file, and their size."""
     info = probe(path)
     span = [None if s is None else microseconds(s) for s in (start, end)]
     try:
@@ -90,51 +130,6 @@ def _file_frames(
         most = lasts * FPS // 2_000_000 * 2 + 2
         indices = sample_strict(info.frame_times_us, *span, max_frames=most, odd="drop")
         counted = sample_strict(info.frame_times_us, *span)
-        size = budget.size(info.height, info.width, len(counted))
+        return info, indices, budget.size(info.height, info.width, len(counted))
     except MediaError as error:
         raise MediaError(f"{path}: {error}") from None
-    yield from resized_frames(info, indices, size, threads=0)
-
-
-def _live_frames(source: str, budget: PixelBudget) -> Iterator[np.ndarray]:
-    """Frames by arrival time: the first one, then the first at or after every further half second."""
-    import cv2
-
-    capture = cv2.VideoCapture(int(source) if source.isdigit() else source)
-    if not capture.isOpened():
-        raise MediaError(f"{source}: the live source cannot be opened")
-    frames: queue.Queue[np.ndarray | None] = queue.Queue(LIVE_QUEUE)
-    stop = threading.Event()
-
-    def put(item: np.ndarray | None) -> None:
-        while True:
-            try:
-                return frames.put_nowait(item)
-            except queue.Full:
-                frames.get_nowait()  # a live picture is worth more than an old one
-
-    def read() -> None:
-        began, taken = None, 0
-        while not stop.is_set() and capture.grab():
-            now = time.monotonic()
-            began = now if began is None else began
-            if now - began >= taken / FPS:
-                ok, picture = capture.retrieve()
-                if not ok:
-                    break
-                put(picture)
-                # A gap in arrival is a gap in time: the next frame is due by the clock.
-                taken = int((now - began) * FPS) + 1
-        put(None)
-
-    reader = threading.Thread(target=read, name="live-source", daemon=True)
-    reader.start()
-    size = None
-    try:
-        while (picture := frames.get()) is not None:
-            size = size or budget.size(*picture.shape[:2], 2)
-            yield resize(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)[None], size)[0]
-    finally:
-        stop.set()
-        reader.join(timeout=5)
-        capture.release()

@@ -93,7 +93,7 @@ def test_a_group_cut_before_its_end_is_decoded_whole(tmp_path):
 def test_frames_are_left_out(monkeypatch):
     """Two frames a second of a clip with many that nobody refers to: those do not come out."""
     out = []
-    monkeypatch.setattr(decode, "_decode", lambda c, p: [out.append(f) or f for f in c.decode(p)])
+    monkeypatch.setattr(decode, "decode_packet", lambda c, p: [out.append(f) or f for f in c.decode(p)])
     info = probe(CLIPS / "bbb_espeak_narration_30s.mp4")
     out.clear()
     read_frames(info, range(240, 600, 12))

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from media_support import make_video, remux
 
-from livecc_jax.errors import ConfigError, MediaError
+from livecc_jax.errors import MediaError
 from livecc_jax.media.budget import PixelBudget
-from livecc_jax.media.ingest import is_live, turns
+from livecc_jax.media.ingest import turns
 from livecc_jax.media.sampling import sample_strict, sample_uniform
 from livecc_jax.media.video import iter_frames, probe, read_frames
 
@@ -174,43 +174,3 @@ def test_turns_come_before_the_file_is_read(monkeypatch):
     monkeypatch.setattr("livecc_jax.media.clip.iter_frames", counting)
     next(turns(str(NARRATION), PixelBudget.parse(16)))
     assert len(decoded) == 6
-
-
-def test_live_sources(monkeypatch):
-    assert is_live("0")
-    assert is_live("rtsp://host/stream")
-    assert not is_live("clip.mp4")
-    with pytest.raises(ConfigError, match="needs a fixed pixel budget"):
-        turns("0", PixelBudget.parse("reference"))
-    with pytest.raises(ConfigError, match="no start and end"):
-        turns("0", PixelBudget.parse(16), start=1.0)
-    with pytest.raises(MediaError, match="99: the live source cannot be opened"):
-        list(turns("99", PixelBudget.parse(16)))
-
-    class Camera:
-        """Ten pictures a second on a clock of its own, for 4.45 s."""
-
-        now = 0.0
-
-        def __init__(self, source):
-            assert source == 0
-
-        def isOpened(self):
-            return True
-
-        def grab(self):
-            Camera.now += 0.1
-            return Camera.now < 4.45
-
-        def retrieve(self):
-            return True, np.full((60, 80, 3), round(Camera.now * 10), np.uint8)
-
-        def release(self):
-            pass
-
-    monkeypatch.setattr("cv2.VideoCapture", Camera)
-    monkeypatch.setattr("livecc_jax.media.ingest.time.monotonic", lambda: round(Camera.now, 6))
-    found = list(turns("0", PixelBudget.parse(16)))
-    assert [len(t.frames) for t in found] == [6, 2]
-    seen = [int(f[0, 0, 0]) for t in found for f in t.frames]
-    assert seen == [1, 6, 11, 16, 21, 26, 31, 36]
