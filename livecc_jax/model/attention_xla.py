@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from livecc_jax.model.attention_layout import Layout
-from livecc_jax.model.cache_attention import masked_attention
 
 QUERY_BLOCK = 512
 
@@ -73,3 +74,16 @@ def _local(
     out = jax.lax.map(jax.checkpoint(lambda b: block(*b)), blocks)
     out = jnp.moveaxis(out, 0, 1)
     return out.reshape(out.shape[0], -1, *out.shape[3:])[:, :length]
+
+
+@functools.partial(jax.named_call, name="attention")
+def masked_attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+    """Softmax attention, scores and normalisation in float32; mask bool [B, Q, S], True where seen."""
+    b, t, h, d = q.shape
+    kv_heads = k.shape[2]
+    grouped = q.reshape(b, t, kv_heads, h // kv_heads, d)
+    scores = jnp.einsum("btkgd,bskd->bkgts", grouped, k, preferred_element_type=jnp.float32) * d**-0.5
+    scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    out = jnp.einsum("bkgts,bskd->btkgd", weights, v)
+    return out.reshape(b, t, h, d)

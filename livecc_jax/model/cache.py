@@ -18,6 +18,7 @@ from livecc_jax.model.cache_attention import attend_cache
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.decoder import DecoderLayer
 from livecc_jax.model.qwen2_vl import Params, Qwen2VL
+from livecc_jax.model.rope import rotate
 
 # One entry a layer: keys (rotated) and values, each [B, C, K, D].
 Cache = list[tuple[jax.Array, jax.Array]]
@@ -49,7 +50,8 @@ def _abstract_layer(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
     return nnx.split(nnx.eval_shape(lambda: DecoderLayer(config.text, nnx.Rngs(0))))
 
 
-def _bind_layer(config: ModelConfig, weights: Params) -> DecoderLayer:
+def bind_layer(config: ModelConfig, weights: Params) -> DecoderLayer:
+    """One decoder layer with these weights."""
     graph, state = _abstract_layer(config)
     state = jax.tree.map(lambda x: x, state)
     nnx.replace_by_pure_dict(state, weights)
@@ -92,10 +94,10 @@ def append(
         def attend(
             q: jax.Array, k: jax.Array, v: jax.Array, old_k: jax.Array = old_k, old_v: jax.Array = old_v
         ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-            k, v = write(old_k, k), write(old_v, v)
+            k, v = write(old_k, rotate(k, angles)), write(old_v, v)
             return attend_cache(q, k, v, start), (k, v)
 
         with jax.named_scope(f"layer_{i}"):
-            x, kept = _bind_layer(model.config, weights)(x, angles, attend)
+            x, kept = bind_layer(model.config, weights)(x, angles, attend)
         written.append(kept)
     return model.text.final(x), written

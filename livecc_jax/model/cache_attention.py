@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
+
+from livecc_jax.model import attention_cudnn
+from livecc_jax.model.attention_layout import layout_in_scope
+from livecc_jax.model.attention_xla import masked_attention
 
 
 def attend_cache(q: jax.Array, k: jax.Array, v: jax.Array, start: jax.Array) -> jax.Array:
@@ -21,17 +23,24 @@ def attend_cache(q: jax.Array, k: jax.Array, v: jax.Array, start: jax.Array) -> 
         [B, Q, H, D] in q's dtype.
     """
     own = start[:, None] + jnp.arange(q.shape[1])
-    return masked_attention(q, k, v, jnp.arange(k.shape[1]) <= own[:, :, None])
+    return attend_seen(q, k, v, jnp.arange(k.shape[1]) <= own[:, :, None])
 
 
-@functools.partial(jax.named_call, name="attention")
-def masked_attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
-    """Softmax attention, scores and normalisation in float32; mask bool [B, Q, S], True where seen."""
-    b, t, h, d = q.shape
-    kv_heads = k.shape[2]
-    grouped = q.reshape(b, t, kv_heads, h // kv_heads, d)
-    scores = jnp.einsum("btkgd,bskd->bkgts", grouped, k, preferred_element_type=jnp.float32) * d**-0.5
-    scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    out = jnp.einsum("bkgts,bskd->btkgd", weights, v)
-    return out.reshape(b, t, h, d)
+def attend_seen(q: jax.Array, k: jax.Array, v: jax.Array, seen: jax.Array) -> jax.Array:
+    """Attention of many queries to what each may see, by cuDNN where there is one.
+
+    Args:
+        q: [B, Q, H, D].
+        k: [B, S, K, D].
+        v: [B, S, K, D].
+        seen: bool [B, Q, S]; every query sees something.
+
+    Returns:
+        [B, Q, H, D] in q's dtype.
+    """
+    layout = layout_in_scope(("batch", None))
+    fused = layout.platform == "gpu" and layout.mesh is None and q.shape[1] > 1
+    if fused and attention_cudnn.usable(q, k, layout):
+        mask = seen[:, None]
+        return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")
+    return masked_attention(q, k, v, seen)

@@ -20,7 +20,8 @@ from livecc_jax.model.remat import Remat, checkpointed
 from livecc_jax.model.rope import rotate, text_angles
 from livecc_jax.parallel.rules import constrain
 
-# (q [B,T,H,D], k [B,T,K,D], v [B,T,K,D]) -> (out [B,T,H,D], whatever it wants handed back)
+# (q [B,T,H,D] rotated, k [B,T,K,D] not yet, v [B,T,K,D]) -> (out [B,T,H,D], whatever it wants handed
+# back). Keys come as they are because a context that forgets turns moves what it keeps.
 Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
 
@@ -46,7 +47,7 @@ class Attention(nnx.Module):
         )
 
     def __call__(self, x: jax.Array, angles: jax.Array, attend: Attend) -> tuple[jax.Array, Any]:
-        out, kept = attend(rotate(self.q(x), angles), rotate(self.k(x), angles), self.v(x))
+        out, kept = attend(rotate(self.q(x), angles), self.k(x), self.v(x))
         return self.o(out), kept
 
 
@@ -114,7 +115,7 @@ class Decoder(nnx.Module):
         graph, layers = nnx.split(self.layers)
 
         def within_segments(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, None]:
-            return attend(q, k, v, segment_ids, causal=True), None
+            return attend(q, rotate(k, angles), v, segment_ids, causal=True), None
 
         def body(x: jax.Array, layer: nnx.State) -> tuple[jax.Array, None]:
             x, _ = nnx.merge(graph, layer)(x, angles, within_segments)

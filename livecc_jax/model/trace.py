@@ -18,7 +18,7 @@ from livecc_jax.model.attention import attend
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.decoder import DecoderLayer
 from livecc_jax.model.qwen2_vl import Params, bind
-from livecc_jax.model.rope import vision_angles
+from livecc_jax.model.rope import rotate, vision_angles
 from livecc_jax.model.vision import Merger, VisionBlock, normalize
 
 LOGITS = "logits"
@@ -150,7 +150,7 @@ def _decode(
     angles = bind(config, {}).text.angles(positions)
 
     def within(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, None]:
-        return attend(q, k, v, segment_ids, causal=True), None
+        return attend(q, rotate(k, angles), v, segment_ids, causal=True), None
 
     return _bound(config, "layer", weights)(x, angles, within)[0]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -15,19 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from livecc_jax.errors import ConfigError, LiveCCError, MediaError
-from livecc_jax.media.pixels import patch_places, patchify
 from livecc_jax.model.cache import Cache, empty_cache, grow_cache, take_layers_apart
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.qwen2_vl import Params
+from livecc_jax.stream.prompt import make_prompt, stack_prompts
 from livecc_jax.stream.sampling import NO_SILENCE_CONTROL
 from livecc_jax.stream.step import Controls, SlotState, StopIds, TurnInput, Weights, run_turn
 from livecc_jax.text.tokenizer import SILENCE, Tokenizer
-from livecc_jax.timeline.chat import ChatTemplate, Visual
+from livecc_jax.timeline.chat import ChatTemplate
 from livecc_jax.timeline.modes import MODES
-from livecc_jax.timeline.positions import token_positions
 from livecc_jax.timeline.turns import turn_label, turn_span
-
-PROMPT_BUCKET = 64  # prompts are padded to a multiple, so that turns share compiled programs
 
 
 class ContextFull(LiveCCError):
@@ -64,6 +62,20 @@ class StreamOptions:
             raise ConfigError(f"silence-base must be a probability, not {self.silence_base}")
         if not math.isfinite(self.silence_step):
             raise ConfigError(f"silence-step must be a number, not {self.silence_step}")
+
+
+def stack_controls(options: Sequence[StreamOptions]) -> Controls:
+    """How each row of a batch samples."""
+
+    def each(field: Callable[[StreamOptions], float]) -> jax.Array:
+        return jnp.asarray([field(o) for o in options], jnp.float32)
+
+    return Controls(
+        temperature=each(lambda o: o.temperature),
+        repetition_penalty=each(lambda o: o.repetition_penalty),
+        silence_base=each(lambda o: NO_SILENCE_CONTROL if o.silence_base is None else o.silence_base),
+        silence_step=each(lambda o: o.silence_step),
+    )
 
 
 @dataclass(frozen=True)
@@ -124,17 +136,7 @@ class Session:
             jnp.zeros((1, vocab), bool),
             jax.random.split(jax.random.key(options.seed), 1),
         )
-        self._controls = Controls(
-            *(
-                jnp.full(1, value, jnp.float32)
-                for value in (
-                    options.temperature,
-                    options.repetition_penalty,
-                    NO_SILENCE_CONTROL if options.silence_base is None else options.silence_base,
-                    options.silence_step,
-                )
-            )
-        )
+        self._controls = stack_controls([options])
 
     def push(self, frames: np.ndarray) -> SpokenTurn:
         """Take a turn.
@@ -181,50 +183,21 @@ class Session:
         )
 
     def _turn_input(self, frames: np.ndarray, label: str) -> TurnInput:
-        if len(frames) == 0 or len(frames) % 2:
-            raise MediaError(f"a turn takes an even number of frames, not {len(frames)}")
         if self._frame_shape not in (None, frames.shape[1:]):
             raise MediaError(
                 f"frames changed size within a stream, from {self._frame_shape} to {frames.shape[1:]}"
             )
-        patches, grid = patchify(frames)
-        visual = Visual("video", grid)
-        template = self.model.template
-        if self.turns == 0:
-            encoded = template.opening((label, visual, *filter(None, [self.prompt])))
-        else:
-            encoded = template.continuation((label, visual))
-        tokens = np.concatenate([np.array(self._unkept, np.int32), encoded.tokens])
-        mode = self.options.positions
-        if mode == "hybrid":
-            mode = "mrope" if self.turns == 0 else "sequential"
-        positions, next_position = token_positions(
-            tokens, encoded.grids, self.model.tokenizer.special, mode, start=self.next_position
+        prompt = make_prompt(
+            self.model.template,
+            frames,
+            label,
+            self.prompt,
+            first=self.turns == 0,
+            positions=self.options.positions,
+            start=self.next_position,
+            unkept=self._unkept,
         )
-        pairs, height, width = grid
-        rows, cols = patch_places(height, width)
-        is_vision = tokens == self.model.tokenizer.special.video_pad
-        vision_index = np.where(is_vision, np.cumsum(is_vision) - 1, -1)
-        pad = -len(tokens) % PROMPT_BUCKET
-
-        def bucket(x: np.ndarray, fill: int) -> jax.Array:
-            padded = np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, pad)], constant_values=fill)
-            return jnp.asarray(padded[None].astype(np.int32))
-
-        def tile(x: np.ndarray) -> jax.Array:
-            return jnp.asarray(np.broadcast_to(x, (1, pairs, height * width)).astype(np.int32))
-
-        return TurnInput(
-            tokens=bucket(tokens, 0),
-            count=jnp.array([len(tokens)], jnp.int32),
-            positions=bucket(positions, 0),
-            next_position=jnp.array([next_position], jnp.int32),
-            vision_index=bucket(vision_index, -1),
-            patches=jnp.asarray(patches.reshape(1, pairs, height * width, -1)),
-            patch_pairs=tile(np.ones(1)),
-            patch_rows=tile(rows),
-            patch_cols=tile(cols),
-        )
+        return stack_prompts([prompt])
 
     def _make_room(self, bucket: int, count: int) -> None:
         """Have a cache with room for the bucket and the answer, doubling it as needed."""

@@ -1,0 +1,376 @@
+"""Many conversations on one device: whoever has a full turn takes part in the next tick.
+
+A conversation's commentary for a second is due a second after its last frame. A tick takes the most
+urgent waiting turn and every other that can share its compiled program, most urgent first. A
+conversation that falls behind loses its oldest waiting turns, and says how many; its time labels go on
+telling the time.
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from livecc_jax.errors import ConfigError, LiveCCError, MediaError
+from livecc_jax.model.pool import Context, Pool, empty_pool
+from livecc_jax.stream.places import Places, PoolFull
+from livecc_jax.stream.prompt import Prompt, make_prompt, stack_prompts
+from livecc_jax.stream.retention import FULL, Piece, Remembered, Retention
+from livecc_jax.stream.session import (
+    ContextFull,
+    SpokenTurn,
+    StreamModel,
+    StreamOptions,
+    stack_controls,
+)
+from livecc_jax.stream.tick import Places as TurnPlaces
+from livecc_jax.stream.tick import take_turns
+from livecc_jax.timeline.turns import turn_label, turn_span
+
+DUE = 1.0  # seconds after its last frame that a turn's words should be out
+SMALLEST_CONTEXT = 512
+
+
+class SlotsFull(LiveCCError):
+    """Every slot has a conversation."""
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What an engine has room for.
+
+    slots: conversations at once; batch: turns a tick, at most; pool: tokens kept for all of them;
+    retention: what each remembers; max_new_tokens: the longest answer any may give; waiting: turns a
+    conversation may have waiting before the oldest is dropped.
+    """
+
+    slots: int = 8
+    batch: int = 8
+    pool: int = 32768
+    retention: Retention = FULL
+    max_new_tokens: int = 16
+    waiting: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("slots", "batch", "pool", "max_new_tokens", "waiting"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"an engine's {name} must be at least 1, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A turn's frames, and when they were captured."""
+
+    frames: np.ndarray
+    number: int
+    captured: float
+
+
+@dataclass
+class Lateness:
+    """How a conversation keeps up: turns taken and dropped, and the last one's lateness in seconds."""
+
+    taken: int = 0
+    dropped: int = 0
+    last: float = 0.0
+
+
+class Conversation:
+    """One stream in an engine; made by `Engine.open`."""
+
+    def __init__(
+        self, engine: Engine, options: StreamOptions, prompt: str, offset_us: int, serial: int
+    ) -> None:
+        self.options, self.prompt, self.offset_us = options, prompt, offset_us
+        self.lateness = Lateness()
+        self._engine = engine
+        self._serial = serial
+        self._pushed = 0
+        self._taken = 0
+        self._waiting: collections.deque[_Waiting] = collections.deque()
+        self._memory = Remembered(engine.options.retention, engine.model.stop.silence)
+        self._unkept: list[int] = []
+        self._frame_shape: tuple[int, ...] | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens that it remembers."""
+        return self._memory.length
+
+    def push(self, frames: np.ndarray, captured: float | None = None) -> None:
+        """Queue a turn.
+
+        Args:
+            frames: as in `Session.push`.
+            captured: when its last frame was, by the engine's clock; now by default.
+
+        Raises:
+            MediaError: frames of another size than before, an odd number, or of an earlier time.
+            LiveCCError: the conversation is closed.
+        """
+        self._engine._check_open(self)
+        captured = self._engine.clock() if captured is None else captured
+        if len(frames) == 0 or len(frames) % 2:
+            raise MediaError(f"a turn takes an even number of frames, not {len(frames)}")
+        if self._frame_shape not in (None, frames.shape[1:]):
+            raise MediaError(
+                f"frames changed size within a stream, from {self._frame_shape} to {frames.shape[1:]}"
+            )
+        if self._waiting and captured < self._waiting[-1].captured:
+            raise MediaError("a turn's frames are older than those of the turn before it")
+        self._frame_shape = frames.shape[1:]
+        self._waiting.append(_Waiting(frames, self._pushed, captured))
+        self._pushed += 1
+        while len(self._waiting) > self._engine.options.waiting and self._waiting[0].number:
+            # The opening is never dropped: the query is in it.
+            self._waiting.popleft()
+            self.lateness.dropped += 1
+
+    def close(self) -> None:
+        """Give its slot and places back; nothing that waits is said."""
+        self._engine._close(self)
+
+
+class Engine:
+    """Conversations over one pool of keys and values.
+
+    Args:
+        model: weights.
+        options: what there is room for.
+        clock: seconds, for lateness.
+    """
+
+    def __init__(
+        self,
+        model: StreamModel,
+        options: EngineOptions | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.model, self.options, self.clock = model, options or EngineOptions(), clock
+        self._places = Places(self.options.pool)
+        self._pool: Pool = empty_pool(model.config, self.options.pool, model.dtype)
+        self._open: dict[int, Conversation] = {}
+        self._serial = 0
+
+    @property
+    def free(self) -> int:
+        """Tokens that the pool has room for."""
+        return self._places.free
+
+    def open(
+        self, prompt: str = "", options: StreamOptions | None = None, offset_us: int = 0
+    ) -> Conversation:
+        """Begin a conversation.
+
+        Args:
+            prompt: the first turn's text.
+            options: decoding; `max_new_tokens` at most the engine's.
+            offset_us: microseconds of the source at which its clock starts.
+
+        Raises:
+            SlotsFull: there are as many conversations as slots.
+            ConfigError: options that this engine or model cannot serve; or a query longer than the
+                context.
+        """
+        options = options or StreamOptions(max_new_tokens=self.options.max_new_tokens)
+        if len(self._open) >= self.options.slots:
+            raise SlotsFull(f"all {self.options.slots} slots have a conversation")
+        if options.max_new_tokens > self.options.max_new_tokens:
+            raise ConfigError(
+                f"max-new-tokens {options.max_new_tokens} is more than the engine's "
+                f"{self.options.max_new_tokens}"
+            )
+        if options.silence_base is not None and self.model.stop.silence is None:
+            raise ConfigError("silence control needs a tokenizer in which ' ...' is one token")
+        asked = len(self.model.tokenizer.encode(prompt))
+        if asked >= options.context:
+            raise ConfigError(f"a query of {asked} tokens does not fit a context of {options.context}")
+        self._serial += 1
+        made = Conversation(self, options, prompt, offset_us, self._serial)
+        self._open[self._serial] = made
+        return made
+
+    def waiting(self) -> int:
+        """Turns that wait."""
+        return sum(len(c._waiting) for c in self._open.values())
+
+    def tick(self) -> list[tuple[Conversation, SpokenTurn | LiveCCError]]:
+        """Take the most urgent turns, one of each conversation, in one compiled call.
+
+        Returns:
+            What each of them said; or, for a conversation whose next turn does not fit its context or
+            the pool, why. That conversation is closed.
+        """
+        began = self.clock()
+        ready = sorted(
+            (c for c in self._open.values() if c._waiting),
+            key=lambda c: (c._waiting[0].captured, c._serial),
+        )
+        rows: list[tuple[Conversation, _Waiting, Prompt, np.ndarray]] = []
+        ended: list[tuple[Conversation, SpokenTurn | LiveCCError]] = []
+        for conversation in ready:
+            turn = conversation._waiting[0]
+            shape = _shape(conversation, turn)
+            if len(rows) == self.options.batch or (rows and shape != _shape(rows[0][0], rows[0][1])):
+                continue
+            try:
+                rows.append((conversation, turn, *self._prepare(conversation, turn)))
+            except (ContextFull, PoolFull) as full:
+                ended.append((conversation, full))
+                conversation.close()
+        if not rows:
+            return ended
+        for conversation, *_ in rows:
+            conversation._waiting.popleft()
+        said, cut = self._run(rows)
+        now = self.clock()
+        spoken = [
+            (row[0], self._remember(*row, said[i], bool(cut[i]), now - began, now))
+            for i, row in enumerate(rows)
+        ]
+        return [*spoken, *ended]
+
+    def _prepare(self, conversation: Conversation, turn: _Waiting) -> tuple[Prompt, np.ndarray]:
+        """A turn's prompt, and places for it and its answer."""
+        memory, options = conversation._memory, conversation.options
+        self._places.release(memory.make_room())
+        prompt = make_prompt(
+            self.model.template,
+            turn.frames,
+            turn_label(*turn_span(turn.number)),
+            conversation.prompt,
+            first=turn.number == 0,
+            positions=options.positions,
+            start=memory.next_position,
+            unkept=conversation._unkept,
+        )
+        fresh = len(prompt.tokens) + options.max_new_tokens
+        if memory.length + fresh > options.context:
+            raise ContextFull(
+                f"the context of {options.context} tokens is full after "
+                f"{turn_span(turn.number)[0] / 1e6:g} s of video"
+            )
+        if fresh > self._places.free:
+            raise PoolFull(
+                f"the pool of {self._places.total} tokens has room for {self._places.free} more, and "
+                f"the turn takes {fresh}"
+            )
+        return prompt, self._places.take(fresh)
+
+    def _run(
+        self, rows: list[tuple[Conversation, _Waiting, Prompt, np.ndarray]]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(said int32 [rows, M], cut bool [rows])."""
+        # Padding rows repeat the first one with no answer to give, and write where nobody reads.
+        count = min(1 << (len(rows) - 1).bit_length(), self.options.batch)
+        padded = [*rows, *itertools.repeat(rows[0], count - len(rows))]
+        limit = self.options.max_new_tokens
+        turn = stack_prompts([prompt for _, _, prompt, _ in padded])
+        bucket = turn.tokens.shape[1]
+        gathered = [c._memory.gather() for c, *_ in rows]
+        context = _stack_contexts(gathered, count)
+        prompts, answers = (np.zeros((count, n), np.int32) for n in (bucket, limit))
+        limits = np.zeros(count, np.int32)
+        for i, (conversation, _, prompt, places) in enumerate(rows):
+            size = len(prompt.tokens)
+            prompts[i, :size] = places[:size]
+            answers[i, : len(places) - size] = places[size:]
+            limits[i] = conversation.options.max_new_tokens
+        keys = jax.vmap(lambda seed, turn: jax.random.fold_in(jax.random.key(seed), turn))(
+            jnp.asarray([c.options.seed for c, *_ in padded]),
+            jnp.asarray([turn.number for _, turn, *_ in padded]),
+        )
+        out, self._pool = take_turns(
+            self.model.config,
+            self.model.stop,
+            limit,
+            self.model.weights,
+            self._pool,
+            context,
+            turn,
+            TurnPlaces(jnp.asarray(prompts), jnp.asarray(answers)),
+            stack_controls([c.options for c, *_ in padded]),
+            jnp.asarray(limits),
+            keys,
+        )
+        said, cut = jax.device_get((out.tokens, out.cut))
+        return said, cut
+
+    def _remember(
+        self,
+        conversation: Conversation,
+        turn: _Waiting,
+        prompt: Prompt,
+        places: np.ndarray,
+        said: np.ndarray,
+        cut: bool,
+        latency: float,
+        now: float,
+    ) -> SpokenTurn:
+        """Add a turn that was taken to its conversation's memory."""
+        tokens = said[said >= 0]
+        size, kept = len(prompt.tokens), len(tokens) - cut
+        start = conversation._memory.next_position
+        piece = Piece(
+            places[:size], prompt.tokens, prompt.positions - start, prompt.next_position - start
+        )
+        answer = Piece.words(places[size : size + kept], tokens[:kept])
+        conversation._memory.add(piece, answer)
+        self._places.release(places[size + kept :])
+        # As in `Session.push`: `hybrid` is for being exactly the released decoder.
+        forgets = conversation.options.positions == "hybrid"
+        conversation._unkept = [] if forgets or not cut else tokens[-1:].tolist()
+        conversation._taken += 1
+        conversation.lateness.taken += 1
+        conversation.lateness.last = now - turn.captured - DUE
+        begin, stop = turn_span(turn.number)
+        return SpokenTurn(
+            (begin + conversation.offset_us) / 1e6,
+            (stop + conversation.offset_us) / 1e6,
+            self.model.tokenizer.decode(tokens.tolist()),
+            tuple(tokens.tolist()),
+            cut,
+            latency,
+        )
+
+    def _check_open(self, conversation: Conversation) -> None:
+        if self._open.get(conversation._serial) is not conversation:
+            raise LiveCCError("this conversation is closed")
+
+    def _close(self, conversation: Conversation) -> None:
+        if self._open.pop(conversation._serial, None) is not None:
+            self._places.release(conversation._memory.places())
+            conversation._waiting.clear()
+
+
+def _shape(conversation: Conversation, turn: _Waiting) -> tuple[int, ...]:
+    """What turns must have in common to share a program."""
+    return turn.frames.shape
+
+
+def _stack_contexts(gathered: list[tuple[np.ndarray, np.ndarray, np.ndarray]], count: int) -> Context:
+    """Contexts as a batch, padded to the bucket of the longest."""
+    room = _context_bucket(max(len(places) for places, _, _ in gathered))
+    places, tokens = (np.zeros((count, room), np.int32) for _ in range(2))
+    positions = np.zeros((count, 3, room), np.int32)
+    lengths = np.zeros(count, np.int32)
+    for i, (where, what, at) in enumerate(gathered):
+        places[i, : len(where)], tokens[i, : len(where)] = where, what
+        positions[i, :, : len(where)] = at
+        lengths[i] = len(where)
+    return Context(*map(jnp.asarray, (places, tokens, positions, lengths)))
+
+
+def _context_bucket(length: int) -> int:
+    """Room for a context: 0, or four sizes an octave, so that few programs serve any length."""
+    if length == 0:
+        return 0
+    step = max(SMALLEST_CONTEXT, 1 << (length - 1).bit_length() >> 3)
+    return -(-length // step) * step

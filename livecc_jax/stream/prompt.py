@@ -1,0 +1,116 @@
+"""A turn's prompt: the same tokens, positions and patches that a training row holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+
+from livecc_jax.errors import MediaError
+from livecc_jax.media.pixels import patch_places, patchify
+from livecc_jax.stream.step import TurnInput
+from livecc_jax.timeline.chat import ChatTemplate, Visual
+from livecc_jax.timeline.positions import token_positions
+
+PROMPT_BUCKET = 64  # prompts are padded to a multiple, so that turns share compiled programs
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What one turn adds before its answer.
+
+    tokens: int32 [n]; positions: int32 [3, n]; next_position: of the answer's first token;
+    vision_index: int32 [n]; patches: uint8 [pairs, S, 1176]; rows, cols: int32 [S] of a pair's patches.
+    """
+
+    tokens: np.ndarray
+    positions: np.ndarray
+    next_position: int
+    vision_index: np.ndarray
+    patches: np.ndarray
+    rows: np.ndarray
+    cols: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(pairs, patches of a pair): prompts of one shape can share a batch."""
+        return self.patches.shape[:2]
+
+
+def make_prompt(
+    template: ChatTemplate,
+    frames: np.ndarray,
+    label: str,
+    text: str,
+    *,
+    first: bool,
+    positions: str,
+    start: int,
+    unkept: Sequence[int] = (),
+) -> Prompt:
+    """The prompt of a turn of frames.
+
+    Args:
+        template: the tokenizer's.
+        frames: uint8 [F, H, W, 3], F even, sides multiples of 28.
+        label: `Time=...` of the turn.
+        text: what follows the first turn's frames.
+        first: whether it opens the conversation.
+        positions: mode.
+        start: its first token's position.
+        unkept: tokens said before but not in the context yet; the prompt begins with them.
+
+    Raises:
+        MediaError: an odd number of frames, or none.
+    """
+    if len(frames) == 0 or len(frames) % 2:
+        raise MediaError(f"a turn takes an even number of frames, not {len(frames)}")
+    patches, grid = patchify(frames)
+    visual = Visual("video", grid)
+    if first:
+        encoded = template.opening((label, visual, *filter(None, [text])))
+    else:
+        encoded = template.continuation((label, visual))
+    special = template.tokenizer.special
+    tokens = np.concatenate([np.array(unkept, np.int32), encoded.tokens]).astype(np.int32)
+    mode = positions
+    if mode == "hybrid":
+        mode = "mrope" if first else "sequential"
+    places, following = token_positions(tokens, encoded.grids, special, mode, start=start)
+    pairs, height, width = grid
+    rows, cols = patch_places(height, width)
+    is_vision = tokens == special.video_pad
+    vision_index = np.where(is_vision, np.cumsum(is_vision) - 1, -1).astype(np.int32)
+    patches = patches.reshape(pairs, height * width, -1)
+    return Prompt(tokens, places, following, vision_index, patches, rows, cols)
+
+
+def stack_prompts(prompts: Sequence[Prompt]) -> TurnInput:
+    """Prompts of one shape as a batch, padded to the bucket of the longest."""
+    bucket = -(-max(len(p.tokens) for p in prompts) // PROMPT_BUCKET) * PROMPT_BUCKET
+
+    def padded(values: Sequence[np.ndarray], fill: int) -> np.ndarray:
+        out = np.full((len(values), *values[0].shape[:-1], bucket), fill, np.int32)
+        for row, value in zip(out, values):
+            row[..., : value.shape[-1]] = value
+        return out
+
+    def tiled(values: Sequence[np.ndarray]) -> np.ndarray:
+        pairs, patches = prompts[0].shape
+        out = np.empty((len(values), pairs, patches), np.int32)
+        out[:] = np.stack(values)[:, None]
+        return out
+
+    return TurnInput(
+        tokens=jnp.asarray(padded([p.tokens for p in prompts], 0)),
+        count=jnp.asarray([len(p.tokens) for p in prompts], jnp.int32),
+        positions=jnp.asarray(padded([p.positions for p in prompts], 0)),
+        next_position=jnp.asarray([p.next_position for p in prompts], jnp.int32),
+        vision_index=jnp.asarray(padded([p.vision_index for p in prompts], -1)),
+        patches=jnp.asarray(np.stack([p.patches for p in prompts])),
+        patch_pairs=jnp.ones((len(prompts), *prompts[0].shape), jnp.int32),
+        patch_rows=jnp.asarray(tiled([p.rows for p in prompts])),
+        patch_cols=jnp.asarray(tiled([p.cols for p in prompts])),
+    )

@@ -1,0 +1,364 @@
+"""Many conversations over one pool: each says what it would alone, and remembers what it should."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_session import CONFIG, LIMIT, QUERY, SPECIAL, TOKENIZER, frames, model, options, params
+
+from livecc_jax.errors import ConfigError, LiveCCError, MediaError
+from livecc_jax.media.pixels import patch_places, patchify
+from livecc_jax.model.qwen2_vl import bind
+from livecc_jax.stream.engine import Engine, EngineOptions, SlotsFull
+from livecc_jax.stream.places import PoolFull
+from livecc_jax.stream.retention import FULL, Retention
+from livecc_jax.stream.session import ContextFull, Session, StreamModel
+from livecc_jax.stream.tick import take_turns
+from livecc_jax.timeline.chat import Visual
+from livecc_jax.timeline.positions import token_positions
+from livecc_jax.timeline.turns import turn_label, turn_span
+
+SHORT = Retention(turns=2, sink=3, window=4)
+PENALTY = 1.05
+
+
+def engine(retention=FULL, **changes):
+    given_options = {"slots": 4, "batch": 4, "pool": 4000, "max_new_tokens": LIMIT}
+    return Engine(model(), EngineOptions(retention=retention, **(given_options | changes)))
+
+
+def alone(turns, mode="mrope", retention=FULL, start=0, **changes):
+    """What one conversation says, turn by turn; its frames begin at `start`."""
+    made = engine(retention)
+    conversation = made.open(QUERY, options(mode, **changes))
+    return [say(made, conversation, start + i) for i in range(turns)]
+
+
+def say(made, conversation, turn):
+    conversation.push(picture(conversation, turn))
+    ((who, spoken),) = made.tick()
+    assert who is conversation
+    return spoken.tokens
+
+
+def picture(conversation, turn):
+    """Frames number `turn`; six of them to open."""
+    seen = frames(turn)
+    return seen if conversation._pushed or len(seen) == 6 else np.concatenate([seen] * 3)
+
+
+@pytest.mark.parametrize("mode", ["mrope", "sequential", "hybrid"])
+def test_full_is_the_session(mode):
+    session = Session(model(), options(mode), QUERY)
+    expected = [session.push(frames(i)).tokens for i in range(9)]
+    assert len({len(tokens) for tokens in expected}) > 1
+    assert alone(9, mode) == expected
+
+
+# --- the oracle: plain lists, one layer and one head at a time, in numpy ------------------------------
+
+
+def rotated(x, position):
+    """[H, D] at a position [3], by the definition of multimodal rotary embedding."""
+    c = CONFIG.text
+    half = c.head_dim // 2
+    axis = np.repeat([0, 1, 2], c.mrope_section)
+    angle = position[axis] * c.rope_theta ** (-np.arange(half, dtype=np.float64) * 2 / c.head_dim)
+    cos, sin = np.cos(angle), np.sin(angle)
+    a, b = x[:, :half], x[:, half:]
+    return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=1)
+
+
+def normed(x, scale):
+    return x / np.sqrt(np.mean(x * x) + CONFIG.text.norm_eps) * scale
+
+
+@functools.cache
+def layers():
+    stacked = jax.tree.map(lambda x: np.asarray(x, np.float64), params()["text"]["layers"])
+    return [jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(CONFIG.text.layers)]
+
+
+def run_token(x, position, past):
+    """One token through every layer: (its hidden state, what it leaves behind for each layer).
+
+    past: for each layer, a list of (key not rotated, value, position).
+    """
+    left = []
+    for w, memory in zip(layers(), past):
+        a = w["attn"]
+        h = normed(x, w["input_norm"])
+        q, k, v = (np.einsum("d,dhe->he", h, a[n]["kernel"]) + a[n]["bias"] for n in "qkv")
+        left.append((k, v))
+        seen = [*memory, (k, v, position)]
+        q = rotated(q, position)
+        keys = np.stack([rotated(key, at) for key, _, at in seen])
+        values = np.stack([value for _, value, _ in seen])
+        group = len(q) // keys.shape[1]
+        out = []
+        for head, query in enumerate(q):
+            scores = keys[:, head // group] @ query / np.sqrt(len(query))
+            weights = np.exp(scores - scores.max())
+            out.append(weights / weights.sum() @ values[:, head // group])
+        x = x + np.einsum("he,hed->d", np.stack(out), a["o"]["kernel"])
+        h, m = normed(x, w["post_norm"]), w["mlp"]
+        gate = h @ m["gate"]["kernel"]
+        x = x + (gate / (1 + np.exp(-gate)) * (h @ m["up"]["kernel"])) @ m["down"]["kernel"]
+    return x, left
+
+
+@jax.jit
+def _embedded(tokens, index, patches, rows, cols):
+    network = bind(CONFIG, params())
+    merged = network.encode(patches[None], jnp.ones_like(rows)[None], rows[None], cols[None])
+    return network.embed(tokens[None], merged, index[None])[0]
+
+
+class Replay:
+    """A conversation as the definition has it: growing lists, nothing ever moved or dropped."""
+
+    def __init__(self, mode, retention, silence):
+        self.mode, self.retention, self.silence = mode, retention, silence
+        self.turns = []  # of (prompt, answer), each a list of (id, place within the piece, leftovers)
+        self.spans = []
+        self.unkept = []
+
+    def retained(self):
+        """(id, position, leftovers) of what the next turn attends to, and where that turn starts."""
+        now, keep, out, at = len(self.turns), self.retention.turns or 10**9, [], 0
+        old = max(0, now - keep)
+
+        def piece(tokens, span):
+            nonlocal at
+            out.extend((i, place + at, left) for i, place, left in tokens)
+            at += span
+
+        words = [t for _, answer in self.turns[:old] for t in answer if t[0] != self.silence]
+        sink, window = self.retention.sink, self.retention.window
+        rest = words[sink:]
+        words = words[:sink] + rest[max(0, len(rest) - window) :]
+        for number, (prompt, answer) in enumerate(self.turns):
+            if number == 0:
+                piece(prompt, self.spans[0])
+                for word in words:
+                    piece([(word[0], np.zeros(3), word[2])], 1)
+            elif number >= old:
+                piece(prompt, self.spans[number])
+            if number >= old:
+                for word in answer:
+                    piece([(word[0], np.zeros(3), word[2])], 1)
+        return out, at
+
+    def turn(self, seen):
+        number = len(self.turns)
+        patches, grid = patchify(seen)
+        content = (turn_label(*turn_span(number)), Visual("video", grid), *([] if number else [QUERY]))
+        template = model().template
+        encoded = template.continuation(content) if number else template.opening(content)
+        tokens = np.array([*self.unkept, *encoded.tokens], np.int32)
+        mode = self.mode
+        if mode == "hybrid":
+            mode = "sequential" if number else "mrope"
+        places, span = token_positions(tokens, encoded.grids, SPECIAL, mode)
+        pairs, height, width = grid
+        rows, cols = (np.tile(x, (pairs, 1)).astype(np.int32) for x in patch_places(height, width))
+        vision = tokens == SPECIAL.video_pad
+        index = np.where(vision, np.cumsum(vision) - 1, -1)
+        x = _embedded(tokens, index, patches.reshape(pairs, height * width, -1), rows, cols)
+        kept, start = self.retained()
+        ids = {i for i, _, _ in kept}
+        past = [[(*left[n], at) for _, at, left in kept] for n in range(len(layers()))]
+        prompt = []
+
+        def run(token, vector, at):
+            hidden, left = run_token(np.asarray(vector, np.float64), at, past)
+            for memory, pair in zip(past, left):
+                memory.append((*pair, at))
+            ids.add(int(token))
+            return hidden, left
+
+        for token, vector, place in zip(tokens, x, places.T):
+            hidden, left = run(token, vector, place + start)
+            prompt.append((int(token), place, left))
+        said, answer, cut = [], [], False
+        while True:
+            head = np.asarray(params()["text"]["head"], np.float64)
+            scores = normed(hidden, np.asarray(params()["text"]["norm"], np.float64)) @ head
+            for i in ids:
+                scores[i] = scores[i] / PENALTY if scores[i] > 0 else scores[i] * PENALTY
+            best = int(scores.argmax())
+            if best in model().stop.end:
+                break
+            said.append(best)
+            if len(said) == LIMIT:
+                cut = True
+                break
+            vector = params()["text"]["embed"][best]
+            hidden, left = run(best, vector, np.full(3, start + span + len(said) - 1))
+            answer.append((best, np.zeros(3), left))
+        self.turns.append((prompt, answer))
+        self.spans.append(span)
+        self.unkept = said[-1:] if cut and self.mode != "hybrid" else []
+        return tuple(said)
+
+
+@pytest.mark.parametrize("mode", ["mrope", "sequential", "hybrid"])
+def test_rolling_is_the_replay(mode, monkeypatch):
+    """With a mark of silence that is said often, so that forgetting it is seen."""
+    often = max(range(CONFIG.text.vocab_size), key=[t for x in alone(12, mode) for t in x].count)
+    stop = dataclasses.replace(model().stop, silence=often)
+    monkeypatch.setattr(model(), "stop", stop)
+    replay = Replay(mode, SHORT, often)
+    made = engine(SHORT)
+    conversation = made.open(QUERY, options(mode))
+    for number in range(10):
+        expected = replay.turn(frames(number))
+        assert say(made, conversation, number) == expected, number
+        kept, start = replay.retained()
+        conversation._engine._places.release(conversation._memory.make_room())
+        _, tokens, positions = conversation._memory.gather()
+        assert tokens.tolist() == [i for i, _, _ in kept]
+        np.testing.assert_array_equal(positions.T, [at for _, at, _ in kept])
+        assert conversation._memory.next_position == start
+
+
+def test_rolling_is_full_until_it_forgets():
+    full = alone(8, retention=FULL)
+    assert alone(4, retention=Retention(turns=3, sink=0, window=0)) == full[:4]
+    assert alone(8, retention=Retention(turns=3, sink=0, window=0)) != full
+
+
+def test_neighbours_change_nothing():
+    """Conversations of different ages, modes, limits and penalties share ticks; and come and go."""
+    kinds = [
+        {"mode": "mrope", "start": 0},
+        {"mode": "hybrid", "start": 3, "max_new_tokens": 2},
+        {"mode": "sequential", "start": 6, "repetition_penalty": 1.5},
+        {"mode": "mrope", "start": 9, "temperature": 1.5, "seed": 4},
+    ]
+    expected = [alone(6, retention=SHORT, **kind) for kind in kinds]
+    made = engine(SHORT)
+    streams, spoken = {}, [[] for _ in kinds]
+    for tick in range(9):
+        for i, kind in enumerate(kinds):
+            if tick == i:  # one more every tick
+                kind = {k: v for k, v in kind.items() if k != "start"}
+                streams[i] = made.open(QUERY, options(kind.pop("mode"), **kind))
+            if i in streams and len(spoken[i]) < 6:
+                streams[i].push(picture(streams[i], kinds[i]["start"] + len(spoken[i])))
+        while made.waiting():
+            for who, turn in made.tick():
+                spoken[next(i for i, s in streams.items() if s is who)].append(turn.tokens)
+    assert spoken == expected
+
+
+def test_few_programs_serve_many_turns():
+    before = take_turns._cache_size()
+    made = engine(SHORT)
+    streams = [made.open(QUERY, options("mrope")) for _ in range(3)]
+    for turn in range(30):
+        for stream in streams[: 1 + turn % 3]:
+            stream.push(picture(stream, 0 if not stream._pushed else 1))
+        while made.waiting():
+            made.tick()
+    # A batch of 1, 2 or 4; opening or not; two prompt buckets and one of context.
+    assert take_turns._cache_size() - before <= 9
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from("opcct")), min_size=5, max_size=60))
+def test_opening_and_closing_leak_nothing(monkeypatch, script):
+    """In any order; the network itself is left out, the bookkeeping is what it would be."""
+    made = engine(SHORT, slots=3, pool=500)
+    rng = np.random.default_rng(0)
+
+    def run(rows):
+        said = np.full((len(rows), LIMIT), -1)
+        for row in said:
+            row[: rng.integers(0, LIMIT + 1)] = rng.integers(5, 20)
+        return said, (said >= 0).all(axis=1)
+
+    monkeypatch.setattr(made, "_run", run)
+    streams = {}
+    for name, action in script:
+        held = name in streams
+        if action == "o" and not held:
+            if len(streams) == 3:
+                with pytest.raises(SlotsFull):
+                    made.open(QUERY)
+            else:
+                streams[name] = made.open(QUERY, options("mrope"))
+        elif action == "p" and held:
+            streams[name].push(frames(int(streams[name]._pushed > 0)))
+        elif action == "c" and held:
+            streams.pop(name).close()
+        elif action == "t":
+            for who, result in made.tick():
+                if isinstance(result, PoolFull):
+                    streams = {n: s for n, s in streams.items() if s is not who}
+        used = sum(len(np.unique(s._memory.places())) for s in streams.values())
+        assert made.free == 500 - used
+        everywhere = np.concatenate([np.zeros(0), *(s._memory.places() for s in streams.values())])
+        assert len(np.unique(everywhere)) == len(everywhere)
+        assert 0 not in everywhere
+    for stream in streams.values():
+        stream.close()
+    assert made.free == 500
+
+
+def test_who_falls_behind_loses_the_oldest():
+    now = [0.0]
+    made = Engine(
+        model(), EngineOptions(slots=2, batch=1, pool=4000, max_new_tokens=LIMIT), lambda: now[0]
+    )
+    late, early = (made.open(QUERY, options("mrope")) for _ in range(2))
+    late.push(frames(0), captured=3.0)
+    early.push(frames(0), captured=2.5)
+    now[0] = 3.25
+    assert [who for who, _ in made.tick()] == [early]  # due first
+    assert early.lateness.last == pytest.approx(-0.25)
+    made.tick()
+    for second in range(5):
+        late.push(frames(1), captured=4.0 + second)
+    now[0] = 9.5
+    spoken = [turn for _ in range(2) for _, turn in made.tick()]
+    assert (late.lateness.taken, late.lateness.dropped) == (3, 3)
+    # The labels go on telling the time.
+    assert [(t.start, t.stop) for t in spoken] == [(6.0, 7.0), (7.0, 8.0)]
+    assert late.lateness.last == pytest.approx(0.5)
+    assert not made.tick()
+
+
+def test_what_an_engine_refuses():
+    made = engine(slots=1)
+    stream = made.open(QUERY, options("mrope", context=300))
+    with pytest.raises(SlotsFull, match="all 1 slots"):
+        made.open()
+    with pytest.raises(MediaError, match="even number"):
+        stream.push(frames(0)[:3])
+    stream.push(frames(0), captured=5.0)
+    with pytest.raises(MediaError, match="changed size within a stream"):
+        stream.push(frames(1)[:, :28])
+    with pytest.raises(MediaError, match="older than those of the turn before"):
+        stream.push(frames(1), captured=4.0)
+    results = []
+    while not results or not isinstance(results[-1], ContextFull):
+        results += [result for _, result in made.tick()]
+        if not isinstance(results[-1], ContextFull):
+            stream.push(frames(1))
+    assert "300 tokens is full" in str(results[-1])
+    with pytest.raises(LiveCCError, match="is closed"):
+        stream.push(frames(1))
+    with pytest.raises(ConfigError, match="does not fit a context"):
+        made.open("x" * 500, options("mrope", context=300))
+    with pytest.raises(ConfigError, match="more than the engine's"):
+        made.open(QUERY, options("mrope", max_new_tokens=LIMIT + 1))
+    with pytest.raises(ConfigError, match="at least 1 turn"):
+        Retention(turns=0)
+    assert StreamModel is type(made.model)
+    assert TOKENIZER is made.model.tokenizer
