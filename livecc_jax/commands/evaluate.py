@@ -118,9 +118,13 @@ def _ask(args: argparse.Namespace) -> int:
     write_results(args.benchmark, questions, answers, results)
     expected = len(questions.questions) if args.limit or args.benchmark == "ovobench" else None
     scored = score(args.benchmark, results, expected=expected)
-    setting |= _found(questions.entries, answers)
+    context = checkpoint.config.text.max_positions
+    beyond = sum(row.get("tokens", 0) > context for row in answers.values())
+    setting |= _found(questions.entries, answers) | {"longer_than_the_context": beyond}
     write_report(folder, scored, setting, results_file=results.name)
     print(scored_text(scored))
+    if beyond:
+        print(f"Longer than the model's context of {context:,} tokens: {beyond:,} conversations.")
     _tell(folder, results.name, setting)
     return 0
 

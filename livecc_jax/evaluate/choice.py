@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -137,6 +138,13 @@ class Conversation:
     positions: np.ndarray
 
 
+class Choice(NamedTuple):
+    """A question's option logits, float32 [options], and how many tokens its conversation has."""
+
+    logits: np.ndarray
+    tokens: int
+
+
 class Chooser:
     """A model that answers multiple-choice questions about videos.
 
@@ -187,38 +195,29 @@ class Chooser:
 
     def choose(
         self, watched: Watched, texts: Sequence[str], options: Sequence[Sequence[str]]
-    ) -> list[np.ndarray]:
+    ) -> list[Choice]:
         """Option logits of several questions about one video.
+
+        A conversation may be longer than the model's context, as in the published runs (Video-MME's
+        subtitles of an hour): rotary positions simply go on.
 
         Args:
             watched: the video.
             texts: the user's text of each question.
             options: of each question.
-
-        Returns:
-            For each question float32 [its options].
-
-        Raises:
-            ConfigError: a conversation is longer than the model's context.
         """
         asked = [self.conversation(watched.grid, text) for text in texts]
-        longest = max(len(c.tokens) for c in asked)
-        if longest > self.config.text.max_positions:
-            raise ConfigError(
-                f"a question takes {longest} tokens with its video, more than the context of "
-                f"{self.config.text.max_positions}"
-            )
-        shared = common_prefix([c.tokens for c in asked])
-        seen = self._encode(watched)
-        cache = self._prefill(asked[0], shared, seen)
         ids = [self.option_ids(o) for o in options]
+        longest = max(len(c.tokens) for c in asked)
+        shared = common_prefix([c.tokens for c in asked])
+        cache = self._prefill(asked[0], shared, self._encode(watched))
         # The longest question may need more room than the prefix has left.
         room = -(-(longest - shared) // self.shapes.suffix) * self.shapes.suffix
         cache = self._with_room(cache, shared + room)
         out = []
         for one, wanted in zip(asked, ids, strict=True):
             logits, cache = self._finish(one, shared, cache)
-            out.append(np.asarray(logits)[wanted])
+            out.append(Choice(np.asarray(logits)[wanted], len(one.tokens)))
         return out
 
     def _encode(self, watched: Watched) -> jax.Array:

@@ -166,12 +166,12 @@ def _ask_group(
 ) -> list[dict[str, Any]]:
     try:
         watched = future.result()
-        logits = chooser.choose(watched, [q.text for q in group], [q.options for q in group])
-    except (MediaError, ConfigError) as error:
+        choices = chooser.choose(watched, [q.text for q in group], [q.options for q in group])
+    except MediaError as error:
         log.warning("%s", error)
         return [{"id": q.id, "error": str(error)} for q in group]
     rows = []
-    for question, values in zip(group, logits, strict=True):
+    for question, (values, tokens) in zip(group, choices, strict=True):
         if not np.isfinite(values).all():
             rows.append({"id": question.id, "error": "the model's logits are not finite"})
             continue
@@ -182,6 +182,7 @@ def _ask_group(
                 "response": question.responses[best],
                 "option": question.options[best],
                 "logits": [round(float(v), 4) for v in values],
+                "tokens": tokens,
             }
         )
     return rows
