@@ -22,7 +22,7 @@ from livecc_jax.errors import ConfigError
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.qwen2_vl import abstract_params
 from livecc_jax.model.remat import REMATS
-from livecc_jax.parallel.batch import ROW_AXES, check_rows, row_shardings
+from livecc_jax.parallel.batch import check_rows, padded_shape, row_shardings
 from livecc_jax.parallel.mesh import AXES, MeshConfig, make_mesh, resolve, slice_of
 from livecc_jax.train.config import Config
 from livecc_jax.train.flops import step_flops
@@ -131,7 +131,7 @@ def check_plan(config: Config, model: ModelConfig, topology: Topology) -> MeshCo
     if config.compute.remat not in REMATS:
         raise ConfigError(f"compute.remat {config.compute.remat!r} is not one of {', '.join(REMATS)}")
     mesh = AbstractMesh(tuple(getattr(sizes, axis) for axis in AXES), AXES)
-    check_rows(mesh, rows // accumulate, config.data.tokens, config.data.windows)
+    check_rows(mesh, rows // accumulate)
     check_freeze(model, config.compute.freeze)
     param_shardings(model, mesh)
     return sizes
@@ -272,10 +272,11 @@ def _abstract_batch(
     shardings = row_shardings(mesh)
     return {
         name: jax.ShapeDtypeStruct(
-            (accumulate, rows // accumulate, *value.shape), value.dtype, sharding=shardings[name]
+            (accumulate, *padded_shape(mesh, name, (rows // accumulate, *value.shape))),
+            value.dtype,
+            sharding=shardings[name],
         )
         for name, value in empty_row(shape).items()
-        if name in ROW_AXES
     }
 
 
