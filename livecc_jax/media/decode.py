@@ -242,9 +242,12 @@ class Converter:
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        """uint8 [H, W, 3]."""
+        """uint8 [H, W, 3]; rows may lie apart in memory."""
         rgb = self._reformatter.reformat(frame, format="rgb24", interpolation="BICUBIC", threads=1)
-        picture = rgb.to_ndarray()
+        plane = rgb.planes[0]
+        # Its rows are padded: this is a view of them, which keeps the memory alive.
+        shape, strides = (rgb.height, rgb.width, 3), (plane.line_size, 3, 1)
+        picture = np.ndarray(shape, np.uint8, plane, 0, strides)
         turns = _quarter_turns(frame)
         return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
 

@@ -82,30 +82,32 @@ class Resizer:
         self.old, self.new = old, new
         self._down = _bands(old[0], new[0], 8)
         self._across = _bands(old[1], new[1], 16)
+        self._colour = np.empty(old, np.float32)
         self._rows = np.empty((new[0], old[1]), np.float32)
+        self._turned = np.empty((old[1], new[0]), np.float32)
         self._columns = np.empty(new[::-1], np.float32)
+        self._rounded = np.empty(new[::-1], np.uint8)
 
     def __call__(self, frame: np.ndarray, out: np.ndarray) -> None:
         """Resize uint8 [H, W, 3] into uint8 [3, h, w], rounded; each [h, w] contiguous."""
         import cv2
 
-        rows, columns = self._rows, self._columns
+        colour, rows, turned, columns = self._colour, self._rows, self._turned, self._columns
         # A colour at a time stays in the processor's cache.
-        for channel, plane in enumerate(out):
-            colour = cv2.extractChannel(frame, channel)
+        for plane, values in zip(out, cv2.split(frame), strict=True):
             if self.old == self.new:
-                plane[:] = colour
+                plane[:] = values
                 continue
-            colour = colour.astype(np.float32)
+            np.copyto(colour, values)
             for new, old, block in self._down:
                 np.matmul(block, colour[old], out=rows[new])
             # Both passes go down the rows of a matrix, whose memory is contiguous.
-            turned = cv2.transpose(rows)
+            cv2.transpose(rows, turned)
             for new, old, block in self._across:
                 np.matmul(block, turned[old], out=columns[new])
             # Rounds halves to even and saturates, in one pass.
-            rounded = cv2.addWeighted(columns, 1.0, columns, 0.0, 0.0, dtype=cv2.CV_8U)
-            cv2.transpose(rounded, plane)
+            cv2.addWeighted(columns, 1.0, columns, 0.0, 0.0, self._rounded, cv2.CV_8U)
+            cv2.transpose(self._rounded, plane)
 
 
 def resize(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
