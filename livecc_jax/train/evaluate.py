@@ -44,6 +44,8 @@ class HeldOut:
             weighting=data.weighting,
             seed=0,
             epochs=1,
+            cache=data.cache,
+            cache_gb=data.cache_gb,
         )
         self._micro = data.rows_per_step // config.optim.accumulate
         self._steps = -(-min(len(self._source), config.evaluate.rows) // self._micro)
