@@ -243,6 +243,7 @@ class LiveSource:
                 in_a_row = 1 if self.counts.pictures > before else in_a_row + 1
                 kind = {SourceEnded: "ended", SourceStalled: "stalled"}.get(type(error), "broken")
                 if not self.counts.pictures and not options.patient:
+                    self._tell("lost", str(error))
                     raise SourceLost(str(error)) from error
                 if options.retries is not None and in_a_row > options.retries:
                     self._tell("lost", str(error))

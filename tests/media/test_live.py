@@ -6,11 +6,12 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from media_support import make_video
+from media_support import make_video, remux
 
 from livecc_jax.errors import ConfigError, MediaError
 from livecc_jax.media import sources
@@ -137,6 +138,20 @@ def test_a_source_that_never_came(server):
         with pytest.raises(SourceLost, match="3 attempts to open it again failed"):
             next(live.frames())
         assert live.counts.failures == 4
+
+
+def test_a_recording_over_http_keeps_its_pace(server, streams, tmp_path, monkeypatch):
+    """It says how long it is, so that its end is the end; and it comes as fast as it was recorded."""
+    (tmp_path / "small.ts").write_bytes(streams["small"])
+    with av.open(str(tmp_path / "small.ts")) as source:
+        remux(source, tmp_path / "small.mp4", {"movflags": "faststart"})
+    server.script = {"/film.mp4": [[(tmp_path / "small.mp4").read_bytes()]]}
+    waits, events = [], []
+    monkeypatch.setattr(sources, "_keep_pace", lambda stamp, began: waits.append(stamp))
+    found = list(turns(f"{server.address}/film.mp4", BUDGET, options=QUICK, on_event=events.append))
+    assert [len(t.frames) for t in found] == [6, 2]
+    assert waits == list(range(0, 4_000_000, 100_000))
+    assert [e.kind for e in events] == ["opened", "finished"]
 
 
 def test_closing_does_not_wait_for_a_source_that_hangs(server, streams):
