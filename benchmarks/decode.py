@@ -180,9 +180,7 @@ def main() -> None:
 
     columns = ["bare", "pictures", "ours", "ours, decode", "ours, resize", "ours, patchify"]
     columns += ["released"] if args.peer else []
-    print(
-        "| source | budget | patches of | " + " | ".join(columns) + " | ours / bare | ours / pictures |"
-    )
+    print("| " + " | ".join(["source", "budget", "resized to", *columns, *RATIOS]) + " |")
     print("|---" * (len(columns) + 5) + "|")
     with tempfile.TemporaryDirectory() as folder:
         for height in args.heights:
