@@ -10,7 +10,9 @@ import numpy as np
 if TYPE_CHECKING:
     import av
 
-CODECS = ("h264", "hevc")  # whose packets say for certain that no other refers to them
+# Codecs whose pictures say for certain that no other refers to them. HEVC's say so only of their own
+# temporal layer.
+CODECS = ("h264",)
 TAIL = 32  # frames before a cut that may lack references: none is more than 16 out of its order
 
 
