@@ -70,6 +70,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Ask or comment, score, report."""
+    from livecc_jax.errors import ConfigError
+
+    if args.limit is not None and args.limit < 1:
+        raise ConfigError(f"--limit must be at least 1, not {args.limit}")
+    if args.max_frames is not None and args.max_frames < 2:
+        raise ConfigError(f"--max-frames must be at least 2, not {args.max_frames}")
     return _comment(args) if args.benchmark == COMMENTARY else _ask(args)
 
 

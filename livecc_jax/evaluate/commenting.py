@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from livecc_jax.errors import DataError, MediaError
+from livecc_jax.errors import DataError, LiveCCError
 from livecc_jax.evaluate.entries import Entries
 from livecc_jax.evaluate.questions import (
     Source,
@@ -30,10 +30,10 @@ from livecc_jax.evaluate.questions import (
 from livecc_jax.evaluate.results import Malformed, Reading, identity
 from livecc_jax.evaluate.running import (
     Asked,
+    all_answers,
     answers_file,
     append_lines,
     loaded_ahead,
-    read_answers,
     write_lines,
 )
 from livecc_jax.evaluate.watching import frames_of
@@ -153,20 +153,19 @@ def comment_all(
         share: which of how many processes this is.
         progress: told what was done so far and how many events this share has.
     """
-    path = answers_file(folder, share)
-    known = read_answers(path)
+    known = all_answers(folder)
     mine = events.events[share[0] :: share[1]]
     todo = [e for e in mine if "turns" not in known.get(e.id, {})]
     asked, began = Asked(before=len(mine) - len(todo)), time.perf_counter()
     load = functools.partial(_frames, budget=budget)
-    with append_lines(path) as file:
+    with append_lines(answers_file(folder, share)) as file:
         for event, future in loaded_ahead(todo, load):
             try:
-                row = _row(
-                    event, list(_speak(model, event, future.result(), options, prompting, memory))
-                )
+                frames = future.result()
+                turns = list(_speak(model, event, frames, options, prompting, memory))
+                row = _row(event, turns)
                 asked.now += 1
-            except MediaError as error:
+            except LiveCCError as error:
                 log.warning("%s", error)
                 row = {"id": event.id, "error": str(error)}
                 asked.failed += 1

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +21,7 @@ from typing import Any, TextIO, TypeVar
 
 import numpy as np
 
-from livecc_jax.errors import ConfigError, MediaError
+from livecc_jax.errors import ConfigError, LiveCCError
 from livecc_jax.evaluate.choice import Chooser
 from livecc_jax.evaluate.entries import load_json
 from livecc_jax.evaluate.questions import Question, QuestionSet, Source
@@ -62,7 +63,10 @@ def settle(folder: Path, setting: dict[str, Any]) -> None:
                 "take another --out"
             )
         return
-    path.write_text(json.dumps(setting, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    # Several processes may begin one run: none must read what another has half written.
+    own = folder / f".run.json.{os.getpid()}"
+    own.write_text(json.dumps(setting, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    own.replace(path)
 
 
 def answers_file(folder: Path, share: tuple[int, int]) -> Path:
@@ -86,10 +90,12 @@ def read_answers(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def all_answers(folder: Path) -> dict[str, dict[str, Any]]:
-    """Answers of every share of a run."""
+    """Answers of every share of a run, however it was divided; an answer goes before an error."""
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.glob("answers*.jsonl")):
-        found |= read_answers(path)
+        for key, row in read_answers(path).items():
+            if "error" in found.get(key, {"error": ""}):
+                found[key] = row
     return found
 
 
@@ -118,8 +124,7 @@ def ask_all(
         What was done. A question whose video cannot be read is a line with an error, and is asked
         again by the next run.
     """
-    path = answers_file(folder, share)
-    known = read_answers(path)
+    known = all_answers(folder)
     groups = [g for i, g in enumerate(_by_source(questions)) if i % share[1] == share[0]]
     total = sum(len(g) for g in groups)
     asked, began = Asked(), time.perf_counter()
@@ -129,7 +134,7 @@ def ask_all(
         asked.before += len(group) - len(left)
         if left:
             todo.append(left)
-    with append_lines(path) as file:
+    with append_lines(answers_file(folder, share)) as file:
         load = functools.partial(_watch_group, budget=budget, max_frames=max_frames)
         for group, future in loaded_ahead(todo, load):
             rows = _ask_group(chooser, group, future)
@@ -166,10 +171,10 @@ def _ask_group(
 ) -> list[dict[str, Any]]:
     try:
         watched = future.result()
-        choices = chooser.choose(watched, [q.text for q in group], [q.options for q in group])
-    except MediaError as error:
+    except LiveCCError as error:
         log.warning("%s", error)
         return [{"id": q.id, "error": str(error)} for q in group]
+    choices = chooser.choose(watched, [q.text for q in group], [q.options for q in group])
     rows = []
     for question, (values, tokens) in zip(group, choices, strict=True):
         if not np.isfinite(values).all():

@@ -191,9 +191,13 @@ def test_videomme_killed_and_resumed(model, tmp_path, monkeypatch, capsys):
     assert "3 questions answered in" in capsys.readouterr().out
     assert main(["compare", str(tmp_path / "whole"), str(tmp_path / "cut")]) == 0
     assert "9 items are in both" in capsys.readouterr().out
+    # However it is divided, what is answered is not asked again.
+    assert evaluate("videomme", model, data, tmp_path / "cut", "--share", "1/2") == 0
+    assert "0 questions answered in" in capsys.readouterr().out
     # Another setting does not mix with these answers.
     assert evaluate("videomme", model, data, tmp_path / "cut", "--positions", "sequential") == 2
     assert "was begun with positions 'mrope'" in capsys.readouterr().err
+    assert evaluate("videomme", model, data, tmp_path / "cut", "--limit", "0") == 2
 
 
 def test_subtitles_and_the_other_layouts(tmp_path):
