@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from livecc_jax.model.cache_attention import attend_cache
+from livecc_jax.model.cache_attention import attend_cache, attend_past, fused
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.decoder import DecoderLayer
 from livecc_jax.model.qwen2_vl import Params, Qwen2VL
@@ -94,8 +94,11 @@ def append(
         def attend(
             q: jax.Array, k: jax.Array, v: jax.Array, old_k: jax.Array = old_k, old_v: jax.Array = old_v
         ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-            k, v = write(old_k, rotate(k, angles)), write(old_v, v)
-            return attend_cache(q, k, v, start), (k, v)
+            k = rotate(k, angles)
+            kept = write(old_k, k), write(old_v, v)
+            if fused(q, k):
+                return attend_past(q, *kept, start, k, v), kept
+            return attend_cache(q, *kept, start), kept
 
         with jax.named_scope(f"layer_{i}"):
             x, kept = bind_layer(model.config, weights)(x, angles, attend)

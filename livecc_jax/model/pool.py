@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from livecc_jax.model.attention_xla import masked_attention
 from livecc_jax.model.cache import bind_layer
-from livecc_jax.model.cache_attention import attend_seen
+from livecc_jax.model.cache_attention import attend_past, fused
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.qwen2_vl import Params, Qwen2VL
 from livecc_jax.model.rope import rotate
@@ -94,9 +94,14 @@ def read_turn(
             pool_v: jax.Array = pool_v,
         ) -> tuple[jax.Array, Any]:
             k, v = k.astype(pool_k.dtype), v.astype(pool_v.dtype)
-            all_k = jnp.concatenate([rotate(pool_k[context.places], old), rotate(k, new)], axis=1)
-            all_v = jnp.concatenate([pool_v[context.places], v], axis=1)
-            out = attend_seen(q, all_k, all_v, seen)
+            past_k, past_v = rotate(pool_k[context.places], old), pool_v[context.places]
+            here = rotate(k, new)
+            all_k = jnp.concatenate([past_k, here], axis=1)
+            all_v = jnp.concatenate([past_v, v], axis=1)
+            if fused(q, here):
+                out = attend_past(q, past_k, past_v, context.length, here, v)
+            else:
+                out = masked_attention(q, all_k, all_v, seen)
             stored = pool_k.at[places].set(k), pool_v.at[places].set(v)
             pad = ((0, 0), (0, room), (0, 0), (0, 0))
             return out, (stored, (jnp.pad(all_k, pad), jnp.pad(all_v, pad)))

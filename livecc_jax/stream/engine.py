@@ -48,7 +48,9 @@ class EngineOptions:
 
     slots: conversations at once; batch: turns a tick, at most; pool: tokens kept for all of them;
     retention: what each remembers; max_new_tokens: the longest answer any may give; waiting: turns a
-    conversation may have waiting before the oldest is dropped.
+    conversation may have waiting before the oldest is dropped; room: tokens of context that programs
+    are compiled for, 0 for several sizes as contexts grow (a fixed room compiles once, a context that
+    outgrows it once more).
     """
 
     slots: int = 8
@@ -57,6 +59,7 @@ class EngineOptions:
     retention: Retention = FULL
     max_new_tokens: int = 16
     waiting: int = 2
+    room: int = 0
 
     def __post_init__(self) -> None:
         for name in ("slots", "batch", "pool", "max_new_tokens", "waiting"):
@@ -275,7 +278,7 @@ class Engine:
         turn = stack_prompts([prompt for _, _, prompt, _ in padded])
         bucket = turn.tokens.shape[1]
         gathered = [c._memory.gather() for c, *_ in rows]
-        context = _stack_contexts(gathered, count)
+        context = _stack_contexts(gathered, count, self.options.room)
         prompts, answers = (np.zeros((count, n), np.int32) for n in (bucket, limit))
         limits = np.zeros(count, np.int32)
         for i, (conversation, _, prompt, places) in enumerate(rows):
@@ -355,9 +358,12 @@ def _shape(conversation: Conversation, turn: _Waiting) -> tuple[int, ...]:
     return turn.frames.shape
 
 
-def _stack_contexts(gathered: list[tuple[np.ndarray, np.ndarray, np.ndarray]], count: int) -> Context:
+def _stack_contexts(
+    gathered: list[tuple[np.ndarray, np.ndarray, np.ndarray]], count: int, room: int
+) -> Context:
     """Contexts as a batch, padded to the bucket of the longest."""
-    room = _context_bucket(max(len(places) for places, _, _ in gathered))
+    longest = max(len(places) for places, _, _ in gathered)
+    room = room if longest <= room else _context_bucket(longest)
     places, tokens = (np.zeros((count, room), np.int32) for _ in range(2))
     positions = np.zeros((count, 3, room), np.int32)
     lengths = np.zeros(count, np.int32)

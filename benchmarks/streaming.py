@@ -1,0 +1,208 @@
+"""Streaming at real sizes on one accelerator: milliseconds a second of video, and sessions at once.
+
+    python benchmarks/streaming.py --preset 7b --streams 10 --sessions 16,32,48
+
+Random weights, bf16, frame pairs of 384 tokens, six new tokens a turn. One stream at a time as fast as
+possible through the `full` cache, 60 turns each, then many sessions with the `rolling` cache in
+back-to-back ticks. Beside each part its floor: FLOPs over the matrix-product rate and bytes over the
+memory bandwidth, both measured here first.
+"""
+
+import argparse
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from livecc_jax.model.attention_xla import masked_attention
+from livecc_jax.model.cache_attention import attend_past
+from livecc_jax.model.presets import preset
+from livecc_jax.model.qwen2_vl import abstract_params, bind
+from livecc_jax.stream.engine import Engine, EngineOptions
+from livecc_jax.stream.prompt import make_prompt, stack_prompts
+from livecc_jax.stream.retention import ROLLING
+from livecc_jax.stream.session import Session, StreamModel, StreamOptions
+from livecc_jax.text.tokenizer import open_tokenizer
+
+SIZE = (448, 672)  # 16 x 24 merged patches: 384 tokens a frame pair
+NEW = 6
+
+
+def random_params(config):
+    """bf16 weights as before training, made where they are used."""
+    leaves, tree = jax.tree.flatten(abstract_params(config))
+
+    def make(seed, shape):
+        values = 0.02 * jax.random.normal(jax.random.key(seed, impl="rbg"), shape, jnp.bfloat16)
+        return values + 1 if len(shape) == 1 else values
+
+    make = jax.jit(make, static_argnums=1)
+    return jax.tree.unflatten(tree, [make(i, x.shape) for i, x in enumerate(leaves)])
+
+
+def seconds(run, repeat=10):
+    """Median time of a call that returns arrays."""
+    jax.block_until_ready(run())
+    times = []
+    for _ in range(repeat):
+        began = time.perf_counter()
+        jax.block_until_ready(run())
+        times.append(time.perf_counter() - began)
+    return float(np.median(times))
+
+
+def machine():
+    """(FLOP/s of bf16 matrix products, bytes/s of reading and writing)."""
+    a = jnp.ones((8192, 8192), jnp.bfloat16)
+    product = jax.jit(lambda a: a @ a)
+    flops = 2 * 8192**3 / seconds(lambda: product(a))
+    b = jnp.ones(1 << 29, jnp.bfloat16)
+    copy = jax.jit(lambda b: b + jnp.bfloat16(1))
+    return flops, 2 * b.nbytes / seconds(lambda: copy(b))
+
+
+def check_attention():
+    """cuDNN's two parts against the plain way, at this project's shapes."""
+    keys = jax.random.split(jax.random.key(0), 5)
+    q = jax.random.normal(keys[0], (3, 64, 28, 128), jnp.bfloat16)
+    past, own = (
+        jax.random.normal(k, (2, 3, n, 4, 128), jnp.bfloat16) for k, n in zip(keys[1:], (512, 64))
+    )
+    length = jnp.array([0, 17, 512])
+    seen = jnp.concatenate(
+        [
+            jnp.broadcast_to(jnp.arange(512) < length[:, None, None], (3, 64, 512)),
+            jnp.broadcast_to(jnp.tril(jnp.ones((64, 64), bool)), (3, 64, 64)),
+        ],
+        axis=2,
+    )
+    plain = masked_attention(q, *(jnp.concatenate(x, axis=1) for x in zip(past, own)), seen)
+    ours = attend_past(q, *past, length, *own)
+    print(
+        f"attention in two parts: {float(jnp.abs(plain - ours).max()):.2e} from the plain one",
+        flush=True,
+    )
+
+
+def percentiles(times):
+    p = 1e3 * np.percentile(times, [50, 99])
+    return f"p50 {p[0]:7.1f} ms  p99 {p[1]:7.1f} ms  worst {1e3 * max(times):7.1f} ms"
+
+
+def one_stream(model, frames, args):
+    options = StreamOptions(max_new_tokens=NEW, context=32768, reserve=32768)
+    times, began = [], time.perf_counter()
+    for stream in range(args.streams + 1):
+        session = Session(model, options, "Comment on the video.")
+        for turn in range(args.turns):
+            said = session.push(frames[0 if turn == 0 else 1 + turn % 3])
+            if stream:
+                times.append((turn, said.latency, len(said.tokens)))
+        if not stream:
+            print(f"  compiled and one stream: {time.perf_counter() - began:.0f} s", flush=True)
+    later = [t for turn, t, _ in times if turn]
+    tokens = np.mean([n for *_, n in times])
+    print(
+        f"one stream, {len(times)} turns, {session.length} tokens at the end, {tokens:.1f} new a turn"
+    )
+    print(f"  a second of video: {percentiles(later)}")
+    for low, high in ((1, 20), (20, 40), (40, 60)):
+        part = [t for turn, t, _ in times if low <= turn < high]
+        if part:
+            print(f"    turns {low} to {high - 1}: {percentiles(part)}")
+    print(f"  opening: {percentiles([t for turn, t, _ in times if not turn])}", flush=True)
+
+
+def parts(model, frames, flops, bandwidth):
+    """Vision, and a turn of one token, so that what is left is decoding."""
+    c = model.config
+    v, t = c.vision, c.text
+    prompt = make_prompt(
+        model.template, frames[1], "Time=3.0-4.0s", "", first=False, positions="mrope", start=0
+    )
+    turn = stack_prompts([prompt])
+
+    @jax.jit
+    def see(rest, turn):
+        return bind(c, rest).encode(turn.patches, turn.patch_pairs, turn.patch_rows, turn.patch_cols)
+
+    patches = prompt.patches.shape[1]
+    block = 2 * patches * (4 * v.width**2 + 2 * v.width * v.mlp) + 4 * patches**2 * v.width
+    merger = 2 * (patches // 4) * (16 * v.width**2 + 4 * v.width * t.width)
+    floor = (v.depth * block + merger) / flops
+    taken = seconds(lambda: see(model.weights.rest, turn))
+    print(f"  vision {1e3 * taken:.1f} ms, floor {1e3 * floor:.1f} ms")
+    layer = t.width * t.head_dim * (2 * t.heads + 2 * t.kv_heads) + 3 * t.width * t.mlp
+    read = 2 * len(prompt.tokens) * layer * t.layers / flops
+    print(f"  prefill of {len(prompt.tokens)} tokens: floor {1e3 * read:.1f} ms")
+    weights = 2 * (layer * t.layers + t.width * t.vocab_size)
+    print(
+        f"  a token: floor {1e3 * weights / bandwidth:.2f} ms, and its context's keys and values",
+        flush=True,
+    )
+
+
+def many_sessions(model, frames, count, args):
+    room = 9216
+    options = EngineOptions(
+        slots=count, batch=count, pool=count * (room + 512), retention=ROLLING, max_new_tokens=NEW,
+        waiting=1, room=room,
+    )  # fmt: skip
+    engine = Engine(model, options)
+    streams = []
+    for seed in range(count):
+        stream = engine.open("Comment on the video.", StreamOptions(max_new_tokens=NEW, seed=seed))
+        streams.append(stream)
+        stream.push(frames[0])
+        engine.tick()
+    times = []
+    for turn in range(args.fill + args.ticks):
+        for i, stream in enumerate(streams):
+            stream.push(frames[1 + (turn + i) % 3])
+        began = time.perf_counter()
+        spoken = engine.tick()
+        if len(spoken) != count:
+            raise SystemExit(f"{len(spoken)} of {count} took part")
+        times.append(time.perf_counter() - began)
+    steady = times[args.fill :]
+    print(
+        f"{count} sessions, {streams[0].length} tokens each: a tick {percentiles(steady)}, "
+        f"{1e3 * np.median(steady) / count:.1f} ms a session", flush=True,
+    )  # fmt: skip
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", default="7b")
+    parser.add_argument("--tokenizer", default="data/tokenizer")
+    parser.add_argument("--streams", type=int, default=10)
+    parser.add_argument("--turns", type=int, default=60)
+    parser.add_argument("--sessions", default="16,32,48")
+    parser.add_argument("--fill", type=int, default=20, help="ticks until the caches are full")
+    parser.add_argument("--ticks", type=int, default=20)
+    args = parser.parse_args()
+    device = jax.devices()[0]
+    print(f"{device.device_kind}, jax {jax.__version__}, {args.preset}, {time.strftime('%Y-%m-%d')}")
+    if device.platform == "gpu":
+        check_attention()
+    flops, bandwidth = machine()
+    print(f"measured: {flops / 1e12:.0f} TFLOP/s, {bandwidth / 1e12:.2f} TB/s", flush=True)
+    config = preset(args.preset)
+    params = random_params(config)
+    model = StreamModel(config, params, open_tokenizer(args.tokenizer))
+    del params
+    rng = np.random.default_rng(0)
+    frames = [rng.integers(0, 256, (6 if i == 0 else 2, *SIZE, 3), np.uint8) for i in range(4)]
+    parts(model, frames, flops, bandwidth)
+    if args.streams:
+        one_stream(model, frames, args)
+    for count in map(int, filter(None, args.sessions.split(","))):
+        try:
+            many_sessions(model, frames, count, args)
+        except jax.errors.JaxRuntimeError as error:
+            print(f"{count} sessions: {str(error).splitlines()[0][:200]}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
