@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from livecc_jax.errors import ConfigError
     from livecc_jax.evaluate.endpoint import Endpoint, Patience
     from livecc_jax.evaluate.judging import judge_files
+    from livecc_jax.evaluate.report import write_report
     from livecc_jax.evaluate.text import scored_text
 
     if args.workers < 1 or args.retries < 0 or args.timeout <= 0 or args.per_minute < 0:
@@ -94,6 +95,8 @@ def run(args: argparse.Namespace) -> int:
         workers=args.workers,
         progress=progress,
     )
+    kept = {k: v for k, v in record.items() if k != "result"}
+    write_report(args.out, scored, kept, results_file=Path(scored.path).name)
     print(scored_text(scored))
     for name in ("judge", "dates", "prompt_sha256", "answers", "tokens", "cost", "faults"):
         print(f"{name}: {json.dumps(record[name], ensure_ascii=False)}")

@@ -259,6 +259,10 @@ def test_from_files_to_a_win_rate(serve, tmp_path, capsys, caplog, monkeypatch):
     assert main(args) == 0  # only the two unreadable ones are asked again
     assert len(server.bodies) == 12
     assert json.loads((out / "judge.json").read_text())["answers"]["from disk"] == 8
+    page = (out / "report.html").read_text()
+    assert "win rate 66.7%" in page
+    assert record["prompt_sha256"] in page
+    assert main(["compare", str(out), str(out)]) == 0
     written = "".join(p.read_text() for p in Path(out).iterdir())
     written += printed.out + printed.err + caplog.text
     assert KEY not in written
