@@ -10,7 +10,7 @@ from support import places
 
 from livecc_jax.errors import ConfigError, MediaError
 from livecc_jax.media.budget import PixelBudget
-from livecc_jax.media.pixels import patch_places, patchify, resize, smart_resize
+from livecc_jax.media.pixels import _resampling, patch_places, patchify, resize, smart_resize
 from livecc_jax.media.video import probe, read_frames
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +40,24 @@ def test_pixels_are_the_released_ones(i):
     off = np.abs(ours - GOLDEN[f"resized_{i}"])
     assert off.max() <= 1
     assert np.mean(off > 0) < 0.001  # rounding of exact halves alone
+
+
+@settings(max_examples=25, deadline=None)
+@given(*[st.integers(28, 300)] * 2, *[st.integers(1, 8)] * 2, st.randoms(use_true_random=False))
+def test_resizing_in_bands_is_resizing_at_once(height, width, new_h, new_w, random):
+    """Noise of any size to any other, and patches of memory that lies colour by colour or not."""
+    size = (28 * new_h, 28 * new_w)
+    rng = np.random.default_rng(random.getrandbits(32))
+    frames = rng.integers(0, 256, (2, height, width, 3), np.uint8)
+    down, across = _resampling(height, size[0]), _resampling(width, size[1])
+    exact = np.einsum("ih,fhwc,jw->fijc", down, frames.astype(np.float64), across, optimize=True)
+    ours = resize(frames, size)
+    assert np.abs(ours - np.clip(exact, 0, 255)).max() < 0.501
+    patches, grid = patchify(ours)
+    np.testing.assert_array_equal(patches, patchify(np.ascontiguousarray(ours))[0])
+    expected = ours.reshape(2, new_h, 2, 14, new_w, 2, 14, 3).transpose(1, 4, 2, 5, 7, 0, 3, 6)
+    np.testing.assert_array_equal(patches, expected.reshape(-1, 1176))
+    assert grid == (1, 2 * new_h, 2 * new_w)
 
 
 def test_sizes_are_the_released_ones():
