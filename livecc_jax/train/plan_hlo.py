@@ -252,10 +252,24 @@ def _first_group(rest: str, devices: int) -> tuple[int, ...]:
         if tiled[4]:
             ids = ids.transpose([int(n) for n in tiled[4].split(",")])
         return tuple(int(n) for n in ids.reshape(int(tiled[1]), int(tiled[2]))[0])
-    named = re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", rest)
+    named = re.search(
+        r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((.*?\]?(?:T\([\d,]+\))?)\))?\s*\{([^}]*)\}",
+        rest,
+    )
     if named:
-        return _mesh_group(named[1], named[2])
+        order = _device_order(named[2], devices) if named[2] else np.arange(devices)
+        return tuple(int(order[i]) for i in _mesh_group(named[1], named[3]))
     return tuple(range(devices))
+
+
+def _device_order(text: str, devices: int) -> np.ndarray:
+    """[2,4]T(1,0): the devices as an array of this shape, transposed; or a list of them."""
+    shape, axes = re.fullmatch(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", text).groups()
+    numbers = [int(n) for n in shape.split(",")]
+    if math.prod(numbers) != devices:
+        return np.array(numbers)
+    ids = np.arange(devices).reshape(numbers)
+    return (ids.transpose([int(n) for n in axes.split(",")]) if axes else ids).ravel()
 
 
 def _mesh_group(axes: str, members: str) -> tuple[int, ...]:

@@ -1,0 +1,214 @@
+"""Planning: what is refused before compiling, what is read off programs, and one small slice."""
+
+import dataclasses
+import importlib.util
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from livecc_jax.cli import main
+from livecc_jax.data.packing import RowShape
+from livecc_jax.errors import ConfigError
+from livecc_jax.model.attention import attend, use_backend
+from livecc_jax.model.presets import preset
+from livecc_jax.parallel.mesh import MeshConfig, make_mesh
+from livecc_jax.train.config import ComputeConfig, Config, DataConfig, OptimConfig
+from livecc_jax.train.flops import forward_flops
+from livecc_jax.train.plan import check_plan, nominal_row
+from livecc_jax.train.plan_chips import Topology
+from livecc_jax.train.plan_flops import counted_flops
+from livecc_jax.train.plan_hlo import read_program
+from livecc_jax.train.plan_search import candidates, estimate
+
+V5P = Topology.parse("v5p:4x4x4")
+SEVEN = Config(preset="7b", data=DataConfig(tokens=32768, windows=96, rows_per_step=256))
+
+
+@pytest.mark.parametrize(
+    ("text", "slices", "said"),
+    [
+        ("v9:4x4", 1, "v9:4x4"),
+        ("v5p", 1, "and a shape, such as v5p:4x4x4"),
+        ("v5p:4x4", 1, "a v5p slice has 3 dimensions"),
+        ("v5e:16x16", 0, "--slices must be at least 1"),
+    ],
+)
+def test_unknown_topologies_are_refused(text, slices, said):
+    with pytest.raises(ConfigError, match=said):
+        Topology.parse(text, slices)
+
+
+@pytest.mark.parametrize(
+    ("changes", "topology", "said"),
+    [
+        ({"mesh": MeshConfig(tensor=8)}, V5P, r"text\.heads is 28, .* mesh\.tensor = 8"),
+        ({"mesh": MeshConfig(context=5)}, V5P, r"mesh\.context=5"),
+        ({"data": DataConfig(rows_per_step=250)}, V5P, r"data\.rows_per_step .* 250"),
+        ({"optim": OptimConfig(accumulate=3)}, V5P, r"data\.rows_per_step is 256, .*accumulate = 3"),
+        ({"compute": ComputeConfig(remat="some")}, V5P, r"compute\.remat 'some'"),
+        ({"compute": ComputeConfig(freeze=("tower",))}, V5P, r"compute\.freeze names 'tower'"),
+        ({}, Topology.parse("v5e:16x16", 2), r"mesh\.data=1 is not a multiple of the 2 slices"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_compiling(changes, topology, said):
+    with pytest.raises(ConfigError, match=said):
+        check_plan(dataclasses.replace(SEVEN, **changes), preset("7b"), topology)
+
+
+def test_command_errors_are_one_sentence(tmp_path, capsys, monkeypatch):
+    config = tmp_path / "config.py"
+    config.write_text("from livecc_jax.train.config import Config\nconfig = Config(preset='7b')\n")
+    assert main(["plan", str(config), "--topology", "v5p:4x4x4", "--mesh.tensor", "3"]) == 2
+    assert "mesh.tensor=3" in capsys.readouterr().err
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "libtpu" else real(name, *a)
+    )
+    argv = ["plan", str(config), "--topology", "v5p:4x4x4", "--data.rows_per_step", "64"]
+    assert main(argv) == 2
+    assert "libtpu, which is missing: pip install 'jax[tpu]'" in capsys.readouterr().err
+
+
+def test_flops_are_counted_with_loops_recomputation_and_kernels():
+    """Products of known sizes under scan and checkpoint; splash kernels by their blocks."""
+    weights = jax.ShapeDtypeStruct((5, 32, 32), jnp.float32)
+    x = jax.ShapeDtypeStruct((8, 32), jnp.float32)
+
+    def loss(weights, x):
+        body = jax.checkpoint(lambda x, w: (jnp.sin(x @ w), None))
+        return jnp.sum(jax.lax.scan(body, x, weights)[0])
+
+    counted = counted_flops(jax.make_jaxpr(jax.grad(loss, (0, 1)))(weights, x))
+    assert counted["matrix products"] == 4 * 5 * 2 * 8 * 32 * 32  # forward, again, two backward
+
+    length, heads, width = 4096, 4, 128
+    q = jax.ShapeDtypeStruct((2, length, heads, width), jnp.bfloat16)
+    k = jax.ShapeDtypeStruct((2, length, 2, width), jnp.bfloat16)
+    ids = jax.ShapeDtypeStruct((2, length), jnp.int32)
+    for causal, kind, visited in ((True, "causal attention", 10 / 16), (False, "full attention", 1)):
+
+        def attention(q, k, v, ids, causal=causal):
+            with use_backend("splash"):
+                return jnp.sum(attend(q, k, v, ids, causal=causal).astype(jnp.float32))
+
+        counted = counted_flops(jax.make_jaxpr(jax.grad(attention, (0, 1, 2)))(q, k, k, ids))
+        every = 2 * 2 * heads * length**2 * width  # one product
+        assert counted[kind] == (2 + 3 + 4) * every * visited
+
+
+def test_collectives_and_memory_are_read_off_a_compiled_program():
+    """A scan over weights split over four devices: gathered every time, their gradients summed."""
+    mesh = make_mesh(MeshConfig(data=2, fsdp=4))
+    split = NamedSharding(mesh, PartitionSpec(None, "fsdp", None))
+    rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp"), None))
+    weights = jax.ShapeDtypeStruct((6, 256, 256), jnp.float32, sharding=split)
+    x = jax.ShapeDtypeStruct((64, 256), jnp.float32, sharding=rows)
+
+    def f(weights, x):
+        def body(x, w):
+            w = jax.lax.with_sharding_constraint(w, NamedSharding(mesh, PartitionSpec()))
+            return jnp.sin(x @ w), None
+
+        return jax.lax.scan(body, x, weights)[0]
+
+    program = read_program(jax.jit(f).lower(weights, x).compile().as_text(), 8)
+    assert not program.unknown_loops
+    (gather,) = program.collectives
+    assert (gather.kind, gather.group) == ("all-gather", (0, 1, 2, 3))
+    assert gather.bytes == 6 * 256 * 256 * 4
+    assert gather.sent == gather.bytes * 3 / 4
+    # Each layer's weights: written and read whole after being gathered from a quarter.
+    least = 6 * 256 * 256 * 4 * 2
+    assert least <= program.memory_bytes < 4 * least
+
+
+@pytest.mark.parametrize(
+    ("groups", "first"),
+    [
+        ("replica_groups={{0,2},{1,3}}", (0, 2)),
+        ("replica_groups=[2,4]<=[8]", (0, 1, 2, 3)),
+        ("replica_groups=[4,2]<=[2,4]T(1,0)", (0, 4)),
+        ("replica_groups=mesh['a'=2,'b'=4] {'b'}", (0, 1, 2, 3)),
+        ("replica_groups=mesh['a'=2,'b'=4] {'a'}", (0, 4)),
+        ("replica_groups=mesh['a'=8] {'a':(2)2}", (0, 2)),
+        ("replica_groups=mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a'}", (0, 1, 2, 3)),
+        ("replica_groups={}", tuple(range(8))),
+    ],
+)
+def test_groups_in_every_notation(groups, first):
+    text = (
+        "ENTRY %main (p: f32[8]) -> f32[8] {\n"
+        "  %p = f32[8]{0} parameter(0)\n"
+        f"  ROOT %r = f32[8]{{0:T(8,128)}} all-reduce(%p), channel_id=1, {groups}, to_apply=%add\n"
+        "}\n"
+    )
+    (found,) = read_program(text, 8).collectives
+    assert found.group == first
+    assert found.sent == 32 * (len(first) - 1) / len(first) * 2
+
+
+def test_links_of_a_group():
+    """A dimension of a v5p cube is a ring of two links; part of one, or one of a small v6e, is not."""
+    cube = [((x, y, z), 0) for x in range(4) for y in range(4) for z in range(4)]
+    assert V5P.rate(cube) == (6 * 100e9, True)
+    assert V5P.rate([c for c in cube if c[0][2] == 0]) == (4 * 100e9, True)
+    assert V5P.rate([((0, 0, 0), 0), ((1, 0, 0), 0)]) == (100e9, True)
+    assert Topology.parse("v6e:8x8").rate([((i, 0), 0) for i in range(8)]) == (100e9, True)
+    near, _ = Topology.parse("v5e:16x16", 2).rate([((0, 0), 0), ((0, 0), 1)])
+    assert near == 25e9 / 8
+
+
+def test_search_looks_at_what_can_be_split_alone():
+    found = list(candidates(SEVEN, preset("7b"), V5P))
+    meshes = {(c.config.mesh.data, c.config.mesh.context, c.config.mesh.tensor) for c in found}
+    assert (1, 1, 1) in meshes
+    assert (1, 4, 2) in meshes
+    for c in found:
+        check_plan(c.config, preset("7b"), V5P)
+        shards = c.config.mesh.data * c.config.mesh.fsdp
+        assert c.config.optim.accumulate * shards == 256
+
+    def by(**compute):
+        config = dataclasses.replace(SEVEN, compute=ComputeConfig(**compute))
+        config = dataclasses.replace(config, mesh=MeshConfig(1, 64, 1, 1))
+        return estimate(config, preset("7b"), V5P)
+
+    policies = ("offload", "full", "attention", "dots", "none")
+    sizes = [by(remat=r).bytes for r in policies]
+    assert sizes == sorted(sizes)
+    assert by(remat="attention").seconds < by(remat="full").seconds
+
+
+def test_a_nominal_row_is_full():
+    row = nominal_row(RowShape(tokens=32768, windows=96, window=1536, targets=2048), segments=4)
+    assert set(np.unique(row["segment_ids"])) == {1, 2, 3, 4}
+    assert row["patch_pairs"].sum() // 4 <= 0.95 * 32768
+    one = nominal_row(RowShape(32768, 96, 1536, 2048), segments=1)
+    assert forward_flops(preset("7b"), one)["text"] > forward_flops(preset("7b"), row)["text"]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+def test_a_small_slice_is_planned_whole(tmp_path, capsys):
+    """The real step of a small model for four v5e chips, in the forms a reader gets."""
+    config = tmp_path / "config.py"
+    config.write_text("from livecc_jax.train.config import Config\nconfig = Config(preset='tiny')\n")
+    argv = ["plan", str(config), "--topology", "v5e:2x2", "--json", str(tmp_path / "plan.json")]
+    argv += ["--pixel-budget", "32", "--data.tokens", "256", "--data.windows", "4"]
+    argv += ["--data.targets", "64", "--data.rows_per_step", "4"]
+    assert main(argv) == 0
+    (plan,) = json.loads((tmp_path / "plan.json").read_text())
+    said = capsys.readouterr().out
+    assert "4 chips as fsdp 4" in said
+    assert f"MFU: at most {plan['mfu']:.1%}" in said
+    # Parameters of four bytes and their two moments, a quarter on every chip; the frozen tower in two.
+    assert plan["memory"]["optimiser"] > 1.9 * plan["memory"]["parameters"]
+    assert plan["fits"]
+    assert plan["unknown_loops"] == 0
+    assert plan["flops"]["causal attention"] > 0
+    assert plan["flops"]["full attention"] > 0
+    assert plan["exchanged"]
+    assert plan["model_flops"] < sum(plan["flops"].values())
