@@ -66,7 +66,7 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class GuardConfig:
-    """What becomes of a step that would harm the run: "stop" before it, "skip" or "ignore" it."""
+    """What becomes of a step that would harm the run: "stop" the run, "skip" or "ignore" the step."""
 
     nan: str = "stop"  # the loss or the gradient is no number
     spike: str = "ignore"  # the loss is over `factor` times the median of the last `window` good ones

@@ -1,7 +1,8 @@
 """Steps that would harm the run: a loss or gradient that is no number, or a loss that jumps.
 
-The step itself decides, on the device: a refused update never touches the parameters, whatever the host
-is doing meanwhile.
+The step itself judges, on the devices. With the policy "skip" it also refuses the update, which never
+touches the parameters then; that takes memory, so with "stop" the host ends the run when it reads the
+verdict, a step later, and nothing is saved before a verdict is read.
 """
 
 from __future__ import annotations
@@ -45,7 +46,6 @@ def begin_guard(config: GuardConfig, mesh: Mesh, saved: dict[str, Any] | None = 
     made = {
         "losses": ring,
         "refused": np.array((saved or {}).get("refused", 0), np.int32),
-        "stopped": np.array(False),
     }
     place = NamedSharding(mesh, PartitionSpec())
     return jax.jit(lambda: jax.tree.map(jnp.asarray, made), out_shardings=place)()
@@ -68,8 +68,6 @@ def guarded(step: Step, config: GuardConfig) -> Step:
         The same, with `guard` in its state (`begin_guard`) and in its metrics `verdict` (an index into
         VERDICTS), `limit` (the loss that would have been a spike; infinite while few losses are known)
         and `refused` (how many updates in a row were).
-
-    After a step that stops the run, every later one is refused too: the state stays that of before it.
     """
 
     def run(state: dict[str, Any], batch: Any) -> tuple[dict[str, Any], dict[str, jax.Array]]:
@@ -82,19 +80,14 @@ def guarded(step: Step, config: GuardConfig) -> Step:
         limit = jnp.where(known, config.factor * _median(guard["losses"]), jnp.inf)
         spike = ~wrong & (loss > limit) & (config.spike != "ignore")
 
-        def asked(policy: str) -> jax.Array:
-            return (wrong & (config.nan == policy)) | (spike & (config.spike == policy))
-
-        stopped = guard["stopped"] | asked("stop")
-        refuse = stopped | asked("skip")
-        if (config.nan, config.spike) != ("ignore", "ignore"):
+        refuse = (wrong & (config.nan == "skip")) | (spike & (config.spike == "skip"))
+        if "skip" in (config.nan, config.spike):
             new = jax.tree.map(lambda n, o: jnp.where(refuse, o, n), new, old)
         later = jnp.concatenate([guard["losses"][1:], loss[None]])
         refused = jnp.where(refuse, guard["refused"] + 1, 0)
         new["guard"] = {
             "losses": jnp.where(refuse | wrong, guard["losses"], later),
             "refused": refused,
-            "stopped": stopped,
         }
         verdict = jnp.where(wrong, 1, jnp.where(spike, 2, 0))
         return new, metrics | {"verdict": verdict, "limit": limit, "refused": refused}

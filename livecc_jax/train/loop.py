@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,11 @@ import optax
 
 from livecc_jax.checkpoints.run import RunDirectory
 from livecc_jax.data.pipeline import Batch, RowSource, batches, steps_in
-from livecc_jax.data.quarantine import Quarantine, Quarantined
-from livecc_jax.errors import ConfigError, DataError
+from livecc_jax.data.quarantine import Quarantine
+from livecc_jax.errors import ConfigError
 from livecc_jax.parallel.batch import check_rows, place_batch
 from livecc_jax.parallel.mesh import make_mesh
-from livecc_jax.parallel.processes import gather, is_first
+from livecc_jax.parallel.processes import is_first
 from livecc_jax.train.clock import Clock
 from livecc_jax.train.config import Config, flatten
 from livecc_jax.train.evaluate import HeldOut
@@ -28,6 +27,7 @@ from livecc_jax.train.guard import VERDICTS, Diverged, begin_guard, guard_json, 
 from livecc_jax.train.optimizer import make_optimizer
 from livecc_jax.train.preempt import Notice, Preempted
 from livecc_jax.train.report import Board, Counts, Meter, Progress, Report
+from livecc_jax.train.shared_quarantine import SharedQuarantine
 from livecc_jax.train.start import Start, begin, check_config, resume
 from livecc_jax.train.step import make_step
 from livecc_jax.train.trace import Trace
@@ -36,8 +36,6 @@ from livecc_jax.train.watchdog import Watchdog
 __all__ = ["Progress", "Report", "train"]
 
 log = logging.getLogger(__name__)
-
-SOME_BAD = 20  # so many bad examples never end a run
 
 
 def train(config: Config, report: Report | None = None) -> Path:
@@ -111,18 +109,19 @@ class _Loop:
 
         resumed = resume(config, run, self.mesh)
         self.clock = Clock(resumed.meta.get("clock")) if resumed else clock
-        self.quarantine = Quarantine.load(data.quarantine) if data.quarantine else Quarantine()
+        known = Quarantine.load(data.quarantine) if data.quarantine else Quarantine()
         if resumed:
             where = f"{config.run} step {resumed.step}"
-            self.quarantine = Quarantine.from_json(resumed.meta["quarantine"], where)
-        self.source = _source(config, run, resumed is not None, self.quarantine)
+            known = Quarantine.from_json(resumed.meta["quarantine"], where)
+        self.source = _source(config, run, resumed is not None, known)
         index = self.source.opened
         if resumed and resumed.meta["index"] != index.digest:
             raise ConfigError(
                 f"{config.run}: this run cannot resume with another index; "
                 f"{data.index} has changed since"
             )
-        self.quarantine.check(index.where, len(index), data.quarantine or config.run)
+        known.check(index.where, len(index), data.quarantine or config.run)
+        self.quarantine = SharedQuarantine(known, index, run.path, data.max_quarantined)
         steps = steps_in(self.source, data.rows_per_step)
         self.steps = min(steps, config.max_steps) if config.max_steps else steps
         self.optimizer: optax.GradientTransformation = make_optimizer(config.optim, self.steps)
@@ -137,7 +136,6 @@ class _Loop:
         if config.evaluate.index:
             self.held_out = HeldOut(config, self.started.model, self.source.tokenizer_path, self.mesh)
         self.pending: _Pending | None = None
-        self.fresh: list[Quarantined] = []  # found by this process, not told to the others yet
         self.account = "start"  # until the first step is done, which compiles
 
     def run(self) -> None:
@@ -145,8 +143,8 @@ class _Loop:
         config = self.config
         step_fn = guarded(make_step(self.started.model, config.compute, self.optimizer), config.guard)
         jitted = jax.jit(step_fn, donate_argnums=0)
-        with jax.set_mesh(self.mesh):
-            for step, batch in self._batches():
+        with jax.set_mesh(self.mesh), closing(self._batches()) as numbered:
+            for step, batch in numbered:
                 self.trace.before(step)
                 self.watchdog.at(step, "step")
                 placed = place_batch(self.mesh, batch.rows, config.optim.accumulate)
@@ -156,10 +154,10 @@ class _Loop:
                 self._read()
                 self.pending = _Pending(step, metrics, counts)
                 self._after(step)
-        self._write_quarantine()
+        self.quarantine.write()
         self.directory.wait()
 
-    def _batches(self) -> Iterator[tuple[int, Batch]]:
+    def _batches(self) -> Generator[tuple[int, Batch], None, None]:
         """Number the steps from 1, and book what is waited for."""
         config = self.config
         stream = batches(
@@ -172,17 +170,18 @@ class _Loop:
             processes=jax.process_count(),
             workers=config.data.workers,
         )
-        for step in range(self.first + 1, self.steps + 1):
-            self.watchdog.at(step, "rows")
-            self.clock.spent(self.account)
-            batch = next(stream)
-            # While the devices still work on the step before, nothing is lost by waiting.
-            idle = self.pending is None or self.pending.metrics["loss"].is_ready()
-            starting = self.account == "start"
-            waited = self.clock.spent("data" if idle and not starting else self.account)
-            self.meter.waited += waited
-            self.fresh.extend(batch.failed)
-            yield step, batch
+        with closing(stream):
+            for step in range(self.first + 1, self.steps + 1):
+                self.watchdog.at(step, "rows")
+                self.clock.spent(self.account)
+                batch = next(stream)
+                # While the devices still work on the step before, nothing is lost by waiting.
+                idle = self.pending is None or self.pending.metrics["loss"].is_ready()
+                starting = self.account == "start"
+                waited = self.clock.spent("data" if idle and not starting else self.account)
+                self.meter.waited += waited
+                self.quarantine.found(batch.failed)
+                yield step, batch
 
     def _after(self, step: int) -> None:
         """What is due after a step was handed to the devices."""
@@ -194,7 +193,7 @@ class _Loop:
             evaluates = step == self.steps or step % config.evaluate.every == 0
         stop = self.notice.reached()
         if step % config.log_every == 0:
-            self._share_quarantine()
+            self.quarantine.share()
         if saves or stop or evaluates:
             self._read()
         self.directory.check()
@@ -225,7 +224,7 @@ class _Loop:
         if VERDICTS[int(values["verdict"])] != "good":
             self._bad(pending.step, values)
         if pending.step % self.config.log_every == 0 or pending.step == self.steps:
-            progress = self.meter.read(pending.step, values, self.quarantine)
+            progress = self.meter.read(pending.step, values, len(self.quarantine))
             self.board.add(progress.scalars(), pending.step)
             self.board.add(self.clock.shares(), pending.step, "time/")
             if self.report:
@@ -235,28 +234,26 @@ class _Loop:
     def _bad(self, step: int, values: dict[str, float]) -> None:
         """Record a step that the guard did not find good, and end the run if that is the policy."""
         guard, rows = self.config.guard, self.config.data.rows_per_step
-        policy = guard.nan if VERDICTS[int(values["verdict"])] == "nan" else guard.spike
+        name = VERDICTS[int(values["verdict"])]
+        policy = guard.nan if name == "nan" else guard.spike
         listed = self.directory.path / "anomalies.jsonl"
         what = "it was bad"
         if is_first():
             numbers = range((step - 1) * rows, step * rows)
             what = record(listed, step, values, policy, self.source, numbers)
             log.warning("step %d: %s (policy: %s; its rows are in %s)", step, what, policy, listed)
-        if policy == "skip" and values["refused"] <= guard.most:
-            return
-        if policy == "ignore":
-            return
-        # The state is still that of before a step that stops the run; after another it goes on.
-        self._save(step - 1 if policy == "stop" else self.handed)
-        self.directory.wait()
-        if policy == "skip":
+        if policy == "stop":
+            self.directory.wait()
+            raise Diverged(
+                f"step {step}: {what}; its rows are in {listed}, and the newest checkpoint is step "
+                f"{self.saved} (to go on past it: --guard.{name} skip)"
+            )
+        if policy == "skip" and values["refused"] > guard.most:
+            self._save(self.handed)
+            self.directory.wait()
             raise Diverged(
                 f"{listed}: {int(values['refused'])} steps in a row could not be used, the last {step}"
             )
-        raise Diverged(
-            f"step {step}: {what}; its rows are in {listed}, and the run stands at step {step - 1} "
-            f"(to go on past it: --guard.{VERDICTS[int(values['verdict'])]} skip)"
-        )
 
     def _evaluate(self, step: int) -> bool:
         """Held-out loss; true when the run was told to end meanwhile."""
@@ -280,7 +277,7 @@ class _Loop:
         """Begin to write a checkpoint, unless it is there."""
         if step <= self.saved:
             return
-        self._share_quarantine()
+        self.quarantine.share()
         self.clock.spent(self.account)
         self.watchdog.at(step, "save")
         meta = {
@@ -296,32 +293,6 @@ class _Loop:
         self.saved = step
         self.watchdog.stepped()
         self.clock.spent("save")
-
-    def _share_quarantine(self) -> None:
-        """Give every process what any of them found unusable; all come here at the same steps."""
-        found = gather([dataclasses.asdict(e) for e in self.fresh])
-        self.fresh = []
-        new = False
-        for entry in (Quarantined(**e) for entries in found for e in entries):
-            if self.quarantine.add(entry):
-                new = True
-                if is_first():
-                    log.warning(
-                        "left out and quarantined: %s line %d: %s",
-                        entry.annotations, entry.line, entry.reason,
-                    )  # fmt: skip
-        if new:
-            self._write_quarantine()
-        size = len(self.source.opened)
-        if len(self.quarantine) > max(SOME_BAD, self.config.data.max_quarantined * size):
-            raise DataError(
-                f"{self.directory.path / 'quarantine.jsonl'}: {len(self.quarantine)} of {size} "
-                f"examples cannot be used; the last: {self.quarantine.entries[-1].reason}"
-            )
-
-    def _write_quarantine(self) -> None:
-        if is_first():
-            self.quarantine.save(self.directory.path / "quarantine.jsonl")
 
 
 def _source(config: Config, run: RunDirectory, resumed: bool, quarantine: Quarantine) -> RowSource:

@@ -15,7 +15,6 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from livecc_jax.data.pipeline import Batch
-from livecc_jax.data.quarantine import Quarantine
 from livecc_jax.parallel.processes import is_first
 from livecc_jax.train.clock import Clock
 from livecc_jax.train.config import Config
@@ -97,7 +96,7 @@ class Meter:
         """A batch whose step is done."""
         self._counts.append(counts)
 
-    def read(self, step: int, values: dict[str, float], quarantine: Quarantine) -> Progress:
+    def read(self, step: int, values: dict[str, float], quarantined: int) -> Progress:
         """The figures since the last reading, up to a step that is done."""
         passed = {k: v - self._began[k] for k, v in self._clock.seconds.items()}
         seconds = max(sum(passed.values()), 1e-9)
@@ -118,7 +117,7 @@ class Meter:
             mfu=sum(c.flops for c in self._counts) * everywhere / seconds / self._all_peak,
             memory_bytes=_peak_memory(),
             waiting=min(1.0, self.waited / seconds),
-            quarantined=len(quarantine),
+            quarantined=quarantined,
             goodput=self._clock.goodput(),
         )
         self._restart()

@@ -71,7 +71,7 @@ def test_a_bad_clip_is_left_out_and_the_run_repeats(home, straight):
 
 def test_a_run_ends_when_nothing_can_be_read(home, straight, monkeypatch):
     """Not one clip but the disk is gone: better to stop than to train on nothing."""
-    monkeypatch.setattr("livecc_jax.train.loop.SOME_BAD", 1)
+    monkeypatch.setattr("livecc_jax.train.shared_quarantine.SOME_BAD", 1)
     shutil.move(home / "clips", home / "elsewhere")
     try:
         with pytest.raises(DataError, match=r"quarantine\.jsonl: \d of 4 examples cannot be used"):
