@@ -1,10 +1,10 @@
 """How many examples a second `livecc index` plans.
 
-    python benchmarks/index.py [--examples 20000] [--videos 400] [--workers 0 1 2] [--keep DIR]
+    python benchmarks/index.py [--examples 20000] [--videos 400] [--workers 0 2]
 
 Text only: streaming clips of 30 to 240 s, two words a second, whose annotations give duration and size
-(provisional entries). With timestamps: clips of the shipped 30 s video, each file under a name of its
-own (a link), so each is demuxed; then again with the timestamps kept.
+(provisional entries), and short questions. With timestamps: clips of the shipped 30 s video, each
+file under a name of its own (a link), so each is demuxed; then again with the timestamps kept.
 """
 
 import argparse
@@ -35,20 +35,26 @@ def line(rng, video, seconds, **said):
     return json.dumps([{"role": "user", "content": asked}, {"role": "assistant", "content": [stream]}])
 
 
+def used():
+    both = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(u.ru_utime + u.ru_stime for u in both)
+
+
 def measure(name, files, out, tokenizer, workers, **how):
-    began = time.perf_counter()
+    began, before = time.perf_counter(), used()
     index = build_index(
         files, out, tokenizer, PixelBudget.parse(384), workers=workers, overwrite=True, **how
     )
-    spent = time.perf_counter() - began
-    peak = max(
-        resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
+    spent, busy = time.perf_counter() - began, used() - before
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    peak = max(resource.getrusage(kind).ru_maxrss for kind in kinds)
     size = sum(f.stat().st_size for f in out.iterdir())
     lines = sum(a["lines"] for a in index.annotations)
     print(
-        f"{name}, {workers or 'no'} workers: {lines / spent:.0f} lines/s ({lines} lines, {len(index)} "
-        f"examples), {size / len(index):.0f} bytes an example, largest process {peak / 2**10:.0f} MiB",
+        f"{name}, {workers or 'no'} workers: {lines / spent:.0f} lines/s, "
+        f"{lines / busy:.0f} a second of processor ({lines} lines, {len(index)} examples), "
+        f"{size / len(index):.0f} bytes an example, "
+        f"largest process {peak / 2**10:.0f} MiB",
         flush=True,
     )
 
@@ -74,12 +80,18 @@ def main():
                     home / f"{i}.mp4"
                 ).symlink_to(CLIP)
                 file.write(line(rng, f"{i}.mp4", 30) + "\n")
+        with open(home / "questions.jsonl", "w") as file:
+            for i in range(args.examples):
+                turns = [("user", f"What comes after {i}?"), ("assistant", f"It is {i + 1}.")]
+                file.write(json.dumps([{"role": r, "content": c} for r, c in turns]) + "\n")
         print(
-            f"{os.cpu_count()} cores, text file {(home / 'text.jsonl').stat().st_size / 2**20:.0f} MiB"
+            f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
+            f"text file {(home / 'text.jsonl').stat().st_size / 2**20:.0f} MiB"
         )
         for workers in args.workers:
             out = home / "index"
             measure("text only", [home / "text.jsonl"], out, tokenizer, workers, provisional=True)
+            measure("questions", [home / "questions.jsonl"], out, tokenizer, workers)
             kept = home / f"timestamps-{workers}.sqlite"
             for name in ("with timestamps", "with timestamps kept"):
                 measure(name, [home / "videos.jsonl"], out, tokenizer, workers, timestamps=kept)
