@@ -1,0 +1,79 @@
+"""The table of docs/plan.md: pre-training 7B at 32,768 tokens on several TPU slices, as Markdown.
+
+    JAX_PLATFORMS=cpu python benchmarks/plan_table.py [SLICE ...]
+
+Each line is the real training step compiled for the slice (libtpu, no TPU needed): two to five minutes
+of a CPU core and under 3 GiB of memory each. Without arguments every line; each is printed as it comes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+
+import jax
+
+from livecc_jax.errors import ConfigError
+from livecc_jax.model.presets import preset
+from livecc_jax.parallel.mesh import MeshConfig
+from livecc_jax.train.config import load_config
+from livecc_jax.train.plan import make_plan
+from livecc_jax.train.plan_chips import GIB, Topology
+
+TOKENS = 1e11
+WINDOW = 4 * 384  # patches, at a pixel budget of 384
+
+# Name: (topology, slices, mesh, micro-batches a step, remat)
+LINES = {
+    "v5p:4x4x4": ("v5p:4x4x4", 1, MeshConfig(), 4, "attention"),
+    "2xv5e:16x16": ("v5e:16x16", 2, MeshConfig(data=2, context=2), 1, "full"),
+    "v6e:8x8": ("v6e:8x8", 1, MeshConfig(), 4, "full"),
+    "v5e:16x16": ("v5e:16x16", 1, MeshConfig(context=2), 2, "full"),
+    "v5p:4x4x8": ("v5p:4x4x8", 1, MeshConfig(), 2, "attention"),
+}
+
+
+def line(name):
+    topology, slices, mesh, micro, remat = LINES[name]
+    config = load_config(Path(__file__).parents[1] / "configs/pretrain_7b.py")
+    config = dataclasses.replace(
+        config,
+        mesh=mesh,
+        optim=dataclasses.replace(config.optim, accumulate=micro),
+        compute=dataclasses.replace(config.compute, remat=remat),
+    )
+    try:
+        plan = make_plan(config, preset("7b"), Topology.parse(topology, slices), window=WINDOW)
+    except ConfigError as error:
+        return f"| {name} | {error} |"
+    shape = " x ".join(f"{axis} {n}" for axis, n in plan.mesh.items() if n > 1)
+    temporary = plan.memory["activations and temporaries"]
+    sent = ", ".join(f"{kind} {n / 1e9:.0f}" for kind, n in sorted(plan.exchanged.items()) if n > 5e8)
+    return (
+        f"| {plan.topology} | {shape} | {remat}, {micro} | "
+        f"{plan.used / GIB:.1f} of {plan.hbm / GIB:.1f} ({temporary / GIB:.1f}) | "
+        f"{sum(plan.flops.values()):.2e} / {plan.model_flops:.2e} | {sent} | "
+        f"{plan.step_seconds:.1f} ({plan.bound}) | {plan.mfu:.0%} / {plan.mfu_serial:.0%} | "
+        f"{plan.days(TOKENS):.1f} | {plan.compile_seconds:.0f} s, {plan.host_bytes / GIB:.1f} GiB |"
+    )
+
+
+def main():
+    jax.config.update("jax_platforms", "cpu")
+    print("| slice | mesh | remat, micro-batches | GiB a chip (temporaries) | FLOPs counted / needed | "
+          "GB sent by a chip | step, s | MFU at most: overlapped / serial | days for 1e11 tokens | "
+          "compiling |")  # fmt: skip
+    print("|---" * 10 + "|", flush=True)
+    for name in sys.argv[1:] or LINES:
+        if name not in LINES:
+            raise SystemExit(f"{name}: not one of {', '.join(LINES)}")
+        print(line(name), flush=True)
+
+
+if __name__ == "__main__":
+    main()
