@@ -11,9 +11,10 @@ import numpy as np
 from livecc_jax.errors import MediaError
 from livecc_jax.evaluate.questions import Source
 from livecc_jax.media.budget import PixelBudget
+from livecc_jax.media.clip import clip_patches, resized_frames
 from livecc_jax.media.pixels import patchify, resize
 from livecc_jax.media.sampling import sample_uniform
-from livecc_jax.media.video import probe, read_frames, read_image
+from livecc_jax.media.video import VideoInfo, probe, read_image
 
 SECOND_US = 1_000_000
 FRAME_ENDINGS = (".jpg", ".jpeg", ".png")
@@ -30,8 +31,13 @@ class Watched:
 
 
 def watch(source: Source, budget: PixelBudget, max_frames: int | None = None) -> Watched:
-    """Sample, decode, resize and cut a source; see `frames_of`."""
-    patches, grid = patchify(frames_of(source, budget, max_frames))
+    """Sample, decode, resize and cut a source; see `frames_of`. A video's frames are never all held."""
+    if Path(source.path).is_dir():
+        patches, grid = patchify(_frames_of_folder(source, budget, max_frames))
+    else:
+        info, chosen = _chosen(source, max_frames)
+        size = budget.size(info.height, info.width, len(chosen))
+        patches, grid = clip_patches(info, chosen, size, threads=0)
     return Watched(patches.reshape(grid[0], grid[1] * grid[2], -1), grid)
 
 
@@ -45,14 +51,20 @@ def frames_of(source: Source, budget: PixelBudget, max_frames: int | None = None
     """
     if Path(source.path).is_dir():
         return _frames_of_folder(source, budget, max_frames)
+    info, chosen = _chosen(source, max_frames)
+    size = budget.size(info.height, info.width, len(chosen))
+    return np.stack(list(resized_frames(info, chosen, size, threads=0)))
+
+
+def _chosen(source: Source, max_frames: int | None) -> tuple[VideoInfo, np.ndarray]:
+    """A video and the numbers of the frames shown of it."""
     info = _probe(source.path)
     times = info.frame_times_us
     inside = np.flatnonzero(_inside(times, source))
     if not len(inside):
         raise MediaError(f"{source.path}: has no frame in {_told(source)}")
     duration = int(times[inside[-1]] - times[inside[0]]) + info.frame_duration_us
-    chosen = inside[_spread(len(inside), duration, max_frames)]
-    return resize(read_frames(info, chosen), budget.size(info.height, info.width, len(chosen)))
+    return info, inside[_spread(len(inside), duration, max_frames)]
 
 
 def _frames_of_folder(source: Source, budget: PixelBudget, max_frames: int | None) -> np.ndarray:
