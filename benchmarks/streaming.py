@@ -9,7 +9,11 @@ memory bandwidth, both measured here first.
 """
 
 import argparse
+import collections
+import re
+import tempfile
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -85,6 +89,34 @@ def check_attention():
     )
 
 
+def where_time_goes(label, run, shown=18):
+    """Print the device's busiest kernels of a call, by name without their numbers."""
+    with tempfile.TemporaryDirectory() as home:
+        began = time.perf_counter()
+        with jax.profiler.trace(home):
+            run()
+        whole = time.perf_counter() - began
+        (file,) = Path(home).rglob("*.xplane.pb")
+        data = jax.profiler.ProfileData.from_file(str(file))
+    spent, calls = collections.Counter(), collections.Counter()
+    for plane in data.planes:
+        if "GPU" not in plane.name:
+            continue
+        for line in plane.lines:
+            if not line.name.startswith("Stream"):
+                continue
+            for event in line.events:
+                stats = dict(event.stats)
+                name = re.sub(r"[._]?\d+", "", f"{event.name} {stats.get('hlo_op', '')}")[:90]
+                spent[name] += event.duration_ns
+                calls[name] += 1
+    busy = sum(spent.values()) / 1e6
+    print(f"{label}: device busy {busy:.1f} ms of {1e3 * whole:.1f} ms (profiled)")
+    for name, took in spent.most_common(shown):
+        print(f"    {took / 1e6:8.2f} ms  {calls[name]:5} x {name}")
+    print(flush=True, end="")
+
+
 def percentiles(times):
     p = 1e3 * np.percentile(times, [50, 99])
     return f"p50 {p[0]:7.1f} ms  p99 {p[1]:7.1f} ms  worst {1e3 * max(times):7.1f} ms"
@@ -101,6 +133,8 @@ def one_stream(model, frames, args):
                 times.append((turn, said.latency, len(said.tokens)))
         if not stream:
             print(f"  compiled and one stream: {time.perf_counter() - began:.0f} s", flush=True)
+    if args.profile:
+        where_time_goes("one stream, one turn", lambda: session.push(frames[1]))
     later = [t for turn, t, _ in times if turn]
     tokens = np.mean([n for *_, n in times])
     print(
@@ -165,6 +199,10 @@ def many_sessions(model, frames, count, args):
         if len(spoken) != count:
             raise SystemExit(f"{len(spoken)} of {count} took part")
         times.append(time.perf_counter() - began)
+    if args.profile:
+        for stream in streams:
+            stream.push(frames[1])
+        where_time_goes(f"{count} sessions, one tick", engine.tick)
     steady = times[args.fill :]
     print(
         f"{count} sessions, {streams[0].length} tokens each: a tick {percentiles(steady)}, "
@@ -181,6 +219,7 @@ def main():
     parser.add_argument("--sessions", default="16,32,48")
     parser.add_argument("--fill", type=int, default=20, help="ticks until the caches are full")
     parser.add_argument("--ticks", type=int, default=20)
+    parser.add_argument("--profile", action="store_true", help="print the busiest kernels too")
     args = parser.parse_args()
     device = jax.devices()[0]
     print(f"{device.device_kind}, jax {jax.__version__}, {args.preset}, {time.strftime('%Y-%m-%d')}")
