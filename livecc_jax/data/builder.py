@@ -20,6 +20,7 @@ from livecc_jax.data.media_files import MediaFiles
 from livecc_jax.data.plan import frame_size
 from livecc_jax.data.records import AnnotationFile
 from livecc_jax.data.remote import is_remote, join
+from livecc_jax.data.shards import located
 from livecc_jax.errors import DataError, ExampleError, LiveCCError, MediaError
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.pixels import resize
@@ -100,7 +101,7 @@ class StreamingClips(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
         files = [AnnotationFile(path) for path in self._annotations]
-        total, done, key = sum(map(len, files)), 0, 0
+        total, done, key, why = sum(map(len, files)), 0, 0, ""
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for file in files:
                 for first in range(0, len(file), AHEAD):
@@ -108,7 +109,8 @@ class StreamingClips(tfds.core.GeneratorBasedBuilder):
                     raws = file.raws(lines.start, lines.stop)
                     for line, made in zip(lines, pool.map(self._attempt, [file] * AHEAD, lines, raws)):
                         if isinstance(made, LiveCCError):
-                            log.info("left out %s line %d: %s", file.path, line + 1, made)
+                            why = located(file.path, line + 1, str(made))
+                            log.info("left out %s", why)
                             if self._rejected:
                                 self._rejected(file.path, line + 1, made)
                         else:
@@ -118,7 +120,9 @@ class StreamingClips(tfds.core.GeneratorBasedBuilder):
                     if self._progress:
                         self._progress(done, total)
         if not key:
-            raise DataError(f"{', '.join(self._annotations)}: no conversation is usable")
+            raise DataError(
+                f"{', '.join(self._annotations)}: no conversation is usable; the last one: {why}"
+            )
 
     def _attempt(self, file: AnnotationFile, line: int, raw: Any) -> dict[str, Any] | LiveCCError:
         try:

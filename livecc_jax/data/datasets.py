@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from livecc_jax.data.records import AnnotationFile, parse
+from livecc_jax.data.conversations import parse
+from livecc_jax.data.records import AnnotationFile
 from livecc_jax.data.remote import is_remote
 from livecc_jax.errors import DataError, MediaError
 from livecc_jax.media.video import VideoInfo

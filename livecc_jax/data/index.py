@@ -26,7 +26,7 @@ from livecc_jax.data.datasets import Annotations, open_annotations
 from livecc_jax.data.plan import FORMATS
 from livecc_jax.data.reader import FORMAT, VERSION, Index
 from livecc_jax.data.remote import Stamp, is_remote, stamp
-from livecc_jax.data.shards import Settings, Stretch, category
+from livecc_jax.data.shards import Settings, Stretch, category, located
 from livecc_jax.data.workers import planned
 from livecc_jax.errors import ConfigError, DataError, MediaError
 from livecc_jax.media.budget import PixelBudget
@@ -216,7 +216,7 @@ def _join(
                 kinds[entry["kind"]] += 1
                 reasons[category(entry["reason"], entry["annotations"])] += 1
                 sources[stretch.source]["rejected"] += 1
-                why = f"{entry['annotations']} line {entry['line']}: {entry['reason']}"
+                why = located(entry["annotations"], entry["line"], entry["reason"])
                 log.info("rejected %s", why)
         if not len(columns):
             shutil.rmtree(work)

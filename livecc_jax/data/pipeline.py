@@ -211,8 +211,9 @@ def batches(
         return (first_step + step) * rows_per_step + a * micro + process * share + place
 
     count = max(0, steps - first_step) * local
+    _ = source.plan  # once here, not in each worker
     if not workers:
-        _ = source.plan, source.template, source.files  # once, not by each thread
+        _ = source.template, source.files  # once, not by each thread
     rows = ahead(lambda j: source.measured(row_number(j)), count, threads, workers)
     with contextlib.closing(rows):
         for _ in range(first_step, steps):

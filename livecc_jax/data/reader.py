@@ -11,10 +11,10 @@ import numpy as np
 
 from livecc_jax.data import paths
 from livecc_jax.data.columns import COLUMNS, CONVERSATION, PROVISIONAL, STREAM
+from livecc_jax.data.conversations import parse
 from livecc_jax.data.datasets import Annotations, open_annotations
 from livecc_jax.data.media_files import FileFacts, MediaFiles
 from livecc_jax.data.plan import ExamplePlan, MediaPlan, plan_example
-from livecc_jax.data.records import parse
 from livecc_jax.data.remote import folder_of, is_remote
 from livecc_jax.data.spent import part
 from livecc_jax.data.split import Piece, cut

@@ -107,8 +107,7 @@ class Planner:
             try:
                 return raw, self._plan(file.parse(line, raw))
             except ExampleError as error:
-                known = str(error).startswith(file.path)
-                return error if known else ExampleError(f"{file.path} line {line + 1}: {error}")
+                return ExampleError(located(file.path, line + 1, str(error)))
             except MediaError as error:
                 return error
 
@@ -170,6 +169,11 @@ def _names_remote(raw: Any) -> bool:
     except (TypeError, KeyError):
         return False
     return any(is_remote(str(item.get(key, ""))) for item in items for key in ("video", "image"))
+
+
+def located(path: str, line: int, reason: str) -> str:
+    """A reason that names annotation file and line (from 1), whether or not it did before."""
+    return reason if reason.startswith(f"{path} line {line}: ") else f"{path} line {line}: {reason}"
 
 
 def category(reason: str, path: str) -> str:

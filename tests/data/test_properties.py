@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from livecc_jax.data.conversations import parse
 from livecc_jax.data.index import build_index
 from livecc_jax.data.media_files import MediaFiles
 from livecc_jax.data.pipeline import RowSource
 from livecc_jax.data.plan import plan_example
-from livecc_jax.data.records import parse
 from livecc_jax.data.stored import pack, unpack
 from livecc_jax.errors import DataError, ExampleError, MediaError
 from livecc_jax.media.budget import PixelBudget
