@@ -36,7 +36,12 @@ def model(tmp_path_factory, small_tokenizer):
     """A tiny checkpoint in HuggingFace layout."""
     tokenizer = open_tokenizer(small_tokenizer)
     config = fit_vocabulary(preset("tiny"), tokenizer)
-    config = dataclasses.replace(config, text=dataclasses.replace(config.text, max_positions=4096))
+    # One layer: what layers compute is tested elsewhere, and each costs compiling.
+    config = dataclasses.replace(
+        config,
+        text=dataclasses.replace(config.text, max_positions=4096, layers=1),
+        vision=dataclasses.replace(config.vision, depth=1),
+    )
     rng = np.random.default_rng(0)
     flat = {}
     for e in table(config):
