@@ -18,7 +18,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "index", help="index annotation files for training", description=__doc__
     )
     parser.add_argument(
-        "annotations", nargs="+", help="JSONL annotation files, local or in a bucket (gs://...)"
+        "annotations",
+        nargs="+",
+        help="JSONL annotation files, local or in a bucket (gs://...), or datasets",
     )
     parser.add_argument("--out", required=True, help="directory to make")
     add_tokenizer_options(parser)

@@ -80,9 +80,14 @@ def _rows(args: argparse.Namespace) -> int:
     from livecc_jax.data.throughput import measure
     from livecc_jax.errors import ConfigError
 
-    for option, value in (("throughput", args.throughput), ("threads", args.threads)):
-        if value is not None and not 0 < value < float("inf"):
-            raise ConfigError(f"--{option} must be above 0, not {value}")
+    for option, value, least in (
+        ("throughput", args.throughput, 1e-3),
+        ("threads", args.threads, 1),
+        ("workers", args.workers, 0),
+        ("step-seconds", args.step_seconds, 0),
+    ):
+        if value is not None and not least <= value < float("inf"):
+            raise ConfigError(f"--{option} must be at least {least}, not {value}")
     source = _source(args)
     if args.row is not None:
         seen = see(source, args.row)

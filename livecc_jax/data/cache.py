@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import logging
+import math
 import os
 import queue
 import tempfile
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from livecc_jax.data.remote import DISK, Stamp, patiently, store_of
-from livecc_jax.errors import DataError, MediaError
+from livecc_jax.errors import ConfigError, DataError, MediaError
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,13 @@ class FileCache:
     def __init__(self, folder: str | Path = "", max_bytes: int = int(DEFAULT_GB * 1e9)) -> None:
         self.folder = Path(folder) if folder else default_folder()
         self.max_bytes = max_bytes
+
+    @staticmethod
+    def of(folder: str | Path, gigabytes: float) -> FileCache:
+        """A cache of so many GB. Raises ConfigError when that is no size."""
+        if not 0 < gigabytes < math.inf:
+            raise ConfigError(f"a cache must hold more than 0 GB, not {gigabytes}")
+        return FileCache(folder, int(gigabytes * 1e9))
 
     @contextlib.contextmanager
     def local(self, address: str, seen: Stamp) -> Iterator[str]:

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from livecc_jax.data import paths
-from livecc_jax.data.cache import DEFAULT_GB
+from livecc_jax.data.cache import DEFAULT_GB, FileCache
 from livecc_jax.data.columns import ColumnWriter
 from livecc_jax.data.datasets import Annotations, open_annotations
 from livecc_jax.data.plan import FORMATS
@@ -81,6 +81,9 @@ def build_index(
         DataError: a file is malformed, nothing in it is usable, or `out` exists.
     """
     out = Path(out)
+    if workers < 0:
+        raise ConfigError(f"there cannot be {workers} workers")
+    FileCache.of(cache, cache_gb)
     if form not in FORMATS:
         raise ConfigError(f"form {form!r} is not one of {', '.join(FORMATS)}")
     if out.exists() and not (overwrite and (out / "meta.json").is_file()):

@@ -108,7 +108,7 @@ class RowSource:
     @cached_property
     def files(self) -> MediaFiles:
         """Where videos and images are read."""
-        return MediaFiles(cache=FileCache(self.cache, int(self.cache_gb * 1e9)))
+        return MediaFiles(cache=FileCache.of(self.cache, self.cache_gb))
 
     @cached_property
     def shape(self) -> RowShape:

@@ -67,7 +67,7 @@ class Planner:
         self.settings = settings
         self._template = ChatTemplate(Remembering(tokenizer))
         timestamps = Timestamps(settings.timestamps) if settings.timestamps else None
-        cache = FileCache(settings.cache, int(settings.cache_gb * 1e9))
+        cache = FileCache.of(settings.cache, settings.cache_gb)
         self._files = MediaFiles(timestamps, settings.provisional, cache)
 
     def plan(self, file: Annotations, stretch: Stretch) -> dict[str, np.ndarray]:
