@@ -2,7 +2,7 @@
 
     JAX_PLATFORMS=cpu python benchmarks/plan_table.py [SLICE ...]
 
-Each line is the real training step compiled for the slice (libtpu, no TPU needed): two to five minutes
+Each line is the real training step compiled for the slice (libtpu, no TPU needed): about five minutes
 of a CPU core and under 3 GiB of memory each. Without arguments every line; each is printed as it comes.
 """
 

@@ -25,6 +25,7 @@ from livecc_jax.train.plan_hlo import read_program
 from livecc_jax.train.plan_search import candidates, estimate
 
 V5P = Topology.parse("v5p:4x4x4")
+SMALL_SLICE_BYTES = 43_698_920  # a chip, libtpu 0.0.42.1
 SEVEN = Config(preset="7b", data=DataConfig(tokens=32768, windows=96, rows_per_step=256))
 
 
@@ -206,8 +207,9 @@ def test_a_small_slice_is_planned_whole(tmp_path, capsys):
     assert f"MFU: at most {plan['mfu']:.1%}" in said
     # Parameters of four bytes and their two moments, a quarter on every chip; the frozen tower in two.
     assert plan["memory"]["optimiser"] > 1.9 * plan["memory"]["parameters"]
-    assert plan["fits"]
     assert plan["unknown_loops"] == 0
+    # A twentieth more memory is a change to be meant, and then to be written down here.
+    assert plan["used"] < 1.05 * SMALL_SLICE_BYTES, "the step needs more memory a chip than it did"
     assert plan["flops"]["causal attention"] > 0
     assert plan["flops"]["full attention"] > 0
     assert plan["exchanged"]
