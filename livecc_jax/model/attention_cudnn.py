@@ -26,12 +26,14 @@ HOPPER = 9.0
 def usable(q: jax.Array, k: jax.Array, layout: Layout) -> bool:
     """Whether these arrays can go through cuDNN on the GPU there is."""
     split = layout.parts(layout.heads) * layout.parts(layout.length)
+    local = q.size // (split * layout.parts(layout.batch))
     return (
         q.dtype in (jnp.bfloat16, jnp.float16)
         and q.dtype == k.dtype
         and q.shape[-1] % 8 == 0
         and q.shape[-1] <= 256
         and q.shape[2] % split == 0
+        and local < 2**31  # offsets are int32, in elements
         and _capability() >= HOPPER
     )
 

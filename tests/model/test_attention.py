@@ -10,7 +10,7 @@ from jax.sharding import AbstractDevice, AbstractMesh
 from livecc_jax.errors import ConfigError
 from livecc_jax.model import attention_cudnn
 from livecc_jax.model.attention import attend, backend_for, use_backend
-from livecc_jax.model.attention_layout import layout_in_scope
+from livecc_jax.model.attention_layout import Layout, layout_in_scope
 from livecc_jax.parallel.mesh import AXES, MeshConfig, make_mesh
 
 MESHES = {
@@ -143,6 +143,23 @@ def test_the_device_compiled_for_decides():
             assert backend_for(layout, q, k) == backend  # no bfloat16 here, so no cuDNN
             with use_backend("xla"):
                 assert backend_for(layout, q, k) == "xla"
+
+
+def test_cudnn_is_for_what_it_can_do(monkeypatch):
+    monkeypatch.setattr(attention_cudnn, "_capability", lambda: 9.0)
+    layout = Layout(None, "gpu")
+
+    def asked(*shape, dtype=jnp.bfloat16):
+        q = jax.ShapeDtypeStruct(shape, dtype)
+        return backend_for(layout, q, q)
+
+    assert asked(1, 32768, 28, 128) == "cudnn"
+    assert asked(96, 1536, 16, 80) == "cudnn"
+    assert asked(1, 32768, 28, 128, dtype=jnp.float32) == "xla"
+    assert asked(1, 64, 4, 12) == "xla"  # heads in eights
+    assert asked(32, 32768, 28, 128) == "xla"  # offsets of the last row would not fit int32
+    monkeypatch.setattr(attention_cudnn, "_capability", lambda: 8.0)
+    assert asked(1, 32768, 28, 128) == "xla"
 
 
 def test_what_does_not_divide_is_refused_by_name():
