@@ -82,10 +82,13 @@ class Resizer:
         self.old, self.new = old, new
         self._down = _bands(old[0], new[0], 8)
         self._across = _bands(old[1], new[1], 16)
-        self._colour = np.empty(old, np.float32)
-        self._rows = np.empty((new[0], old[1]), np.float32)
-        self._turned = np.empty((old[1], new[0]), np.float32)
-        self._columns = np.empty(new[::-1], np.float32)
+        # What is no longer needed gives its memory to what comes next: less falls out of the cache.
+        one = np.empty(old[1] * max(old[0], new[0]), np.float32)
+        other = np.empty(new[0] * max(old[1], new[1]), np.float32)
+        self._colour = one[: old[0] * old[1]].reshape(old)
+        self._rows = other[: new[0] * old[1]].reshape(new[0], old[1])
+        self._turned = one[: old[1] * new[0]].reshape(old[1], new[0])
+        self._columns = other[: new[1] * new[0]].reshape(new[::-1])
         self._rounded = np.empty(new[::-1], np.uint8)
 
     def __call__(self, frame: np.ndarray, out: np.ndarray) -> None:
