@@ -23,7 +23,7 @@ from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.qwen2_vl import Params, Qwen2VL
 from livecc_jax.model.rope import rotate
 
-# One entry a layer: keys (not rotated) and values, each [N, K, D]. Place 0 is for what nobody keeps.
+# One entry a layer: keys (not rotated) and values, each [N, K, D].
 Pool = list[tuple[jax.Array, jax.Array]]
 # One entry a layer: keys (rotated) and values, each [B, C + Q + M, K, D].
 Work = list[tuple[jax.Array, jax.Array]]
@@ -41,9 +41,14 @@ class Context(NamedTuple):
 
 
 def empty_pool(config: ModelConfig, tokens: int, dtype: Any) -> Pool:
-    """Zeros for so many tokens, and the place that nobody keeps."""
-    shape = (tokens + 1, config.text.kv_heads, config.text.head_dim)
+    """Zeros for so many tokens."""
+    shape = (tokens, config.text.kv_heads, config.text.head_dim)
     return [(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.text.layers)]
+
+
+def _stored(pool: jax.Array, new: jax.Array, places: jax.Array) -> jax.Array:
+    """[N, K, D] with new rows; that no two share a place is what makes this a plain copy."""
+    return pool.at[places].set(new, mode="drop", unique_indices=True)
 
 
 def read_turn(
@@ -65,7 +70,7 @@ def read_turn(
         context: of each row.
         x: [B, Q, D] embedded prompts, padded at their ends.
         positions: int32 [B, 3, Q].
-        places: int32 [B, Q], where the pool keeps them; 0 for padding.
+        places: int32 [B, Q], where the pool keeps them, each another; N and beyond for padding.
         room: M, tokens that the answer may have.
 
     Returns:
@@ -79,6 +84,7 @@ def read_turn(
         [
             jnp.broadcast_to(there[:, None], (batch, queries, there.shape[1])),
             jnp.broadcast_to(causal, (batch, queries, queries)),
+            jnp.zeros((batch, queries, room), bool),
         ],
         axis=2,
     )
@@ -94,22 +100,21 @@ def read_turn(
             pool_v: jax.Array = pool_v,
         ) -> tuple[jax.Array, Any]:
             k, v = k.astype(pool_k.dtype), v.astype(pool_v.dtype)
-            past_k, past_v = rotate(pool_k[context.places], old), pool_v[context.places]
             here = rotate(k, new)
-            all_k = jnp.concatenate([past_k, here], axis=1)
-            all_v = jnp.concatenate([past_v, v], axis=1)
+            unsaid = jnp.zeros((batch, room, *k.shape[2:]), k.dtype)
+            # One array each from the start: the context is written once, rotated on the way.
+            all_k = jnp.concatenate([rotate(pool_k[context.places], old), here, unsaid], axis=1)
+            all_v = jnp.concatenate([pool_v[context.places], v, unsaid], axis=1)
             if fused(q, here):
-                out = attend_past(q, past_k, past_v, context.length, here, v)
+                out = attend_past(q, all_k, all_v, context.length, here, v)
             else:
                 out = masked_attention(q, all_k, all_v, seen)
-            stored = pool_k.at[places].set(k), pool_v.at[places].set(v)
-            pad = ((0, 0), (0, room), (0, 0), (0, 0))
-            return out, (stored, (jnp.pad(all_k, pad), jnp.pad(all_v, pad)))
+            return out, (_stored(pool_k, k, places), _stored(pool_v, v, places), all_k, all_v)
 
         with jax.named_scope(f"layer_{i}"):
-            x, (stored, whole) = bind_layer(model.config, weights)(x, new, attend)
-        kept.append(stored)
-        work.append(whole)
+            x, (kept_k, kept_v, all_k, all_v) = bind_layer(model.config, weights)(x, new, attend)
+        kept.append((kept_k, kept_v))
+        work.append((all_k, all_v))
     return model.text.final(x), kept, work
 
 
@@ -174,8 +179,8 @@ def say_token(
 
 
 def keep_answers(pool: Pool, fresh: Fresh, places: jax.Array) -> Pool:
-    """Store the answers' keys and values at `places`, int32 [B, M]; 0 for what was not said."""
+    """Store the answers' keys and values at `places`, int32 [B, M], as in `read_turn`."""
     return [
-        (pool_k.at[places].set(k), pool_v.at[places].set(v))
+        (_stored(pool_k, k, places), _stored(pool_v, v, places))
         for (pool_k, pool_v), (k, v) in zip(pool, fresh)
     ]

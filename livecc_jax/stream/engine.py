@@ -279,7 +279,9 @@ class Engine:
         bucket = turn.tokens.shape[1]
         gathered = [c._memory.gather() for c, *_ in rows]
         context = _stack_contexts(gathered, count, self.options.room)
-        prompts, answers = (np.zeros((count, n), np.int32) for n in (bucket, limit))
+        # Beyond the pool, where nothing is kept; no place twice.
+        nowhere = self._places.total + np.arange(count * (bucket + limit), dtype=np.int32)
+        prompts, answers = np.split(nowhere.reshape(count, -1), [bucket], axis=1)
         limits = np.zeros(count, np.int32)
         for i, (conversation, _, prompt, places) in enumerate(rows):
             size = len(prompt.tokens)

@@ -12,13 +12,13 @@ class PoolFull(LiveCCError):
 
 
 class Places:
-    """Hands out places 1 to `total` of a pool; place 0 is for what nobody keeps."""
+    """Hands out places 0 to `total` - 1 of a pool."""
 
     def __init__(self, total: int) -> None:
         self.total = total
-        self._free = np.arange(total, 0, -1, dtype=np.int32)  # a stack: its top is at the end
+        self._free = np.arange(total - 1, -1, -1, dtype=np.int32)  # a stack: its top is at the end
         self._count = total
-        self._owners = np.zeros(total + 1, np.int32)
+        self._owners = np.zeros(total, np.int32)
 
     @property
     def free(self) -> int:

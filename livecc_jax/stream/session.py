@@ -100,7 +100,8 @@ class StreamModel:
 
     def __init__(self, config: ModelConfig, params: Params, tokenizer: Tokenizer) -> None:
         self.config = config
-        self.weights = Weights(*take_layers_apart(params))
+        # On the device, where every turn finds them.
+        self.weights = jax.device_put(Weights(*take_layers_apart(params)))
         self.dtype = params["text"]["embed"].dtype
         self.tokenizer = tokenizer
         self.template = ChatTemplate(tokenizer)

