@@ -19,7 +19,17 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--end", type=float, metavar="S", help="second of the source to end at")
     add_timeline_options(parser)
     parser.add_argument(
-        "--cache", choices=("full",), default="full", help="what the context keeps (default: full)"
+        "--cache",
+        choices=("full", "rolling"),
+        default="full",
+        help="what the context keeps: everything, until it is full, or the first turn, the latest "
+        "turns and the words between, for streams without an end (default: full)",
+    )
+    parser.add_argument(
+        "--pace",
+        choices=("fast", "own"),
+        default="fast",
+        help="of a file: as fast as it is decoded, or as if it were live (default: fast)",
     )
     parser.add_argument("--max-new-tokens", type=int, default=16, help="a turn (default 16)")
     parser.add_argument("--repetition-penalty", type=float, default=1.05, help="default 1.05; 1: none")
@@ -53,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
     from livecc_jax.media.ingest import turns
     from livecc_jax.stream.commentary import comment
     from livecc_jax.stream.outputs import JsonLines, Srt, WebVtt
+    from livecc_jax.stream.rolling import RollingSession
     from livecc_jax.stream.session import Session, StreamModel, StreamOptions
     from livecc_jax.timeline.example import microseconds
     from livecc_jax.timeline.turns import stream_prompt
@@ -76,13 +87,16 @@ def run(args: argparse.Namespace) -> int:
     )
     budget = PixelBudget.parse(args.pixel_budget or checkpoint.livecc.pixel_budget)
     # Opened before the weights are loaded: a source that cannot be read should be said at once.
-    watched = turns(args.source, budget, start=args.start, end=args.end)
+    watched = turns(args.source, budget, start=args.start, end=args.end, pace=args.pace)
     first = next(watched, None)
     dtype = args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
-    params = checkpoint.load_params(dtype=jax.numpy.dtype(dtype))
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    shardings = jax.tree.map(lambda _: device, checkpoint.abstract_params())
+    params = checkpoint.load_params(jax.numpy.dtype(dtype), shardings)
     model = StreamModel(checkpoint.config, params, checkpoint.open_tokenizer())
     prompt = stream_prompt(args.query, args.title, args.previous)
-    session = Session(model, options, prompt, offset_us=microseconds(args.start or 0.0))
+    kind = RollingSession if args.cache == "rolling" else Session
+    session = kind(model, options, prompt, offset_us=microseconds(args.start or 0.0))
     kinds = {JsonLines: args.jsonl, WebVtt: args.vtt, Srt: args.srt}
     sinks = [kind(path) for kind, path in kinds.items() if path]
 

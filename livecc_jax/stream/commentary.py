@@ -8,12 +8,15 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from livecc_jax.media.ingest import Turn
 from livecc_jax.stream.outputs import Sink
+from livecc_jax.stream.rolling import RollingSession
 from livecc_jax.stream.session import ContextFull, Session, SpokenTurn
 
 log = logging.getLogger(__name__)
 
 
-def comment(session: Session, turns: Iterable[Turn], sinks: Sequence[Sink]) -> Iterator[SpokenTurn]:
+def comment(
+    session: Session | RollingSession, turns: Iterable[Turn], sinks: Sequence[Sink]
+) -> Iterator[SpokenTurn]:
     """Speak turn by turn, writing each to the sinks before it is handed on.
 
     Ends when the source does, or, with a warning, when the context is full. Closes the sinks.

@@ -39,6 +39,13 @@ class Retention:
                 f"not {self.sink} and {self.window}"
             )
 
+    def most(self, opening: int, turn: int) -> int:
+        """The most tokens ever kept, given those of the opening prompt and of a turn with its answer."""
+        if self.turns is None:
+            raise ConfigError("what a full cache keeps has no bound")
+        # The first turn's answer is kept whole too, as long as it is recent.
+        return opening + self.sink + self.window + (self.turns + 1) * turn
+
 
 FULL = Retention()
 ROLLING = Retention(turns=16)

@@ -17,6 +17,7 @@ from livecc_jax.model.qwen2_vl import bind
 from livecc_jax.stream.engine import Engine, EngineOptions, SlotsFull
 from livecc_jax.stream.places import PoolFull
 from livecc_jax.stream.retention import FULL, Retention
+from livecc_jax.stream.rolling import RollingSession
 from livecc_jax.stream.session import ContextFull, Session, StreamModel
 from livecc_jax.stream.tick import take_turns
 from livecc_jax.timeline.chat import Visual
@@ -231,6 +232,17 @@ def test_rolling_is_full_until_it_forgets():
     full = alone(8, retention=FULL)
     assert alone(4, retention=Retention(turns=3, sink=0, window=0)) == full[:4]
     assert alone(8, retention=Retention(turns=3, sink=0, window=0)) != full
+
+
+def test_one_stream_without_an_end():
+    """It is the engine's, in a room that it never outgrows."""
+    before = take_turns._cache_size()
+    stream = RollingSession(model(), options("mrope"), QUERY, retention=SHORT)
+    assert [stream.push(frames(i)).tokens for i in range(8)] == alone(8, retention=SHORT)
+    assert take_turns._cache_size() - before <= 6
+    assert stream._conversation.length <= stream._engine.options.room
+    with pytest.raises(ConfigError, match="has no bound"):
+        RollingSession(model(), options("mrope"), retention=FULL).push(frames(0))
 
 
 def test_neighbours_change_nothing():

@@ -1,0 +1,68 @@
+"""One stream without an end: a session over a rolling cache."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from livecc_jax.errors import LiveCCError
+from livecc_jax.media.pixels import PATCH
+from livecc_jax.stream.engine import Conversation, Engine, EngineOptions
+from livecc_jax.stream.retention import ROLLING, Retention
+from livecc_jax.stream.session import SpokenTurn, StreamModel, StreamOptions
+from livecc_jax.timeline.chat import Visual
+
+PROMPT_TEXT = 64  # tokens of an ordinary prompt beside its pictures, and to spare
+
+
+class RollingSession:
+    """Takes turns like `Session`, for ever: memory and time of a turn stay as they are.
+
+    Args:
+        model: weights.
+        options: decoding.
+        prompt: the first turn's text.
+        offset_us: microseconds of the source at which its clock starts.
+        retention: what is kept.
+    """
+
+    def __init__(
+        self,
+        model: StreamModel,
+        options: StreamOptions,
+        prompt: str = "",
+        offset_us: int = 0,
+        retention: Retention = ROLLING,
+    ) -> None:
+        self._model, self._options, self._prompt = model, options, prompt
+        self._offset_us, self._retention = offset_us, retention
+        self._conversation: Conversation | None = None
+
+    def push(self, frames: np.ndarray) -> SpokenTurn:
+        """Take a turn; arguments and errors as `Session.push`."""
+        if self._conversation is None:
+            self._conversation = self._open(frames)
+        self._conversation.push(frames)
+        ((_, result),) = self._engine.tick()
+        if isinstance(result, LiveCCError):
+            raise result
+        return result
+
+    def _open(self, frames: np.ndarray) -> Conversation:
+        """An engine with room for just this stream, by the size of its frames."""
+        height, width = frames.shape[1:3]
+        pair = Visual("video", (1, height // PATCH, width // PATCH)).tokens
+        limit = self._options.max_new_tokens
+        asked = len(self._model.tokenizer.encode(self._prompt))
+        turn = pair + PROMPT_TEXT + limit
+        opening = len(frames) // 2 * pair + asked + PROMPT_TEXT
+        room = -(-self._retention.most(opening, turn) // 256) * 256
+        options = EngineOptions(
+            slots=1,
+            batch=1,
+            pool=room + max(opening, turn) + limit,
+            retention=self._retention,
+            max_new_tokens=limit,
+            room=room,
+        )
+        self._engine = Engine(self._model, options)
+        return self._engine.open(self._prompt, self._options, self._offset_us)
