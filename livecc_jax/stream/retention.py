@@ -40,7 +40,7 @@ class Retention:
             )
 
     def most(self, opening: int, turn: int) -> int:
-        """The most tokens ever kept, given those of the opening prompt and of a turn with its answer."""
+        """The most tokens ever kept, given those of the opening prompt and of a turn and answer."""
         if self.turns is None:
             raise ConfigError("what a full cache keeps has no bound")
         # The first turn's answer is kept whole too, as long as it is recent.
