@@ -16,6 +16,7 @@ import functools
 import itertools
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -35,7 +36,6 @@ from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.qwen2_vl import Params
 
 FLOATS = tuple(np.dtype(d) for d in ("float16", jnp.bfloat16, "float32", "float64"))
-NAMED_PROBLEMS = 10
 IN_FLIGHT = 1 << 29  # bytes read ahead of their turn
 BLOCK = 1 << 23  # bytes read at a time when they go to host memory
 TRANSPOSED_ROWS = 16  # copied at a time: more of them fall out of the cache between two columns
@@ -68,6 +68,30 @@ def _problems(entry: Entry, found: Mapping[str, list[Tensor]]) -> list[str]:
     return problems
 
 
+def _by_layers(problems: Iterable[str]) -> list[str]:
+    """Sentences alike but for the number of a layer as one: `missing model.layers.{0-3,7}.mlp...`."""
+    layers: dict[tuple[str, str], list[int]] = {}
+    for problem in problems:
+        before, number, after = re.fullmatch(r"(.*?(?:layers|blocks)\.|.*)(\d*)(.*)", problem).groups()
+        layers.setdefault((before, after), []).extend([int(number)] if number else [])
+    return [
+        f"{before}{_spans(numbers) if numbers else ''}{after}"
+        for (before, after), numbers in layers.items()
+    ]
+
+
+def _spans(numbers: list[int]) -> str:
+    """`3`, or `{0-3,7}`."""
+    spans: list[list[int]] = []
+    for n in sorted(numbers):
+        if spans and spans[-1][1] == n - 1:
+            spans[-1][1] = n
+        else:
+            spans.append([n, n])
+    told = ",".join(f"{a}-{b}" if b > a else str(a) for a, b in spans)
+    return told if len(numbers) == 1 else f"{{{told}}}"
+
+
 def _same(a: Tensor, b: Tensor, rows: int = 4096) -> bool:
     """Whether two tensors are equal bit for bit."""
     if a.dtype != b.dtype or a.shape != b.shape:
@@ -82,7 +106,7 @@ def find_tensors(directory: str | Path, config: ModelConfig) -> dict[str, Tensor
     A tied model may store its head as well, provided that it equals the embedding.
 
     Raises:
-        CheckpointError: naming all that is missing, extra, duplicated or mis-shaped (the first ten).
+        CheckpointError: naming all that is missing, extra, duplicated or mis-shaped.
     """
     found: dict[str, list[Tensor]] = {}
     for name, tensor in read_directory(directory):
@@ -98,10 +122,9 @@ def find_tensors(directory: str | Path, config: ModelConfig) -> dict[str, Tensor
     known = {name for entry in entries for name in entry.names}
     problems += [f"extra {name}" for name in found if name not in known]
     if problems:
-        shown = "; ".join(problems[:NAMED_PROBLEMS])
-        rest = len(problems) - NAMED_PROBLEMS
-        more = f"; and {rest} more" if rest > 0 else ""
-        raise CheckpointError(f"{directory}: the weights do not fit {CONFIG}: {shown}{more}")
+        raise CheckpointError(
+            f"{directory}: the weights do not fit {CONFIG}: {'; '.join(_by_layers(problems))}"
+        )
     return {name: tensors[0] for name, tensors in found.items()}
 
 

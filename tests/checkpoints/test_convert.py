@@ -16,6 +16,7 @@ from livecc_jax.checkpoints.convert import convert
 from livecc_jax.checkpoints.hf_config import LiveCCBlock, read_config
 from livecc_jax.checkpoints.hf_export import export_hf
 from livecc_jax.checkpoints.hf_import import load_hf
+from livecc_jax.checkpoints.names import table
 from livecc_jax.checkpoints.open import open_checkpoint
 from livecc_jax.checkpoints.safetensors import read_directory
 from livecc_jax.commands import convert as command
@@ -152,9 +153,13 @@ def test_all_that_does_not_fit_is_told_at_once(exported):
         "visual.blocks.0.norm1.bias and its other layers have different dtypes (float16, float32)",
     ):
         assert part in message
-    rewrite(directory, lambda t: [t.pop(k) for k in list(t) if k.startswith("model.layers.1.")])
-    with pytest.raises(CheckpointError, match=r"; and \d+ more$"):
+    # Layers together, so that a missing shard is told in full and still can be read.
+    rewrite(directory, lambda t: [t.pop(k) for k in list(t) if k.startswith("model.layers.")])
+    with pytest.raises(CheckpointError) as caught:
         load_hf(directory, config)
+    kinds = {n for e in table(config) if e.path.startswith("text/layers") for n in e.names[:1]}
+    for name in kinds:
+        assert f"missing {name.replace('.0.', '.{0-1}.')}" in str(caught.value)
 
 
 def header(file, text, data=b""):
