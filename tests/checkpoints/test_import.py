@@ -4,7 +4,11 @@ import dataclasses
 import json
 import os
 import shutil
+import socket
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -27,6 +31,7 @@ from livecc_jax.model.qwen2_vl import logical_axes
 from livecc_jax.parallel.mesh import MeshConfig, make_mesh
 from livecc_jax.parallel.rules import sharding_tree
 
+ROOT = Path(__file__).parents[2]
 BFLOAT16 = np.dtype(jax.numpy.bfloat16)
 DTYPES = [np.dtype(np.float32), BFLOAT16, np.dtype(np.float16)]
 
@@ -82,6 +87,53 @@ def test_eighty_layers_onto_a_mesh(tall):
     jax.tree.map(lambda x, s: pytest.fail(str(s)) if x.sharding != s else None, loaded, shardings)
     gate = loaded["text"]["layers"]["mlp"]["gate"]["kernel"]
     assert gate.addressable_shards[0].data.shape == (80, 64 // 4, 232)
+
+
+READER = """
+import sys
+import jax
+from livecc_jax.parallel import processes
+processes.start_processes()
+import numpy as np
+sys.path.insert(0, "tests")
+from checkpoint_support import random_params
+from livecc_jax.checkpoints.hf_config import read_config
+from livecc_jax.checkpoints import hf_import, safetensors
+from livecc_jax.model.qwen2_vl import logical_axes
+from livecc_jax.parallel.mesh import MeshConfig, make_mesh
+from livecc_jax.parallel.rules import sharding_tree
+
+read, plain = [], safetensors.Tensor.read_rows
+safetensors.Tensor.read_rows = lambda t, a, b: (read.append(t.rows(a, b)), plain(t, a, b))[1]
+config, _ = read_config(sys.argv[1])
+params = random_params(config, np.dtype(jax.numpy.bfloat16))
+mesh = make_mesh(MeshConfig(fsdp=4))
+shardings = sharding_tree(mesh, logical_axes(config), params)
+loaded = hf_import.load_hf(sys.argv[1], config, None, shardings)
+for got, want in zip(jax.tree.leaves(loaded), jax.tree.leaves(params)):
+    for shard in got.addressable_shards:
+        assert np.asarray(shard.data).tobytes() == want[shard.index].tobytes()
+print(sum(b - a for a, b in read), flush=True)
+"""
+
+
+def test_two_processes_read_half_each(tall):
+    directory, _, params = tall
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        address = f"localhost:{s.getsockname()[1]}"
+    readers = []
+    for number in range(2):
+        env = os.environ | {
+            "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "TPU_SKIP_MDS_QUERY": "1",
+            "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(number),
+        }  # fmt: skip
+        command = [sys.executable, "-c", READER, str(directory)]
+        readers.append(subprocess.Popen(command, env=env, cwd=ROOT, text=True, stdout=subprocess.PIPE))
+    counts = [int(reader.communicate(timeout=120)[0].split()[-1]) for reader in readers]
+    total = sum(x.nbytes for x in jax.tree.leaves(params))
+    assert sum(counts) < 1.01 * total
+    assert max(counts) < 0.51 * total
 
 
 class OtherHost:
