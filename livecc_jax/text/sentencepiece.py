@@ -50,8 +50,9 @@ class SentencePieceTokenizer:
         return first + [i for part in rest for i in (*self._space_bytes, *part)]
 
     def decode(self, ids: list[int]) -> str:
-        """Text of ids, special tokens left out."""
-        return self._model.decode([int(i) for i in ids if int(i) not in self._controls])
+        """Text of ids, special tokens left out, and ids that only pad a model's vocabulary."""
+        pieces = (int(i) for i in ids if int(i) < self.vocab_size)
+        return self._model.decode([i for i in pieces if i not in self._controls])
 
     def save(self, directory: Path) -> None:
         """Write tokenizer.model."""

@@ -48,7 +48,7 @@ class Tokenizer(Protocol):
         """Ids of plain text: the spelling of a special token in it stays text."""
 
     def decode(self, ids: list[int]) -> str:
-        """Text of ids; special ids are left out."""
+        """Text of ids; special ids, and those beyond the vocabulary, are left out."""
 
     def save(self, directory: Path) -> None:
         """Write the files that `open_tokenizer` and HuggingFace read."""
