@@ -96,7 +96,6 @@ class Conversation:
         self._engine = engine
         self._serial = serial
         self._pushed = 0
-        self._taken = 0
         self._waiting: collections.deque[_Waiting] = collections.deque()
         self._memory = Remembered(engine.options.retention, engine.model.stop.silence)
         self._unkept: list[int] = []
@@ -220,8 +219,9 @@ class Engine:
         ended: list[tuple[Conversation, SpokenTurn | LiveCCError]] = []
         for conversation in ready:
             turn = conversation._waiting[0]
-            shape = _shape(conversation, turn)
-            if len(rows) == self.options.batch or (rows and shape != _shape(rows[0][0], rows[0][1])):
+            # Turns share a program when their frames are as many, of one size.
+            alike = not rows or turn.frames.shape == rows[0][1].frames.shape
+            if len(rows) == self.options.batch or not alike:
                 continue
             try:
                 rows.append((conversation, turn, *self._prepare(conversation, turn)))
@@ -332,7 +332,6 @@ class Engine:
         # As in `Session.push`: `hybrid` is for being exactly the released decoder.
         forgets = conversation.options.positions == "hybrid"
         conversation._unkept = [] if forgets or not cut else tokens[-1:].tolist()
-        conversation._taken += 1
         conversation.lateness.taken += 1
         conversation.lateness.last = now - turn.captured - DUE
         begin, stop = turn_span(turn.number)
@@ -353,11 +352,6 @@ class Engine:
         if self._open.pop(conversation._serial, None) is not None:
             self._places.release(conversation._memory.places())
             conversation._waiting.clear()
-
-
-def _shape(conversation: Conversation, turn: _Waiting) -> tuple[int, ...]:
-    """What turns must have in common to share a program."""
-    return turn.frames.shape
 
 
 def _stack_contexts(

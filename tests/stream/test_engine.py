@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_session import CONFIG, LIMIT, QUERY, SPECIAL, TOKENIZER, frames, model, options, params
+from test_session import CONFIG, LIMIT, QUERY, SPECIAL, frames, model, options, params
 
 from livecc_jax.errors import ConfigError, LiveCCError, MediaError
 from livecc_jax.media.pixels import patch_places, patchify
@@ -18,7 +18,7 @@ from livecc_jax.stream.engine import Engine, EngineOptions, SlotsFull
 from livecc_jax.stream.places import PoolFull
 from livecc_jax.stream.retention import FULL, Retention
 from livecc_jax.stream.rolling import RollingSession
-from livecc_jax.stream.session import ContextFull, Session, StreamModel
+from livecc_jax.stream.session import ContextFull, Session
 from livecc_jax.stream.tick import take_turns
 from livecc_jax.timeline.chat import Visual
 from livecc_jax.timeline.positions import token_positions
@@ -371,5 +371,3 @@ def test_what_an_engine_refuses():
         made.open(QUERY, options("mrope", max_new_tokens=LIMIT + 1))
     with pytest.raises(ConfigError, match="at least 1 turn"):
         Retention(turns=0)
-    assert StreamModel is type(made.model)
-    assert TOKENIZER is made.model.tokenizer
