@@ -71,7 +71,10 @@ class FileCache:
 
     def size(self) -> int:
         """Bytes that are taken, files under way included."""
-        return sum(size for _, size, _ in self._files())
+        if not self.folder.is_dir():
+            return 0
+        with self._turn():
+            return self._taken()
 
     def _held(self, address: str, path: Path, size: int) -> IO[str]:
         """An open lock on the copy at `path`, which is fetched when it is not there."""
@@ -98,7 +101,8 @@ class FileCache:
         part = self._reserve(address, path, size)
         try:
             patiently(address, lambda: _copy(address, part, size))
-            os.replace(part, path)
+            with self._turn():
+                os.replace(part, path)
         except OSError as error:
             if error.errno not in DISK:
                 raise
@@ -107,33 +111,48 @@ class FileCache:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(part)
 
-    def _reserve(self, address: str, path: Path, size: int) -> str:
-        """Make room and take it, one process at a time: a file of the right size to write into."""
-        until = time.monotonic() + ROOM_S
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Alone among threads and processes: while files come and go under new names, a listing of
+        the folder may hold one twice or not at all."""
         with open(self.folder / "room.lock", "a") as turn:
             fcntl.flock(turn, fcntl.LOCK_EX)
-            while (over := self.size() + size - self.max_bytes) > 0:
-                if self._evict(over):
-                    continue
-                if time.monotonic() > until:
-                    raise DataError(
-                        f"{self.folder}: {self.max_bytes} bytes are too few for the files in use"
-                    )
-                time.sleep(0.2)
-            while True:
-                handle, part = tempfile.mkstemp(dir=self.folder, prefix=path.stem, suffix=".part")
-                try:
-                    os.posix_fallocate(handle, 0, size)
-                    return part
-                except OSError as error:
-                    os.unlink(part)
-                    if error.errno not in DISK:
-                        raise
-                    # Others fill the disk too: give up more than the bound asks for.
-                    if not self._evict(size):
-                        raise self._full(address, size) from error
-                finally:
-                    os.close(handle)
+            yield
+
+    def _taken(self) -> int:
+        return sum(size for _, size, _ in self._files())
+
+    def _reserve(self, address: str, path: Path, size: int) -> str:
+        """Make room and take it: a file of the right size to write into."""
+        until = time.monotonic() + ROOM_S
+        while True:
+            with self._turn():
+                over = self._taken() + size - self.max_bytes
+                while over > 0 and self._evict(over):
+                    over = self._taken() + size - self.max_bytes
+                if over <= 0:
+                    return self._allocate(address, path, size)
+            if time.monotonic() > until:
+                raise DataError(
+                    f"{self.folder}: {self.max_bytes} bytes are too few for the files in use"
+                )
+            time.sleep(0.2)
+
+    def _allocate(self, address: str, path: Path, size: int) -> str:
+        while True:
+            handle, part = tempfile.mkstemp(dir=self.folder, prefix=path.stem, suffix=".part")
+            try:
+                os.posix_fallocate(handle, 0, size)
+                return part
+            except OSError as error:
+                os.unlink(part)
+                if error.errno not in DISK:
+                    raise
+                # Others fill the disk too: give up more than the bound asks for.
+                if not self._evict(size):
+                    raise self._full(address, size) from error
+            finally:
+                os.close(handle)
 
     def _full(self, address: str, size: int) -> DataError:
         return DataError(
