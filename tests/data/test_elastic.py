@@ -62,7 +62,9 @@ def home(tmp_path_factory, small_tokenizer):
 
 
 def start(home, source, **how):
-    command = [sys.executable, home / "child.py", json.dumps(source), json.dumps(how)]
+    command = [
+        sys.executable, "-X", "faulthandler", home / "child.py", json.dumps(source), json.dumps(how)
+    ]  # fmt: skip
     return subprocess.Popen(
         list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
@@ -101,8 +103,12 @@ def test_a_killed_worker_is_replaced_and_ctrl_c_ends_all(home):
     assert [row for line in lines for row in line] == wanted
     processes = [w.pid for w in psutil.Process(child.pid).children(recursive=True)]
     os.killpg(child.pid, signal.SIGINT)  # as a terminal does
-    _, err = child.communicate(timeout=60)
-    assert child.returncode not in (0, None)
+    try:
+        _, err = child.communicate(timeout=240)
+    except subprocess.TimeoutExpired:
+        child.send_signal(signal.SIGABRT)  # says where it was
+        pytest.fail(child.communicate(timeout=60)[1])
+    assert child.returncode == -signal.SIGINT, err
     assert err.count("KeyboardInterrupt\n") <= 1, err  # only the main process speaks
     assert not gone([*processes, victim.pid])
 
