@@ -24,10 +24,10 @@ from livecc_jax.errors import ConfigError, TokenizerError
 from livecc_jax.evaluate.questions import Asking
 from livecc_jax.evaluate.watching import Watched
 from livecc_jax.media.pixels import patch_places
-from livecc_jax.model.cache import Cache, append, empty_cache, grow_cache, take_layers_apart
+from livecc_jax.model.cache import Cache, append, empty_cache, grow_cache
 from livecc_jax.model.config import ModelConfig
+from livecc_jax.model.inference import Weights, lay_out
 from livecc_jax.model.qwen2_vl import Params, bind
-from livecc_jax.stream.step import Weights
 from livecc_jax.text.tokenizer import Tokenizer
 from livecc_jax.timeline.chat import ChatTemplate, Visual
 from livecc_jax.timeline.modes import MODES
@@ -172,7 +172,7 @@ class Chooser:
         self.asking, self.shapes = asking, shapes
         self.template = ChatTemplate(tokenizer)
         # Taken apart where they are (views, on the host) and then moved, so they never lie there twice.
-        self.weights = jax.device_put(Weights(*take_layers_apart(params)))
+        self.weights = lay_out(params, vision=False)
         self.dtype = params["text"]["embed"].dtype
 
     def option_ids(self, options: Sequence[str]) -> np.ndarray:

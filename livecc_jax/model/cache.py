@@ -1,8 +1,6 @@
 """The key/value cache, and running the decoder's layers over it.
 
-A cache is a plain pytree, passed in and donated. Layers are taken apart once, when weights are loaded:
-indexing stacked weights inside a loop copies each slice before its matrix product, three times the
-memory traffic of reading it in place.
+A cache is a plain pytree, passed in and donated.
 """
 
 from __future__ import annotations
@@ -12,11 +10,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
-from livecc_jax.model.cache_attention import attend_cache, attend_past, fused
+from livecc_jax.model.cache_attention import attend_causal, attend_past, together
 from livecc_jax.model.config import ModelConfig
-from livecc_jax.model.decoder import DecoderLayer
+from livecc_jax.model.inference import decoder_layer
 from livecc_jax.model.qwen2_vl import Params, Qwen2VL
 from livecc_jax.model.rope import rotate
 
@@ -37,27 +34,6 @@ def grow_cache(cache: Cache, capacity: int) -> Cache:
     )
 
 
-def take_layers_apart(params: Params) -> tuple[Params, list[Params]]:
-    """(everything but the decoder's layers, one tree of weights a layer)."""
-    stacked = params["text"]["layers"]
-    depth = jax.tree.leaves(stacked)[0].shape[0]
-    rest = params | {"text": {k: v for k, v in params["text"].items() if k != "layers"}}
-    return rest, [jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(depth)]
-
-
-@functools.cache
-def _abstract_layer(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
-    return nnx.split(nnx.eval_shape(lambda: DecoderLayer(config.text, nnx.Rngs(0))))
-
-
-def bind_layer(config: ModelConfig, weights: Params) -> DecoderLayer:
-    """One decoder layer with these weights."""
-    graph, state = _abstract_layer(config)
-    state = jax.tree.map(lambda x: x, state)
-    nnx.replace_by_pure_dict(state, weights)
-    return nnx.merge(graph, state)
-
-
 def append(
     model: Qwen2VL,
     layers: list[Params],
@@ -73,7 +49,7 @@ def append(
 
     Args:
         model: bound; only its norm and rotary settings are used.
-        layers: from `take_layers_apart`.
+        layers: from `inference.lay_out`.
         cache: with room for start + Q tokens (a write past the end would be moved back onto old ones).
         x: [B, Q, D] embedded tokens.
         positions: int32 [B, 3, Q].
@@ -94,13 +70,13 @@ def append(
         def attend(
             q: jax.Array, k: jax.Array, v: jax.Array, old_k: jax.Array = old_k, old_v: jax.Array = old_v
         ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-            k = rotate(k, angles)
+            k, v = rotate(k, angles).astype(old_k.dtype), v.astype(old_v.dtype)
             kept = write(old_k, k), write(old_v, v)
-            if fused(q, k):
-                return attend_past(q, *kept, start, k, v), kept
-            return attend_cache(q, *kept, start), kept
+            if q.shape[1] == 1:
+                return attend_past(q, *kept, start + 1).out, kept
+            return together([attend_past(q, *kept, start), attend_causal(q, k, v)]), kept
 
         with jax.named_scope(f"layer_{i}"):
-            x, kept = bind_layer(model.config, weights)(x, angles, attend)
+            x, kept = decoder_layer(model.config.text, weights, x, angles, attend)
         written.append(kept)
     return model.text.final(x), written

@@ -1,80 +1,139 @@
-"""Attention of new tokens to a cache they have just been appended to (streaming)."""
+"""Attention of new tokens to what came before them and to themselves (streaming).
+
+Keys lie in parts: a past of some length, and the turn's own. Each part is attended to by itself, and
+parts are put together by the log-sum-exp of their scores (FlashAttention-2, arXiv 2307.08691, section
+3.1), so that keys are never copied to lie side by side.
+"""
 
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from livecc_jax.model import attention_cudnn
 from livecc_jax.model.attention_layout import layout_in_scope
-from livecc_jax.model.attention_xla import masked_attention
+
+CHUNK = 512  # keys of the past that one block of the device reads for a single query
 
 
-def attend_cache(q: jax.Array, k: jax.Array, v: jax.Array, start: jax.Array) -> jax.Array:
-    """Attention of tokens just written to a cache at slots start, start + 1, ...
+class Part(NamedTuple):
+    """Attention to some of the keys: their softmax, and how much weight it has."""
 
-    Args:
-        q: [B, Q, H, D].
-        k: [B, C, K, D] cache holding the new tokens' keys already.
-        v: [B, C, K, D].
-        start: int32 [B], the slot of each row's first query; it sees the slots up to its own.
-
-    Returns:
-        [B, Q, H, D] in q's dtype.
-    """
-    own = start[:, None] + jnp.arange(q.shape[1])
-    return masked_attention(q, k, v, jnp.arange(k.shape[1]) <= own[:, :, None])
+    out: jax.Array  # [B, Q, H, D]
+    size: jax.Array  # float32 [B, Q, H], log of the sum of exponentials
 
 
 def fused(q: jax.Array, k: jax.Array) -> bool:
-    """Whether `attend_past` can serve: many queries in half precision on one GPU with cuDNN."""
+    """Whether cuDNN can serve: half precision on one GPU of its kind."""
     layout = layout_in_scope(("batch", None))
-    if layout.platform != "gpu" or layout.mesh is not None or q.shape[1] == 1:
+    if layout.platform != "gpu" or layout.mesh is not None:
         return False
     return attention_cudnn.usable(q, k, layout)
 
 
-def attend_past(
-    q: jax.Array,
-    past_k: jax.Array,
-    past_v: jax.Array,
-    length: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-) -> jax.Array:
-    """Attention to a past of some length and, causally, to the queries' own keys, by cuDNN.
+def attend_past(q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array) -> Part:
+    """Attention to the first `length` keys.
 
-    The past costs what is filled of it, not its capacity. The two parts are put together by their
-    log-sum-exp (FlashAttention-2, arXiv 2307.08691, section 3.1).
+    Where cuDNN serves it costs what is there, not its capacity.
 
     Args:
         q: [B, Q, H, D].
-        past_k: [B, C, K, D], of which the first `length` are there.
-        past_v: [B, C, K, D].
-        length: int32 [B].
-        k: [B, Q, K, D], the queries' own.
-        v: [B, Q, K, D].
-
-    Returns:
-        [B, Q, H, D] in q's dtype.
+        k: [B, C, K, D].
+        v: [B, C, K, D].
+        length: int32 [B]; a row of none has no weight.
     """
-    cudnn = functools.partial(
-        jax.nn.dot_product_attention, implementation="cudnn", return_residual=True
-    )
-    own, own_size = cudnn(q, k, v, is_causal=True)
-    if not past_k.shape[1]:
-        return own
-    # A sequence of no keys is not defined: look at one, and give it no weight.
-    past, past_size = cudnn(
+    if not fused(q, k):
+        return attend_masked(q, k, v, jnp.arange(k.shape[1]) < length[:, None, None])
+    if q.shape[1] == 1:
+        return _one_query(q, k, v, length)
+    out, size = _cudnn(
         q,
-        past_k,
-        past_v,
+        k,
+        v,
         query_seq_lengths=jnp.full_like(length, q.shape[1]),
+        # A sequence of no keys is not defined: look at one, and give it no weight.
         key_value_seq_lengths=jnp.maximum(length, 1),
     )
-    share = jax.nn.sigmoid(past_size - own_size) * (length > 0)[:, None, None]
-    share = share[..., None]
-    mixed = past.astype(jnp.float32) * share + own.astype(jnp.float32) * (1 - share)
-    return mixed.astype(q.dtype)
+    return Part(out, jnp.where((length > 0)[:, None, None], size, -jnp.inf))
+
+
+def attend_causal(q: jax.Array, k: jax.Array, v: jax.Array) -> Part:
+    """Attention of each query to the keys up to its own; k and v [B, Q, K, D]."""
+    if fused(q, k):
+        return Part(*_cudnn(q, k, v, is_causal=True))
+    return attend_masked(q, k, v, jnp.tril(jnp.ones((1, q.shape[1], q.shape[1]), bool)))
+
+
+def attend_masked(q: jax.Array, k: jax.Array, v: jax.Array, seen: jax.Array) -> Part:
+    """Attention to the keys of a mask, in plain XLA, scores in float32.
+
+    Args:
+        q: [B, Q, H, D].
+        k: [B, S, K, D].
+        v: [B, S, K, D].
+        seen: bool [1 or B, 1 or Q, S].
+    """
+    b, t, h, d = q.shape
+    kv = k.shape[2]
+    with jax.named_scope("attention"):
+        grouped = q.reshape(b, t, kv, h // kv, d)
+        scores = jnp.einsum("btkgd,bskd->bkgts", grouped, k, preferred_element_type=jnp.float32)
+        scores = jnp.where(seen[:, None, None], scores * d**-0.5, -jnp.inf)
+        # Finite even where nothing is seen, so that no weight is not a number.
+        most = jnp.maximum(jnp.max(scores, axis=-1, keepdims=True), jnp.finfo(jnp.float32).min)
+        weights = jnp.exp(scores - most)
+        total = jnp.sum(weights, axis=-1, keepdims=True)
+        weights = (weights / jnp.maximum(total, jnp.finfo(jnp.float32).tiny)).astype(v.dtype)
+        out = jnp.einsum("bkgts,bskd->btkgd", weights, v)
+        size = jnp.where(total > 0, most + jnp.log(total), -jnp.inf)
+    return Part(out.reshape(b, t, h, d), size[..., 0].transpose(0, 3, 1, 2).reshape(b, t, h))
+
+
+def together(parts: list[Part]) -> jax.Array:
+    """Attention to the keys of all parts, [B, Q, H, D] in q's dtype; no row may see nothing."""
+    if len(parts) == 1:
+        return parts[0].out
+    return _merged(*(jnp.stack(x) for x in zip(*parts)))[0].astype(parts[0].out.dtype)
+
+
+def _merged(out: jax.Array, size: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Parts stacked along the first axis, as one: float32 (out, size)."""
+    most = jnp.maximum(jnp.max(size, axis=0), jnp.finfo(jnp.float32).min)
+    share = jnp.exp(size - most)
+    total = jnp.sum(share, axis=0)
+    share = share / jnp.maximum(total, jnp.finfo(jnp.float32).tiny)
+    mixed = jnp.sum(out.astype(jnp.float32) * share[..., None], axis=0)
+    return mixed, jnp.where(total > 0, most + jnp.log(total), -jnp.inf)
+
+
+_cudnn = functools.partial(jax.nn.dot_product_attention, implementation="cudnn", return_residual=True)
+
+
+def _one_query(q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array) -> Part:
+    """One query a row: the past in chunks, side by side as a batch (Flash-Decoding).
+
+    The query heads of a key head are the kernel's queries, so that each key is read once.
+    """
+    b, _, h, d = q.shape
+    capacity, kv = k.shape[1:3]
+    chunk = next((n for n in (CHUNK, CHUNK // 2, CHUNK // 4) if capacity % n == 0), capacity)
+    count = capacity // chunk
+    grouped = q.reshape(b, 1, kv, h // kv, d).swapaxes(2, 3)
+    queries = jnp.broadcast_to(grouped, (b, count, h // kv, kv, d)).reshape(-1, h // kv, kv, d)
+    there = jnp.clip(length[:, None] - chunk * jnp.arange(count), 0, chunk).reshape(-1)
+    out, size = _cudnn(
+        queries,
+        *(x.reshape(-1, chunk, kv, d) for x in (k, v)),
+        query_seq_lengths=jnp.full_like(there, h // kv),
+        key_value_seq_lengths=jnp.maximum(there, 1),
+    )
+    size = jnp.where((there > 0)[:, None, None], size, -jnp.inf)
+    out, size = (
+        jnp.moveaxis(x.reshape(b, count, *x.shape[1:]), 1, 0) for x in (out, size)
+    )  # [N, B, G, K, D] and [N, B, G, K]
+    out, size = _merged(out, size)
+    out = out.swapaxes(1, 2).reshape(b, 1, h, d).astype(q.dtype)
+    return Part(out, size.swapaxes(1, 2).reshape(b, 1, h))

@@ -5,8 +5,8 @@ when it forgets, forks or ends. Keys are stored as they come out of their projec
 a context that forgets a turn closes the gap, which gives what it keeps new positions. Each turn gathers
 its context once, rotated to where it is now, into working memory that all tokens of the turn attend to.
 
-Working memory of a turn, for each layer: C places of context, Q of prompt, M of answer. Where things
-lie is the same in every row, so that all writes are of static shape; masks say what is there.
+Working memory of a turn, for each layer: C places of context, and Q of prompt with M of answer. Where
+things lie is the same in every row, so that all writes are of static shape.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from livecc_jax.model.attention_xla import masked_attention
-from livecc_jax.model.cache import bind_layer
-from livecc_jax.model.cache_attention import attend_past, fused
+from livecc_jax.model.cache_attention import attend_causal, attend_masked, attend_past, together
 from livecc_jax.model.config import ModelConfig
+from livecc_jax.model.inference import decoder_layer
 from livecc_jax.model.qwen2_vl import Params, Qwen2VL
 from livecc_jax.model.rope import rotate
 
 # One entry a layer: keys (not rotated) and values, each [N, K, D].
 Pool = list[tuple[jax.Array, jax.Array]]
-# One entry a layer: keys (rotated) and values, each [B, C + Q + M, K, D].
-Work = list[tuple[jax.Array, jax.Array]]
+# One entry a layer: keys (rotated) and values of the context, each [B, C, K, D].
+Past = list[tuple[jax.Array, jax.Array]]
+# One entry a layer: keys (rotated) and values of the turn itself, each [B, Q + M, K, D].
+Own = list[tuple[jax.Array, jax.Array]]
 # One entry a layer: keys (not rotated) and values of the answer, each [B, M, K, D].
 Fresh = list[tuple[jax.Array, jax.Array]]
 
@@ -60,12 +61,12 @@ def read_turn(
     positions: jax.Array,
     places: jax.Array,
     room: int,
-) -> tuple[jax.Array, Pool, Work]:
+) -> tuple[jax.Array, Pool, Past, Own]:
     """Run prompts through every layer, each over its context, and keep their keys and values.
 
     Args:
         model: bound; only its norm and rotary settings are used.
-        layers: from `take_layers_apart`.
+        layers: from `inference.lay_out`.
         pool: to be donated.
         context: of each row.
         x: [B, Q, D] embedded prompts, padded at their ends.
@@ -74,22 +75,13 @@ def read_turn(
         room: M, tokens that the answer may have.
 
     Returns:
-        ([B, Q, D] hidden states after the final norm, the pool, the working memory).
+        ([B, Q, D] hidden states after the final norm, the pool, context and turn to attend to).
     """
-    batch, queries = x.shape[:2]
+    batch = len(x)
     old, new = model.text.angles(context.positions), model.text.angles(positions)
-    there = jnp.arange(context.places.shape[1]) < context.length[:, None]
-    causal = jnp.tril(jnp.ones((queries, queries), bool))
-    seen = jnp.concatenate(
-        [
-            jnp.broadcast_to(there[:, None], (batch, queries, there.shape[1])),
-            jnp.broadcast_to(causal, (batch, queries, queries)),
-            jnp.zeros((batch, queries, room), bool),
-        ],
-        axis=2,
-    )
     kept: Pool = []
-    work: Work = []
+    pasts: Past = []
+    owns: Own = []
     for i, (weights, (pool_k, pool_v)) in enumerate(zip(layers, pool)):
 
         def attend(
@@ -101,21 +93,23 @@ def read_turn(
         ) -> tuple[jax.Array, Any]:
             k, v = k.astype(pool_k.dtype), v.astype(pool_v.dtype)
             here = rotate(k, new)
+            parts = [attend_causal(q, here, v)]
+            # The context is written once, rotated on the way.
+            past = rotate(pool_k[context.places], old), pool_v[context.places]
+            if past[0].shape[1]:
+                parts.append(attend_past(q, *past, context.length))
             unsaid = jnp.zeros((batch, room, *k.shape[2:]), k.dtype)
-            # One array each from the start: the context is written once, rotated on the way.
-            all_k = jnp.concatenate([rotate(pool_k[context.places], old), here, unsaid], axis=1)
-            all_v = jnp.concatenate([pool_v[context.places], v, unsaid], axis=1)
-            if fused(q, here):
-                out = attend_past(q, all_k, all_v, context.length, here, v)
-            else:
-                out = masked_attention(q, all_k, all_v, seen)
-            return out, (_stored(pool_k, k, places), _stored(pool_v, v, places), all_k, all_v)
+            own = (jnp.concatenate([x, unsaid], axis=1) for x in (here, v))
+            return together(parts), (
+                (_stored(pool_k, k, places), _stored(pool_v, v, places)), past, tuple(own),
+            )  # fmt: skip
 
         with jax.named_scope(f"layer_{i}"):
-            x, (kept_k, kept_v, all_k, all_v) = bind_layer(model.config, weights)(x, new, attend)
-        kept.append((kept_k, kept_v))
-        work.append((all_k, all_v))
-    return model.text.final(x), kept, work
+            x, (stored, past, own) = decoder_layer(model.config.text, weights, x, new, attend)
+        kept.append(stored)
+        pasts.append(past)
+        owns.append(own)
+    return model.text.final(x), kept, pasts, owns
 
 
 def no_answer(pool: Pool, batch: int, room: int) -> Fresh:
@@ -126,55 +120,59 @@ def no_answer(pool: Pool, batch: int, room: int) -> Fresh:
 def say_token(
     model: Qwen2VL,
     layers: list[Params],
-    work: Work,
+    context: Context,
+    past: Past,
+    own: Own,
     fresh: Fresh,
     x: jax.Array,
     position: jax.Array,
     number: jax.Array,
     seen: jax.Array,
-) -> tuple[jax.Array, Work, Fresh]:
+) -> tuple[jax.Array, Own, Fresh]:
     """Run one token of each answer through every layer.
 
     Args:
         model: bound.
-        layers: from `take_layers_apart`.
-        work: from `read_turn`; written at place C + Q + number.
+        layers: from `inference.lay_out`.
+        context: of each row.
+        past: from `read_turn`.
+        own: from `read_turn`; written at place Q + number.
         fresh: the answers' own keys, not rotated; written at `number`.
         x: [B, 1, D] embedded tokens.
         position: int32 [B].
         number: int32 [], which token of the answer this is.
-        seen: bool [B, C + Q + M], what the row may attend to, itself included.
+        seen: bool [B, Q + M], what the row may attend to of its turn, itself included.
 
     Returns:
-        ([B, D] hidden states after the final norm, work, fresh).
+        ([B, D] hidden states after the final norm, own, fresh).
     """
     angles = model.text.angles(jnp.broadcast_to(position[:, None, None], (len(x), 3, 1)))
-    at = work[0][0].shape[1] - fresh[0][0].shape[1] + number
+    at = own[0][0].shape[1] - fresh[0][0].shape[1] + number
     put = jax.lax.dynamic_update_slice_in_dim
-    written: Work = []
+    written: Own = []
     said: Fresh = []
-    for i, (weights, (work_k, work_v), (own_k, own_v)) in enumerate(zip(layers, work, fresh)):
+    for i, (weights, old, turn, answer) in enumerate(zip(layers, past, own, fresh)):
 
         def attend(
             q: jax.Array,
             k: jax.Array,
             v: jax.Array,
-            work_k: jax.Array = work_k,
-            work_v: jax.Array = work_v,
-            own_k: jax.Array = own_k,
-            own_v: jax.Array = own_v,
+            old: tuple = old,
+            turn: tuple = turn,
+            answer: tuple = answer,
         ) -> tuple[jax.Array, Any]:
-            k, v = k.astype(work_k.dtype), v.astype(work_v.dtype)
-            work_k = put(work_k, rotate(k, angles), at, axis=1)
-            work_v = put(work_v, v, at, axis=1)
-            out = masked_attention(q, work_k, work_v, seen[:, None])
-            own = put(own_k, k, number, axis=1), put(own_v, v, number, axis=1)
-            return out, ((work_k, work_v), own)
+            k, v = k.astype(turn[0].dtype), v.astype(turn[1].dtype)
+            turn = put(turn[0], rotate(k, angles), at, axis=1), put(turn[1], v, at, axis=1)
+            answer = put(answer[0], k, number, axis=1), put(answer[1], v, number, axis=1)
+            parts = [attend_masked(q, *turn, seen[:, None])]
+            if old[0].shape[1]:
+                parts.append(attend_past(q, *old, context.length))
+            return together(parts), (turn, answer)
 
         with jax.named_scope(f"layer_{i}"):
-            x, (whole, own) = bind_layer(model.config, weights)(x, angles, attend)
-        written.append(whole)
-        said.append(own)
+            x, (turn, answer) = decoder_layer(model.config.text, weights, x, angles, attend)
+        written.append(turn)
+        said.append(answer)
     return model.text.final(x)[:, 0], written, said
 
 

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from livecc_jax.errors import ConfigError, LiveCCError, MediaError
@@ -288,22 +287,20 @@ class Engine:
             prompts[i, :size] = places[:size]
             answers[i, : len(places) - size] = places[size:]
             limits[i] = conversation.options.max_new_tokens
-        keys = jax.vmap(lambda seed, turn: jax.random.fold_in(jax.random.key(seed), turn))(
-            jnp.asarray([c.options.seed for c, *_ in padded]),
-            jnp.asarray([turn.number for _, turn, *_ in padded]),
-        )
+        seeds = np.array([(c.options.seed, turn.number) for c, turn, *_ in padded])
         out, self._pool = take_turns(
             self.model.config,
-            self.model.stop,
+            self.model.stop.watching([c.options.silence_base for c, *_ in rows]),
             limit,
             self.model.weights,
             self._pool,
             context,
             turn,
-            TurnPlaces(jnp.asarray(prompts), jnp.asarray(answers)),
+            TurnPlaces(prompts, answers),
             stack_controls([c.options for c, *_ in padded]),
-            jnp.asarray(limits),
-            keys,
+            limits,
+            seeds.astype(np.uint32),
+            any(c.options.temperature > 0 for c, *_ in rows),
         )
         said, cut = jax.device_get((out.tokens, out.cut))
         return said, cut
@@ -367,7 +364,7 @@ def _stack_contexts(
         places[i, : len(where)], tokens[i, : len(where)] = where, what
         positions[i, :, : len(where)] = at
         lengths[i] = len(where)
-    return Context(*map(jnp.asarray, (places, tokens, positions, lengths)))
+    return Context(places, tokens, positions, lengths)
 
 
 def _context_bucket(length: int) -> int:

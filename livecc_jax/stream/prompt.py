@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import jax.numpy as jnp
 import numpy as np
 
 from livecc_jax.errors import MediaError
-from livecc_jax.media.pixels import patch_places, patchify
+from livecc_jax.media.pixels import PATCH
 from livecc_jax.stream.step import TurnInput
 from livecc_jax.timeline.chat import ChatTemplate, Visual
 from livecc_jax.timeline.positions import token_positions
 
-PROMPT_BUCKET = 64  # prompts are padded to a multiple, so that turns share compiled programs
+PROMPT_BUCKET = 32  # prompts are padded to a multiple, so that turns share compiled programs
 
 
 @dataclass(frozen=True)
@@ -22,21 +21,14 @@ class Prompt:
     """What one turn adds before its answer.
 
     tokens: int32 [n]; positions: int32 [3, n]; next_position: of the answer's first token;
-    vision_index: int32 [n]; patches: uint8 [pairs, S, 1176]; rows, cols: int32 [S] of a pair's patches.
+    vision_index: int32 [n]; frames: uint8 [F, H, W, 3].
     """
 
     tokens: np.ndarray
     positions: np.ndarray
     next_position: int
     vision_index: np.ndarray
-    patches: np.ndarray
-    rows: np.ndarray
-    cols: np.ndarray
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(pairs, patches of a pair): prompts of one shape can share a batch."""
-        return self.patches.shape[:2]
+    frames: np.ndarray
 
 
 def make_prompt(
@@ -67,8 +59,8 @@ def make_prompt(
     """
     if len(frames) == 0 or len(frames) % 2:
         raise MediaError(f"a turn takes an even number of frames, not {len(frames)}")
-    patches, grid = patchify(frames)
-    visual = Visual("video", grid)
+    count, height, width, _ = frames.shape
+    visual = Visual("video", (count // 2, height // PATCH, width // PATCH))
     if first:
         encoded = template.opening((label, visual, *filter(None, [text])))
     else:
@@ -79,16 +71,16 @@ def make_prompt(
     if mode == "hybrid":
         mode = "mrope" if first else "sequential"
     places, following = token_positions(tokens, encoded.grids, special, mode, start=start)
-    pairs, height, width = grid
-    rows, cols = patch_places(height, width)
     is_vision = tokens == special.video_pad
     vision_index = np.where(is_vision, np.cumsum(is_vision) - 1, -1).astype(np.int32)
-    patches = patches.reshape(pairs, height * width, -1)
-    return Prompt(tokens, places, following, vision_index, patches, rows, cols)
+    return Prompt(tokens, places, following, vision_index, frames)
 
 
 def stack_prompts(prompts: Sequence[Prompt]) -> TurnInput:
-    """Prompts of one shape as a batch, padded to the bucket of the longest."""
+    """Prompts with frames of one shape as a batch, padded to the bucket of the longest.
+
+    The arrays stay on the host: the call that takes them moves them all at once.
+    """
     bucket = -(-max(len(p.tokens) for p in prompts) // PROMPT_BUCKET) * PROMPT_BUCKET
 
     def padded(values: Sequence[np.ndarray], fill: int) -> np.ndarray:
@@ -97,20 +89,11 @@ def stack_prompts(prompts: Sequence[Prompt]) -> TurnInput:
             row[..., : value.shape[-1]] = value
         return out
 
-    def tiled(values: Sequence[np.ndarray]) -> np.ndarray:
-        pairs, patches = prompts[0].shape
-        out = np.empty((len(values), pairs, patches), np.int32)
-        out[:] = np.stack(values)[:, None]
-        return out
-
     return TurnInput(
-        tokens=jnp.asarray(padded([p.tokens for p in prompts], 0)),
-        count=jnp.asarray([len(p.tokens) for p in prompts], jnp.int32),
-        positions=jnp.asarray(padded([p.positions for p in prompts], 0)),
-        next_position=jnp.asarray([p.next_position for p in prompts], jnp.int32),
-        vision_index=jnp.asarray(padded([p.vision_index for p in prompts], -1)),
-        patches=jnp.asarray(np.stack([p.patches for p in prompts])),
-        patch_pairs=jnp.ones((len(prompts), *prompts[0].shape), jnp.int32),
-        patch_rows=jnp.asarray(tiled([p.rows for p in prompts])),
-        patch_cols=jnp.asarray(tiled([p.cols for p in prompts])),
+        tokens=padded([p.tokens for p in prompts], 0),
+        count=np.array([len(p.tokens) for p in prompts], np.int32),
+        positions=padded([p.positions for p in prompts], 0),
+        next_position=np.array([p.next_position for p in prompts], np.int32),
+        vision_index=padded([p.vision_index for p in prompts], -1),
+        frames=np.stack([p.frames for p in prompts]),
     )

@@ -41,6 +41,11 @@ def forbid_hasty_silence(
     return scores.at[:, silence_id].set(jnp.where(banned, -jnp.inf, scores[:, silence_id]))
 
 
+def greedy(scores: jax.Array) -> jax.Array:
+    """The best token of each row of float32 [B, V]: int32 [B]."""
+    return jnp.argmax(scores, axis=-1).astype(jnp.int32)
+
+
 def choose(scores: jax.Array, temperature: jax.Array, keys: jax.Array) -> jax.Array:
     """The next token of each row: the best where temperature is 0, else drawn.
 
@@ -52,11 +57,6 @@ def choose(scores: jax.Array, temperature: jax.Array, keys: jax.Array) -> jax.Ar
     Returns:
         int32 [B].
     """
-    best = jnp.argmax(scores, axis=-1).astype(jnp.int32)
-
-    def draw() -> jax.Array:
-        scaled = scores / jnp.where(temperature > 0, temperature, 1.0)[:, None]
-        drawn = jax.vmap(jax.random.categorical)(keys, scaled).astype(jnp.int32)
-        return jnp.where(temperature > 0, drawn, best)
-
-    return jax.lax.cond(jnp.any(temperature > 0), draw, lambda: best)
+    scaled = scores / jnp.where(temperature > 0, temperature, 1.0)[:, None]
+    drawn = jax.vmap(jax.random.categorical)(keys, scaled).astype(jnp.int32)
+    return jnp.where(temperature > 0, drawn, greedy(scores))

@@ -16,12 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from livecc_jax.errors import ConfigError, LiveCCError, MediaError
-from livecc_jax.model.cache import Cache, empty_cache, grow_cache, take_layers_apart
+from livecc_jax.model.cache import Cache, empty_cache, grow_cache
 from livecc_jax.model.config import ModelConfig
+from livecc_jax.model.inference import lay_out
 from livecc_jax.model.qwen2_vl import Params
 from livecc_jax.stream.prompt import make_prompt, stack_prompts
 from livecc_jax.stream.sampling import NO_SILENCE_CONTROL
-from livecc_jax.stream.step import Controls, SlotState, StopIds, TurnInput, Weights, run_turn
+from livecc_jax.stream.step import Controls, SlotState, StopIds, TurnInput, run_turn
 from livecc_jax.text.tokenizer import SILENCE, Tokenizer
 from livecc_jax.timeline.chat import ChatTemplate
 from livecc_jax.timeline.modes import MODES
@@ -67,8 +68,8 @@ class StreamOptions:
 def stack_controls(options: Sequence[StreamOptions]) -> Controls:
     """How each row of a batch samples."""
 
-    def each(field: Callable[[StreamOptions], float]) -> jax.Array:
-        return jnp.asarray([field(o) for o in options], jnp.float32)
+    def each(field: Callable[[StreamOptions], float]) -> np.ndarray:
+        return np.array([field(o) for o in options], np.float32)
 
     return Controls(
         temperature=each(lambda o: o.temperature),
@@ -100,8 +101,7 @@ class StreamModel:
 
     def __init__(self, config: ModelConfig, params: Params, tokenizer: Tokenizer) -> None:
         self.config = config
-        # On the device, where every turn finds them.
-        self.weights = jax.device_put(Weights(*take_layers_apart(params)))
+        self.weights = lay_out(params)
         self.dtype = params["text"]["embed"].dtype
         self.tokenizer = tokenizer
         self.template = ChatTemplate(tokenizer)
@@ -156,13 +156,14 @@ class Session:
         self._make_room(turn.tokens.shape[1], int(turn.count[0]))
         out, self._cache, self._state = run_turn(
             self.model.config,
-            self.model.stop,
+            self.model.stop.watching([self.options.silence_base]),
             self.options.max_new_tokens,
             self.model.weights,
             self._cache,
             self._state,
             turn,
             self._controls,
+            self.options.temperature > 0,
         )
         said, cut = (np.asarray(x[0]) for x in jax.device_get((out.tokens, out.cut)))
         tokens = [int(t) for t in said if t >= 0]

@@ -6,7 +6,9 @@ the others without changing its state.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,15 +17,9 @@ import jax.numpy as jnp
 
 from livecc_jax.model.cache import Cache, append
 from livecc_jax.model.config import ModelConfig
-from livecc_jax.model.qwen2_vl import Params, Qwen2VL, bind
-from livecc_jax.stream.sampling import choose, forbid_hasty_silence, penalize
-
-
-class Weights(NamedTuple):
-    """Parameters laid out for decoding: `take_layers_apart` of a parameter tree."""
-
-    rest: Params
-    layers: list[Params]
+from livecc_jax.model.inference import Weights, see
+from livecc_jax.model.qwen2_vl import bind
+from livecc_jax.stream.sampling import choose, forbid_hasty_silence, greedy, penalize
 
 
 class SlotState(NamedTuple):
@@ -35,17 +31,14 @@ class SlotState(NamedTuple):
 
 
 class TurnInput(NamedTuple):
-    """A turn's prompt and frames, padded to a bucket."""
+    """A turn's prompt, padded to a bucket, and its frames."""
 
     tokens: jax.Array  # int32 [B, Q]
     count: jax.Array  # int32 [B] real tokens, at least 1
     positions: jax.Array  # int32 [B, 3, Q]
     next_position: jax.Array  # int32 [B] of the first generated token
     vision_index: jax.Array  # int32 [B, Q]
-    patches: jax.Array | None  # uint8 [B, W, S, 1176]; None for a turn without pictures
-    patch_pairs: jax.Array | None  # int32 [B, W, S]
-    patch_rows: jax.Array | None  # int32 [B, W, S]
-    patch_cols: jax.Array | None  # int32 [B, W, S]
+    frames: jax.Array | None  # uint8 [B, F, H, W, 3]; None for a turn without pictures
 
 
 class Controls(NamedTuple):
@@ -71,22 +64,31 @@ class StopIds:
     """Token ids with a meaning to the loop."""
 
     end: tuple[int, ...]
-    silence: int | None
+    silence: int | None  # None: nobody's silence is controlled
+
+    def watching(self, bases: Sequence[float | None]) -> StopIds:
+        """These ids, with silence only where some slot controls it (which costs a softmax a token)."""
+        controlled = any(base is not None for base in bases)
+        return self if controlled else dataclasses.replace(self, silence=None)
+
+
+def embed(config: ModelConfig, weights: Weights, turn: TurnInput) -> jax.Array:
+    """A turn's tokens and what is seen in its frames, [B, Q, D]."""
+    seen = None if turn.frames is None else see(config, weights, turn.frames)
+    return bind(config, weights.rest).embed(turn.tokens, seen, turn.vision_index)
 
 
 def prefill(
-    model: Qwen2VL, layers: list[Params], cache: Cache, length: jax.Array, turn: TurnInput
+    config: ModelConfig, weights: Weights, cache: Cache, length: jax.Array, turn: TurnInput
 ) -> tuple[jax.Array, Cache]:
-    """Encode the frames and append the prompt: ([B, Q, D] hidden states, cache)."""
-    merged = None
-    if turn.patches is not None:
-        merged = model.encode(turn.patches, turn.patch_pairs, turn.patch_rows, turn.patch_cols)
-    x = model.embed(turn.tokens, merged, turn.vision_index)
-    return append(model, layers, cache, x, turn.positions, length)
+    """See the frames and append the prompt: ([B, Q, D] hidden states, cache)."""
+    x = embed(config, weights, turn)
+    model = bind(config, weights.rest)
+    return append(model, weights.layers, cache, x, turn.positions, length)
 
 
 @functools.partial(
-    jax.jit, static_argnames=("config", "stop", "limit"), donate_argnames=("cache", "state")
+    jax.jit, static_argnames=("config", "stop", "limit", "sampled"), donate_argnames=("cache", "state")
 )
 def run_turn(
     config: ModelConfig,
@@ -97,6 +99,7 @@ def run_turn(
     state: SlotState,
     turn: TurnInput,
     controls: Controls,
+    sampled: bool = True,
 ) -> tuple[TurnOutput, Cache, SlotState]:
     """Take one turn with every slot.
 
@@ -109,12 +112,13 @@ def run_turn(
         state: donated.
         turn: prompt and frames.
         controls: sampling.
+        sampled: whether any slot has a temperature; without, no randomness is spent.
     """
     model = bind(config, weights.rest)
     batch, bucket = turn.tokens.shape
     rows = jnp.arange(batch)
 
-    hidden, cache = prefill(model, weights.layers, cache, state.length, turn)
+    hidden, cache = prefill(config, weights, cache, state.length, turn)
     real = jnp.arange(bucket) < turn.count[:, None]
     seen = state.seen.at[rows[:, None], turn.tokens].max(real)
     length = state.length + turn.count
@@ -128,6 +132,8 @@ def run_turn(
             scores = forbid_hasty_silence(
                 scores, stop.silence, controls.silence_base, controls.silence_step, n
             )
+        if not sampled:
+            return greedy(scores), keys
         keys, use = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
         return choose(scores, controls.temperature, use), keys
 

@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from livecc_jax.model.config import ModelConfig
+from livecc_jax.model.inference import Weights
 from livecc_jax.model.pool import Context, Pool, keep_answers, no_answer, read_turn, say_token
 from livecc_jax.model.qwen2_vl import bind
-from livecc_jax.stream.sampling import choose, forbid_hasty_silence, penalize
-from livecc_jax.stream.step import Controls, StopIds, TurnInput, TurnOutput, Weights
+from livecc_jax.stream.sampling import choose, forbid_hasty_silence, greedy, penalize
+from livecc_jax.stream.step import Controls, StopIds, TurnInput, TurnOutput, embed
 
 
 class Places(NamedTuple):
@@ -26,7 +27,9 @@ class Places(NamedTuple):
     answer: jax.Array  # int32 [B, M]
 
 
-@functools.partial(jax.jit, static_argnames=("config", "stop", "limit"), donate_argnames=("pool",))
+@functools.partial(
+    jax.jit, static_argnames=("config", "stop", "limit", "sampled"), donate_argnames=("pool",)
+)
 def take_turns(
     config: ModelConfig,
     stop: StopIds,
@@ -38,7 +41,8 @@ def take_turns(
     places: Places,
     controls: Controls,
     limits: jax.Array,
-    keys: jax.Array,
+    seeds: jax.Array,
+    sampled: bool,
 ) -> tuple[TurnOutput, Pool]:
     """Take one turn with every row.
 
@@ -53,7 +57,9 @@ def take_turns(
         places: where the pool keeps prompt and answer.
         controls: sampling.
         limits: int32 [B], most tokens this row may say; 0 for a row that is padding.
-        keys: [B] random keys of this turn.
+        seeds: uint32 [B, 2], what a row's randomness follows from: its conversation's seed, and which
+            turn this is.
+        sampled: whether any row has a temperature.
 
     Returns:
         (what was said, the pool).
@@ -61,11 +67,8 @@ def take_turns(
     model = bind(config, weights.rest)
     batch, bucket = turn.tokens.shape
     rows = jnp.arange(batch)
-    merged = None
-    if turn.patches is not None:
-        merged = model.encode(turn.patches, turn.patch_pairs, turn.patch_rows, turn.patch_cols)
-    x = model.embed(turn.tokens, merged, turn.vision_index)
-    hidden, pool, work = read_turn(
+    x = embed(config, weights, turn)
+    hidden, pool, past, own = read_turn(
         model, weights.layers, pool, context, x, turn.positions, places.prompt, limit
     )
     last = jnp.take_along_axis(hidden, (turn.count - 1)[:, None, None], axis=1)[:, 0]
@@ -75,7 +78,9 @@ def take_turns(
     seen = jnp.zeros((batch, config.text.vocab_size), bool)
     seen = seen.at[rows[:, None], context.tokens].max(remembered)
     seen = seen.at[rows[:, None], turn.tokens].max(real)
-    split = jax.vmap(functools.partial(jax.random.split, num=limit))(keys)
+    if sampled:
+        keys = jax.vmap(lambda s: jax.random.fold_in(jax.random.key(s[0]), s[1]))(seeds)
+        split = jax.vmap(functools.partial(jax.random.split, num=limit))(keys)
 
     def pick(last: jax.Array, seen: jax.Array, n: jax.Array) -> jax.Array:
         scores = penalize(model.text.logits(last), seen, controls.repetition_penalty)
@@ -83,7 +88,7 @@ def take_turns(
             scores = forbid_hasty_silence(
                 scores, stop.silence, controls.silence_base, controls.silence_step, n
             )
-        return choose(scores, controls.temperature, split[:, n])
+        return choose(scores, controls.temperature, split[:, n]) if sampled else greedy(scores)
 
     def speaks(token: jax.Array) -> jax.Array:
         return jnp.all(token[:, None] != jnp.asarray(stop.end), axis=1)
@@ -91,9 +96,8 @@ def take_turns(
     token = pick(last, seen, jnp.zeros((), jnp.int32))
     speaking = speaks(token) & (limits > 0)
     said = jnp.full((batch, limit), -1, jnp.int32).at[:, 0].set(jnp.where(speaking, token, -1))
-    there = jnp.concatenate([remembered, real, jnp.zeros((batch, limit), bool)], axis=1)
-    start = context.places.shape[1] + bucket
-    carry = (jnp.ones((), jnp.int32), token, speaking, said, seen, there, work)
+    there = jnp.concatenate([real, jnp.zeros((batch, limit), bool)], axis=1)
+    carry = (jnp.ones((), jnp.int32), token, speaking, said, seen, there, own)
     carry = (*carry, no_answer(pool, batch, limit))
 
     def unfinished(carry: tuple) -> jax.Array:
@@ -101,21 +105,22 @@ def take_turns(
         return jnp.any(speaking & (n < limits))
 
     def say(carry: tuple) -> tuple:
-        n, token, speaking, said, seen, there, work, fresh = carry
+        n, token, speaking, said, seen, there, own, fresh = carry
         going = speaking & (n < limits)
         there = jax.lax.dynamic_update_slice_in_dim(
-            there, jnp.ones((batch, 1), bool), start + n - 1, axis=1
+            there, jnp.ones((batch, 1), bool), bucket + n - 1, axis=1
         )
         x = model.embed(token[:, None], None, None)
-        last, work, fresh = say_token(
-            model, weights.layers, work, fresh, x, turn.next_position + n - 1, n - 1, there
+        position = turn.next_position + n - 1
+        last, own, fresh = say_token(
+            model, weights.layers, context, past, own, fresh, x, position, n - 1, there
         )
         seen = seen.at[rows, token].max(going)
         following = pick(last, seen, n)
         ended = going & ~speaks(following)
         token = jnp.where(going, following, token)
         said = said.at[:, n].set(jnp.where(going & ~ended, following, -1))
-        return n + 1, token, speaking & ~ended, said, seen, there, work, fresh
+        return n + 1, token, speaking & ~ended, said, seen, there, own, fresh
 
     _, _, speaking, said, _, _, _, fresh = jax.lax.while_loop(unfinished, say, carry)
     return TurnOutput(said, speaking), keep_answers(pool, fresh, places.answer)

@@ -113,9 +113,7 @@ def streamed_logits(mode):
             network, model().weights.layers, cache, network.embed(token, None, None), at, length
         )
     )
-    see = jax.jit(
-        lambda cache, length, turn: prefill(network, model().weights.layers, cache, length, turn)
-    )
+    see = jax.jit(lambda cache, length, turn: prefill(CONFIG, model().weights, cache, length, turn))
     out = []
     for turn, answer in enumerate(ANSWERS):
         given = stream._turn_input(frames(turn), turn_label(*turn_span(turn)))

@@ -108,17 +108,17 @@ class Choices:
 @pytest.fixture(scope="module", autouse=True)
 def choices():
     """Every turn of this file is compiled with a look at its choices."""
-    watched, original = Choices(), step.choose
+    watched, original = Choices(), step.greedy
 
-    def choose(values, temperature, keys):
-        chosen = original(values, temperature, keys)
+    def greedy(values):
+        chosen = original(values)
         kind = jax.ShapeDtypeStruct(chosen.shape, chosen.dtype)
         return io_callback(watched.look, kind, values, chosen, ordered=True)
 
     run_turn.clear_cache()  # turns compiled before do not look, and these must not outlive the file
-    step.choose = choose
+    step.greedy = greedy
     yield watched
-    step.choose = original
+    step.greedy = original
     run_turn.clear_cache()
 
 

@@ -1,0 +1,166 @@
+"""The model as decoding runs it: weights a layer at a time, fused, and the layers over them.
+
+Values are those of the NNX modules that training runs (`model.decoder`, `model.vision`); what differs
+is how weights lie. Indexing stacked weights inside a loop copies each slice before its matrix product,
+three times the memory traffic of reading it in place, so every layer has arrays of its own; and
+products of the same input are one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from livecc_jax.media.pixels import MERGE, PATCH, patch_places
+from livecc_jax.model.attention import attend
+from livecc_jax.model.attention_cudnn import usable
+from livecc_jax.model.attention_layout import layout_in_scope
+from livecc_jax.model.config import ModelConfig, TextConfig, VisionConfig
+from livecc_jax.model.decoder import Attend
+from livecc_jax.model.layers import layer_norm, quick_gelu, rms_norm
+from livecc_jax.model.qwen2_vl import Params
+from livecc_jax.model.rope import rotate, vision_angles
+from livecc_jax.model.vision import normalize
+
+
+class Weights(NamedTuple):
+    """Parameters laid out for decoding, by `lay_out`."""
+
+    rest: Params  # what `model.qwen2_vl.bind` takes: all but the layers and the blocks
+    layers: list[Params]  # of the decoder
+    blocks: list[Params]  # of the vision tower
+
+
+def lay_out(params: Params, vision: bool = True) -> Weights:
+    """Weights for decoding, on the default device or where the parameters' sharding has them.
+
+    Args:
+        params: the parameter tree, of numpy or jax arrays.
+        vision: take the tower apart too; without, its blocks stay stacked in `rest`.
+    """
+    text, tower = params["text"], params["vision"]
+    rest = {
+        "text": {k: v for k, v in text.items() if k != "layers"},
+        "vision": {k: v for k, v in tower.items() if not vision or k != "blocks"},
+    }
+    # Layer by layer, so that a second copy on the host is never larger than one.
+    layers = [jax.device_put(_fused(layer)) for layer in _apart(text["layers"])]
+    blocks = list(_apart(tower["blocks"])) if vision else []
+    return Weights(jax.device_put(rest), layers, jax.device_put(blocks))
+
+
+def _apart(stacked: Params) -> Any:
+    for i in range(jax.tree.leaves(stacked)[0].shape[0]):
+        yield jax.tree.map(lambda x, i=i: x[i], stacked)
+
+
+def _fused(layer: Params) -> Params:
+    """Queries, keys and values as one product, by key head, and gate and up as one."""
+    attn, mlp = layer["attn"], layer["mlp"]
+    xp = jnp if isinstance(layer["input_norm"], jax.Array) else np
+
+    def by_head(name: str) -> Any:
+        q, k, v = (attn[x][name] for x in "qkv")
+        *outer, heads, size = q.shape
+        kv = k.shape[-2]
+        q = q.reshape(*outer, kv, heads // kv, size)
+        return xp.concatenate([q, k[..., None, :], v[..., None, :]], axis=-2)
+
+    return {
+        "input_norm": layer["input_norm"],
+        "qkv": {"kernel": by_head("kernel"), "bias": by_head("bias")},
+        "o": {"kernel": attn["o"]["kernel"]},
+        "post_norm": layer["post_norm"],
+        "gate_up": {"kernel": xp.stack([mlp["gate"]["kernel"], mlp["up"]["kernel"]], axis=1)},
+        "down": {"kernel": mlp["down"]["kernel"]},
+    }
+
+
+def product(x: jax.Array, weights: Params, contract: int = 1) -> jax.Array:
+    """x times a kernel over x's last `contract` axes, plus its bias if it has one."""
+    y = jnp.tensordot(x, weights["kernel"], axes=contract)
+    return y + weights["bias"] if "bias" in weights else y
+
+
+def decoder_layer(
+    config: TextConfig, weights: Params, x: jax.Array, angles: jax.Array, attend: Attend
+) -> tuple[jax.Array, Any]:
+    """One layer of the decoder, as `model.decoder.DecoderLayer`.
+
+    Args:
+        config: its sizes.
+        weights: from `lay_out`.
+        x: [B, T, D].
+        angles: float32 [B, T, head_dim / 2].
+        attend: what keys and values are for.
+
+    Returns:
+        ([B, T, D], what `attend` hands back).
+    """
+    with jax.named_scope("attn"):
+        qkv = product(rms_norm(x, weights["input_norm"], config.norm_eps), weights["qkv"])
+        q = qkv[..., :-2, :].reshape(*x.shape[:2], config.heads, config.head_dim)
+        out, kept = attend(rotate(q, angles), qkv[..., -2, :], qkv[..., -1, :])
+        x = x + product(out, weights["o"], 2)
+    with jax.named_scope("mlp"):
+        both = product(rms_norm(x, weights["post_norm"], config.norm_eps), weights["gate_up"])
+        gated = jax.nn.silu(both[..., 0, :]) * both[..., 1, :]
+        return x + product(gated, weights["down"]), kept
+
+
+def see(config: ModelConfig, weights: Weights, frames: jax.Array) -> jax.Array:
+    """What the vision tower makes of frames.
+
+    Args:
+        config: the architecture.
+        weights: from `lay_out`.
+        frames: uint8 [B, F, H, W, 3], F even, H and W multiples of 28.
+
+    Returns:
+        [B, F / 2 * H / 28 * W / 28, D].
+    """
+    batch, count, height, width, _ = frames.shape
+    rest, sizes = weights.rest["vision"], config.vision
+    with jax.named_scope("patch_embed"):
+        patches = normalize(cut(frames), sizes).astype(rest["patch_embed"].dtype)
+        x = patches.reshape(batch * count // 2, -1, patches.shape[-1]) @ rest["patch_embed"]
+    rows, cols = patch_places(height // PATCH, width // PATCH)
+    angles = vision_angles(jnp.asarray(rows), jnp.asarray(cols), sizes.head_dim)[None]
+    for i, block in enumerate(weights.blocks):
+        with jax.named_scope(f"block_{i}"):
+            x = _vision_block(sizes, block, x, angles)
+    with jax.named_scope("merger"):
+        merger = rest["merger"]
+        x = layer_norm(x, **merger["norm"])
+        x = x.reshape(batch, -1, sizes.width * sizes.merge_size**2)
+        return product(jax.nn.gelu(product(x, merger["fc1"]), approximate=False), merger["fc2"])
+
+
+def cut(frames: jax.Array) -> jax.Array:
+    """`media.pixels.patchify` of uint8 [B, F, H, W, 3]: [B, F / 2, H / 14 * W / 14, 1176]."""
+    b, f, height, width, channels = frames.shape
+    t, h, w = f // 2, height // PATCH, width // PATCH
+    x = frames.reshape(b, t, 2, h // MERGE, MERGE, PATCH, w // MERGE, MERGE, PATCH, channels)
+    return x.transpose(0, 1, 3, 6, 4, 7, 9, 2, 5, 8).reshape(b, t, h * w, -1)
+
+
+def _vision_block(config: VisionConfig, weights: Params, x: jax.Array, angles: jax.Array) -> jax.Array:
+    """As `model.vision.VisionBlock`; x [W, S, D], each window one frame pair without padding."""
+    qkv = product(layer_norm(x, **weights["norm1"]), weights["attn"]["qkv"])
+    q, k, v = (qkv[..., i, :, :] for i in range(3))
+    out = _attend_all(rotate(q, angles), rotate(k, angles), v)
+    x = x + product(out, weights["attn"]["proj"], 2)
+    hidden = quick_gelu(product(layer_norm(x, **weights["norm2"]), weights["mlp"]["fc1"]))
+    return x + product(hidden, weights["mlp"]["fc2"])
+
+
+def _attend_all(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """Attention of everything in a window to everything in it."""
+    layout = layout_in_scope(("flat_windows", None))
+    if layout.platform == "gpu" and layout.mesh is None and usable(q, k, layout):
+        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+    ones = jnp.ones(q.shape[:2], jnp.int32)
+    return attend(q, k, v, ones, causal=False, axes=("flat_windows", None))
