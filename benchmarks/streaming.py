@@ -10,6 +10,7 @@ memory bandwidth, both measured here first.
 
 import argparse
 import collections
+import functools
 import re
 import tempfile
 import time
@@ -19,10 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from livecc_jax.model.attention_xla import masked_attention
-from livecc_jax.model.cache_attention import attend_past
+from livecc_jax.model.cache_attention import attend_causal, attend_masked, attend_past, together
+from livecc_jax.model.inference import see
 from livecc_jax.model.presets import preset
-from livecc_jax.model.qwen2_vl import abstract_params, bind
+from livecc_jax.model.qwen2_vl import abstract_params
 from livecc_jax.stream.engine import Engine, EngineOptions
 from livecc_jax.stream.prompt import make_prompt, stack_prompts
 from livecc_jax.stream.retention import ROLLING
@@ -67,26 +68,21 @@ def machine():
 
 
 def check_attention():
-    """cuDNN's two parts against the plain way, at this project's shapes."""
+    """cuDNN's parts against the plain way, at this project's shapes: many queries, and one."""
     keys = jax.random.split(jax.random.key(0), 5)
-    q = jax.random.normal(keys[0], (3, 64, 28, 128), jnp.bfloat16)
     past, own = (
-        jax.random.normal(k, (2, 3, n, 4, 128), jnp.bfloat16) for k, n in zip(keys[1:], (512, 64))
+        jax.random.normal(k, (2, 3, n, 4, 128), jnp.bfloat16) for k, n in zip(keys[1:], (2048, 64))
     )
-    length = jnp.array([0, 17, 512])
-    seen = jnp.concatenate(
-        [
-            jnp.broadcast_to(jnp.arange(512) < length[:, None, None], (3, 64, 512)),
-            jnp.broadcast_to(jnp.tril(jnp.ones((64, 64), bool)), (3, 64, 64)),
-        ],
-        axis=2,
-    )
-    plain = masked_attention(q, *(jnp.concatenate(x, axis=1) for x in zip(past, own)), seen)
-    ours = attend_past(q, *past, length, *own)
-    print(
-        f"attention in two parts: {float(jnp.abs(plain - ours).max()):.2e} from the plain one",
-        flush=True,
-    )
+    length = jnp.array([0, 17, 2048])
+    filled = jnp.arange(2048) < length[:, None, None]
+    for queries in (64, 1):
+        q = jax.random.normal(keys[0], (3, queries, 28, 128), jnp.bfloat16)
+        seen = jnp.tril(jnp.ones((1, queries, 64), bool))
+        plain = together([attend_masked(q, *past, filled), attend_masked(q, *own, seen)])
+        turn = attend_causal(q, *own) if queries > 1 else attend_masked(q, *own, seen)
+        ours = together([attend_past(q, *past, length), turn])
+        differs = float(jnp.abs(plain.astype(jnp.float32) - ours.astype(jnp.float32)).max())
+        print(f"attention of {queries} queries in parts: {differs:.2e} from the plain one", flush=True)
 
 
 def where_time_goes(label, run, shown=18):
@@ -157,15 +153,12 @@ def parts(model, frames, flops, bandwidth):
     )
     turn = stack_prompts([prompt])
 
-    @jax.jit
-    def see(rest, turn):
-        return bind(c, rest).encode(turn.patches, turn.patch_pairs, turn.patch_rows, turn.patch_cols)
-
-    patches = prompt.patches.shape[1]
+    look = jax.jit(functools.partial(see, c))
+    patches = frames[1].shape[1] // 14 * frames[1].shape[2] // 14
     block = 2 * patches * (4 * v.width**2 + 2 * v.width * v.mlp) + 4 * patches**2 * v.width
     merger = 2 * (patches // 4) * (16 * v.width**2 + 4 * v.width * t.width)
     floor = (v.depth * block + merger) / flops
-    taken = seconds(lambda: see(model.weights.rest, turn))
+    taken = seconds(lambda: look(model.weights, turn.frames))
     print(f"  vision {1e3 * taken:.1f} ms, floor {1e3 * floor:.1f} ms")
     layer = t.width * t.head_dim * (2 * t.heads + 2 * t.kv_heads) + 3 * t.width * t.mlp
     read = 2 * len(prompt.tokens) * layer * t.layers / flops
