@@ -25,7 +25,7 @@ from livecc_jax.model.inference import see
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import abstract_params
 from livecc_jax.stream.engine import Engine, EngineOptions
-from livecc_jax.stream.prompt import make_prompt, stack_prompts
+from livecc_jax.stream.prompt import make_prompt
 from livecc_jax.stream.retention import ROLLING
 from livecc_jax.stream.session import Session, StreamModel, StreamOptions
 from livecc_jax.text.tokenizer import open_tokenizer
@@ -58,13 +58,13 @@ def seconds(run, repeat=10):
 
 
 def machine():
-    """(FLOP/s of bf16 matrix products, bytes/s of reading and writing)."""
+    """(FLOP/s of bf16 matrix products, bytes/s of reading)."""
     a = jnp.ones((8192, 8192), jnp.bfloat16)
     product = jax.jit(lambda a: a @ a)
     flops = 2 * 8192**3 / seconds(lambda: product(a))
-    b = jnp.ones(1 << 29, jnp.bfloat16)
-    copy = jax.jit(lambda b: b + jnp.bfloat16(1))
-    return flops, 2 * b.nbytes / seconds(lambda: copy(b))
+    b = jnp.ones(1 << 30, jnp.bfloat16)
+    largest = jax.jit(jnp.max)
+    return flops, b.nbytes / seconds(lambda: largest(b))
 
 
 def check_attention():
@@ -151,14 +151,12 @@ def parts(model, frames, flops, bandwidth):
     prompt = make_prompt(
         model.template, frames[1], "Time=3.0-4.0s", "", first=False, positions="mrope", start=0
     )
-    turn = stack_prompts([prompt])
-
     look = jax.jit(functools.partial(see, c))
     patches = frames[1].shape[1] // 14 * frames[1].shape[2] // 14
     block = 2 * patches * (4 * v.width**2 + 2 * v.width * v.mlp) + 4 * patches**2 * v.width
     merger = 2 * (patches // 4) * (16 * v.width**2 + 4 * v.width * t.width)
     floor = (v.depth * block + merger) / flops
-    taken = seconds(lambda: look(model.weights, turn.frames))
+    taken = seconds(lambda: look(model.weights, frames[1][None]))
     print(f"  vision {1e3 * taken:.1f} ms, floor {1e3 * floor:.1f} ms")
     layer = t.width * t.head_dim * (2 * t.heads + 2 * t.kv_heads) + 3 * t.width * t.mlp
     read = 2 * len(prompt.tokens) * layer * t.layers / flops
@@ -212,17 +210,19 @@ def main():
     parser.add_argument("--sessions", default="16,32,48")
     parser.add_argument("--fill", type=int, default=20, help="ticks until the caches are full")
     parser.add_argument("--ticks", type=int, default=20)
+    parser.add_argument("--precision", default="weights", help="weights or fp8")
     parser.add_argument("--profile", action="store_true", help="print the busiest kernels too")
     args = parser.parse_args()
     device = jax.devices()[0]
-    print(f"{device.device_kind}, jax {jax.__version__}, {args.preset}, {time.strftime('%Y-%m-%d')}")
+    facts = device.device_kind, f"jax {jax.__version__}", args.preset, args.precision
+    print(*facts, time.strftime("%Y-%m-%d"), sep=", ")
     if device.platform == "gpu":
         check_attention()
     flops, bandwidth = machine()
     print(f"measured: {flops / 1e12:.0f} TFLOP/s, {bandwidth / 1e12:.2f} TB/s", flush=True)
     config = preset(args.preset)
     params = random_params(config)
-    model = StreamModel(config, params, open_tokenizer(args.tokenizer))
+    model = StreamModel(config, params, open_tokenizer(args.tokenizer), args.precision)
     del params
     rng = np.random.default_rng(0)
     frames = [rng.integers(0, 256, (6 if i == 0 else 2, *SIZE, 3), np.uint8) for i in range(4)]

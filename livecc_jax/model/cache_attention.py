@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from livecc_jax.model import attention_cudnn
 from livecc_jax.model.attention_layout import layout_in_scope
 
-CHUNK = 512  # keys of the past that one block of the device reads for a single query
+CHUNK = 1024  # keys of the past that one block of the device reads for a single query
+MANY = 4  # rows that keep a device busy, so that full blocks matter more than many of them
 
 
 class Part(NamedTuple):
@@ -49,15 +50,10 @@ def attend_past(q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array) -> 
         return attend_masked(q, k, v, jnp.arange(k.shape[1]) < length[:, None, None])
     if q.shape[1] == 1:
         return _one_query(q, k, v, length)
-    out, size = _cudnn(
-        q,
-        k,
-        v,
-        query_seq_lengths=jnp.full_like(length, q.shape[1]),
-        # A sequence of no keys is not defined: look at one, and give it no weight.
-        key_value_seq_lengths=jnp.maximum(length, 1),
-    )
-    return Part(out, jnp.where((length > 0)[:, None, None], size, -jnp.inf))
+    if len(q) < MANY:
+        return _filled(q, k, v, length)
+    by_key_head = _filled(_by_key_head(q, k.shape[2]), k, v, length)
+    return Part(*(_by_query_head(x, q.shape[2]) for x in by_key_head))
 
 
 def attend_causal(q: jax.Array, k: jax.Array, v: jax.Array) -> Part:
@@ -112,28 +108,48 @@ def _merged(out: jax.Array, size: jax.Array) -> tuple[jax.Array, jax.Array]:
 _cudnn = functools.partial(jax.nn.dot_product_attention, implementation="cudnn", return_residual=True)
 
 
-def _one_query(q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array) -> Part:
-    """One query a row: the past in chunks, side by side as a batch (Flash-Decoding).
+def _filled(q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array) -> Part:
+    """`attend_past` by cuDNN."""
+    out, size = _cudnn(
+        q,
+        k,
+        v,
+        query_seq_lengths=jnp.full_like(length, q.shape[1]),
+        # A sequence of no keys is not defined: look at one, and give it no weight.
+        key_value_seq_lengths=jnp.maximum(length, 1),
+    )
+    return Part(out, jnp.where((length > 0)[:, None, None], size, -jnp.inf))
 
-    The query heads of a key head are the kernel's queries, so that each key is read once.
+
+def _by_key_head(q: jax.Array, kv: int) -> jax.Array:
+    """[B, Q, H, ...] to [B, Q * H / K, K, ...]: the query heads of a key head become its queries.
+
+    The kernel reads each key for so many queries at once, and its blocks of queries are fuller. Only
+    where every query sees the same keys.
     """
+    b, t, h = q.shape[:3]
+    return q.reshape(b, t, kv, h // kv, *q.shape[3:]).swapaxes(2, 3).reshape(b, -1, kv, *q.shape[3:])
+
+
+def _by_query_head(x: jax.Array, h: int) -> jax.Array:
+    """The way back."""
+    b, _, kv = x.shape[:3]
+    return x.reshape(b, -1, h // kv, kv, *x.shape[3:]).swapaxes(2, 3).reshape(b, -1, h, *x.shape[3:])
+
+
+def _one_query(q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array) -> Part:
+    """One query a row: the past in chunks, side by side as a batch (Flash-Decoding)."""
     b, _, h, d = q.shape
     capacity, kv = k.shape[1:3]
-    chunk = next((n for n in (CHUNK, CHUNK // 2, CHUNK // 4) if capacity % n == 0), capacity)
-    count = capacity // chunk
-    grouped = q.reshape(b, 1, kv, h // kv, d).swapaxes(2, 3)
-    queries = jnp.broadcast_to(grouped, (b, count, h // kv, kv, d)).reshape(-1, h // kv, kv, d)
-    there = jnp.clip(length[:, None] - chunk * jnp.arange(count), 0, chunk).reshape(-1)
-    out, size = _cudnn(
-        queries,
-        *(x.reshape(-1, chunk, kv, d) for x in (k, v)),
-        query_seq_lengths=jnp.full_like(there, h // kv),
-        key_value_seq_lengths=jnp.maximum(there, 1),
+    chunk = next(
+        (n for n in (CHUNK, CHUNK // 2, CHUNK // 4, CHUNK // 8) if capacity % n == 0), capacity
     )
-    size = jnp.where((there > 0)[:, None, None], size, -jnp.inf)
-    out, size = (
-        jnp.moveaxis(x.reshape(b, count, *x.shape[1:]), 1, 0) for x in (out, size)
-    )  # [N, B, G, K, D] and [N, B, G, K]
-    out, size = _merged(out, size)
-    out = out.swapaxes(1, 2).reshape(b, 1, h, d).astype(q.dtype)
-    return Part(out, size.swapaxes(1, 2).reshape(b, 1, h))
+    count = capacity // chunk
+    queries = jnp.broadcast_to(_by_key_head(q, kv)[:, None], (b, count, h // kv, kv, d))
+    there = jnp.clip(length[:, None] - chunk * jnp.arange(count), 0, chunk).reshape(-1)
+    chunks = (x.reshape(-1, chunk, kv, d) for x in (k, v))
+    parts = _filled(queries.reshape(-1, h // kv, kv, d), *chunks, there)
+    # [chunks, B, ...]
+    parts = (jnp.moveaxis(x.reshape(b, count, *x.shape[1:]), 1, 0) for x in parts)
+    out, size = (_by_query_head(x, h) for x in _merged(*parts))
+    return Part(out.astype(q.dtype), size)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from livecc_jax.errors import ConfigError
 from livecc_jax.media.pixels import MERGE, PATCH, patch_places
 from livecc_jax.model.attention import attend
 from livecc_jax.model.attention_cudnn import usable
@@ -21,6 +22,7 @@ from livecc_jax.model.attention_layout import layout_in_scope
 from livecc_jax.model.config import ModelConfig, TextConfig, VisionConfig
 from livecc_jax.model.decoder import Attend
 from livecc_jax.model.layers import layer_norm, quick_gelu, rms_norm
+from livecc_jax.model.quantize import product8, quantize
 from livecc_jax.model.qwen2_vl import Params
 from livecc_jax.model.rope import rotate, vision_angles
 from livecc_jax.model.vision import normalize
@@ -34,22 +36,32 @@ class Weights(NamedTuple):
     blocks: list[Params]  # of the vision tower
 
 
-def lay_out(params: Params, vision: bool = True) -> Weights:
+PRECISIONS = ("weights", "fp8")
+
+
+def lay_out(params: Params, vision: bool = True, precision: str = "weights") -> Weights:
     """Weights for decoding, on the default device or where the parameters' sharding has them.
 
     Args:
         params: the parameter tree, of numpy or jax arrays.
         vision: take the tower apart too; without, its blocks stay stacked in `rest`.
+        precision: of matrix products: `weights` as the weights are, `fp8` in 8-bit floats within the
+            decoder's layers and the tower's blocks.
+
+    Raises ConfigError for another precision.
     """
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+    narrow = _narrow if precision == "fp8" else lambda x: x
     text, tower = params["text"], params["vision"]
     rest = {
         "text": {k: v for k, v in text.items() if k != "layers"},
         "vision": {k: v for k, v in tower.items() if not vision or k != "blocks"},
     }
     # Layer by layer, so that a second copy on the host is never larger than one.
-    layers = [jax.device_put(_fused(layer)) for layer in _apart(text["layers"])]
-    blocks = list(_apart(tower["blocks"])) if vision else []
-    return Weights(jax.device_put(rest), layers, jax.device_put(blocks))
+    layers = [narrow(jax.device_put(_fused(layer))) for layer in _apart(text["layers"])]
+    blocks = [narrow(jax.device_put(b)) for b in _apart(tower["blocks"])] if vision else []
+    return Weights(jax.device_put(rest), layers, blocks)
 
 
 def _apart(stacked: Params) -> Any:
@@ -79,8 +91,17 @@ def _fused(layer: Params) -> Params:
     }
 
 
+def _narrow(weights: Params, name: str = "") -> Params:
+    """Every linear map of a layer in eight bits; norms stay as they are."""
+    if "kernel" in weights:
+        return quantize(weights, 2 if name in ("o", "proj") else 1)
+    return {k: _narrow(v, k) if isinstance(v, dict) else v for k, v in weights.items()}
+
+
 def product(x: jax.Array, weights: Params, contract: int = 1) -> jax.Array:
     """x times a kernel over x's last `contract` axes, plus its bias if it has one."""
+    if "kernel8" in weights:
+        return product8(x, weights, contract)
     y = jnp.tensordot(x, weights["kernel"], axes=contract)
     return y + weights["bias"] if "bias" in weights else y
 

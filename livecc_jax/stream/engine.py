@@ -29,6 +29,7 @@ from livecc_jax.stream.session import (
     StreamOptions,
     stack_controls,
 )
+from livecc_jax.stream.step import look
 from livecc_jax.stream.tick import Places as TurnPlaces
 from livecc_jax.stream.tick import take_turns
 from livecc_jax.timeline.turns import turn_label, turn_span
@@ -70,7 +71,7 @@ class EngineOptions:
 class _Waiting:
     """A turn's frames, and when they were captured."""
 
-    frames: np.ndarray
+    frames: jax.Array
     number: int
     captured: float
 
@@ -109,7 +110,7 @@ class Conversation:
         """Queue a turn.
 
         Args:
-            frames: as in `Session.push`.
+            frames: as in `Session.push`; not to be written to afterwards.
             captured: when its last frame was, by the engine's clock; now by default.
 
         Raises:
@@ -127,7 +128,8 @@ class Conversation:
         if self._waiting and captured < self._waiting[-1].captured:
             raise MediaError("a turn's frames are older than those of the turn before it")
         self._frame_shape = frames.shape[1:]
-        self._waiting.append(_Waiting(frames, self._pushed, captured))
+        # On their way to the device at once, while it may be busy with others.
+        self._waiting.append(_Waiting(jax.device_put(frames), self._pushed, captured))
         self._pushed += 1
         while len(self._waiting) > self._engine.options.waiting and self._waiting[0].number:
             # The opening is never dropped: the query is in it.
@@ -274,7 +276,10 @@ class Engine:
         count = min(1 << (len(rows) - 1).bit_length(), self.options.batch)
         padded = [*rows, *itertools.repeat(rows[0], count - len(rows))]
         limit = self.options.max_new_tokens
-        turn = stack_prompts([prompt for _, _, prompt, _ in padded])
+        pictures = look(
+            self.model.config, self.model.weights, tuple(turn.frames for _, turn, *_ in padded)
+        )
+        turn = stack_prompts([prompt for _, _, prompt, _ in padded])._replace(pictures=pictures)
         bucket = turn.tokens.shape[1]
         gathered = [c._memory.gather() for c, *_ in rows]
         context = _stack_contexts(gathered, count, self.options.room)

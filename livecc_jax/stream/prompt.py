@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import jax
 import numpy as np
 
 from livecc_jax.errors import MediaError
@@ -21,19 +22,18 @@ class Prompt:
     """What one turn adds before its answer.
 
     tokens: int32 [n]; positions: int32 [3, n]; next_position: of the answer's first token;
-    vision_index: int32 [n]; frames: uint8 [F, H, W, 3].
+    vision_index: int32 [n].
     """
 
     tokens: np.ndarray
     positions: np.ndarray
     next_position: int
     vision_index: np.ndarray
-    frames: np.ndarray
 
 
 def make_prompt(
     template: ChatTemplate,
-    frames: np.ndarray,
+    frames: np.ndarray | jax.Array,
     label: str,
     text: str,
     *,
@@ -73,11 +73,11 @@ def make_prompt(
     places, following = token_positions(tokens, encoded.grids, special, mode, start=start)
     is_vision = tokens == special.video_pad
     vision_index = np.where(is_vision, np.cumsum(is_vision) - 1, -1).astype(np.int32)
-    return Prompt(tokens, places, following, vision_index, frames)
+    return Prompt(tokens, places, following, vision_index)
 
 
 def stack_prompts(prompts: Sequence[Prompt]) -> TurnInput:
-    """Prompts with frames of one shape as a batch, padded to the bucket of the longest.
+    """Prompts as a batch, padded to the bucket of the longest; their pictures are still to be added.
 
     The arrays stay on the host: the call that takes them moves them all at once.
     """
@@ -95,5 +95,5 @@ def stack_prompts(prompts: Sequence[Prompt]) -> TurnInput:
         positions=padded([p.positions for p in prompts], 0),
         next_position=np.array([p.next_position for p in prompts], np.int32),
         vision_index=padded([p.vision_index for p in prompts], -1),
-        frames=np.stack([p.frames for p in prompts]),
+        pictures=None,
     )

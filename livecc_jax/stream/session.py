@@ -22,7 +22,7 @@ from livecc_jax.model.inference import lay_out
 from livecc_jax.model.qwen2_vl import Params
 from livecc_jax.stream.prompt import make_prompt, stack_prompts
 from livecc_jax.stream.sampling import NO_SILENCE_CONTROL
-from livecc_jax.stream.step import Controls, SlotState, StopIds, TurnInput, run_turn
+from livecc_jax.stream.step import Controls, SlotState, StopIds, TurnInput, look, run_turn
 from livecc_jax.text.tokenizer import SILENCE, Tokenizer
 from livecc_jax.timeline.chat import ChatTemplate
 from livecc_jax.timeline.modes import MODES
@@ -97,11 +97,24 @@ class SpokenTurn:
 
 
 class StreamModel:
-    """Weights laid out for decoding, with their tokenizer; shared by any number of sessions."""
+    """Weights laid out for decoding, with their tokenizer; shared by any number of sessions.
 
-    def __init__(self, config: ModelConfig, params: Params, tokenizer: Tokenizer) -> None:
+    Args:
+        config: the architecture.
+        params: the parameter tree.
+        tokenizer: the model's.
+        precision: as in `model.inference.lay_out`.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        params: Params,
+        tokenizer: Tokenizer,
+        precision: str = "weights",
+    ) -> None:
         self.config = config
-        self.weights = lay_out(params)
+        self.weights = lay_out(params, precision=precision)
         self.dtype = params["text"]["embed"].dtype
         self.tokenizer = tokenizer
         self.template = ChatTemplate(tokenizer)
@@ -189,6 +202,10 @@ class Session:
             raise MediaError(
                 f"frames changed size within a stream, from {self._frame_shape} to {frames.shape[1:]}"
             )
+        if len(frames) == 0 or len(frames) % 2:
+            raise MediaError(f"a turn takes an even number of frames, not {len(frames)}")
+        # Under way before the prompt is made.
+        pictures = look(self.model.config, self.model.weights, (frames,))
         prompt = make_prompt(
             self.model.template,
             frames,
@@ -199,7 +216,7 @@ class Session:
             start=self.next_position,
             unkept=self._unkept,
         )
-        return stack_prompts([prompt])
+        return stack_prompts([prompt])._replace(pictures=pictures)
 
     def _make_room(self, bucket: int, count: int) -> None:
         """Have a cache with room for the bucket and the answer, doubling it as needed."""

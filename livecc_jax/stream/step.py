@@ -1,4 +1,4 @@
-"""One turn in one compiled call: see the frames, append the prompt, decode until the turn ends.
+"""One turn in two compiled calls: see the frames; append the prompt and decode until the turn ends.
 
 Nothing returns to Python between tokens. The batch axis is slots; a slot that ends early waits for
 the others without changing its state.
@@ -31,14 +31,14 @@ class SlotState(NamedTuple):
 
 
 class TurnInput(NamedTuple):
-    """A turn's prompt, padded to a bucket, and its frames."""
+    """A turn's prompt, padded to a bucket, and what was seen in its frames."""
 
     tokens: jax.Array  # int32 [B, Q]
     count: jax.Array  # int32 [B] real tokens, at least 1
     positions: jax.Array  # int32 [B, 3, Q]
     next_position: jax.Array  # int32 [B] of the first generated token
     vision_index: jax.Array  # int32 [B, Q]
-    frames: jax.Array | None  # uint8 [B, F, H, W, 3]; None for a turn without pictures
+    pictures: jax.Array | None  # [B, P, D] from `look`; None for a turn without
 
 
 class Controls(NamedTuple):
@@ -72,18 +72,21 @@ class StopIds:
         return self if controlled else dataclasses.replace(self, silence=None)
 
 
-def embed(config: ModelConfig, weights: Weights, turn: TurnInput) -> jax.Array:
-    """A turn's tokens and what is seen in its frames, [B, Q, D]."""
-    seen = None if turn.frames is None else see(config, weights, turn.frames)
-    return bind(config, weights.rest).embed(turn.tokens, seen, turn.vision_index)
+@functools.partial(jax.jit, static_argnames="config")
+def look(config: ModelConfig, weights: Weights, frames: tuple[jax.Array, ...]) -> jax.Array:
+    """What the tower makes of the frames of each row, uint8 [F, H, W, 3]: [B, P, D].
+
+    A call of its own, so that the device is at work while the turn's call is prepared.
+    """
+    return see(config, weights, jnp.stack(frames))
 
 
 def prefill(
     config: ModelConfig, weights: Weights, cache: Cache, length: jax.Array, turn: TurnInput
 ) -> tuple[jax.Array, Cache]:
-    """See the frames and append the prompt: ([B, Q, D] hidden states, cache)."""
-    x = embed(config, weights, turn)
+    """Append the prompt: ([B, Q, D] hidden states, cache)."""
     model = bind(config, weights.rest)
+    x = model.embed(turn.tokens, turn.pictures, turn.vision_index)
     return append(model, weights.layers, cache, x, turn.positions, length)
 
 
@@ -110,7 +113,7 @@ def run_turn(
         weights: for decoding.
         cache: donated; must have room for length + Q + limit tokens.
         state: donated.
-        turn: prompt and frames.
+        turn: the prompt, and what was seen.
         controls: sampling.
         sampled: whether any slot has a temperature; without, no randomness is spent.
     """

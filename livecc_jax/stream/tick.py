@@ -1,4 +1,4 @@
-"""One tick in one compiled call: every row sees its frames, reads its prompt and answers.
+"""One tick's turns in one compiled call: every row reads its prompt and answers.
 
 Rows are turns of different conversations, each over its own context in the pool. What a row says does
 not depend on its neighbours; a row that ends early waits for the others.
@@ -17,7 +17,7 @@ from livecc_jax.model.inference import Weights
 from livecc_jax.model.pool import Context, Pool, keep_answers, no_answer, read_turn, say_token
 from livecc_jax.model.qwen2_vl import bind
 from livecc_jax.stream.sampling import choose, forbid_hasty_silence, greedy, penalize
-from livecc_jax.stream.step import Controls, StopIds, TurnInput, TurnOutput, embed
+from livecc_jax.stream.step import Controls, StopIds, TurnInput, TurnOutput
 
 
 class Places(NamedTuple):
@@ -53,7 +53,7 @@ def take_turns(
         weights: for decoding.
         pool: donated.
         context: what each row remembers.
-        turn: prompt and frames.
+        turn: prompts, and what was seen.
         places: where the pool keeps prompt and answer.
         controls: sampling.
         limits: int32 [B], most tokens this row may say; 0 for a row that is padding.
@@ -67,7 +67,7 @@ def take_turns(
     model = bind(config, weights.rest)
     batch, bucket = turn.tokens.shape
     rows = jnp.arange(batch)
-    x = embed(config, weights, turn)
+    x = model.embed(turn.tokens, turn.pictures, turn.vision_index)
     hidden, pool, past, own = read_turn(
         model, weights.layers, pool, context, x, turn.positions, places.prompt, limit
     )

@@ -1,0 +1,80 @@
+"""The decoder's own forms: frames cut on the device, attention in parts, products in eight bits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from livecc_jax.errors import ConfigError
+from livecc_jax.media.pixels import patchify
+from livecc_jax.model import cache_attention
+from livecc_jax.model.cache_attention import attend_causal, attend_masked, attend_past, together
+from livecc_jax.model.inference import cut, lay_out
+from livecc_jax.model.quantize import product8, quantize
+
+
+def test_frames_are_cut_as_on_the_host():
+    frames = np.random.default_rng(0).integers(0, 256, (2, 4, 56, 84, 3), np.uint8)
+    wanted = np.stack([patchify(clip)[0].reshape(2, -1, 1176) for clip in frames])
+    np.testing.assert_array_equal(cut(jnp.asarray(frames)), wanted)
+
+
+def plain_cudnn(q, k, v, query_seq_lengths=None, key_value_seq_lengths=None, is_causal=False):
+    """What cuDNN computes, by definition; undefined (not a number) for a sequence of no keys."""
+    slots, own = jnp.arange(k.shape[1]), jnp.arange(q.shape[1])
+    if is_causal:
+        seen = (slots <= own[:, None])[None]
+    else:
+        assert (query_seq_lengths == q.shape[1]).all()
+        seen = slots < key_value_seq_lengths[:, None, None]
+    heads = q.shape[2] // k.shape[2]
+    k, v = (jnp.repeat(x, heads, axis=2) for x in (k, v))
+    scores = jnp.einsum("bthd,bshd->bhts", q, k) / np.sqrt(q.shape[-1])
+    scores = jnp.where(seen[:, None], scores, -jnp.inf)
+    out = jnp.einsum("bhts,bshd->bthd", jax.nn.softmax(scores), v)
+    return out, jax.nn.logsumexp(scores, axis=-1).swapaxes(1, 2)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 5])
+@pytest.mark.parametrize(("queries", "capacity"), [(1, 2048), (1, 96), (6, 96)])
+def test_parts_together_are_the_whole(monkeypatch, rows, queries, capacity):
+    """However many rows and queries there are, and whether or not cuDNN computes the parts."""
+    keys = jax.random.split(jax.random.key(rows), 5)
+    q = jax.random.normal(keys[0], (rows, queries, 12, 16))
+    past = [jax.random.normal(key, (rows, capacity, 4, 16)) for key in keys[1:3]]
+    own = [jax.random.normal(key, (rows, queries, 4, 16)) for key in keys[3:]]
+    length = jnp.array([capacity // 2 + 1, 0, capacity, 1, capacity - 1])[:rows]
+    filled = jnp.arange(capacity) < length[:, None, None]
+    seen = [
+        jnp.broadcast_to(filled, (rows, queries, capacity)),
+        jnp.broadcast_to(jnp.tril(jnp.ones((queries, queries), bool)), (rows, queries, queries)),
+    ]
+    both = (jnp.concatenate(x, axis=1) for x in zip(past, own))
+    whole = attend_masked(q, *both, jnp.concatenate(seen, axis=2)).out
+    for by_cudnn in (False, True):
+        monkeypatch.setattr(cache_attention, "fused", lambda q, k, by_cudnn=by_cudnn: by_cudnn)
+        monkeypatch.setattr(cache_attention, "_cudnn", plain_cudnn)
+        mine = together([attend_past(q, *past, length), attend_causal(q, *own)])
+        np.testing.assert_allclose(mine, whole, atol=2e-6)
+
+
+def test_eight_bits_are_as_near_as_they_can_be():
+    """e4m3 keeps three bits of a mantissa: each factor is off by 1/16 at most."""
+    rng = np.random.default_rng(0)
+    kernel, bias = rng.normal(size=(64, 4, 24)).astype(np.float32), np.arange(24.0) + np.zeros((4, 24))
+    kernel *= 10.0 ** rng.uniform(-3, 3, size=(4, 24))  # outputs of all sizes
+    x = rng.normal(size=(3, 5, 64)) * 10.0 ** rng.uniform(-3, 3, size=(3, 5, 1))
+    weights = quantize({"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias, jnp.float32)})
+    mine = product8(jnp.asarray(x, jnp.float32), weights)
+    exact = np.tensordot(x, kernel, 1)
+    worst = np.tensordot(abs(x), abs(kernel), 1) * ((1 + 1 / 16) ** 2 - 1)
+    # What is smaller than the scale's last step is lost: 2**-10 of the largest, over 448.
+    worst += 64 * 2 * abs(x).max(-1)[..., None, None] * abs(kernel).max(0) * 2.0**-10 / 448
+    assert (abs(mine - bias - exact) <= worst + 1e-5 * abs(bias)).all()
+    typical = abs(mine - bias - exact) / np.sqrt(np.tensordot(x**2, kernel**2, 1))
+    assert np.median(typical) < 0.04
+
+
+def test_another_precision_is_refused():
+    with pytest.raises(ConfigError, match=r"precision 'fp4' is not one of weights, fp8"):
+        lay_out({}, precision="fp4")
