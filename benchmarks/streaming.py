@@ -11,6 +11,7 @@ memory bandwidth, both measured here first.
 import argparse
 import collections
 import functools
+import heapq
 import re
 import tempfile
 import time
@@ -24,7 +25,7 @@ from livecc_jax.model.cache_attention import attend_causal, attend_masked, atten
 from livecc_jax.model.inference import see
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import abstract_params
-from livecc_jax.stream.engine import Engine, EngineOptions
+from livecc_jax.stream.engine import DUE, Engine, EngineOptions
 from livecc_jax.stream.prompt import make_prompt
 from livecc_jax.stream.retention import ROLLING
 from livecc_jax.stream.session import Session, StreamModel, StreamOptions
@@ -168,11 +169,12 @@ def parts(model, frames, flops, bandwidth):
     )
 
 
-def many_sessions(model, frames, count, args):
+def filled_engine(model, frames, count, batch, args):
+    """An engine of conversations with full caches: (engine, conversations, times of ticks)."""
     room = 9216
     options = EngineOptions(
-        slots=count, batch=count, pool=count * (room + 512), retention=ROLLING, max_new_tokens=NEW,
-        waiting=1, room=room,
+        slots=count, batch=batch, pool=count * (room + 512), retention=ROLLING, max_new_tokens=NEW,
+        waiting=2, room=room,
     )  # fmt: skip
     engine = Engine(model, options)
     streams = []
@@ -185,19 +187,51 @@ def many_sessions(model, frames, count, args):
     for turn in range(args.fill + args.ticks):
         for i, stream in enumerate(streams):
             stream.push(frames[1 + (turn + i) % 3])
-        began = time.perf_counter()
-        spoken = engine.tick()
-        if len(spoken) != count:
-            raise SystemExit(f"{len(spoken)} of {count} took part")
-        times.append(time.perf_counter() - began)
+        while engine.waiting():
+            began = time.perf_counter()
+            spoken = engine.tick()
+            if turn >= args.fill:
+                times.append(time.perf_counter() - began)
+            if len(spoken) != min(batch, count):
+                raise SystemExit(f"{len(spoken)} took part")
+    return engine, streams, times
+
+
+def many_sessions(model, frames, count, args):
+    engine, streams, steady = filled_engine(model, frames, count, count, args)
     if args.profile:
         for stream in streams:
             stream.push(frames[1])
         where_time_goes(f"{count} sessions, one tick", engine.tick)
-    steady = times[args.fill :]
     print(
         f"{count} sessions, {streams[0].length} tokens each: a tick {percentiles(steady)}, "
         f"{1e3 * np.median(steady) / count:.1f} ms a session", flush=True,
+    )  # fmt: skip
+
+
+def live_sessions(model, frames, count, args):
+    """At the wall clock: a turn a second of each, at phases of their own; a tick when a batch waits."""
+    count -= count % args.batch  # whole ticks while the caches fill
+    engine, streams, _ = filled_engine(model, frames, count, args.batch, args)
+    rng = np.random.default_rng(count)
+    began = time.perf_counter() + 0.1
+    due = sorted((began + p, i) for i, p in enumerate(rng.uniform(0, 1, count)))
+    heapq.heapify(due)
+    late, dropped = [], sum(s.lateness.dropped for s in streams)
+    while (now := time.perf_counter()) < began + args.seconds:
+        while due[0][0] <= now:
+            when, i = heapq.heappop(due)
+            streams[i].push(frames[1 + i % 3], captured=when)
+            heapq.heappush(due, (when + 1.0, i))
+        if engine.waiting() >= args.batch:
+            late += [(now, who.lateness.last + DUE) for who, _ in engine.tick()]
+        else:
+            time.sleep(max(0.0, due[0][0] - time.perf_counter()))
+    settled = [x for now, x in late if now > began + 5]
+    dropped = sum(s.lateness.dropped for s in streams) - dropped
+    print(
+        f"{count} sessions live for {args.seconds} s, {args.batch} a tick, from capture to words: "
+        f"{percentiles(settled)}, {len(settled)} turns, {dropped} dropped", flush=True,
     )  # fmt: skip
 
 
@@ -210,6 +244,9 @@ def main():
     parser.add_argument("--sessions", default="16,32,48")
     parser.add_argument("--fill", type=int, default=20, help="ticks until the caches are full")
     parser.add_argument("--ticks", type=int, default=20)
+    parser.add_argument("--live", default="", help="numbers of sessions at the wall clock")
+    parser.add_argument("--batch", type=int, default=16, help="sessions a tick, at the wall clock")
+    parser.add_argument("--seconds", type=int, default=30, help="of wall clock")
     parser.add_argument("--precision", default="weights", help="weights or fp8")
     parser.add_argument("--profile", action="store_true", help="print the busiest kernels too")
     args = parser.parse_args()
@@ -229,11 +266,12 @@ def main():
     parts(model, frames, flops, bandwidth)
     if args.streams:
         one_stream(model, frames, args)
-    for count in map(int, filter(None, args.sessions.split(","))):
-        try:
-            many_sessions(model, frames, count, args)
-        except jax.errors.JaxRuntimeError as error:
-            print(f"{count} sessions: {str(error).splitlines()[0][:200]}", flush=True)
+    for kind, counts in ((many_sessions, args.sessions), (live_sessions, args.live)):
+        for count in map(int, filter(None, counts.split(","))):
+            try:
+                kind(model, frames, count, args)
+            except jax.errors.JaxRuntimeError as error:
+                print(f"{count} sessions: {str(error).splitlines()[0][:200]}", flush=True)
 
 
 if __name__ == "__main__":
