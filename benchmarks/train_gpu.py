@@ -1,0 +1,285 @@
+"""Training speed on one GPU beside PyTorch with transformers: tokens a second, MFU, memory.
+
+    python benchmarks/train_gpu.py --preset 2b --tokens 8848 --remats dots,full --peer
+
+Ours is the real step (`train.step`): a packed row of four streaming clips, tower frozen, float32
+parameters and AdamW, bfloat16 compute, random weights. The peer's is what its users run: parameters
+and AdamW in bfloat16 (half our bytes), sdpa attention, one conversation of as many tokens, patches and
+supervised tokens, the kernels of liger if they can be imported, without and with gradient
+checkpointing. Pictures are noise. Each figure is the median of the steps after the first two.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+HEIGHT, WIDTH = 32, 48  # patches of a frame: 384 tokens a pair
+PATCHES = HEIGHT * WIDTH
+WORDS = 18  # text tokens a frame pair
+SHARES = (8, 6, 5, 3)  # frame pairs of the clips, of 22
+IM_START, VISION_START, VISION_END, VIDEO_PAD = 151644, 151652, 151653, 151656
+
+
+def clips(pairs):
+    """Frame pairs of each clip of a row."""
+    sizes = [max(1, pairs * s // sum(SHARES)) for s in SHARES]
+    sizes[0] += pairs - sum(sizes)
+    return sizes
+
+
+def conversation(rng, pairs):
+    """(tokens, supervised, one grid a pair): a second of video, then words, and so on."""
+    tokens, supervised = [], []
+    for _ in range(pairs):
+        text = rng.integers(0, 100_000, WORDS - 2)
+        tokens += [VISION_START, *[VIDEO_PAD] * (PATCHES // 4), VISION_END, *text]
+        supervised += [False] * (PATCHES // 4 + 2) + [True] * len(text)
+    return np.array(tokens, np.int32), np.array(supervised), [(1, HEIGHT, WIDTH)] * pairs
+
+
+def packed_row(pairs):
+    """A batch [1, 1, ...] of one row, as docs/formats.md has it."""
+    from livecc_jax.media.pixels import patch_places
+    from livecc_jax.text.tokenizer import SpecialTokens
+    from livecc_jax.timeline.positions import token_positions
+
+    special = SpecialTokens(151643, IM_START, 151645, VISION_START, VISION_END, 151655, VIDEO_PAD)
+    rng = np.random.default_rng(0)
+    parts = [conversation(rng, n) for n in clips(pairs)]
+    tokens = np.concatenate([t for t, _, _ in parts])
+    supervised = np.concatenate([s for _, s, _ in parts])
+    supervised[0] = False
+    places = [token_positions(t, np.array(g), special, "mrope")[0] for t, _, g in parts]
+    slots = np.flatnonzero(supervised) - 1
+    seen = tokens == VIDEO_PAD
+    rows, cols = patch_places(HEIGHT, WIDTH)
+    row = {
+        "tokens": tokens,
+        "segment_ids": np.repeat(np.arange(len(parts)) + 1, [len(t) for t, _, _ in parts]).astype("i4"),
+        "positions": np.concatenate(places, axis=1),
+        "patches": rng.integers(0, 256, (pairs, PATCHES, 1176), np.uint8),
+        "patch_pairs": np.ones((pairs, PATCHES), np.int32),
+        "patch_rows": np.tile(rows, (pairs, 1)),
+        "patch_cols": np.tile(cols, (pairs, 1)),
+        "vision_index": np.where(seen, np.cumsum(seen) - 1, -1).astype(np.int32),
+        "target_slots": slots.astype(np.int32),
+        "target_weights": np.ones(len(slots), np.float32),
+    }
+    return {k: v[None, None] for k, v in row.items()}
+
+
+def timed(step, steps):
+    """Median seconds of a step, the first two left out."""
+    times = []
+    for _ in range(steps + 2):
+        began = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - began)
+    return float(np.median(times[2:]))
+
+
+def our_steps(args, config, batch, remat):
+    """(median seconds, bytes held, the last loss, a function that takes a step)."""
+    import jax
+
+    from livecc_jax.model.qwen2_vl import abstract_params
+    from livecc_jax.train.config import ComputeConfig, OptimConfig
+    from livecc_jax.train.optimizer import make_optimizer
+    from livecc_jax.train.state import join, split
+    from livecc_jax.train.step import make_step
+
+    def made(seed, shape, dtype):
+        values = 0.02 * jax.random.normal(jax.random.key(seed, impl="rbg"), shape, dtype)
+        return values + 1 if len(shape) == 1 else values
+
+    make = jax.jit(made, static_argnums=(1, 2))
+    compute = ComputeConfig(remat=remat)
+    optimizer = make_optimizer(OptimConfig(), 1000)
+    learning, frozen = split(abstract_params(config), compute.freeze)
+    learning = {k: make(i, v.shape, "float32") for i, (k, v) in enumerate(learning.items())}
+    frozen = {k: make(i, v.shape, "bfloat16") for i, (k, v) in enumerate(frozen.items())}
+    state = {"params": join(learning, frozen), "opt_state": jax.jit(optimizer.init)(learning)}
+    del learning, frozen
+    rows = jax.device_put(batch)
+    step = jax.jit(make_step(config, compute, optimizer), donate_argnums=0)
+    step = step.lower(state, rows).compile()
+    held, loss = [state], [0.0]
+    del state
+
+    def once():
+        held[0], metrics = step(held[0], rows)
+        loss[0] = float(metrics["loss"])
+
+    taken = timed(once, args.steps)
+    memory = step.memory_analysis()
+    return taken, memory.argument_size_in_bytes + memory.temp_size_in_bytes, loss[0], once
+
+
+def ours(args):
+    """Our step under each remat policy."""
+    import jax
+    import jax.numpy as jnp
+
+    from livecc_jax.model.presets import preset
+    from livecc_jax.train.flops import step_flops
+    from livecc_jax.train.peak import peak_flops
+
+    device = jax.devices()[0]
+    config = preset(args.preset)
+    batch = packed_row(args.pairs)
+    flops = step_flops(config, {k: v[0] for k, v in batch.items()}, vision_learns=False)
+    tokens = batch["tokens"].size
+    a = jax.random.normal(jax.random.key(0), (args.square, args.square), jnp.bfloat16)
+    product = jax.jit(lambda a: a @ a)
+    rate = 2 * args.square**3 / timed(lambda: product(a).block_until_ready(), 20)
+    peak, source = peak_flops(device, "bfloat16")
+    print(
+        f"{device.device_kind}, jax {jax.__version__}, {args.preset}, {time.strftime('%Y-%m-%d')}: "
+        f"{tokens} tokens in {len(SHARES)} clips, {args.pairs * PATCHES} patches, "
+        f"{batch['target_slots'].size} supervised; {flops / 1e12:.1f} TFLOP a step, "
+        f"{1e3 * flops / rate:.0f} ms at the {rate / 1e12:.0f} TFLOP/s of a product", flush=True,
+    )  # fmt: skip
+    best = 0.0
+    for remat in args.remats.split(","):
+        try:
+            taken, held, loss, once = our_steps(args, config, batch, remat)
+        except jax.errors.JaxRuntimeError as error:
+            print(f"ours, remat {remat}: {str(error).splitlines()[0][:160]}", flush=True)
+            continue
+        best = max(best, tokens / taken)
+        print(
+            f"ours, remat {remat}: {1e3 * taken:.0f} ms, {tokens / taken:,.0f} tokens/s, MFU "
+            f"{100 * flops / taken / peak:.1f}% of {source}, {taken * rate / flops:.2f} x the floor, "
+            f"{held / 2**30:.1f} GiB, loss {loss:.3f}", flush=True,
+        )  # fmt: skip
+        if args.profile:
+            from streaming import where_time_goes
+
+            where_time_goes(f"remat {remat}", once, 25)
+        del once
+    print(json.dumps({"tokens_per_second": best}), flush=True)
+
+
+def peer(args):
+    """transformers, without and with gradient checkpointing."""
+    import torch
+    import transformers
+
+    try:
+        from liger_kernel.transformers import apply_liger_kernel_to_qwen2_vl
+
+        apply_liger_kernel_to_qwen2_vl()
+        kernels = "liger"
+    except Exception as error:
+        kernels = f"no liger ({type(error).__name__})"
+    from livecc_jax.checkpoints.hf_config import LiveCCBlock, to_dict
+    from livecc_jax.model.presets import preset
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    config = to_dict(preset(args.preset), LiveCCBlock(), "bfloat16", "nested")
+    config = transformers.Qwen2VLConfig(**config)
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device(device):
+        model = transformers.Qwen2VLForConditionalGeneration._from_config(
+            config, attn_implementation="sdpa"
+        )
+    torch.set_default_dtype(torch.float32)
+    model.to(torch.bfloat16)
+    model.config.use_cache = model.config.text_config.use_cache = False
+    for name, weights in model.named_parameters():
+        if "visual" in name:
+            weights.requires_grad_(False)
+    learning = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=1e-6, fused=device == "cuda")
+    rng = np.random.default_rng(0)
+    tokens, supervised, grids = conversation(rng, args.pairs)
+    ids = torch.tensor(tokens, dtype=torch.long, device=device)[None]
+    labels = torch.where(torch.tensor(supervised, device=device)[None], ids, -100)
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "mm_token_type_ids": (ids == VIDEO_PAD).int() * 2,
+        "labels": labels,
+        "pixel_values_videos": torch.randn(
+            args.pairs * PATCHES, 1176, device=device, dtype=torch.bfloat16
+        ),
+        "video_grid_thw": torch.tensor(grids, device=device),
+    }
+    best = {}
+    for checkpointing in (False, True):
+        model.train()
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        name = "with" if checkpointing else "without"
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+
+        def once():
+            loss = model(**inputs).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(learning, 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            once.loss = float(loss.detach())
+
+        try:
+            taken = timed(once, args.steps)
+        except torch.OutOfMemoryError:
+            optimizer.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()
+            print(f"peer {name} checkpointing: out of memory", flush=True)
+            continue
+        held = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0.0
+        best[name] = ids.numel() / taken
+        versions = f"torch {torch.__version__}, transformers {transformers.__version__}, {kernels}"
+        print(
+            f"peer, {versions}, {name} gradient checkpointing: {1e3 * taken:.0f} ms, "
+            f"{best[name]:,.0f} tokens/s, {held:.1f} GiB, loss {once.loss:.3f}", flush=True,
+        )  # fmt: skip
+    print(json.dumps(best), flush=True)
+
+
+def run(args, role):
+    """One side in a process of its own, which gives all its memory back: its last line."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--role", role]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+    last = "{}"
+    for line in child.stdout:
+        if line.startswith("{"):
+            last = line
+        else:
+            print(line, end="", flush=True)
+    child.wait()
+    return json.loads(last)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", default="2b")
+    parser.add_argument("--tokens", type=int, default=8848, help="about so many")
+    parser.add_argument("--remats", default="dots,attention,full")
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--square", type=int, default=8192, help="of the measured matrix product")
+    parser.add_argument("--peer", action="store_true", help="and transformers, in the same run")
+    parser.add_argument("--profile", action="store_true", help="print our busiest kernels")
+    parser.add_argument("--role", choices=("ours", "peer"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    args.pairs = max(4, args.tokens // (PATCHES // 4 + WORDS))
+    if args.role:
+        return {"ours": ours, "peer": peer}[args.role](args)
+    mine = run(args, "ours")
+    if args.peer:
+        theirs = run(args, "peer")
+        for name, speed in theirs.items():
+            print(
+                f"{mine['tokens_per_second'] / speed:.2f} times the peer {name} gradient checkpointing"
+            )
+
+
+if __name__ == "__main__":
+    main()
