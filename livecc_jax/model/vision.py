@@ -48,7 +48,8 @@ class VisionAttention(nnx.Module):
         )
 
     def __call__(self, x: jax.Array, angles: jax.Array, pairs: jax.Array) -> jax.Array:
-        q, k, v = jnp.moveaxis(self.qkv(x), -3, 0)
+        qkv = self.qkv(x)  # taken apart by slices, which cost nothing where a transpose is a copy
+        q, k, v = (qkv[..., i, :, :] for i in range(3))
         q, k = rotate(q, angles), rotate(k, angles)
         return self.proj(attend(q, k, v, pairs, causal=False, axes=("flat_windows", None)))
 
