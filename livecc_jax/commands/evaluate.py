@@ -162,7 +162,7 @@ def _comment(args: argparse.Namespace) -> int:
     options = StreamOptions(positions=setting["positions"], context=context, **decoding)
     params = checkpoint.load_params(dtype=jax.numpy.dtype(setting["dtype"]))
     model = StreamModel(checkpoint.config, params, checkpoint.open_tokenizer())
-    model.weights = jax.device_put(model.weights)  # once, not with every turn
+    del params  # laid out anew: what they held is free
     asked = comment_all(
         model,
         events,

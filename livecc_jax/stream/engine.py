@@ -205,7 +205,7 @@ class Engine:
         return sum(len(c._waiting) for c in self._open.values())
 
     def tick(self) -> list[tuple[Conversation, SpokenTurn | LiveCCError]]:
-        """Take the most urgent turns, one of each conversation, in one compiled call.
+        """Take the most urgent turns, one of each conversation, together.
 
         Returns:
             What each of them said; or, for a conversation whose next turn does not fit its context or

@@ -102,7 +102,7 @@ def packed_logits(mode, answers=tuple(ANSWERS)):
     return plan.encoded.tokens, np.asarray(logits[0, : plan.tokens])
 
 
-def streamed_logits(mode):
+def streamed_logits(mode, model=model):
     """The decoder's logits where it chooses, each answer forced upon it one token at a time."""
     stream, length = Session(model(), options(mode), QUERY), 0
     network = bind(CONFIG, model().weights.rest)
@@ -144,6 +144,16 @@ def test_streamed_equals_trained_equals_transformers(mode):
     np.testing.assert_allclose(streamed, trained[looked], rtol=0, atol=1e-4)
     other = GOLDEN["sequential" if mode == "mrope" else "mrope"]
     assert np.abs(other - GOLDEN[mode]).max() > 1e-2  # the modes can be told apart
+
+
+def test_eight_bits_are_nearly_the_same():
+    narrow = functools.cache(lambda: StreamModel(CONFIG, params(), TOKENIZER, "fp8"))
+    assert {x.dtype.name for x in jax.tree.leaves(narrow().weights)} == {"float32", "float8_e4m3fn"}
+    differs = streamed_logits("mrope", narrow) - streamed_logits("mrope")
+    # A product is off by 0.037 of its size (uniform rounding to three bits, twice); they add up as
+    # noise does.
+    products = 4 * (CONFIG.text.layers + CONFIG.vision.depth)
+    assert 1e-3 < differs.std() / GOLDEN["mrope"].std() < 0.037 * products**0.5
 
 
 def test_hybrid_says_what_the_released_system_says():
