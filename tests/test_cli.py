@@ -184,6 +184,9 @@ def test_options_that_cannot_be(fails, model, tmp_path):
         "silence-base": "2", "max-new-tokens": "0", "pixel-budget": "much",
     }.items():  # fmt: skip
         assert option.split("-")[0] in fails("stream", model, CLIP, f"--{option}", value)
+    assert "--ask 'soon:what?' is not of the form" in fails(
+        "stream", model, CLIP, "--ask", "soon:what?"
+    )
     assert "--start must be" in fails("stream", model, CLIP, "--start", "-5")
     assert CLIP.name in fails("stream", model, CLIP, "--start", "99")
     (tmp_path / "file").write_text("")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 
 from livecc_jax.commands.options import add_timeline_options
 
@@ -51,6 +52,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="of matrix products: that of the weights, or 8-bit floats, which is faster on a GPU of "
         "Hopper's generation and nearly the same (default weights)",
     )
+    parser.add_argument(
+        "--ask",
+        action="append",
+        default=[],
+        metavar="S:QUESTION",
+        help="once the source has been seen up to second S, ask this; repeat for more",
+    )
     for name in ("jsonl", "vtt", "srt"):
         parser.add_argument(f"--{name}", metavar="OUT", help=f"also write {name} as it happens")
     parser.set_defaults(run=run)
@@ -59,7 +67,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Stream to the terminal and to the files asked for."""
     import itertools
-    import math
 
     import jax
     import numpy as np
@@ -71,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     from livecc_jax.stream.commentary import comment
     from livecc_jax.stream.outputs import JsonLines, Srt, WebVtt
     from livecc_jax.stream.rolling import RollingSession
-    from livecc_jax.stream.session import Session, StreamModel, StreamOptions
+    from livecc_jax.stream.session import Answer, Session, StreamModel, StreamOptions
     from livecc_jax.timeline.example import microseconds
     from livecc_jax.timeline.turns import stream_prompt
 
@@ -92,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
         context=checkpoint.config.text.max_positions,
         seed=args.seed,
     )
+    asked = questions(args.ask)
     budget = PixelBudget.parse(args.pixel_budget or checkpoint.livecc.pixel_budget)
     # Opened before the weights are loaded: a source that cannot be read should be said at once.
     watched = turns(args.source, budget, start=args.start, end=args.end, pace=args.pace)
@@ -110,7 +118,10 @@ def run(args: argparse.Namespace) -> int:
 
     latencies = []
     frames = itertools.chain([first] if first else [], watched)
-    for spoken in comment(session, frames, sinks):
+    for spoken in comment(session, frames, sinks, asked):
+        if isinstance(spoken, Answer):
+            print(f"{spoken.at:7.1f} ? {spoken.question}\n        > {spoken.text.strip()}", flush=True)
+            continue
         print(f"{spoken.start:7.1f} - {spoken.stop:<7.1f} {spoken.words or '...'}", flush=True)
         latencies.append(spoken.latency)
     if len(latencies) > 2:
@@ -120,3 +131,19 @@ def run(args: argparse.Namespace) -> int:
             f"(median), {ms.max():.0f} ms at most"
         )
     return 0
+
+
+def questions(texts: list[str]) -> list[tuple[float, str]]:
+    """`--ask 12:what?` as (12.0, "what?"). Raises ConfigError for anything else."""
+    from livecc_jax.errors import ConfigError
+
+    found = []
+    for text in texts:
+        at, _, question = text.partition(":")
+        try:
+            found.append((float(at), question.strip()))
+        except ValueError:
+            found.append((math.nan, ""))
+        if not math.isfinite(found[-1][0]) or not question.strip():
+            raise ConfigError(f"--ask {text!r} is not of the form SECONDS:QUESTION")
+    return found

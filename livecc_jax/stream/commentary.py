@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,27 +10,44 @@ from collections.abc import Iterable, Iterator, Sequence
 from livecc_jax.media.ingest import Turn
 from livecc_jax.stream.outputs import Sink
 from livecc_jax.stream.rolling import RollingSession
-from livecc_jax.stream.session import ContextFull, Session, SpokenTurn
+from livecc_jax.stream.session import Answer, ContextFull, Session, SpokenTurn
 
 log = logging.getLogger(__name__)
 
 
 def comment(
-    session: Session | RollingSession, turns: Iterable[Turn], sinks: Sequence[Sink]
-) -> Iterator[SpokenTurn]:
+    session: Session | RollingSession,
+    turns: Iterable[Turn],
+    sinks: Sequence[Sink],
+    questions: Sequence[tuple[float, str]] = (),
+) -> Iterator[SpokenTurn | Answer]:
     """Speak turn by turn, writing each to the sinks before it is handed on.
+
+    Args:
+        session: fresh.
+        turns: of the source.
+        sinks: written to, and closed at the end.
+        questions: (seconds of the source, question), each asked once so much has been seen.
 
     Ends when the source does, or, with a warning, when the context is full. Closes the sinks.
     """
     with contextlib.ExitStack() as stack:
         for sink in sinks:
             stack.callback(sink.close)
+        left = collections.deque(sorted(questions))
         for turn in turns:
             try:
                 spoken = session.push(turn.frames)
+                for sink in sinks:
+                    sink.write(spoken)
+                yield spoken
+                while left and left[0][0] <= spoken.stop:
+                    answer = session.ask(left.popleft()[1])
+                    for sink in sinks:
+                        sink.answer(answer)
+                    yield answer
             except ContextFull as error:
                 log.warning("the commentary ends early: %s", error)
                 return
-            for sink in sinks:
-                sink.write(spoken)
-            yield spoken
+        for at, question in left:
+            log.warning("the source ended before %g s: %r was not asked", at, question)

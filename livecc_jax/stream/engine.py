@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import itertools
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from livecc_jax.stream.places import Places, PoolFull
 from livecc_jax.stream.prompt import Prompt, make_prompt, stack_prompts
 from livecc_jax.stream.retention import FULL, Piece, Remembered, Retention
 from livecc_jax.stream.session import (
+    MAX_ANSWER,
+    Answer,
     ContextFull,
     SpokenTurn,
     StreamModel,
@@ -36,6 +39,7 @@ from livecc_jax.timeline.turns import turn_label, turn_span
 
 DUE = 1.0  # seconds after its last frame that a turn's words should be out
 SMALLEST_CONTEXT = 512
+QUESTIONS = 1 << 31  # their numbers start here
 
 
 class SlotsFull(LiveCCError):
@@ -47,7 +51,8 @@ class EngineOptions:
     """What an engine has room for.
 
     slots: conversations at once; batch: turns a tick, at most; pool: tokens kept for all of them;
-    retention: what each remembers; max_new_tokens: the longest answer any may give; waiting: turns a
+    retention: what each remembers; max_new_tokens: the most any may say in a turn; max_answer: to a
+    question; waiting: turns a
     conversation may have waiting before the oldest is dropped; room: tokens of context that programs
     are compiled for, 0 for several sizes as contexts grow (a fixed room compiles once, a context that
     outgrows it once more).
@@ -58,22 +63,29 @@ class EngineOptions:
     pool: int = 32768
     retention: Retention = FULL
     max_new_tokens: int = 16
+    max_answer: int = MAX_ANSWER
     waiting: int = 2
     room: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("slots", "batch", "pool", "max_new_tokens", "waiting"):
+        for name in ("slots", "batch", "pool", "max_new_tokens", "max_answer", "waiting"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"an engine's {name} must be at least 1, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
 class _Waiting:
-    """A turn's frames, and when they were captured."""
+    """A turn's frames, and when they were captured; or a question, and when it was asked."""
 
-    frames: jax.Array
-    number: int
+    frames: jax.Array | None
+    number: int  # of the turn; questions have numbers of their own
     captured: float
+    question: str = ""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the frames: turns of one shape can share a program."""
+        return () if self.frames is None else self.frames.shape
 
 
 @dataclass
@@ -95,7 +107,9 @@ class Conversation:
         self.lateness = Lateness()
         self._engine = engine
         self._serial = serial
-        self._pushed = 0
+        self._pushed = self._asked = 0
+        self._taken = 0  # the turn after the last one taken
+        self._captured = -math.inf  # the latest frame
         self._waiting: collections.deque[_Waiting] = collections.deque()
         self._memory = Remembered(engine.options.retention, engine.model.stop.silence)
         self._unkept: list[int] = []
@@ -125,16 +139,30 @@ class Conversation:
             raise MediaError(
                 f"frames changed size within a stream, from {self._frame_shape} to {frames.shape[1:]}"
             )
-        if self._waiting and captured < self._waiting[-1].captured:
+        if captured < self._captured:
             raise MediaError("a turn's frames are older than those of the turn before it")
         self._frame_shape = frames.shape[1:]
         # On their way to the device at once, while it may be busy with others.
         self._waiting.append(_Waiting(jax.device_put(frames), self._pushed, captured))
+        self._captured = captured
         self._pushed += 1
-        while len(self._waiting) > self._engine.options.waiting and self._waiting[0].number:
-            # The opening is never dropped: the query is in it.
-            self._waiting.popleft()
+        shown = [w for w in self._waiting if w.frames is not None]
+        # The opening is never dropped: the query is in it.
+        while len(shown) > self._engine.options.waiting and shown[0].number:
+            self._waiting.remove(shown.pop(0))
             self.lateness.dropped += 1
+
+    def ask(self, question: str) -> None:
+        """Queue a question behind the turns that wait. Its answer comes out of a tick as one more turn
+        of the conversation, which then goes on.
+
+        Raises LiveCCError when the conversation is closed, or nothing was pushed yet.
+        """
+        self._engine._check_open(self)
+        if not self._pushed:
+            raise LiveCCError("nothing has been seen yet that a question could be about")
+        self._waiting.append(_Waiting(None, QUESTIONS + self._asked, self._engine.clock(), question))
+        self._asked += 1
 
     def close(self) -> None:
         """Give its slot and places back; nothing that waits is said."""
@@ -204,12 +232,12 @@ class Engine:
         """Turns that wait."""
         return sum(len(c._waiting) for c in self._open.values())
 
-    def tick(self) -> list[tuple[Conversation, SpokenTurn | LiveCCError]]:
+    def tick(self) -> list[tuple[Conversation, SpokenTurn | Answer | LiveCCError]]:
         """Take the most urgent turns, one of each conversation, together.
 
         Returns:
             What each of them said; or, for a conversation whose next turn does not fit its context or
-            the pool, why. That conversation is closed.
+            the pool, why. That conversation is closed, unless it was a question that does not fit.
         """
         began = self.clock()
         ready = sorted(
@@ -217,18 +245,21 @@ class Engine:
             key=lambda c: (c._waiting[0].captured, c._serial),
         )
         rows: list[tuple[Conversation, _Waiting, Prompt, np.ndarray]] = []
-        ended: list[tuple[Conversation, SpokenTurn | LiveCCError]] = []
+        ended: list[tuple[Conversation, SpokenTurn | Answer | LiveCCError]] = []
         for conversation in ready:
             turn = conversation._waiting[0]
             # Turns share a program when their frames are as many, of one size.
-            alike = not rows or turn.frames.shape == rows[0][1].frames.shape
+            alike = not rows or turn.shape == rows[0][1].shape
             if len(rows) == self.options.batch or not alike:
                 continue
             try:
                 rows.append((conversation, turn, *self._prepare(conversation, turn)))
             except (ContextFull, PoolFull) as full:
                 ended.append((conversation, full))
-                conversation.close()
+                if turn.frames is None:
+                    conversation._waiting.popleft()
+                else:
+                    conversation.close()
         if not rows:
             return ended
         for conversation, *_ in rows:
@@ -248,18 +279,18 @@ class Engine:
         prompt = make_prompt(
             self.model.template,
             turn.frames,
-            turn_label(*turn_span(turn.number)),
-            conversation.prompt,
+            "" if turn.frames is None else turn_label(*turn_span(turn.number)),
+            conversation.prompt if turn.frames is not None else turn.question,
             first=turn.number == 0,
             positions=options.positions,
             start=memory.next_position,
             unkept=conversation._unkept,
         )
-        fresh = len(prompt.tokens) + options.max_new_tokens
+        fresh = len(prompt.tokens) + self._limit(conversation, turn)
         if memory.length + fresh > options.context:
+            seen = turn_span(conversation._taken)[0] / 1e6
             raise ContextFull(
-                f"the context of {options.context} tokens is full after "
-                f"{turn_span(turn.number)[0] / 1e6:g} s of video"
+                f"the context of {options.context} tokens is full after {seen:g} s of video"
             )
         if fresh > self._places.free:
             raise PoolFull(
@@ -268,6 +299,12 @@ class Engine:
             )
         return prompt, self._places.take(fresh)
 
+    def _limit(self, conversation: Conversation, turn: _Waiting) -> int:
+        """Most tokens of the answer."""
+        if turn.frames is None:
+            return self.options.max_answer
+        return conversation.options.max_new_tokens
+
     def _run(
         self, rows: list[tuple[Conversation, _Waiting, Prompt, np.ndarray]]
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -275,10 +312,11 @@ class Engine:
         # Padding rows repeat the first one with no answer to give, and write where nobody reads.
         count = min(1 << (len(rows) - 1).bit_length(), self.options.batch)
         padded = [*rows, *itertools.repeat(rows[0], count - len(rows))]
-        limit = self.options.max_new_tokens
-        pictures = look(
-            self.model.config, self.model.weights, tuple(turn.frames for _, turn, *_ in padded)
-        )
+        pictures, shown = None, tuple(turn.frames for _, turn, *_ in padded)
+        limit = self.options.max_answer
+        if shown[0] is not None:
+            limit = self.options.max_new_tokens
+            pictures = look(self.model.config, self.model.weights, shown)
         turn = stack_prompts([prompt for _, _, prompt, _ in padded])._replace(pictures=pictures)
         bucket = turn.tokens.shape[1]
         gathered = [c._memory.gather() for c, *_ in rows]
@@ -287,15 +325,16 @@ class Engine:
         nowhere = self._places.total + np.arange(count * (bucket + limit), dtype=np.int32)
         prompts, answers = np.split(nowhere.reshape(count, -1), [bucket], axis=1)
         limits = np.zeros(count, np.int32)
-        for i, (conversation, _, prompt, places) in enumerate(rows):
+        for i, (conversation, waited, prompt, places) in enumerate(rows):
             size = len(prompt.tokens)
             prompts[i, :size] = places[:size]
             answers[i, : len(places) - size] = places[size:]
-            limits[i] = conversation.options.max_new_tokens
+            limits[i] = self._limit(conversation, waited)
         seeds = np.array([(c.options.seed, turn.number) for c, turn, *_ in padded])
+        bases = [c.options.silence_base for c, turn, *_ in rows if turn.frames is not None]
         out, self._pool = take_turns(
             self.model.config,
-            self.model.stop.watching([c.options.silence_base for c, *_ in rows]),
+            self.model.stop.watching(bases),
             limit,
             self.model.weights,
             self._pool,
@@ -320,7 +359,7 @@ class Engine:
         cut: bool,
         latency: float,
         now: float,
-    ) -> SpokenTurn:
+    ) -> SpokenTurn | Answer:
         """Add a turn that was taken to its conversation's memory."""
         tokens = said[said >= 0]
         size, kept = len(prompt.tokens), len(tokens) - cut
@@ -334,6 +373,11 @@ class Engine:
         # As in `Session.push`: `hybrid` is for being exactly the released decoder.
         forgets = conversation.options.positions == "hybrid"
         conversation._unkept = [] if forgets or not cut else tokens[-1:].tolist()
+        if turn.frames is None:
+            at = (turn_span(conversation._taken - 1)[1] + conversation.offset_us) / 1e6
+            text = self.model.tokenizer.decode(tokens.tolist())
+            return Answer(at, turn.question, text, tuple(tokens.tolist()), cut, latency)
+        conversation._taken = turn.number + 1
         conversation.lateness.taken += 1
         conversation.lateness.last = now - turn.captured - DUE
         begin, stop = turn_span(turn.number)

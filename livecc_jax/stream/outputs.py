@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol, TextIO
 
 from livecc_jax.errors import DataError
-from livecc_jax.stream.session import SpokenTurn
+from livecc_jax.stream.session import Answer, SpokenTurn
 
 
 class Sink(Protocol):
@@ -18,6 +18,9 @@ class Sink(Protocol):
 
     def write(self, turn: SpokenTurn) -> None:
         """Record one turn."""
+
+    def answer(self, answer: Answer) -> None:
+        """Record a question and its answer."""
 
     def close(self) -> None:
         """Release the file."""
@@ -35,12 +38,17 @@ class _FileSink:
         self._file.write(text)
         self._file.flush()
 
+    def answer(self, answer: Answer) -> None:
+        """Subtitles show commentary alone."""
+
     def close(self) -> None:
         self._file.close()
 
 
 class JsonLines(_FileSink):
-    """One object a turn, silent ones included: start, stop, text, tokens, latency_ms."""
+    """One object a turn, silent ones included: start, stop, text, tokens, latency_ms; and one for each
+    question: at, question, text, tokens, latency_ms.
+    """
 
     def write(self, turn: SpokenTurn) -> None:
         """Append the turn's line."""
@@ -50,6 +58,17 @@ class JsonLines(_FileSink):
             "text": turn.text,
             "tokens": list(turn.tokens),
             "latency_ms": round(turn.latency * 1000, 1),
+        }
+        self._write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def answer(self, answer: Answer) -> None:
+        """Append the answer's line."""
+        line = {
+            "at": answer.at,
+            "question": answer.question,
+            "text": answer.text,
+            "tokens": list(answer.tokens),
+            "latency_ms": round(answer.latency * 1000, 1),
         }
         self._write(json.dumps(line, ensure_ascii=False) + "\n")
 

@@ -33,7 +33,7 @@ class Prompt:
 
 def make_prompt(
     template: ChatTemplate,
-    frames: np.ndarray | jax.Array,
+    frames: np.ndarray | jax.Array | None,
     label: str,
     text: str,
     *,
@@ -42,13 +42,13 @@ def make_prompt(
     start: int,
     unkept: Sequence[int] = (),
 ) -> Prompt:
-    """The prompt of a turn of frames.
+    """The prompt of a turn of frames, or of a question.
 
     Args:
         template: the tokenizer's.
-        frames: uint8 [F, H, W, 3], F even, sides multiples of 28.
-        label: `Time=...` of the turn.
-        text: what follows the first turn's frames.
+        frames: uint8 [F, H, W, 3], F even, sides multiples of 28; None for a question.
+        label: `Time=...` of the turn; nothing of it is used for a question.
+        text: what follows the first turn's frames; or the question.
         first: whether it opens the conversation.
         positions: mode.
         start: its first token's position.
@@ -57,14 +57,14 @@ def make_prompt(
     Raises:
         MediaError: an odd number of frames, or none.
     """
-    if len(frames) == 0 or len(frames) % 2:
-        raise MediaError(f"a turn takes an even number of frames, not {len(frames)}")
-    count, height, width, _ = frames.shape
-    visual = Visual("video", (count // 2, height // PATCH, width // PATCH))
-    if first:
-        encoded = template.opening((label, visual, *filter(None, [text])))
-    else:
-        encoded = template.continuation((label, visual))
+    content: tuple[str | Visual, ...] = (text,)
+    if frames is not None:
+        if len(frames) == 0 or len(frames) % 2:
+            raise MediaError(f"a turn takes an even number of frames, not {len(frames)}")
+        count, height, width, _ = frames.shape
+        visual = Visual("video", (count // 2, height // PATCH, width // PATCH))
+        content = (label, visual, *filter(None, [text if first else ""]))
+    encoded = template.opening(content) if first else template.continuation(content)
     special = template.tokenizer.special
     tokens = np.concatenate([np.array(unkept, np.int32), encoded.tokens]).astype(np.int32)
     mode = positions

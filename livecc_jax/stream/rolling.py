@@ -8,9 +8,10 @@ from livecc_jax.errors import LiveCCError
 from livecc_jax.media.pixels import PATCH
 from livecc_jax.stream.engine import Conversation, Engine, EngineOptions
 from livecc_jax.stream.retention import ROLLING, Retention
-from livecc_jax.stream.session import SpokenTurn, StreamModel, StreamOptions
+from livecc_jax.stream.session import MAX_ANSWER, Answer, SpokenTurn, StreamModel, StreamOptions
 from livecc_jax.timeline.chat import Visual
 
+QUESTION = 128  # tokens of an ordinary question, and to spare
 PROMPT_TEXT = 64  # tokens of an ordinary prompt beside its pictures, and to spare
 
 
@@ -47,19 +48,33 @@ class RollingSession:
             raise result
         return result
 
+    def ask(self, question: str) -> Answer:
+        """As `Session.ask`; the question and its answer are remembered as a turn is.
+
+        Raises:
+            LiveCCError: nothing has been seen yet, or the question is too long for what is kept.
+        """
+        if self._conversation is None:
+            raise LiveCCError("nothing has been seen yet that a question could be about")
+        self._conversation.ask(question)
+        ((_, result),) = self._engine.tick()
+        if isinstance(result, LiveCCError):
+            raise result
+        return result
+
     def _open(self, frames: np.ndarray) -> Conversation:
         """An engine with room for just this stream, by the size of its frames."""
         height, width = frames.shape[1:3]
         pair = Visual("video", (1, height // PATCH, width // PATCH)).tokens
         limit = self._options.max_new_tokens
         asked = len(self._model.tokenizer.encode(self._prompt))
-        turn = pair + PROMPT_TEXT + limit
+        turn = max(pair + PROMPT_TEXT + limit, QUESTION + MAX_ANSWER)
         opening = len(frames) // 2 * pair + asked + PROMPT_TEXT
         room = -(-self._retention.most(opening, turn) // 256) * 256
         options = EngineOptions(
             slots=1,
             batch=1,
-            pool=room + max(opening, turn) + limit,
+            pool=room + max(opening, turn) + max(limit, MAX_ANSWER),
             retention=self._retention,
             max_new_tokens=limit,
             room=room,

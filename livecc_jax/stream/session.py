@@ -20,7 +20,7 @@ from livecc_jax.model.cache import Cache, empty_cache, grow_cache
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.inference import lay_out
 from livecc_jax.model.qwen2_vl import Params
-from livecc_jax.stream.prompt import make_prompt, stack_prompts
+from livecc_jax.stream.prompt import Prompt, make_prompt, stack_prompts
 from livecc_jax.stream.sampling import NO_SILENCE_CONTROL
 from livecc_jax.stream.step import Controls, SlotState, StopIds, TurnInput, look, run_turn
 from livecc_jax.text.tokenizer import SILENCE, Tokenizer
@@ -96,6 +96,21 @@ class SpokenTurn:
         return " ".join(self.text.replace(SILENCE, " ").split())
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What was answered to a question in the middle of a stream."""
+
+    at: float  # seconds of the source that had been seen
+    question: str
+    text: str
+    tokens: tuple[int, ...]
+    cut: bool  # the token limit ended it
+    latency: float  # seconds from question to answer
+
+
+MAX_ANSWER = 128  # tokens
+
+
 class StreamModel:
     """Weights laid out for decoding, with their tokenizer; shared by any number of sessions.
 
@@ -166,11 +181,45 @@ class Session:
         began = time.perf_counter()
         start, stop = turn_span(self.turns)
         turn = self._turn_input(frames, turn_label(start, stop))
-        self._make_room(turn.tokens.shape[1], int(turn.count[0]))
+        tokens, cut = self._take(turn, self.options.max_new_tokens, self.options.silence_base)
+        self.turns += 1
+        self._frame_shape = frames.shape[1:]
+        return SpokenTurn(
+            (start + self.offset_us) / 1e6,
+            (stop + self.offset_us) / 1e6,
+            self.model.tokenizer.decode(tokens),
+            tuple(tokens),
+            cut,
+            time.perf_counter() - began,
+        )
+
+    def ask(self, question: str, max_new_tokens: int = MAX_ANSWER) -> Answer:
+        """Put a question between two turns, as one more turn of the conversation; it goes on after it.
+
+        Args:
+            question: what the user says.
+            max_new_tokens: most tokens of the answer.
+
+        Raises:
+            LiveCCError: nothing has been seen yet.
+            ContextFull: it does not fit; the session is as it was before.
+        """
+        began = time.perf_counter()
+        if not self.turns:
+            raise LiveCCError("nothing has been seen yet that a question could be about")
+        turn = stack_prompts([self._prompt(None, "", question)])
+        tokens, cut = self._take(turn, max_new_tokens, None)
+        at = (turn_span(self.turns - 1)[1] + self.offset_us) / 1e6
+        text = self.model.tokenizer.decode(tokens)
+        return Answer(at, question, text, tuple(tokens), cut, time.perf_counter() - began)
+
+    def _take(self, turn: TurnInput, limit: int, silence_base: float | None) -> tuple[list[int], bool]:
+        """Run a turn: (what was said, whether the limit cut it)."""
+        self._make_room(turn.tokens.shape[1], int(turn.count[0]), limit)
         out, self._cache, self._state = run_turn(
             self.model.config,
-            self.model.stop.watching([self.options.silence_base]),
-            self.options.max_new_tokens,
+            self.model.stop.watching([silence_base]),
+            limit,
             self.model.weights,
             self._cache,
             self._state,
@@ -186,16 +235,7 @@ class Session:
         # The released decoder shows a cut turn's last token but forgets it, and `hybrid` is for being
         # exactly that; otherwise it opens the next prompt.
         self._unkept = tokens[-1:] if cut and self.options.positions != "hybrid" else []
-        self.turns += 1
-        self._frame_shape = frames.shape[1:]
-        return SpokenTurn(
-            (start + self.offset_us) / 1e6,
-            (stop + self.offset_us) / 1e6,
-            self.model.tokenizer.decode(tokens),
-            tuple(tokens),
-            bool(cut),
-            time.perf_counter() - began,
-        )
+        return tokens, bool(cut)
 
     def _turn_input(self, frames: np.ndarray, label: str) -> TurnInput:
         if self._frame_shape not in (None, frames.shape[1:]):
@@ -206,21 +246,23 @@ class Session:
             raise MediaError(f"a turn takes an even number of frames, not {len(frames)}")
         # Under way before the prompt is made.
         pictures = look(self.model.config, self.model.weights, (frames,))
-        prompt = make_prompt(
+        prompt = self._prompt(frames, label, self.prompt)
+        return stack_prompts([prompt])._replace(pictures=pictures)
+
+    def _prompt(self, frames: np.ndarray | None, label: str, text: str) -> Prompt:
+        return make_prompt(
             self.model.template,
             frames,
             label,
-            self.prompt,
+            text,
             first=self.turns == 0,
             positions=self.options.positions,
             start=self.next_position,
             unkept=self._unkept,
         )
-        return stack_prompts([prompt])._replace(pictures=pictures)
 
-    def _make_room(self, bucket: int, count: int) -> None:
+    def _make_room(self, bucket: int, count: int, limit: int) -> None:
         """Have a cache with room for the bucket and the answer, doubling it as needed."""
-        limit = self.options.max_new_tokens
         if self.length + count + limit > self.options.context:
             raise ContextFull(
                 f"the context of {self.options.context} tokens is full after "

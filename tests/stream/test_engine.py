@@ -128,6 +128,7 @@ class Replay:
         self.turns = []  # of (prompt, answer), each a list of (id, place within the piece, leftovers)
         self.spans = []
         self.unkept = []
+        self.shown = 0
 
     def retained(self):
         """(id, position, leftovers) of what the next turn attends to, and where that turn starts."""
@@ -155,10 +156,14 @@ class Replay:
                     piece([(word[0], np.zeros(3), word[2])], 1)
         return out, at
 
-    def turn(self, seen):
-        number = len(self.turns)
-        patches, grid = patchify(seen)
-        content = (turn_label(*turn_span(number)), Visual("video", grid), *([] if number else [QUERY]))
+    def turn(self, seen, question="", limit=LIMIT):
+        """What is said of frames, or to a question."""
+        number, content = len(self.turns), (question,)
+        if seen is not None:
+            patches, grid = patchify(seen)
+            label = turn_label(*turn_span(self.shown))
+            content = (label, Visual("video", grid), *([] if number else [QUERY]))
+            self.shown += 1
         template = model().template
         encoded = template.continuation(content) if number else template.opening(content)
         tokens = np.array([*self.unkept, *encoded.tokens], np.int32)
@@ -166,11 +171,13 @@ class Replay:
         if mode == "hybrid":
             mode = "sequential" if number else "mrope"
         places, span = token_positions(tokens, encoded.grids, SPECIAL, mode)
-        pairs, height, width = grid
-        rows, cols = (np.tile(x, (pairs, 1)).astype(np.int32) for x in patch_places(height, width))
-        vision = tokens == SPECIAL.video_pad
-        index = np.where(vision, np.cumsum(vision) - 1, -1)
-        x = _embedded(tokens, index, patches.reshape(pairs, height * width, -1), rows, cols)
+        x = np.asarray(params()["text"]["embed"])[tokens]
+        if seen is not None:
+            pairs, height, width = grid
+            rows, cols = (np.tile(x, (pairs, 1)).astype(np.int32) for x in patch_places(height, width))
+            vision = tokens == SPECIAL.video_pad
+            index = np.where(vision, np.cumsum(vision) - 1, -1)
+            x = _embedded(tokens, index, patches.reshape(pairs, height * width, -1), rows, cols)
         kept, start = self.retained()
         ids = {i for i, _, _ in kept}
         past = [[(*left[n], at) for _, at, left in kept] for n in range(len(layers()))]
@@ -196,7 +203,7 @@ class Replay:
             if best in model().stop.end:
                 break
             said.append(best)
-            if len(said) == LIMIT:
+            if len(said) == limit:
                 cut = True
                 break
             vector = params()["text"]["embed"][best]
@@ -226,6 +233,51 @@ def test_rolling_is_the_replay(mode, monkeypatch):
         assert tokens.tolist() == [i for i, _, _ in kept]
         np.testing.assert_array_equal(positions.T, [at for _, at, _ in kept])
         assert conversation._memory.next_position == start
+
+
+@pytest.mark.parametrize("mode", ["mrope", "sequential", "hybrid"])
+def test_a_question_is_a_turn_like_any_other(mode):
+    """By the replay, whether everything is kept or little, in a session and in an engine."""
+    script = [0, 1, "?d", 2, 3, 4, "abc", "d", 5]
+    whole, short = Replay(mode, FULL, None), Replay(mode, SHORT, model().stop.silence)
+    session, answers = Session(model(), options(mode), QUERY), []
+    rolling = engine(SHORT, max_answer=4)
+    conversation = rolling.open(QUERY, options(mode))
+    neighbour = rolling.open(QUERY, options("mrope"))
+    last = 0
+    for number, item in enumerate(script):
+        if isinstance(item, str):
+            answer = session.ask(item, max_new_tokens=4)
+            assert answer.tokens == whole.turn(None, item, 4)
+            assert (answer.at, answer.question) == (3 + last, item)
+            conversation.ask(item)
+            expected = short.turn(None, item, 4)
+            answers.append(answer.tokens)
+        else:
+            last = item
+            assert session.push(frames(item)).tokens == whole.turn(frames(item))
+            conversation.push(picture(conversation, item))
+            expected = short.turn(frames(item))
+        if number % 3 == 0:
+            neighbour.push(picture(neighbour, number))
+        spoken = {}
+        while rolling.waiting():
+            spoken |= dict(rolling.tick())
+        assert spoken[conversation].tokens == expected
+    assert any(answers)
+
+
+def test_a_question_that_does_not_fit_ends_nothing():
+    made = engine(pool=700)
+    conversation = made.open(QUERY, options("mrope", context=400))
+    for asks in (conversation.ask, Session(model(), options("mrope")).ask):
+        with pytest.raises(LiveCCError, match="nothing has been seen yet"):
+            asks("?")
+    first = say(made, conversation, 0)
+    conversation.ask("a" * 400)
+    ((_, full),) = made.tick()
+    assert isinstance(full, ContextFull)
+    assert [first, say(made, conversation, 1)] == alone(2, context=400)
 
 
 def test_rolling_is_full_until_it_forgets():

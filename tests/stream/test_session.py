@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import sys
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from livecc_jax.model.cache import append
 from livecc_jax.model.qwen2_vl import bind
 from livecc_jax.stream import session as session_module
 from livecc_jax.stream.commentary import comment
+from livecc_jax.stream.outputs import JsonLines, Srt
 from livecc_jax.stream.session import ContextFull, Session, StreamModel, StreamOptions
 from livecc_jax.stream.step import prefill, run_turn
 from livecc_jax.text.tokenizer import SpecialTokens
@@ -213,6 +215,23 @@ def test_a_hundred_turns_compile_a_handful_of_programs():
     # 6 capacities (256 ... 8192) in the ordinary bucket, and the opening's two buckets at most.
     assert run_turn._cache_size() - before <= 8
     assert stream.length == int(stream._state.length[0])
+
+
+def test_questions_are_asked_in_time(tmp_path, caplog):
+    """In the middle of the commentary, into the JSON lines and not into the subtitles."""
+    turns = [Turn(frames(i)) for i in range(3)]
+    sinks = [JsonLines(tmp_path / "out.jsonl"), Srt(tmp_path / "out.srt")]
+    asked = [(3.5, "d?"), (0.0, "a?"), (99.0, "c?")]
+    stream = Session(model(), options("mrope"), QUERY)
+    said = list(comment(stream, turns, sinks, asked))
+    assert [getattr(s, "question", "") for s in said] == ["", "a?", "", "d?", ""]
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [line["tokens"] for line in lines] == [list(s.tokens) for s in said]
+    assert [(line["at"], line["question"]) for line in lines if "at" in line] == [(3, "a?"), (4, "d?")]
+    assert (tmp_path / "out.srt").read_text().count(" --> ") == sum(
+        bool(s.words) for s in said if not hasattr(s, "question")
+    )
+    assert "ended before 99 s: 'c?' was not asked" in caplog.text
 
 
 def test_a_full_context_ends_cleanly():
