@@ -52,23 +52,17 @@ class JsonLines(_FileSink):
 
     def write(self, turn: SpokenTurn) -> None:
         """Append the turn's line."""
-        line = {
-            "start": turn.start,
-            "stop": turn.stop,
-            "text": turn.text,
-            "tokens": list(turn.tokens),
-            "latency_ms": round(turn.latency * 1000, 1),
-        }
-        self._write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._line({"start": turn.start, "stop": turn.stop}, turn)
 
     def answer(self, answer: Answer) -> None:
         """Append the answer's line."""
-        line = {
-            "at": answer.at,
-            "question": answer.question,
-            "text": answer.text,
-            "tokens": list(answer.tokens),
-            "latency_ms": round(answer.latency * 1000, 1),
+        self._line({"at": answer.at, "question": answer.question}, answer)
+
+    def _line(self, about: dict[str, float | str], said: SpokenTurn | Answer) -> None:
+        line = about | {
+            "text": said.text,
+            "tokens": list(said.tokens),
+            "latency_ms": round(said.latency * 1000, 1),
         }
         self._write(json.dumps(line, ensure_ascii=False) + "\n")
 
