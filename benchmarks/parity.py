@@ -181,7 +181,8 @@ def run_ours(args):
 
 def converse(args, config, params, tokenizer, frames):
     """Stream the conversation in each mode and store what was said, where, and why."""
-    from livecc_jax.stream.session import Session, StreamModel, StreamOptions
+    from livecc_jax.stream.options import StreamOptions
+    from livecc_jax.stream.session import Session, StreamModel
 
     class Recorded(Session):
         """Keeps each turn's prompt."""

@@ -26,9 +26,10 @@ from livecc_jax.model.inference import see
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import abstract_params
 from livecc_jax.stream.engine import DUE, Engine, EngineOptions
+from livecc_jax.stream.options import StreamOptions
 from livecc_jax.stream.prompt import make_prompt
 from livecc_jax.stream.retention import ROLLING
-from livecc_jax.stream.session import Session, StreamModel, StreamOptions
+from livecc_jax.stream.session import Session, StreamModel
 from livecc_jax.text.tokenizer import open_tokenizer
 
 SIZE = (448, 672)  # 16 x 24 merged patches: 384 tokens a frame pair

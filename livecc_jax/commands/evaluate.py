@@ -146,7 +146,8 @@ def _comment(args: argparse.Namespace) -> int:
     from livecc_jax.evaluate.running import all_answers
     from livecc_jax.evaluate.text import commentary_text
     from livecc_jax.evaluate.timed import score_commentary
-    from livecc_jax.stream.session import StreamModel, StreamOptions
+    from livecc_jax.stream.options import StreamOptions
+    from livecc_jax.stream.session import StreamModel
 
     if args.memory is not None and (args.memory < 2 or args.memory % 2):
         raise ConfigError(f"--memory must be an even number of frames, not {args.memory}")

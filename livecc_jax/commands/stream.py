@@ -76,9 +76,10 @@ def run(args: argparse.Namespace) -> int:
     from livecc_jax.media.budget import PixelBudget
     from livecc_jax.media.ingest import turns
     from livecc_jax.stream.commentary import comment
+    from livecc_jax.stream.options import StreamOptions
     from livecc_jax.stream.outputs import JsonLines, Srt, WebVtt
     from livecc_jax.stream.rolling import RollingSession
-    from livecc_jax.stream.session import Answer, Session, StreamModel, StreamOptions
+    from livecc_jax.stream.session import Answer, Session, StreamModel
     from livecc_jax.timeline.example import microseconds
     from livecc_jax.timeline.turns import stream_prompt
 

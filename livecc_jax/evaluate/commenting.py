@@ -38,7 +38,8 @@ from livecc_jax.evaluate.running import (
 )
 from livecc_jax.evaluate.watching import frames_of
 from livecc_jax.media.budget import PixelBudget
-from livecc_jax.stream.session import ContextFull, Session, SpokenTurn, StreamModel, StreamOptions
+from livecc_jax.stream.options import StreamOptions
+from livecc_jax.stream.session import ContextFull, Session, SpokenTurn, StreamModel
 from livecc_jax.timeline.turns import OPENING_FRAMES, TURN_FRAMES, stream_prompt, turn_span
 
 log = logging.getLogger(__name__)

@@ -20,6 +20,7 @@ import numpy as np
 
 from livecc_jax.errors import ConfigError, LiveCCError, MediaError
 from livecc_jax.model.pool import Context, Pool, empty_pool
+from livecc_jax.stream.options import StreamOptions, stack_controls
 from livecc_jax.stream.places import Places, PoolFull
 from livecc_jax.stream.prompt import Prompt, make_prompt, stack_prompts
 from livecc_jax.stream.retention import FULL, Piece, Remembered, Retention
@@ -29,8 +30,6 @@ from livecc_jax.stream.session import (
     ContextFull,
     SpokenTurn,
     StreamModel,
-    StreamOptions,
-    stack_controls,
 )
 from livecc_jax.stream.step import look
 from livecc_jax.stream.tick import Places as TurnPlaces

@@ -7,8 +7,9 @@ import numpy as np
 from livecc_jax.errors import LiveCCError
 from livecc_jax.media.pixels import PATCH
 from livecc_jax.stream.engine import Conversation, Engine, EngineOptions
+from livecc_jax.stream.options import StreamOptions
 from livecc_jax.stream.retention import ROLLING, Retention
-from livecc_jax.stream.session import MAX_ANSWER, Answer, SpokenTurn, StreamModel, StreamOptions
+from livecc_jax.stream.session import MAX_ANSWER, Answer, SpokenTurn, StreamModel
 from livecc_jax.timeline.chat import Visual
 
 QUESTION = 128  # tokens of an ordinary question, and to spare

@@ -6,9 +6,7 @@ both are built by `livecc_jax.timeline`.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -20,63 +18,16 @@ from livecc_jax.model.cache import Cache, empty_cache, grow_cache
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.inference import lay_out
 from livecc_jax.model.qwen2_vl import Params
+from livecc_jax.stream.options import StreamOptions, stack_controls
 from livecc_jax.stream.prompt import Prompt, make_prompt, stack_prompts
-from livecc_jax.stream.sampling import NO_SILENCE_CONTROL
-from livecc_jax.stream.step import Controls, SlotState, StopIds, TurnInput, look, run_turn
+from livecc_jax.stream.step import SlotState, StopIds, TurnInput, look, run_turn
 from livecc_jax.text.tokenizer import SILENCE, Tokenizer
 from livecc_jax.timeline.chat import ChatTemplate
-from livecc_jax.timeline.modes import MODES
 from livecc_jax.timeline.turns import turn_label, turn_span
 
 
 class ContextFull(LiveCCError):
     """The next turn does not fit in the context."""
-
-
-@dataclass(frozen=True)
-class StreamOptions:
-    """How a session decodes. The defaults are the released demo's, but greedy."""
-
-    positions: str = "mrope"
-    max_new_tokens: int = 16
-    repetition_penalty: float = 1.05
-    temperature: float = 0.0
-    silence_base: float | None = None  # ban ` ...` while its probability <= base + step * n
-    silence_step: float = 0.0
-    context: int = 32768  # most tokens a session may hold
-    reserve: int = 2048  # tokens to make room for at once; growing past it compiles again
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.positions not in MODES:
-            raise ConfigError(f"positions {self.positions!r} is not one of {', '.join(MODES)}")
-        if self.max_new_tokens < 1:
-            raise ConfigError(f"max-new-tokens must be at least 1, not {self.max_new_tokens}")
-        if self.reserve < 1:
-            raise ConfigError(f"reserve must be at least 1 token, not {self.reserve}")
-        # Written so that NaN fails too.
-        if not 0 < self.repetition_penalty < math.inf:
-            raise ConfigError(f"repetition-penalty must be positive, not {self.repetition_penalty}")
-        if not 0 <= self.temperature < math.inf:
-            raise ConfigError(f"temperature must not be negative, not {self.temperature}")
-        if self.silence_base is not None and not 0 <= self.silence_base <= 1:
-            raise ConfigError(f"silence-base must be a probability, not {self.silence_base}")
-        if not math.isfinite(self.silence_step):
-            raise ConfigError(f"silence-step must be a number, not {self.silence_step}")
-
-
-def stack_controls(options: Sequence[StreamOptions]) -> Controls:
-    """How each row of a batch samples."""
-
-    def each(field: Callable[[StreamOptions], float]) -> np.ndarray:
-        return np.array([field(o) for o in options], np.float32)
-
-    return Controls(
-        temperature=each(lambda o: o.temperature),
-        repetition_penalty=each(lambda o: o.repetition_penalty),
-        silence_base=each(lambda o: NO_SILENCE_CONTROL if o.silence_base is None else o.silence_base),
-        silence_step=each(lambda o: o.silence_step),
-    )
 
 
 @dataclass(frozen=True)
@@ -137,7 +88,81 @@ class StreamModel:
         self.stop = StopIds((special.im_end, special.endoftext), tokenizer.silence_id)
 
 
-class Session:
+class Dialogue:
+    """A conversation's keys and values on the device, and taking its next turn.
+
+    Args:
+        model: shared weights.
+        options: decoding.
+    """
+
+    def __init__(self, model: StreamModel, options: StreamOptions) -> None:
+        self.model, self.options = model, options
+        self.next_position = 0
+        self.length = 0  # tokens in the cache
+        self._unkept: list[int] = []  # a token shown but not yet in the cache, after a turn cut short
+        self._cache: Cache | None = None
+        vocab = model.config.text.vocab_size
+        self._state = SlotState(
+            jnp.zeros(1, jnp.int32),
+            jnp.zeros((1, vocab), bool),
+            jax.random.split(jax.random.key(options.seed), 1),
+        )
+        self._controls = stack_controls([options])
+
+    def _so_far(self) -> str:
+        """What has filled the context, for an error."""
+        return ""
+
+    def _take(self, turn: TurnInput, limit: int, silence_base: float | None) -> tuple[list[int], bool]:
+        """Run a turn: (what was said, whether the limit cut it)."""
+        self._make_room(turn, limit)
+        out, self._cache, self._state = run_turn(
+            self.model.config,
+            self.model.stop.watching([silence_base]),
+            limit,
+            self.model.weights,
+            self._cache,
+            self._state,
+            turn,
+            self._controls,
+            self.options.temperature > 0,
+        )
+        said, cut = (np.asarray(x[0]) for x in jax.device_get((out.tokens, out.cut)))
+        tokens = [int(t) for t in said if t >= 0]
+        kept = len(tokens) - bool(cut)
+        self.length += int(turn.count[0]) + kept
+        self.next_position = int(turn.next_position[0]) + kept
+        # The released decoder shows a cut turn's last token but forgets it, and `hybrid` is for being
+        # exactly that; otherwise it opens the next prompt.
+        self._unkept = tokens[-1:] if cut and self.options.positions != "hybrid" else []
+        return tokens, bool(cut)
+
+    def _answer(self, question: str, prompt: Prompt, limit: int, at: float, began: float) -> Answer:
+        """Run a question's turn."""
+        if limit < 1:
+            raise ConfigError(f"max-new-tokens must be at least 1, not {limit}")
+        tokens, cut = self._take(stack_prompts([prompt]), limit, None)
+        text = self.model.tokenizer.decode(tokens)
+        return Answer(at, question, text, tuple(tokens), cut, time.perf_counter() - began)
+
+    def _make_room(self, turn: TurnInput, limit: int) -> None:
+        """Have a cache with room for the turn's bucket and the answer, doubling it as needed."""
+        if self.length + int(turn.count[0]) + limit > self.options.context:
+            raise ContextFull(f"the context of {self.options.context} tokens is full{self._so_far()}")
+        need = self.length + turn.tokens.shape[1] + limit
+        held = self._cache[0][0].shape[1] if self._cache else 0
+        if held >= need:
+            return
+        # Doubling keeps the number of compiled programs logarithmic in the stream's length.
+        capacity = max(self.options.reserve, 1 << (need - 1).bit_length())
+        if self._cache is None:
+            self._cache = empty_cache(self.model.config, 1, capacity, self.model.dtype)
+        else:
+            self._cache = grow_cache(self._cache, capacity)
+
+
+class Session(Dialogue):
     """One stream through the `full` cache: everything said and seen stays in the context.
 
     Args:
@@ -152,20 +177,10 @@ class Session:
     ) -> None:
         if options.silence_base is not None and model.stop.silence is None:
             raise ConfigError("silence control needs a tokenizer in which ' ...' is one token")
-        self.model, self.options, self.prompt, self.offset_us = model, options, prompt, offset_us
+        super().__init__(model, options)
+        self.prompt, self.offset_us = prompt, offset_us
         self.turns = 0
-        self.next_position = 0
-        self.length = 0  # tokens in the cache
-        self._unkept: list[int] = []  # a token shown but not yet in the cache, after a turn cut short
         self._frame_shape: tuple[int, ...] | None = None
-        self._cache: Cache | None = None
-        vocab = model.config.text.vocab_size
-        self._state = SlotState(
-            jnp.zeros(1, jnp.int32),
-            jnp.zeros((1, vocab), bool),
-            jax.random.split(jax.random.key(options.seed), 1),
-        )
-        self._controls = stack_controls([options])
 
     def push(self, frames: np.ndarray) -> SpokenTurn:
         """Take a turn.
@@ -207,35 +222,8 @@ class Session:
         began = time.perf_counter()
         if not self.turns:
             raise LiveCCError("nothing has been seen yet that a question could be about")
-        turn = stack_prompts([self._prompt(None, "", question)])
-        tokens, cut = self._take(turn, max_new_tokens, None)
         at = (turn_span(self.turns - 1)[1] + self.offset_us) / 1e6
-        text = self.model.tokenizer.decode(tokens)
-        return Answer(at, question, text, tuple(tokens), cut, time.perf_counter() - began)
-
-    def _take(self, turn: TurnInput, limit: int, silence_base: float | None) -> tuple[list[int], bool]:
-        """Run a turn: (what was said, whether the limit cut it)."""
-        self._make_room(turn.tokens.shape[1], int(turn.count[0]), limit)
-        out, self._cache, self._state = run_turn(
-            self.model.config,
-            self.model.stop.watching([silence_base]),
-            limit,
-            self.model.weights,
-            self._cache,
-            self._state,
-            turn,
-            self._controls,
-            self.options.temperature > 0,
-        )
-        said, cut = (np.asarray(x[0]) for x in jax.device_get((out.tokens, out.cut)))
-        tokens = [int(t) for t in said if t >= 0]
-        kept = len(tokens) - bool(cut)
-        self.length += int(turn.count[0]) + kept
-        self.next_position = int(turn.next_position[0]) + kept
-        # The released decoder shows a cut turn's last token but forgets it, and `hybrid` is for being
-        # exactly that; otherwise it opens the next prompt.
-        self._unkept = tokens[-1:] if cut and self.options.positions != "hybrid" else []
-        return tokens, bool(cut)
+        return self._answer(question, self._prompt(None, "", question), max_new_tokens, at, began)
 
     def _turn_input(self, frames: np.ndarray, label: str) -> TurnInput:
         if self._frame_shape not in (None, frames.shape[1:]):
@@ -261,20 +249,5 @@ class Session:
             unkept=self._unkept,
         )
 
-    def _make_room(self, bucket: int, count: int, limit: int) -> None:
-        """Have a cache with room for the bucket and the answer, doubling it as needed."""
-        if self.length + count + limit > self.options.context:
-            raise ContextFull(
-                f"the context of {self.options.context} tokens is full after "
-                f"{turn_span(self.turns)[0] / 1e6:g} s of video and {self.turns} turns"
-            )
-        need = self.length + bucket + limit
-        held = self._cache[0][0].shape[1] if self._cache else 0
-        if held >= need:
-            return
-        # Doubling keeps the number of compiled programs logarithmic in the stream's length.
-        capacity = max(self.options.reserve, 1 << (need - 1).bit_length())
-        if self._cache is None:
-            self._cache = empty_cache(self.model.config, 1, capacity, self.model.dtype)
-        else:
-            self._cache = grow_cache(self._cache, capacity)
+    def _so_far(self) -> str:
+        return f" after {turn_span(self.turns)[0] / 1e6:g} s of video and {self.turns} turns"

@@ -23,7 +23,8 @@ from livecc_jax.evaluate.running import read_answers
 from livecc_jax.evaluate.watching import frames_of
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.model.presets import preset
-from livecc_jax.stream.session import Session, StreamModel, StreamOptions
+from livecc_jax.stream.options import StreamOptions
+from livecc_jax.stream.session import Session, StreamModel
 from livecc_jax.text.tokenizer import open_tokenizer
 from livecc_jax.train.start import fit_vocabulary
 

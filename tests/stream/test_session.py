@@ -22,8 +22,9 @@ from livecc_jax.model.cache import append
 from livecc_jax.model.qwen2_vl import bind
 from livecc_jax.stream import session as session_module
 from livecc_jax.stream.commentary import comment
+from livecc_jax.stream.options import StreamOptions
 from livecc_jax.stream.outputs import JsonLines, Srt
-from livecc_jax.stream.session import ContextFull, Session, StreamModel, StreamOptions
+from livecc_jax.stream.session import ContextFull, Session, StreamModel
 from livecc_jax.stream.step import prefill, run_turn
 from livecc_jax.text.tokenizer import SpecialTokens
 from livecc_jax.timeline.chat import ChatTurn, Visual

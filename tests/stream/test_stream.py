@@ -33,8 +33,9 @@ from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import abstract_params, bind
 from livecc_jax.stream import step
 from livecc_jax.stream.commentary import comment
+from livecc_jax.stream.options import StreamOptions
 from livecc_jax.stream.outputs import JsonLines, Srt, WebVtt
-from livecc_jax.stream.session import ContextFull, Session, SpokenTurn, StreamModel, StreamOptions
+from livecc_jax.stream.session import ContextFull, Session, SpokenTurn, StreamModel
 from livecc_jax.stream.step import Controls, SlotState, TurnInput, run_turn
 from livecc_jax.text.sentencepiece import SentencePieceTokenizer
 from livecc_jax.text.tokenizer import SILENCE, SpecialTokens
