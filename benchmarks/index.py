@@ -1,6 +1,7 @@
 """How many examples a second `livecc index` plans.
 
     python benchmarks/index.py [--examples 20000] [--videos 400] [--workers 0 2]
+    python benchmarks/index.py --only questions --examples 5000000 --workers 2
 
 Text only: streaming clips of 30 to 240 s, two words a second, whose annotations give duration and size
 (provisional entries), and short questions. With timestamps: clips of the shipped 30 s video, each
@@ -64,6 +65,7 @@ def main():
     parser.add_argument("--examples", type=int, default=20_000)
     parser.add_argument("--videos", type=int, default=400)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
+    parser.add_argument("--only", choices=("text", "questions", "videos"))
     args = parser.parse_args()
     rng = np.random.default_rng(0)
     tokenizer = open_tokenizer(ROOT / "data/tokenizer")
@@ -71,7 +73,7 @@ def main():
         home = Path(folder)
         said = {"width": 854, "height": 480}
         with open(home / "text.jsonl", "w") as file:
-            for i in range(args.examples):
+            for i in range(args.examples if args.only in (None, "text") else 0):
                 seconds = int(rng.integers(30, 241))
                 file.write(line(rng, f"{i}.mp4", seconds, duration=seconds, **said) + "\n")
         with open(home / "videos.jsonl", "w") as file:
@@ -90,8 +92,12 @@ def main():
         )
         for workers in args.workers:
             out = home / "index"
-            measure("text only", [home / "text.jsonl"], out, tokenizer, workers, provisional=True)
-            measure("questions", [home / "questions.jsonl"], out, tokenizer, workers)
+            if args.only in (None, "text"):
+                measure("text only", [home / "text.jsonl"], out, tokenizer, workers, provisional=True)
+            if args.only in (None, "questions"):
+                measure("questions", [home / "questions.jsonl"], out, tokenizer, workers)
+            if args.only in ("text", "questions"):
+                continue
             kept = home / f"timestamps-{workers}.sqlite"
             for name in ("with timestamps", "with timestamps kept"):
                 measure(name, [home / "videos.jsonl"], out, tokenizer, workers, timestamps=kept)

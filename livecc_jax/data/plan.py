@@ -19,7 +19,6 @@ from livecc_jax.media.pixels import Resizer, cut
 from livecc_jax.media.sampling import sample_strict, sample_uniform
 from livecc_jax.media.video import VideoInfo
 from livecc_jax.timeline.chat import (
-    MERGE,
     ChatTemplate,
     ChatTurn,
     Encoded,
@@ -111,7 +110,7 @@ class ExamplePlan:
 
     encoded: tokens, supervision, grids; media: in the order of their tokens; turns: of a streaming
     example, else empty; prompt: the text after its first video; chat: the conversation of any other
-    example; hidden: vision tokens that `encoded` leaves out, 0 unless it was only to be counted.
+    example; counted: tokens and targets of one that was only to be counted, whose `encoded` is empty.
     """
 
     encoded: Encoded
@@ -119,17 +118,17 @@ class ExamplePlan:
     turns: tuple[Turn, ...] = ()
     prompt: str = ""
     chat: tuple[ChatTurn, ...] = ()
-    hidden: int = 0
+    counted: tuple[int, int] | None = None
 
     @property
     def tokens(self) -> int:
         """Tokens it takes of a row."""
-        return len(self.encoded.tokens) + self.hidden
+        return self.counted[0] if self.counted else len(self.encoded.tokens)
 
     @property
     def targets(self) -> int:
         """Supervised tokens."""
-        return int(self.encoded.supervised.sum())
+        return self.counted[1] if self.counted else int(self.encoded.supervised.sum())
 
     def windows(self, size: int) -> int:
         """Vision windows it takes of a row, in windows of `size` patches."""
@@ -163,7 +162,7 @@ def plan_example(
         context: whether title or previous commentary is shown.
         form: one of FORMATS, for clips with timed words.
         files: where videos and images are looked at.
-        count: only count: all but one of the vision tokens of each visual are left out of `encoded`.
+        count: only count; `encoded` stays empty.
 
     Raises:
         ExampleError: too short, silent, words out of order, nothing supervised.
@@ -173,20 +172,13 @@ def plan_example(
         plan, chat = _plan_stream(example, budget, context, form, files)
     else:
         plan, chat = _plan_chat(example, budget, files)
-    encoded = template.conversation([_thin(turn) for turn in chat] if count else chat)
-    visuals = [c.tokens for turn in chat for c in turn.content if isinstance(c, Visual)]
-    hidden = sum(visuals) - len(visuals) if count else 0
-    plan = dataclasses.replace(plan, encoded=encoded, hidden=hidden)
+    if count:
+        plan = dataclasses.replace(plan, counted=template.count(chat))
+    else:
+        plan = dataclasses.replace(plan, encoded=template.conversation(chat))
     if not plan.targets:
         raise ExampleError("no token is supervised")
     return plan
-
-
-def _thin(turn: ChatTurn) -> ChatTurn:
-    """The turn with one vision token a visual."""
-    one = (1, MERGE, MERGE)
-    content = tuple(Visual(c.kind, one) if isinstance(c, Visual) else c for c in turn.content)
-    return ChatTurn(turn.role, content)
 
 
 NOTHING = Encoded(*(np.zeros(0, np.int32) for _ in range(4)))

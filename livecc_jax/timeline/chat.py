@@ -7,6 +7,7 @@ whether the answer is known yet, so streaming sees exactly the tokens of trainin
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -18,6 +19,7 @@ from livecc_jax.timeline.turns import Turn, turn_label
 
 SYSTEM_PROMPT = "You are a helpful assistant."
 MERGE = 2  # patches a side that make one token
+COUNTS_KEPT = 1 << 15  # turns whose length is remembered
 
 
 @dataclass(frozen=True)
@@ -104,23 +106,53 @@ class _Writer:
         )
 
 
+def _with_system(turns: Sequence[ChatTurn]) -> Sequence[ChatTurn]:
+    if turns and turns[0].role == "system":
+        return turns
+    return [ChatTurn("system", (SYSTEM_PROMPT,)), *turns]
+
+
 class ChatTemplate:
     """Qwen2-VL's chat template over a tokenizer."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
+        self._counted = functools.lru_cache(COUNTS_KEPT)(self._count_turn)
 
     def conversation(self, turns: Sequence[ChatTurn]) -> Encoded:
         """A whole conversation, answers and their `<|im_end|>` supervised.
 
         The default system turn is added unless the first turn is one. Turn 0 is the system's.
         """
-        if not turns or turns[0].role != "system":
-            turns = [ChatTurn("system", (SYSTEM_PROMPT,)), *turns]
         writer = _Writer(self.tokenizer)
-        for writer.turn, turn in enumerate(turns):
+        for writer.turn, turn in enumerate(_with_system(turns)):
             self._turn(writer, turn)
         return writer.done()
+
+    def count(self, turns: Sequence[ChatTurn]) -> tuple[int, int]:
+        """Tokens and supervised tokens of `conversation(turns)`, without making it.
+
+        Turns are counted one by one, and the same turns come again and again in a corpus.
+        """
+        tokens = targets = 0
+        for turn in _with_system(turns):
+            kept = []
+            for item in turn.content:
+                if isinstance(item, Visual):
+                    tokens += item.tokens
+                    item = None
+                kept.append(item)
+            more = self._counted(turn.role, tuple(kept))
+            tokens, targets = tokens + more[0], targets + more[1]
+        return tokens, targets
+
+    def _count_turn(self, role: str, content: tuple[str | None, ...]) -> tuple[int, int]:
+        """As `count`, of one turn and without the visuals' own tokens; None stands for a visual."""
+        one = Visual("video", (1, MERGE, MERGE))
+        writer = _Writer(self.tokenizer)
+        self._turn(writer, ChatTurn(role, tuple(one if c is None else c for c in content)))
+        made = writer.done()
+        return len(made.tokens) - content.count(None), int(made.supervised.sum())
 
     def opening(self, content: Content) -> Encoded:
         """System turn, first user turn, header of the answer: what a stream starts from."""
