@@ -9,7 +9,10 @@ from livecc_jax.errors import ConfigError
 from livecc_jax.timeline.modes import MODES
 
 if TYPE_CHECKING:
+    from livecc_jax.checkpoints.open import Checkpoint
     from livecc_jax.media.budget import PixelBudget
+    from livecc_jax.stream.options import StreamOptions
+    from livecc_jax.stream.session import StreamModel
     from livecc_jax.text.tokenizer import Tokenizer
 
 
@@ -24,6 +27,59 @@ def add_timeline_options(parser: argparse.ArgumentParser) -> None:
         help="most vision tokens a frame pair, or `reference` for the published rule "
         "that depends on the clip's length (default: the checkpoint's)",
     )
+
+
+def add_decoding_options(parser: argparse.ArgumentParser) -> None:
+    """Sampling, silence control and precision of a stream."""
+    parser.add_argument("--max-new-tokens", type=int, default=16, help="a turn (default 16)")
+    parser.add_argument("--repetition-penalty", type=float, default=1.05, help="default 1.05; 1: none")
+    parser.add_argument("--temperature", type=float, default=0.0, help="default 0, greedy")
+    parser.add_argument("--seed", type=int, default=0, help="of sampling (default 0)")
+    parser.add_argument(
+        "--silence-base", type=float, metavar="B", help="ban ' ...' while its probability <= B + S*n"
+    )
+    parser.add_argument("--silence-step", type=float, default=0.0, metavar="S", help="default 0")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="of weights and cache (default: float32 on a CPU, bfloat16 elsewhere)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("weights", "fp8"),
+        default="weights",
+        help="of matrix products: that of the weights, or 8-bit floats, which is faster on a GPU of "
+        "Hopper's generation and nearly the same (default weights)",
+    )
+
+
+def decoding_options(args: argparse.Namespace, checkpoint: Checkpoint) -> StreamOptions:
+    """How a stream decodes, by --positions and the options above."""
+    from livecc_jax.stream.options import StreamOptions
+
+    return StreamOptions(
+        positions=args.positions or checkpoint.livecc.positions,
+        max_new_tokens=args.max_new_tokens,
+        repetition_penalty=args.repetition_penalty,
+        temperature=args.temperature,
+        silence_base=args.silence_base,
+        silence_step=args.silence_step,
+        context=checkpoint.config.text.max_positions,
+        seed=args.seed,
+    )
+
+
+def load_stream_model(args: argparse.Namespace, checkpoint: Checkpoint) -> StreamModel:
+    """A checkpoint's weights on the first device, by --dtype and --precision."""
+    import jax
+
+    from livecc_jax.stream.session import StreamModel
+
+    dtype = args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    shardings = jax.tree.map(lambda _: device, checkpoint.abstract_params())
+    params = checkpoint.load_params(jax.numpy.dtype(dtype), shardings)
+    return StreamModel(checkpoint.config, params, checkpoint.open_tokenizer(), args.precision)
 
 
 def add_tokenizer_options(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,12 @@ from __future__ import annotations
 import argparse
 import math
 
-from livecc_jax.commands.options import add_timeline_options
+from livecc_jax.commands.options import (
+    add_decoding_options,
+    add_timeline_options,
+    decoding_options,
+    load_stream_model,
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -32,26 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         default="fast",
         help="of a file: as fast as it is decoded, or as if it were live (default: fast)",
     )
-    parser.add_argument("--max-new-tokens", type=int, default=16, help="a turn (default 16)")
-    parser.add_argument("--repetition-penalty", type=float, default=1.05, help="default 1.05; 1: none")
-    parser.add_argument("--temperature", type=float, default=0.0, help="default 0, greedy")
-    parser.add_argument("--seed", type=int, default=0, help="of sampling (default 0)")
-    parser.add_argument(
-        "--silence-base", type=float, metavar="B", help="ban ' ...' while its probability <= B + S*n"
-    )
-    parser.add_argument("--silence-step", type=float, default=0.0, metavar="S", help="default 0")
-    parser.add_argument(
-        "--dtype",
-        choices=("float32", "bfloat16"),
-        help="of weights and cache (default: float32 on a CPU, bfloat16 elsewhere)",
-    )
-    parser.add_argument(
-        "--precision",
-        choices=("weights", "fp8"),
-        default="weights",
-        help="of matrix products: that of the weights, or 8-bit floats, which is faster on a GPU of "
-        "Hopper's generation and nearly the same (default weights)",
-    )
+    add_decoding_options(parser)
     parser.add_argument(
         "--ask",
         action="append",
@@ -68,7 +54,6 @@ def run(args: argparse.Namespace) -> int:
     """Stream to the terminal and to the files asked for."""
     import itertools
 
-    import jax
     import numpy as np
 
     from livecc_jax.checkpoints.open import open_checkpoint
@@ -76,10 +61,9 @@ def run(args: argparse.Namespace) -> int:
     from livecc_jax.media.budget import PixelBudget
     from livecc_jax.media.ingest import turns
     from livecc_jax.stream.commentary import comment
-    from livecc_jax.stream.options import StreamOptions
     from livecc_jax.stream.outputs import JsonLines, Srt, WebVtt
     from livecc_jax.stream.rolling import RollingSession
-    from livecc_jax.stream.session import Answer, Session, StreamModel
+    from livecc_jax.stream.session import Answer, Session
     from livecc_jax.timeline.example import microseconds
     from livecc_jax.timeline.turns import stream_prompt
 
@@ -90,27 +74,13 @@ def run(args: argparse.Namespace) -> int:
     if args.end is not None and args.end <= (args.start or 0.0):
         raise ConfigError(f"--end {args.end:g} is not after --start {args.start or 0.0:g}")
     checkpoint = open_checkpoint(args.model)
-    options = StreamOptions(
-        positions=args.positions or checkpoint.livecc.positions,
-        max_new_tokens=args.max_new_tokens,
-        repetition_penalty=args.repetition_penalty,
-        temperature=args.temperature,
-        silence_base=args.silence_base,
-        silence_step=args.silence_step,
-        context=checkpoint.config.text.max_positions,
-        seed=args.seed,
-    )
+    options = decoding_options(args, checkpoint)
     asked = questions(args.ask)
     budget = PixelBudget.parse(args.pixel_budget or checkpoint.livecc.pixel_budget)
     # Opened before the weights are loaded: a source that cannot be read should be said at once.
     watched = turns(args.source, budget, start=args.start, end=args.end, pace=args.pace)
     first = next(watched, None)
-    dtype = args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    shardings = jax.tree.map(lambda _: device, checkpoint.abstract_params())
-    params = checkpoint.load_params(jax.numpy.dtype(dtype), shardings)
-    model = StreamModel(checkpoint.config, params, checkpoint.open_tokenizer(), args.precision)
-    del params  # laid out anew: what they held is free
+    model = load_stream_model(args, checkpoint)
     prompt = stream_prompt(args.query, args.title, args.previous)
     kind = RollingSession if args.cache == "rolling" else Session
     session = kind(model, options, prompt, offset_us=microseconds(args.start or 0.0))

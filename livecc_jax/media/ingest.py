@@ -50,6 +50,7 @@ def turns(
     pace: Literal["fast", "own"] = "fast",
     options: LiveOptions | None = None,
     on_event: Callable[[SourceEvent], None] | None = None,
+    on_live: Callable[[LiveSource], None] | None = None,
 ) -> Iterator[Turn]:
     """Six frames, then two a second, at strict 2 FPS; the last turn takes the frames there are.
 
@@ -62,6 +63,8 @@ def turns(
             sources keep their own.
         options: of live sources, and of files at their own pace.
         on_event: hears of what happens to such sources, from another thread.
+        on_live: is given such a source's reader, whose counts tell what was dropped, and which another
+            thread may close.
 
     Raises:
         MediaError: the source cannot be read, or has no two frames in the span.
@@ -74,7 +77,7 @@ def turns(
         if start is not None or end is not None:
             raise ConfigError(f"{source}: a live source has no start and end to choose")
         live = functools.partial(LiveSource, source, budget, options, on_event)
-        return _in_turns(_live_frames(live), source)
+        return _in_turns(_live_frames(live, on_live), source)
     info, indices, size = _choose(source, budget, start, end)
     pictures = resized_frames(info, indices, size, threads=0)
     if pace == "fast":
@@ -83,11 +86,15 @@ def turns(
     live = functools.partial(
         LiveSource, source, budget, options, on_event, lambda name, _: paced(pictures, name), size
     )
-    return _in_turns(_live_frames(live), source)
+    return _in_turns(_live_frames(live, on_live), source)
 
 
-def _live_frames(make: Callable[[], LiveSource]) -> Iterator[LiveFrame]:
+def _live_frames(
+    make: Callable[[], LiveSource], on_live: Callable[[LiveSource], None] | None
+) -> Iterator[LiveFrame]:
     with make() as live:
+        if on_live is not None:
+            on_live(live)
         yield from live.frames()
 
 

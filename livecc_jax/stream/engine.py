@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections
 import itertools
 import math
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ class EngineOptions:
                 raise ConfigError(f"an engine's {name} must be at least 1, not {getattr(self, name)}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Waiting:
     """A turn's frames, and when they were captured; or a question, and when it was asked."""
 
@@ -110,6 +111,7 @@ class Conversation:
         self._taken = 0  # the turn after the last one taken
         self._captured = -math.inf  # the latest frame
         self._waiting: collections.deque[_Waiting] = collections.deque()
+        self._changing = threading.Lock()  # of what waits
         self._memory = Remembered(engine.options.retention, engine.model.stop.silence)
         self._unkept: list[int] = []
         self._frame_shape: tuple[int, ...] | None = None
@@ -119,8 +121,18 @@ class Conversation:
         """Tokens that it remembers."""
         return self._memory.length
 
+    @property
+    def waiting(self) -> int:
+        """Turns and questions that wait."""
+        return len(self._waiting)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has given its slot back."""
+        return self._engine._open.get(self._serial) is not self
+
     def push(self, frames: np.ndarray, captured: float | None = None) -> None:
-        """Queue a turn.
+        """Queue a turn; from any one thread, while the engine may be busy.
 
         Args:
             frames: as in `Session.push`; not to be written to afterwards.
@@ -142,14 +154,16 @@ class Conversation:
             raise MediaError("a turn's frames are older than those of the turn before it")
         self._frame_shape = frames.shape[1:]
         # On their way to the device at once, while it may be busy with others.
-        self._waiting.append(_Waiting(jax.device_put(frames), self._pushed, captured))
+        turn = _Waiting(jax.device_put(frames), self._pushed, captured)
         self._captured = captured
         self._pushed += 1
-        shown = [w for w in self._waiting if w.frames is not None]
-        # The opening is never dropped: the query is in it.
-        while len(shown) > self._engine.options.waiting and shown[0].number:
-            self._waiting.remove(shown.pop(0))
-            self.lateness.dropped += 1
+        with self._changing:
+            self._waiting.append(turn)
+            shown = [w for w in self._waiting if w.frames is not None]
+            # The opening is never dropped: the query is in it.
+            while len(shown) > self._engine.options.waiting and shown[0].number:
+                self._waiting.remove(shown.pop(0))
+                self.lateness.dropped += 1
 
     def ask(self, question: str) -> None:
         """Queue a question behind the turns that wait. Its answer comes out of a tick as one more turn
@@ -160,8 +174,18 @@ class Conversation:
         self._engine._check_open(self)
         if not self._pushed:
             raise LiveCCError("nothing has been seen yet that a question could be about")
-        self._waiting.append(_Waiting(None, QUESTIONS + self._asked, self._engine.clock(), question))
-        self._asked += 1
+        with self._changing:
+            number = QUESTIONS + self._asked
+            self._waiting.append(_Waiting(None, number, self._engine.clock(), question))
+            self._asked += 1
+
+    def _claim(self, turn: _Waiting) -> bool:
+        """Take a turn out of those that wait; False if it was dropped meanwhile."""
+        with self._changing:
+            there = turn in self._waiting
+            if there:
+                self._waiting.remove(turn)
+        return there
 
     def close(self) -> None:
         """Give its slot and places back; nothing that waits is said."""
@@ -229,7 +253,7 @@ class Engine:
 
     def waiting(self) -> int:
         """Turns that wait."""
-        return sum(len(c._waiting) for c in self._open.values())
+        return sum(c.waiting for c in list(self._open.values()))
 
     def tick(self) -> list[tuple[Conversation, SpokenTurn | Answer | LiveCCError]]:
         """Take the most urgent turns, one of each conversation, together.
@@ -239,30 +263,26 @@ class Engine:
             the pool, why. That conversation is closed, unless it was a question that does not fit.
         """
         began = self.clock()
+        # Others may push meanwhile, and so drop what waits first.
         ready = sorted(
-            (c for c in self._open.values() if c._waiting),
-            key=lambda c: (c._waiting[0].captured, c._serial),
+            ((c._waiting[0], c) for c in list(self._open.values()) if c._waiting),
+            key=lambda x: (x[0].captured, x[1]._serial),
         )
         rows: list[tuple[Conversation, _Waiting, Prompt, np.ndarray]] = []
         ended: list[tuple[Conversation, SpokenTurn | Answer | LiveCCError]] = []
-        for conversation in ready:
-            turn = conversation._waiting[0]
+        for turn, conversation in ready:
             # Turns share a program when their frames are as many, of one size.
             alike = not rows or turn.shape == rows[0][1].shape
-            if len(rows) == self.options.batch or not alike:
+            if len(rows) == self.options.batch or not alike or not conversation._claim(turn):
                 continue
             try:
                 rows.append((conversation, turn, *self._prepare(conversation, turn)))
             except (ContextFull, PoolFull) as full:
                 ended.append((conversation, full))
-                if turn.frames is None:
-                    conversation._waiting.popleft()
-                else:
+                if turn.frames is not None:
                     conversation.close()
         if not rows:
             return ended
-        for conversation, *_ in rows:
-            conversation._waiting.popleft()
         said, cut = self._run(rows)
         now = self.clock()
         spoken = [
@@ -390,7 +410,7 @@ class Engine:
         )
 
     def _check_open(self, conversation: Conversation) -> None:
-        if self._open.get(conversation._serial) is not conversation:
+        if conversation.closed:
             raise LiveCCError("this conversation is closed")
 
     def _close(self, conversation: Conversation) -> None:

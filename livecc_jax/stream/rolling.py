@@ -11,9 +11,31 @@ from livecc_jax.stream.options import StreamOptions
 from livecc_jax.stream.retention import ROLLING, Retention
 from livecc_jax.stream.session import MAX_ANSWER, Answer, SpokenTurn, StreamModel
 from livecc_jax.timeline.chat import Visual
+from livecc_jax.timeline.turns import OPENING_FRAMES
 
 QUESTION = 128  # tokens of an ordinary question, and to spare
 PROMPT_TEXT = 64  # tokens of an ordinary prompt beside its pictures, and to spare
+
+
+def rolling_room(
+    retention: Retention, pair: int, asked: int, limit: int, opening_pairs: int = OPENING_FRAMES // 2
+) -> tuple[int, int]:
+    """What one stream takes at most.
+
+    Args:
+        retention: a rolling one.
+        pair: tokens of a frame pair.
+        asked: tokens of the first turn's text.
+        limit: most new tokens a turn.
+        opening_pairs: frame pairs of the first turn.
+
+    Returns:
+        (tokens of its context, tokens of the pool).
+    """
+    turn = max(pair + PROMPT_TEXT + limit, QUESTION + MAX_ANSWER)
+    opening = opening_pairs * pair + asked + PROMPT_TEXT
+    room = -(-retention.most(opening, turn) // 256) * 256
+    return room, room + max(opening, turn) + max(limit, MAX_ANSWER)
 
 
 class RollingSession:
@@ -69,13 +91,11 @@ class RollingSession:
         pair = Visual("video", (1, height // PATCH, width // PATCH)).tokens
         limit = self._options.max_new_tokens
         asked = len(self._model.tokenizer.encode(self._prompt))
-        turn = max(pair + PROMPT_TEXT + limit, QUESTION + MAX_ANSWER)
-        opening = len(frames) // 2 * pair + asked + PROMPT_TEXT
-        room = -(-self._retention.most(opening, turn) // 256) * 256
+        room, pool = rolling_room(self._retention, pair, asked, limit, len(frames) // 2)
         options = EngineOptions(
             slots=1,
             batch=1,
-            pool=room + max(opening, turn) + max(limit, MAX_ANSWER),
+            pool=pool,
             retention=self._retention,
             max_new_tokens=limit,
             room=room,
