@@ -17,6 +17,7 @@ from livecc_jax.commands.options import add_timeline_options
 
 if TYPE_CHECKING:
     from livecc_jax.checkpoints.open import Checkpoint
+    from livecc_jax.evaluate.commentary import Reference
     from livecc_jax.evaluate.entries import Entries
     from livecc_jax.evaluate.running import Asked
     from livecc_jax.media.budget import PixelBudget
@@ -64,6 +65,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         type=int,
         metavar="FRAMES",
         help="a baseline: before each turn forget all but the last so many frames",
+    )
+    group.add_argument(
+        "--perplexity",
+        action=argparse.BooleanOptionalAction,
+        help="of the transcript under teacher forcing (default: where the annotation has transcripts, "
+        "but not with --memory)",
     )
     parser.set_defaults(run=run)
 
@@ -154,10 +161,17 @@ def _comment(args: argparse.Namespace) -> int:
     share = _share(args.share)
     events = read_events(args.data)
     events.events = events.events[: args.limit]
+    transcripts = _transcripts(events.annotation)
+    possible = bool(transcripts) and args.memory is None
+    forcing = possible if args.perplexity is None else args.perplexity
+    if forcing and not possible:
+        raise ConfigError("--perplexity needs transcripts (event_asr) and does not go with --memory")
     decoding = {
         k: getattr(args, k) for k in ("max_new_tokens", "repetition_penalty", "temperature", "seed")
     }
     own = {"events": len(events.events), "prompting": args.prompting, "memory": args.memory} | decoding
+    if forcing:  # a folder begun without is gone on with by --no-perplexity
+        own["perplexity"] = True
     folder, setting, checkpoint, budget = _begin(args, events.annotation, own)
     context = checkpoint.config.text.max_positions
     options = StreamOptions(positions=setting["positions"], context=context, **decoding)
@@ -172,6 +186,7 @@ def _comment(args: argparse.Namespace) -> int:
         options,
         args.prompting,
         memory=args.memory,
+        references=transcripts if forcing else None,
         share=share,
         progress=_progress("events"),
     )
@@ -185,12 +200,28 @@ def _comment(args: argparse.Namespace) -> int:
     ]
     results.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     setting |= _found(events.entries, answers)
-    if said and events.annotation.suffix == ".json":
+    if said and transcripts:
         scored = score_commentary(results, events.annotation)
         write_report(folder, scored, setting, results_file=results.name)
         print(commentary_text(scored))
     _tell(folder, results.name, setting)
     return 0
+
+
+def _transcripts(annotation: Path) -> dict[str, Reference]:
+    """By event; empty when the annotation has none."""
+    import logging
+
+    from livecc_jax.errors import DataError
+    from livecc_jax.evaluate.timed import read_references
+
+    if annotation.suffix != ".json":
+        return {}
+    try:
+        return read_references(annotation)
+    except DataError as error:
+        logging.getLogger(__name__).warning("commentary is not scored: %s", error)
+        return {}
 
 
 def _begin(

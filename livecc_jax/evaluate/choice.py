@@ -252,9 +252,9 @@ class Chooser:
         for first in range(0, shared, size):
             span = slice(first, min(first + size, shared))
             cache = self._with_room(cache, first + size)
-            tokens, places = _padded(one.tokens[span], size, 0), _padded(index[span], size, -1)
+            tokens, places = padded(one.tokens[span], size, 0), padded(index[span], size, -1)
             x = embed(self.config, self.weights, tokens, places, seen)
-            positions = _padded(one.positions[:, span], size, 0)
+            positions = padded(one.positions[:, span], size, 0)
             length = np.array([first], np.int32)
             cache = see(self.config, self.weights, cache, length, x, positions)
         return cache
@@ -268,8 +268,8 @@ class Chooser:
                 self.weights,
                 cache,
                 np.array([first], np.int32),
-                _padded(one.tokens[first:stop], size, 0),
-                _padded(one.positions[:, first:stop], size, 0),
+                padded(one.tokens[first:stop], size, 0),
+                padded(one.positions[:, first:stop], size, 0),
                 np.int32(stop - first - 1),
             )
         return logits, cache
@@ -288,7 +288,7 @@ def common_prefix(sequences: Sequence[np.ndarray]) -> int:
     return shared
 
 
-def _padded(x: np.ndarray, size: int, fill: int) -> np.ndarray:
+def padded(x: np.ndarray, size: int, fill: int) -> np.ndarray:
     """[1, ..., size] with padding behind."""
     pad = [(0, 0)] * (x.ndim - 1) + [(0, size - x.shape[-1])]
     return np.pad(x, pad, constant_values=fill)[None].astype(np.int32)

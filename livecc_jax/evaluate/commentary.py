@@ -14,6 +14,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from livecc_jax.evaluate.perplexity import Forced, pooled
 from livecc_jax.timeline.example import Word
 from livecc_jax.timeline.turns import turn_span
 
@@ -68,7 +69,8 @@ class Match:
 class ClipCounts:
     """What one clip adds to every metric.
 
-    Counts ending in _us are microseconds. turns, matches and reference are kept for plots.
+    Counts ending in _us are microseconds. turns, matches and reference are kept for plots. forced: what
+    the reference costs the model, where that was computed.
     """
 
     id: str
@@ -86,6 +88,7 @@ class ClipCounts:
     whole_us: int
     turns: list[SaidTurn]
     reference: Reference
+    forced: Forced | None = None
 
 
 def normal_words(text: str) -> list[str]:
@@ -127,12 +130,15 @@ def match_words(said: Sequence[tuple[str, int]], due: Sequence[tuple[str, int]])
     return matches[::-1]
 
 
-def count_clip(reference: Reference, turns: Sequence[SaidTurn]) -> ClipCounts:
+def count_clip(
+    reference: Reference, turns: Sequence[SaidTurn], forced: Forced | None = None
+) -> ClipCounts:
     """Count one clip.
 
     Args:
         reference: its transcript.
         turns: what was said, in order; turns outside the clip are left out.
+        forced: what the transcript costs the model.
     """
     covered = [t for t in turns if reference.start_us < t.stop_us and t.start_us < reference.end_us]
     due = [(w, word.end_us) for word in reference.words for w in normal_words(word.text)]
@@ -170,6 +176,7 @@ def count_clip(reference: Reference, turns: Sequence[SaidTurn]) -> ClipCounts:
         reference.end_us - reference.start_us,
         covered,
         reference,
+        forced,
     )
 
 
@@ -217,6 +224,8 @@ METRICS: dict[str, tuple[str, bool | None]] = {
     "seconds told right": ("%", True),
     "false alarms a quiet minute": ("1/min", False),
     "repeated 4-grams": ("%", False),
+    "perplexity, reference's words": ("a token", False),
+    "perplexity, reference's turns": ("a token", False),
 }
 
 
@@ -231,6 +240,7 @@ def summarize(clips: Sequence[ClipCounts]) -> dict[str, float]:
     whole = sum(c.whole_us for c in clips)
     guarded = sum(c.guarded_us for c in clips)
     grams, distinct = sum(c.ngrams for c in clips), sum(c.distinct_ngrams for c in clips)
+    cost = pooled(t for c in clips if c.forced for t in c.forced.turns)
     return {
         "word F1": 100 * _over(2 * matched, said + due),
         "word precision": 100 * _over(matched, said),
@@ -243,6 +253,8 @@ def summarize(clips: Sequence[ClipCounts]) -> dict[str, float]:
         "seconds told right": 100 * _over(whole - quiet - silent + 2 * both, whole),
         "false alarms a quiet minute": _over(sum(c.false_alarms for c in clips), guarded / 60e6),
         "repeated 4-grams": 100 * (1 - _over(distinct, grams)),
+        "perplexity, reference's words": cost.word_perplexity,
+        "perplexity, reference's turns": cost.perplexity,
     }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,10 @@ from typing import Any
 import numpy as np
 
 from livecc_jax.errors import DataError, LiveCCError
+from livecc_jax.evaluate.commentary import Reference
 from livecc_jax.evaluate.entries import Entries
+from livecc_jax.evaluate.forcing import force
+from livecc_jax.evaluate.perplexity import forced_to_json
 from livecc_jax.evaluate.questions import (
     Source,
     find_annotation,
@@ -138,6 +141,7 @@ def comment_all(
     prompting: str,
     *,
     memory: int | None = None,
+    references: Mapping[str, Reference] | None = None,
     share: tuple[int, int] = (0, 1),
     progress: Callable[[Asked, int], None] = lambda asked, of: None,
 ) -> Asked:
@@ -151,6 +155,7 @@ def comment_all(
         options: decoding.
         prompting: one of PROMPTINGS.
         memory: a baseline: before each turn forget everything but the last so many frames.
+        references: transcripts by event; what they cost the model under teacher forcing is kept too.
         share: which of how many processes this is.
         progress: told what was done so far and how many events this share has.
     """
@@ -165,6 +170,8 @@ def comment_all(
                 frames = future.result()
                 turns = list(_speak(model, event, frames, options, prompting, memory))
                 row = _row(event, turns)
+                if reference := (references or {}).get(event.id):
+                    row |= _forced(model, event, frames, reference, options, prompting)
                 asked.now += 1
             except LiveCCError as error:
                 log.warning("%s", error)
@@ -213,6 +220,23 @@ def _speak(
             spoken.cut,
             spoken.latency,
         )
+
+
+def _forced(
+    model: StreamModel,
+    event: Event,
+    frames: np.ndarray,
+    reference: Reference,
+    options: StreamOptions,
+    prompting: str,
+) -> dict[str, Any]:
+    """`forced` of a prediction's row; nothing where the model's costs are no numbers."""
+    prompt = event_prompt(event, prompting)
+    found = force(model, frames, reference, prompt, options.positions, options.context)
+    if not all(np.isfinite(t.nats) for t in found.turns):
+        log.warning("%s: the reference's perplexity is not finite", event.id)
+        return {}
+    return {"forced": forced_to_json(found)}
 
 
 def _row(event: Event, turns: list[SpokenTurn]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import json
+import math
 import platform
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from livecc_jax.evaluate import svg
 from livecc_jax.evaluate.commentary import METRICS, ClipCounts, heard_spans
 from livecc_jax.evaluate.compare import Comparison
 from livecc_jax.evaluate.document import Block, Figure, Heading, Table, Text, to_html, to_markdown
+from livecc_jax.evaluate.perplexity import by_band, by_second, pooled
 from livecc_jax.evaluate.score import Scored
 from livecc_jax.evaluate.text import (
     count_lines,
@@ -22,7 +24,7 @@ from livecc_jax.evaluate.text import (
     span,
     whole,
 )
-from livecc_jax.evaluate.timed import PREDICTION, Commentary, not_beaten
+from livecc_jax.evaluate.timed import PREDICTION, Commentary, forced_clips, forced_line, not_beaten
 from livecc_jax.evaluate.timed import to_json as commentary_json
 
 CLIPS_SHOWN = 5
@@ -182,27 +184,57 @@ def _commentary(found: Commentary) -> list[Block]:
         Heading("How late matched words are"),
         Figure(svg.histogram(late, "lateness", "seconds after a word was due"),
                f"{len(late):,} matched words; left of the line: said before they were due"),
+        *_perplexity(found),
         Heading("Along the timeline"),
         *(block for clip in clips[:CLIPS_SHOWN] for block in _timeline(clip)),
     ]  # fmt: skip
 
 
+def _perplexity(found: Commentary) -> list[Block]:
+    """What the reference costs the model, by time since the clip's start."""
+    clips = forced_clips(found)
+    if not clips:
+        return []
+    spoken = [c for c in by_second(clips) if c.word_tokens]
+    return [
+        Heading("Perplexity of the reference"),
+        Text(forced_line(found)),
+        Figure(svg.log_bars([(c.from_s, c.to_s, c.word_perplexity) for c in spoken], "perplexity"),
+               "perplexity of the reference's words by second of the clip, all clips pooled"),
+        Table(
+            ("seconds", "tokens of words", "perplexity", "tokens of turns", "perplexity"),
+            [
+                (
+                    f"{c.from_s:g} to {c.to_s:g}" if math.isfinite(c.to_s) else f"from {c.from_s:g}",
+                    whole(c.word_tokens),
+                    "-" if math.isnan(c.word_perplexity) else f"{c.word_perplexity:.2f}",
+                    whole(c.tokens),
+                    f"{c.perplexity:.2f}",
+                )
+                for c in by_band(clips)
+            ],
+        ),
+    ]  # fmt: skip
+
+
 def _timeline(clip: ClipCounts) -> list[Block]:
     """A strip of who speaks when, and the words turn by turn."""
+    costs = [pooled([t]) for t in clip.forced.turns] if clip.forced else []
     reference = clip.reference
     due = [(w.start_us / 1e6, w.end_us / 1e6, w.text) for w in reference.words]
     said = [(t.start_us / 1e6, t.stop_us / 1e6, t.text) for t in clip.turns if t.text]
     start, end = reference.start_us / 1e6, reference.end_us / 1e6
     rows = []
-    for a, b in heard_spans(reference):
+    for i, (a, b) in enumerate(heard_spans(reference)):
         human = " ".join(w.text for w in reference.words if a < w.end_us <= b)
         model = " ".join(
             t.text for t in clip.turns if t.text and a < min(t.said_us, reference.end_us) <= b
         )
-        rows.append((f"{a / 1e6:.1f}-{b / 1e6:.1f}", human, model))
+        cost = f"{costs[i].word_perplexity:.1f}" if i < len(costs) and costs[i].word_tokens else ""
+        rows.append((f"{a / 1e6:.1f}-{b / 1e6:.1f}", human, model, *([cost] if costs else [])))
     strip = svg.lanes([("reference", due), ("prediction", said)], start, end, clip.id)
     return [
         Heading(clip.id, 3),
         Figure(strip, "when words are due, and the turns in which words are said"),
-        Table(("seconds", "reference", "prediction"), rows, left=3),
+        Table(("seconds", "reference", "prediction", *(["perplexity"] if costs else [])), rows, left=3),
     ]

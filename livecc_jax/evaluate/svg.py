@@ -91,6 +91,34 @@ def histogram(values: Sequence[float], title: str, unit: str, bins: int = 40) ->
     return "".join([*out, "</svg>"])
 
 
+def log_bars(values: Sequence[tuple[float, float, float]], title: str) -> str:
+    """Bars along a time axis, their height on a logarithmic scale that begins at 1.
+
+    Args:
+        values: (from second, to second, value of at least 1), in order of time.
+        title: for readers who do not see it.
+    """
+    if not values:
+        return ""
+    plot, end = WIDTH - 60, max(b for _, b, _ in values)
+    decades = max(1, math.ceil(math.log10(max(max(v for *_, v in values), 1.0)) - 1e-9))
+    out = [_open(170, title)]
+    for i in range(decades + 1):
+        y = 140 - 130 * i / decades
+        out.append(f'<line class="grid" x1="40" x2="{40 + plot}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        out.append(_text(36, y + 4, f"{10**i:,}" if i < 7 else f"1e{i}", "end"))
+    for a, b, value in values:
+        tall = 130 * math.log10(max(value, 1.0)) / decades
+        out.append(
+            f'<rect class="bar" x="{40 + plot * a / end:.1f}" y="{140 - tall:.1f}" '
+            f'width="{max(0.5, plot * (b - a) / end - 1):.1f}" height="{tall:.1f}">'
+            f"<title>{escape(f'{a:g} to {b:g} s: {value:.1f}')}</title></rect>"
+        )
+    for i in range(7):
+        out.append(_text(40 + plot * i / 6, 156, f"{end * i / 6:.0f} s", "middle"))
+    return "".join([*out, "</svg>"])
+
+
 def lanes(
     lines: Sequence[tuple[str, Sequence[tuple[float, float, str]]]],
     start: float,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from livecc_jax.evaluate.commentary import METRICS
 from livecc_jax.evaluate.compare import Comparison
 from livecc_jax.evaluate.score import Scored, counts, strict_accuracy
-from livecc_jax.evaluate.timed import PREDICTION, Commentary, not_beaten
+from livecc_jax.evaluate.timed import PREDICTION, Commentary, forced_line, not_beaten
 
 
 def scored_text(scored: Scored, full: bool = False) -> str:
@@ -178,6 +178,7 @@ def commentary_text(commentary: Commentary) -> str:
         "",
         f"Counted apart: {', '.join(left)}." if left else "Nothing was left out.",
         *(f"  {note}" for note in commentary.entries.notes),
+        *filter(None, [forced_line(commentary)]),
         *not_beaten(commentary),
     ]
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
@@ -22,12 +23,14 @@ from livecc_jax.evaluate.commentary import (
     summarize,
 )
 from livecc_jax.evaluate.entries import Entries, read_rows
+from livecc_jax.evaluate.perplexity import Forced, by_second, forced_from_json
 from livecc_jax.evaluate.results import Malformed, Reading, text
 from livecc_jax.evaluate.statistics import Interval, interval
 from livecc_jax.text.tokenizer import SILENCE
 from livecc_jax.timeline.example import StreamExample, Word, microseconds
 
 PREDICTION = "prediction"
+Said = tuple[list[SaidTurn], Forced | None]
 
 log = logging.getLogger(__name__)
 
@@ -120,8 +123,8 @@ def score_commentary(
 
     Args:
         predictions: JSON lines, a clip each (video_id with event_id or with video_start and video_end,
-            and turns of start, stop, text), or what `livecc stream --jsonl` wrote of the one clip that
-            `references` holds.
+            turns of start, stop, text, and `forced` where a model gave it), or what `livecc stream
+            --jsonl` wrote of the one clip that `references` holds.
         references: as `read_references` takes them.
         baseline: other predictions; clips that they lack are left out (and counted).
         resamples: of the bootstrap over clips.
@@ -134,16 +137,16 @@ def score_commentary(
     entries = Entries(expected=len(known))
     said = _read_predictions(predictions, references, known, entries)
     entries.problems["missing"] = len(known) - len(said)
-    others: dict[str, dict[str, list[SaidTurn]]] = {}
+    others: dict[str, dict[str, Said]] = {}
     if baseline is not None:
         others[Path(baseline).name] = _read_predictions(baseline, references, known, Entries())
     clips = [known[i] for i in sorted(said) if all(i in other for other in others.values())]
     entries.problems["not in the baseline"] = len(said) - len(clips)
     if not clips:
         raise DataError(f"{predictions}: no timed prediction is of a clip in {references}")
-    counts = {PREDICTION: [count_clip(c, said[c.id]) for c in clips]}
+    counts = {PREDICTION: [count_clip(c, *said[c.id]) for c in clips]}
     for name, other in others.items():
-        counts[name] = [count_clip(c, other[c.id]) for c in clips]
+        counts[name] = [count_clip(c, *other[c.id]) for c in clips]
     for name, speak in BASELINES.items():
         counts[name] = [count_clip(c, speak(c)) for c in clips]
     metrics = {name: summarize(found) for name, found in counts.items()}
@@ -153,9 +156,9 @@ def score_commentary(
 
 def _read_predictions(
     path: str | Path, references: str | Path, known: dict[str, Reference], entries: Entries
-) -> dict[str, list[SaidTurn]]:
+) -> dict[str, Said]:
     """Timed predictions by clip; what cannot be used is counted in `entries`."""
-    said: dict[str, list[SaidTurn]] = {}
+    said: dict[str, Said] = {}
     stream: list[SaidTurn] = []
     for where, row in read_rows(path, entries):
         with Reading(entries, where):
@@ -170,13 +173,14 @@ def _read_predictions(
             elif name in said:
                 entries.problem("duplicate", f"{where}: {name} comes again; its first is used")
             else:
-                said[name] = [_turn(t) for t in row["turns"]]
+                forced = forced_from_json(row["forced"]) if row.get("forced") else None
+                said[name] = [_turn(t) for t in row["turns"]], forced
     if stream:
         if len(known) != 1:
             raise DataError(
                 f"{path}: is one stream, but {references} has transcripts of {len(known)} clips"
             )
-        said[next(iter(known))] = stream
+        said[next(iter(known))] = stream, None
     return said
 
 
@@ -245,4 +249,26 @@ def to_json(commentary: Commentary) -> dict[str, Any]:
             k: [v.low, v.high] for k, v in commentary.intervals.items() if math.isfinite(v.low)
         },
         "not_beaten": not_beaten(commentary),
+        "perplexity_by_second": [
+            {k: v if math.isfinite(v) else None for k, v in dataclasses.asdict(cost).items()}
+            for cost in by_second(forced_clips(commentary))
+        ],
     }
+
+
+def forced_clips(commentary: Commentary) -> list[Forced]:
+    """Of the prediction's clips, what the reference costs where that is known."""
+    return [c.forced for c in commentary.counts[PREDICTION] if c.forced]
+
+
+def forced_line(commentary: Commentary) -> str:
+    """What the perplexity is over; empty where there is none."""
+    clips = forced_clips(commentary)
+    if not clips:
+        return ""
+    tokens = sum(t.word_tokens for c in clips for t in c.turns)
+    return (
+        f"Perplexity of the reference: over {len(clips):,} of "
+        f"{len(commentary.counts[PREDICTION]):,} clips, {tokens:,} tokens of words; "
+        f"{sum(c.left_out for c in clips):,} words due after what was seen are left out."
+    )

@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -19,13 +20,19 @@ from livecc_jax.evaluate import running
 from livecc_jax.evaluate.annotations import READERS, read_questions
 from livecc_jax.evaluate.choice import Chooser
 from livecc_jax.evaluate.commenting import event_prompt, read_events
+from livecc_jax.evaluate.forcing import force
 from livecc_jax.evaluate.running import read_answers
+from livecc_jax.evaluate.timed import read_references
 from livecc_jax.evaluate.watching import frames_of
 from livecc_jax.media.budget import PixelBudget
+from livecc_jax.media.pixels import patch_places, patchify
 from livecc_jax.model.presets import preset
+from livecc_jax.model.qwen2_vl import bind
 from livecc_jax.stream.options import StreamOptions
 from livecc_jax.stream.session import Session, StreamModel
 from livecc_jax.text.tokenizer import open_tokenizer
+from livecc_jax.timeline.chat import ChatTemplate, Visual
+from livecc_jax.timeline.positions import token_positions
 from livecc_jax.train.start import fit_vocabulary
 
 CLIPS = Path(__file__).parents[2] / "data/clips"
@@ -301,6 +308,44 @@ def livesports_cc(root):
     return root
 
 
+def forced_by_hand(checkpoint, prompt, frames):
+    """For each turn of event a: (tokens of words, nats of its supervised tokens)."""
+    tokenizer = checkpoint.open_tokenizer()
+    template, special = ChatTemplate(tokenizer), tokenizer.special
+    patches, grid = patchify(frames)
+    pairs, height, width = grid
+    tokens, grids, answers = [], [], []
+    for number, (shown, label, text) in enumerate(
+        [(3, "0.0-3.0", "one"), (1, "3.0-4.0", "two"), (1, "4.0-5.0", "three")]
+    ):
+        grids.append((shown, height, width))
+        asked = (f"Time={label}s", Visual("video", grids[-1]), *([prompt] if number == 0 else []))
+        tokens += (template.continuation if number else template.opening)(asked).tokens.tolist()
+        said = tokenizer.encode(text + " ...")
+        answers.append((len(tokens), len(said) + 1, len(tokenizer.encode(text))))
+        tokens += said
+    tokens = np.array([*tokens, special.im_end], np.int32)
+    is_vision = tokens == special.video_pad
+    window = height * width
+    rows, cols = patch_places(height, width)
+    row = {
+        "tokens": tokens,
+        "segment_ids": np.ones(len(tokens), np.int32),
+        "positions": token_positions(tokens, np.array(grids), special, "mrope")[0],
+        "patches": patches.reshape(pairs, window, -1),
+        "patch_pairs": np.ones((pairs, window), np.int32),
+        "patch_rows": np.tile(rows, (pairs, 1)),
+        "patch_cols": np.tile(cols, (pairs, 1)),
+        "vision_index": np.where(is_vision, np.cumsum(is_vision) - 1, -1).astype(np.int32),
+    }
+    whole = jax.jit(lambda params, row: bind(checkpoint.config, params)(row))
+    logits = whole(checkpoint.load_params(np.float32), {k: v[None] for k, v in row.items()})[0]
+    costs = -np.asarray(jax.nn.log_softmax(logits, axis=-1), np.float64)
+    return [
+        (words, costs[np.arange(at - 1, at + n - 1), tokens[at : at + n]]) for at, n, words in answers
+    ]
+
+
 def test_commentary_on_events(model, tmp_path, capsys):
     """Predictions in the published layout, equal to a session by hand, scored beside baselines."""
     data, out = livesports_cc(tmp_path / "data"), tmp_path / "out"
@@ -336,6 +381,26 @@ def test_commentary_on_events(model, tmp_path, capsys):
     said = [session.push(frames[a:b]) for a, b in ((0, 6), (6, 8), (8, 10))]
     assert [s.text for s in said] == [t["text"] for t in rows[0]["turns"]]
     assert rows[0]["pred"] == " ".join(s.words for s in said if s.words) + "..."
+
+    # What the transcript costs, against full logits of the whole conversation.
+    by_hand = forced_by_hand(checkpoint, event_prompt(event, "instruct"), frames)
+    forced = rows[0]["forced"]
+    assert forced["left_out"] == 0
+    assert [(t["start"], t["stop"]) for t in forced["turns"]] == [(2, 5), (5, 6), (6, 7)]
+    for turn, (words, nats) in zip(forced["turns"], by_hand, strict=True):
+        assert (turn["word_tokens"], turn["tokens"]) == (words, len(nats))
+        np.testing.assert_allclose(
+            [turn["word_nats"], turn["nats"]], [nats[:words].sum(), nats.sum()], rtol=1e-4
+        )
+    reference = read_references(data / "LiveSports-3K-CC.json")[event.id]
+    again = force(stream, frames, reference, event_prompt(event, "instruct"), "mrope", 4096, chunk=256)
+    np.testing.assert_allclose([t.nats for t in again.turns], [x.sum() for _, x in by_hand], rtol=1e-4)
+    tokens = sum(t["word_tokens"] for r in rows for t in r["forced"]["turns"])
+    nats = sum(t["word_nats"] for r in rows for t in r["forced"]["turns"])
+    measured = report["metrics"]["prediction"]["perplexity, reference's words"]
+    assert measured == pytest.approx(np.exp(nats / tokens))
+    assert [c["from_s"] for c in report["perplexity_by_second"]] == [0, 3, 4]
+    assert f"over 2 of 2 clips, {tokens} tokens of words; 0 words" in told
 
     # A baseline without memory: each turn is the first of a session over the last frames.
     assert main([*args, "--out", str(tmp_path / "k"), "--memory", "6", "--limit", "1"]) == 0
