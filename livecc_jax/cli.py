@@ -19,6 +19,7 @@ COMMANDS = (
     "train",
     "plan",
     "stream",
+    "ask",
     "convert",
     "verify",
     "tokenizer",

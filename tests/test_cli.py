@@ -1,6 +1,7 @@
 """The command line: a user's mistake is one sentence that names the file, and exit code 2."""
 
 import dataclasses
+import io
 import json
 import shutil
 import subprocess
@@ -84,6 +85,7 @@ def test_broken_videos(fails, model, tmp_path):
         assert "none of 1 examples is usable" in sentence
         assert name in sentence
         assert name in fails("stream", model, tmp_path / name)
+        assert name in fails("ask", model, tmp_path / name, "What is it?")
 
 
 def test_extreme_aspect_ratio(fails, model, tmp_path):
@@ -189,6 +191,12 @@ def test_options_that_cannot_be(fails, model, tmp_path):
     )
     assert "--start must be" in fails("stream", model, CLIP, "--start", "-5")
     assert CLIP.name in fails("stream", model, CLIP, "--start", "99")
+    ask = ("ask", model, CLIP, "Why?")
+    assert "max-new-tokens" in fails(*ask, "--max-new-tokens", "0")
+    assert "max-frames must be at least 2" in fails(*ask, "--max-frames", "1")
+    assert "--end 1 is not after --start 2" in fails(*ask, "--start", "2", "--end", "1")
+    assert "no frame between 99 s" in fails(*ask, "--start", "99")
+    assert "must say something" in fails(*ask, " ")
     (tmp_path / "file").write_text("")
     path = annotation(tmp_path / "a.jsonl", CLIP)
     out = tmp_path / "file/index"
@@ -219,6 +227,24 @@ def test_stream_writes_what_it_says(model, tmp_path, capsys):
     assert main(["stream", *map(str, argv)]) == 0
     again = [json.loads(x) for x in outs["jsonl"].read_text().splitlines()]
     assert [x["tokens"] for x in again] == [x["tokens"] for x in lines]
+
+
+def test_ask_answers_in_turn(model, tmp_path, capsys, monkeypatch):
+    """From arguments and from standard input: the same answers, in the file as in the terminal."""
+    out = tmp_path / "out.jsonl"
+    asked = ["What is it?", "And then?"]
+    argv = ["ask", "--end", "4", "--max-new-tokens", "8", "--jsonl", out, model, CLIP]
+    assert main([str(a) for a in [*argv, *asked]]) == 0
+    lines = [json.loads(x) for x in out.read_text().splitlines()]
+    assert [(x["at"], x["question"]) for x in lines] == [(4.0, q) for q in asked]
+    assert all(len(x["tokens"]) <= 8 for x in lines)
+    shown = capsys.readouterr().out
+    assert shown == "".join(f"? {x['question']}\n> {x['text'].strip()}\n" for x in lines)
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join([asked[0], "", asked[1], ""])))
+    assert main([str(a) for a in argv]) == 0
+    again = [json.loads(x) for x in out.read_text().splitlines()]
+    assert [x["tokens"] for x in again] == [x["tokens"] for x in lines]
+    assert capsys.readouterr().out == shown
 
 
 def test_inspect_shows_and_saves_the_timeline(model, tmp_path, capsys):

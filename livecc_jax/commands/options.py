@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import TYPE_CHECKING
 
 from livecc_jax.errors import ConfigError
@@ -29,16 +30,37 @@ def add_timeline_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_span_options(parser: argparse.ArgumentParser) -> None:
+    """--start and --end, seconds of a source; see `check_span`."""
+    parser.add_argument("--start", type=float, metavar="S", help="second of the source to start at")
+    parser.add_argument("--end", type=float, metavar="S", help="second of the source to end at")
+
+
+def check_span(args: argparse.Namespace) -> None:
+    """Raise ConfigError unless --start and --end make a span."""
+    for name in ("start", "end"):
+        value = getattr(args, name)
+        if value is not None and not 0 <= value < math.inf:  # which NaN is not, either
+            raise ConfigError(f"--{name} must be a number of seconds from 0 on, not {value:g}")
+    if args.end is not None and args.end <= (args.start or 0.0):
+        raise ConfigError(f"--end {args.end:g} is not after --start {args.start or 0.0:g}")
+
+
 def add_decoding_options(parser: argparse.ArgumentParser) -> None:
     """Sampling, silence control and precision of a stream."""
-    parser.add_argument("--max-new-tokens", type=int, default=16, help="a turn (default 16)")
-    parser.add_argument("--repetition-penalty", type=float, default=1.05, help="default 1.05; 1: none")
-    parser.add_argument("--temperature", type=float, default=0.0, help="default 0, greedy")
-    parser.add_argument("--seed", type=int, default=0, help="of sampling (default 0)")
+    add_sampling_options(parser, 16, "a turn")
     parser.add_argument(
         "--silence-base", type=float, metavar="B", help="ban ' ...' while its probability <= B + S*n"
     )
     parser.add_argument("--silence-step", type=float, default=0.0, metavar="S", help="default 0")
+
+
+def add_sampling_options(parser: argparse.ArgumentParser, tokens: int, of: str) -> None:
+    """How tokens are chosen, and how many at most of what; and precision."""
+    parser.add_argument("--max-new-tokens", type=int, default=tokens, help=f"{of} (default {tokens})")
+    parser.add_argument("--repetition-penalty", type=float, default=1.05, help="default 1.05; 1: none")
+    parser.add_argument("--temperature", type=float, default=0.0, help="default 0, greedy")
+    parser.add_argument("--seed", type=int, default=0, help="of sampling (default 0)")
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
@@ -54,7 +76,7 @@ def add_decoding_options(parser: argparse.ArgumentParser) -> None:
 
 
 def decoding_options(args: argparse.Namespace, checkpoint: Checkpoint) -> StreamOptions:
-    """How a stream decodes, by --positions and the options above."""
+    """How a stream decodes, by --positions and the options above; answers know no silence control."""
     from livecc_jax.stream.options import StreamOptions
 
     return StreamOptions(
@@ -62,8 +84,8 @@ def decoding_options(args: argparse.Namespace, checkpoint: Checkpoint) -> Stream
         max_new_tokens=args.max_new_tokens,
         repetition_penalty=args.repetition_penalty,
         temperature=args.temperature,
-        silence_base=args.silence_base,
-        silence_step=args.silence_step,
+        silence_base=getattr(args, "silence_base", None),
+        silence_step=getattr(args, "silence_step", 0.0),
         context=checkpoint.config.text.max_positions,
         seed=args.seed,
     )

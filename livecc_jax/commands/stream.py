@@ -7,7 +7,9 @@ import math
 
 from livecc_jax.commands.options import (
     add_decoding_options,
+    add_span_options,
     add_timeline_options,
+    check_span,
     decoding_options,
     load_stream_model,
 )
@@ -21,8 +23,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--query", default="", help="what to do, in words")
     parser.add_argument("--title", default="", help="title of the video")
     parser.add_argument("--previous", default="", help="commentary that came before")
-    parser.add_argument("--start", type=float, metavar="S", help="second of the source to start at")
-    parser.add_argument("--end", type=float, metavar="S", help="second of the source to end at")
+    add_span_options(parser)
     add_timeline_options(parser)
     parser.add_argument(
         "--cache",
@@ -57,7 +58,6 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
 
     from livecc_jax.checkpoints.open import open_checkpoint
-    from livecc_jax.errors import ConfigError
     from livecc_jax.media.budget import PixelBudget
     from livecc_jax.media.ingest import turns
     from livecc_jax.stream.commentary import comment
@@ -67,12 +67,7 @@ def run(args: argparse.Namespace) -> int:
     from livecc_jax.timeline.example import microseconds
     from livecc_jax.timeline.turns import stream_prompt
 
-    for name in ("start", "end"):
-        value = getattr(args, name)
-        if value is not None and not 0 <= value < math.inf:  # which NaN is not, either
-            raise ConfigError(f"--{name} must be a number of seconds from 0 on, not {value:g}")
-    if args.end is not None and args.end <= (args.start or 0.0):
-        raise ConfigError(f"--end {args.end:g} is not after --start {args.start or 0.0:g}")
+    check_span(args)
     checkpoint = open_checkpoint(args.model)
     options = decoding_options(args, checkpoint)
     asked = questions(args.ask)

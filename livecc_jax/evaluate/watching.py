@@ -13,7 +13,7 @@ from livecc_jax.evaluate.questions import Source
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.clip import clip_patches, resized_frames
 from livecc_jax.media.pixels import patchify, resize
-from livecc_jax.media.sampling import sample_uniform
+from livecc_jax.media.sampling import MAX_FRAMES, sample_uniform
 from livecc_jax.media.video import VideoInfo, probe, read_image
 
 SECOND_US = 1_000_000
@@ -64,7 +64,7 @@ def _chosen(source: Source, max_frames: int | None) -> tuple[VideoInfo, np.ndarr
     if not len(inside):
         raise MediaError(f"{source.path}: has no frame in {_told(source)}")
     duration = int(times[inside[-1]] - times[inside[0]]) + info.frame_duration_us
-    return info, inside[_spread(len(inside), duration, max_frames)]
+    return info, inside[sample_uniform(len(inside), duration, _most(max_frames))]
 
 
 def _frames_of_folder(source: Source, budget: PixelBudget, max_frames: int | None) -> np.ndarray:
@@ -77,7 +77,7 @@ def _frames_of_folder(source: Source, budget: PixelBudget, max_frames: int | Non
     inside = np.flatnonzero(_inside(times, source))
     if not len(inside):
         raise MediaError(f"{source.path}: has no frame in {_told(source)}")
-    chosen = inside[_spread(len(inside), round(len(inside) * step), max_frames)]
+    chosen = inside[sample_uniform(len(inside), round(len(inside) * step), _most(max_frames))]
     frames = [read_image(files[i]) for i in chosen]
     if len({f.shape for f in frames}) > 1:
         raise MediaError(f"{source.path}: its frames differ in size")
@@ -97,12 +97,9 @@ def _inside(times: np.ndarray, source: Source) -> np.ndarray:
     return (times >= start) & (times <= end)
 
 
-def _spread(frames: int, duration_us: int, most: int | None) -> np.ndarray:
-    """`sample_uniform`, with a lower limit of frames if one is asked for."""
-    chosen = sample_uniform(frames, duration_us)
-    if most is None or len(chosen) <= most:
-        return chosen
-    return np.linspace(0, frames - 1, most // 2 * 2).round().astype(np.int64)
+def _most(max_frames: int | None) -> int:
+    """Frames shown of a video: never more than is published."""
+    return min(max_frames or MAX_FRAMES, MAX_FRAMES)
 
 
 def _told(source: Source) -> str:

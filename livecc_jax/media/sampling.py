@@ -64,18 +64,19 @@ def sample_strict(
     return frames.astype(np.int64)
 
 
-def sample_uniform(frames: int, duration_us: int) -> np.ndarray:
+def sample_uniform(frames: int, duration_us: int, most: int = MAX_FRAMES) -> np.ndarray:
     """Frames spread evenly over a clip, for questions about all of it.
 
     Args:
         frames: how many the clip has.
         duration_us: its duration.
+        most: frames.
 
     Returns:
-        int64 [k] frame numbers, k even: 2 a second, at least 4, at most 480 and no more than there
+        int64 [k] frame numbers, k even: 2 a second, at least 4, at most `most` and no more than there
         are (a single frame comes twice).
     """
-    k = min(max(duration_us * FPS // 1_000_000, MIN_UNIFORM), MAX_FRAMES, frames)
+    k = min(max(duration_us * FPS // 1_000_000, MIN_UNIFORM), most, frames)
     if k < 2:
         return np.zeros(2, np.int64)
     return np.linspace(0, frames - 1, k // 2 * 2).round().astype(np.int64)

@@ -116,7 +116,7 @@ class Dialogue:
 
     def _take(self, turn: TurnInput, limit: int, silence_base: float | None) -> tuple[list[int], bool]:
         """Run a turn: (what was said, whether the limit cut it)."""
-        self._make_room(turn, limit)
+        self._make_room(turn.tokens.shape[1], int(turn.count[0]), limit)
         out, self._cache, self._state = run_turn(
             self.model.config,
             self.model.stop.watching([silence_base]),
@@ -146,11 +146,11 @@ class Dialogue:
         text = self.model.tokenizer.decode(tokens)
         return Answer(at, question, text, tuple(tokens), cut, time.perf_counter() - began)
 
-    def _make_room(self, turn: TurnInput, limit: int) -> None:
-        """Have a cache with room for the turn's bucket and the answer, doubling it as needed."""
-        if self.length + int(turn.count[0]) + limit > self.options.context:
+    def _make_room(self, bucket: int, count: int, limit: int) -> None:
+        """Have a cache with room for the bucket and the answer, doubling it as needed."""
+        if self.length + count + limit > self.options.context:
             raise ContextFull(f"the context of {self.options.context} tokens is full{self._so_far()}")
-        need = self.length + turn.tokens.shape[1] + limit
+        need = self.length + bucket + limit
         held = self._cache[0][0].shape[1] if self._cache else 0
         if held >= need:
             return

@@ -90,6 +90,22 @@ def prefill(
     return append(model, weights.layers, cache, x, turn.positions, length)
 
 
+@functools.partial(jax.jit, static_argnames="config", donate_argnames=("cache", "state"))
+def read(
+    config: ModelConfig, weights: Weights, cache: Cache, state: SlotState, turn: TurnInput
+) -> tuple[Cache, SlotState]:
+    """Take part of a long prompt, to which nothing is said yet; cache and state are donated."""
+    _, cache = prefill(config, weights, cache, state.length, turn)
+    return cache, state._replace(length=state.length + turn.count, seen=seen_of(state, turn))
+
+
+def seen_of(state: SlotState, turn: TurnInput) -> jax.Array:
+    """bool [B, V] ids in the context once it holds the prompt too."""
+    batch, bucket = turn.tokens.shape
+    real = jnp.arange(bucket) < turn.count[:, None]
+    return state.seen.at[jnp.arange(batch)[:, None], turn.tokens].max(real)
+
+
 @functools.partial(
     jax.jit, static_argnames=("config", "stop", "limit", "sampled"), donate_argnames=("cache", "state")
 )
@@ -118,12 +134,11 @@ def run_turn(
         sampled: whether any slot has a temperature; without, no randomness is spent.
     """
     model = bind(config, weights.rest)
-    batch, bucket = turn.tokens.shape
+    batch = len(turn.tokens)
     rows = jnp.arange(batch)
 
     hidden, cache = prefill(config, weights, cache, state.length, turn)
-    real = jnp.arange(bucket) < turn.count[:, None]
-    seen = state.seen.at[rows[:, None], turn.tokens].max(real)
+    seen = seen_of(state, turn)
     length = state.length + turn.count
     last = jnp.take_along_axis(hidden, (turn.count - 1)[:, None, None], axis=1)[:, 0]
 

@@ -1,0 +1,94 @@
+"""`livecc ask`: answer questions about a whole video, or an image."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from livecc_jax.commands.options import (
+    add_sampling_options,
+    add_span_options,
+    add_timeline_options,
+    check_span,
+    decoding_options,
+    load_stream_model,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Declare the command."""
+    parser = subparsers.add_parser("ask", help="answer questions about a video", description=__doc__)
+    parser.add_argument("model", help="checkpoint: HuggingFace directory, run, or step of a run")
+    parser.add_argument("source", help="video or image file")
+    parser.add_argument(
+        "questions",
+        nargs="*",
+        metavar="question",
+        help="asked one after another, each knowing the answers before it (default: the lines of "
+        "standard input)",
+    )
+    add_span_options(parser)
+    parser.add_argument(
+        "--max-frames", type=int, default=480, metavar="N", help="of a video (default 480)"
+    )
+    add_timeline_options(parser)
+    add_sampling_options(parser, 128, "an answer")
+    parser.add_argument("--jsonl", metavar="OUT", help="also write a line for each answer")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answer in the terminal and in the file asked for."""
+    import contextlib
+    import sys
+
+    from livecc_jax.checkpoints.open import open_checkpoint
+    from livecc_jax.errors import ConfigError
+    from livecc_jax.media.budget import PixelBudget
+    from livecc_jax.media.shown import show
+    from livecc_jax.stream.ask import VideoChat
+    from livecc_jax.stream.outputs import JsonLines
+
+    check_span(args)
+    if not all(question.strip() for question in args.questions):
+        raise ConfigError("a question must say something")
+    checkpoint = open_checkpoint(args.model)
+    options = decoding_options(args, checkpoint)
+    budget = PixelBudget.parse(args.pixel_budget or checkpoint.livecc.pixel_budget)
+    # Before the weights are loaded: a video that cannot be read should be said at once.
+    shown = show(args.source, budget, args.start, args.end, args.max_frames)
+    with contextlib.ExitStack() as stack:
+        lines = JsonLines(args.jsonl) if args.jsonl else None
+        if lines:
+            stack.callback(lines.close)
+        chat = VideoChat(load_stream_model(args, checkpoint), options, shown)
+        for question in args.questions or _typed():
+            answer = chat.ask(question, args.max_new_tokens)
+            if args.questions or not sys.stdin.isatty():  # otherwise it is there already
+                print(f"? {question}")
+            print(f"> {answer.text.strip()}", flush=True)
+            if lines:
+                lines.answer(answer)
+    return 0
+
+
+def _typed() -> Iterator[str]:
+    """Questions from standard input, a line each; at a terminal, after a question mark."""
+    import sys
+
+    from livecc_jax.errors import ConfigError
+
+    while True:
+        if sys.stdin.isatty():
+            print("? ", end="", flush=True)
+        try:
+            line = sys.stdin.readline()
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"standard input is not text in {error.encoding}") from None
+        if not line:
+            return
+        if line.strip():
+            yield line.strip()
