@@ -42,13 +42,14 @@ class SaidTurn:
 
 @dataclass(frozen=True)
 class Reference:
-    """A clip's transcript. previous: what was said before it."""
+    """A clip's transcript. previous: what was said before it; video: its file, where that is known."""
 
     id: str
     start_us: int
     end_us: int
     words: tuple[Word, ...]
     previous: str = ""
+    video: str = ""
 
 
 @dataclass(frozen=True)

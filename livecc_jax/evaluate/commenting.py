@@ -23,6 +23,7 @@ from livecc_jax.evaluate.entries import Entries
 from livecc_jax.evaluate.forcing import force
 from livecc_jax.evaluate.perplexity import forced_to_json
 from livecc_jax.evaluate.questions import (
+    VIDEO_FOLDERS,
     Source,
     find_annotation,
     find_video,
@@ -93,7 +94,7 @@ def read_events(data: str | Path) -> EventSet:
             start, end = span_of(row, "begin", "end")
             if start is None or end is None:
                 raise Malformed("'begin' or 'end' is absent")
-            video = find_video(annotation.parent, ("videos", "video", "."), named(row, "video", name))
+            video = find_video(annotation.parent, VIDEO_FOLDERS, named(row, "video", name))
             title, previous = (row.get(k) or "" for k in ("event_title", "preasr_text"))
             if not isinstance(title, str) or not isinstance(previous, str):
                 raise Malformed("'event_title' or 'preasr_text' is not a string")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,7 +42,18 @@ class Figure:
     caption: str
 
 
-Block = Heading | Text | Table | Figure
+@dataclass(frozen=True)
+class Pictures:
+    """JPEG pictures side by side under what each shows, over the time axis of `svg.lanes`.
+
+    Markdown has the caption.
+    """
+
+    items: Sequence[tuple[bytes, int, int, str]]  # JPEG, width, height, what it shows
+    caption: str
+
+
+Block = Heading | Text | Table | Figure | Pictures
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e21; --paper: #fff; --faint: #d9dce1; --bar: #3b6ea8;
@@ -59,6 +71,8 @@ svg { width: 100%; height: auto; } svg text { font: 11px system-ui, sans-serif; 
 svg .bar { fill: var(--bar); } svg .other { fill: var(--other); } svg .lane { fill: none;
   stroke: var(--faint); } svg .grid { stroke: var(--faint); } svg .whisker { stroke: var(--whisker);
   fill: none; stroke-width: 1.2; }
+.strip { display: flex; gap: 2px; margin-left: 12.5%; width: 86.1%; }
+.strip figure { flex: 1 1 0; margin: 0; text-align: center; } .strip img { width: 100%; height: auto; }
 figure { margin: 1rem 0; } figcaption { font-size: 0.85rem; opacity: 0.8; }
 """
 
@@ -88,6 +102,15 @@ def _html(block: Block) -> str:
             return f"<p><strong>{inner}</strong></p>" if strong else f"<p>{inner}</p>"
         case Figure(svg, caption):
             return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
+        case Pictures(items, caption):
+            shown = "".join(
+                f'<figure><img src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}" '
+                f'width="{width}" height="{height}" alt="{escape(told, quote=True)}">'
+                f"<figcaption>{escape(told)}</figcaption></figure>"
+                for jpeg, width, height, told in items
+            )
+            label = escape(caption, quote=True)
+            return f'<div class="strip" role="group" aria-label="{label}">{shown}</div>'
         case Table(heads, rows, left):
 
             def line(cells: Sequence[str], tag: str) -> str:
@@ -109,6 +132,8 @@ def _markdown(block: Block, page: str) -> str:
             return f"**{_plain(text)}**" if strong else _plain(text)
         case Figure(_, caption):
             return f"*Plot in {page}: {_plain(caption)}*"
+        case Pictures(_, caption):
+            return f"*Pictures in {page}: {_plain(caption)}*"
         case Table(heads, rows, left):
             rule = ["---" if i < left else "---:" for i in range(len(heads))]
             return "\n".join(

@@ -17,6 +17,7 @@ from livecc_jax.evaluate.results import Malformed, text
 from livecc_jax.timeline.example import microseconds
 
 ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
+VIDEO_FOLDERS = ("videos", "video", ".")  # of LiveSports-3K, beside its annotation
 POSTFIX = "\nPlease select the correct answer."
 LETTERS = "ABCDEFGH"
 

@@ -14,7 +14,16 @@ import livecc_jax
 from livecc_jax.evaluate import svg
 from livecc_jax.evaluate.commentary import METRICS, ClipCounts, heard_spans
 from livecc_jax.evaluate.compare import Comparison
-from livecc_jax.evaluate.document import Block, Figure, Heading, Table, Text, to_html, to_markdown
+from livecc_jax.evaluate.document import (
+    Block,
+    Figure,
+    Heading,
+    Pictures,
+    Table,
+    Text,
+    to_html,
+    to_markdown,
+)
 from livecc_jax.evaluate.perplexity import by_band, by_second, pooled
 from livecc_jax.evaluate.score import Scored
 from livecc_jax.evaluate.text import (
@@ -24,6 +33,7 @@ from livecc_jax.evaluate.text import (
     span,
     whole,
 )
+from livecc_jax.evaluate.thumbnails import thumbnails
 from livecc_jax.evaluate.timed import PREDICTION, Commentary, forced_clips, forced_line, not_beaten
 from livecc_jax.evaluate.timed import to_json as commentary_json
 
@@ -218,7 +228,7 @@ def _perplexity(found: Commentary) -> list[Block]:
 
 
 def _timeline(clip: ClipCounts) -> list[Block]:
-    """A strip of who speaks when, and the words turn by turn."""
+    """What is seen, a strip of who speaks when, and the words turn by turn."""
     costs = [pooled([t]) for t in clip.forced.turns] if clip.forced else []
     reference = clip.reference
     due = [(w.start_us / 1e6, w.end_us / 1e6, w.text) for w in reference.words]
@@ -233,8 +243,10 @@ def _timeline(clip: ClipCounts) -> list[Block]:
         cost = f"{costs[i].word_perplexity:.1f}" if i < len(costs) and costs[i].word_tokens else ""
         rows.append((f"{a / 1e6:.1f}-{b / 1e6:.1f}", human, model, *([cost] if costs else [])))
     strip = svg.lanes([("reference", due), ("prediction", said)], start, end, clip.id)
+    seen = [(t.jpeg, t.width, t.height, f"{t.second:.1f} s") for t in thumbnails(reference)]
     return [
         Heading(clip.id, 3),
+        *([Pictures(seen, f"{clip.id}: {len(seen)} frames of it")] if seen else []),
         Figure(strip, "when words are due, and the turns in which words are said"),
         Table(("seconds", "reference", "prediction", *(["perplexity"] if costs else [])), rows, left=3),
     ]

@@ -24,6 +24,7 @@ from livecc_jax.evaluate.commentary import (
 )
 from livecc_jax.evaluate.entries import Entries, read_rows
 from livecc_jax.evaluate.perplexity import Forced, by_second, forced_from_json
+from livecc_jax.evaluate.questions import VIDEO_FOLDERS, find_video, named
 from livecc_jax.evaluate.results import Malformed, Reading, text
 from livecc_jax.evaluate.statistics import Interval, interval
 from livecc_jax.text.tokenizer import SILENCE
@@ -61,7 +62,7 @@ def read_references(path: str | Path) -> dict[str, Reference]:
     if Path(path).suffix == ".json":
         for where, row in read_rows(path, entries):
             with Reading(entries, where):
-                reference = _livesports(row)
+                reference = _livesports(row, Path(path).parent)
                 found[reference.id] = reference
     else:
         file = AnnotationFile(path)
@@ -91,10 +92,10 @@ def _annotation(example: StreamExample) -> Reference:
     last = example.words[-1].end_us if example.words else 0
     start, end = clip.start_us or 0, clip.end_us if clip.end_us is not None else last
     name = clip_id(clip.path, start / 1e6, end / 1e6)
-    return Reference(name, start, end, example.words, example.previous)
+    return Reference(name, start, end, example.words, example.previous, clip.path)
 
 
-def _livesports(row: dict[str, Any]) -> Reference:
+def _livesports(row: dict[str, Any], folder: Path) -> Reference:
     """An event; its transcript has a time a phrase, shared evenly over the phrase's words."""
     asr = row.get("event_asr")
     try:
@@ -107,9 +108,10 @@ def _livesports(row: dict[str, Any]) -> Reference:
         span = microseconds(float(row["begin"])), microseconds(float(row["end"]))
     except (TypeError, ValueError, KeyError) as error:
         raise Malformed(f"an event needs begin, end and event_asr ({error!r})") from None
-    previous = row.get("preasr_text")
-    name = f"{text(row, 'video_id')}_{row.get('event_id')}"
-    return Reference(name, *span, tuple(words), previous if isinstance(previous, str) else "")
+    previous, video = row.get("preasr_text"), text(row, "video_id")
+    file = find_video(folder, VIDEO_FOLDERS, named(row, "video", video))
+    said_before = previous if isinstance(previous, str) else ""
+    return Reference(f"{video}_{row.get('event_id')}", *span, tuple(words), said_before, file)
 
 
 def score_commentary(

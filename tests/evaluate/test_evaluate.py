@@ -395,6 +395,8 @@ def test_commentary_on_events(model, tmp_path, capsys):
     reference = read_references(data / "LiveSports-3K-CC.json")[event.id]
     again = force(stream, frames, reference, event_prompt(event, "instruct"), "mrope", 4096, chunk=256)
     np.testing.assert_allclose([t.nats for t in again.turns], [x.sum() for _, x in by_hand], rtol=1e-4)
+    short = force(stream, frames, reference, event_prompt(event, "instruct"), "mrope", 310, chunk=256)
+    assert short.left_out == 3 - len(short.turns) == 1
     tokens = sum(t["word_tokens"] for r in rows for t in r["forced"]["turns"])
     nats = sum(t["word_nats"] for r in rows for t in r["forced"]["turns"])
     measured = report["metrics"]["prediction"]["perplexity, reference's words"]

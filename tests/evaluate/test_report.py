@@ -1,16 +1,22 @@
 """Reports: complete, self-contained, and safe against what responses and names hold."""
 
+import base64
 import html.parser
 import json
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from livecc_jax.cli import main
+from livecc_jax.evaluate.thumbnails import MOST_BYTES, encode_jpeg
+from livecc_jax.media.video import probe, read_frames
 
 ANNOTATIONS = Path(__file__).parents[2] / "data/annotations/narration.jsonl"
+CLIP = Path(__file__).parents[2] / "data/clips/bbb_espeak_narration_30s.mp4"
 NASTY = '<script>alert("x")</script> | `_*`'
 
 
@@ -25,7 +31,7 @@ class Page(html.parser.HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.loaded += [v for k, v in attrs if k in ("src", "href")]
-        if tag != "meta":
+        if tag not in ("meta", "img"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
@@ -39,7 +45,7 @@ def checked_page(path):
     text = path.read_text()
     page = Page(text)
     assert page.open == []
-    assert not page.loaded
+    assert all(address.startswith("data:image/jpeg;base64,") for address in page.loaded)
     assert "script" not in page.tags
     drawings = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
     for drawing in drawings:
@@ -106,3 +112,33 @@ def test_a_commentarys_report(tmp_path, capsys):
     assert "@0-30" in page
     told = json.loads((out / "report.json").read_text())
     assert told["metrics"]["prediction"]["word precision"] == pytest.approx(100 * 3 / 7)
+    assert not Page(page).loaded  # the copied annotation's clip is not beside it
+
+
+def test_thumbnails_are_frames_of_the_clip(tmp_path, capsys):
+    """Few, small, within the page, and what the clip shows at the times written under them."""
+    one = tmp_path / "one.jsonl"
+    example = json.loads(ANNOTATIONS.read_text().splitlines()[0])
+    example[0]["content"][0]["video"] = str(CLIP)
+    one.write_text(json.dumps(example) + "\n")
+    said = tmp_path / "said.jsonl"
+    said.write_text('{"start": 0, "stop": 3, "text": "A big rabbit ..."}\n')
+    out = tmp_path / "report"
+    args = ["score", "commentary", str(said), "--reference", str(one), "--report", str(out)]
+    assert main(args) == 0
+    page, _ = checked_page(out / "report.html")
+    shown = re.findall(r'<img src="(.*?)" width="(\d+)" height="(\d+)" alt="(.*?) s">', page)
+    assert [float(at) for *_, at in shown] == [2.5, 7.5, 12.5, 17.5, 22.5, 27.5]
+    assert [address for address, *_ in shown] == Page(page).loaded
+    info = probe(CLIP)
+    for address, width, height, at in shown:
+        jpeg = base64.b64decode(address.partition("base64,")[2], validate=True)
+        assert len(jpeg) <= MOST_BYTES
+        picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
+        assert picture.shape == (int(height), int(width), 3) == (72, 128, 3)
+        frames = read_frames(info, [int(np.searchsorted(info.frame_times_us, float(at) * 1e6))])
+        wanted = cv2.resize(frames[0], (128, 72), interpolation=cv2.INTER_AREA)
+        assert np.abs(picture.astype(int) - wanted).mean() < 8  # other scenes: over 50
+    assert "Pictures in report.html" in (out / "report.md").read_text()
+    noise = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), np.uint8)
+    assert encode_jpeg(noise) is None
