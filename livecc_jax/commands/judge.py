@@ -1,13 +1,18 @@
 """`livecc judge`: which of two commentaries is closer to the human one, by a judge model.
 
-Asks any endpoint with OpenAI's protocol, in both orders, and keeps every answer in OUT/answers.jsonl: a
-run that was stopped goes on, and a repeated one costs nothing. Verdicts are written in the published
-layout, with the judge, date and prompt beside them.
+Asks any endpoint with OpenAI's protocol, or a checkpoint on this machine, in both orders, and keeps
+every answer in OUT/answers.jsonl: a run that was stopped goes on, and a repeated one costs nothing.
+Verdicts are written in the published layout, with the judge, date and prompt beside them.
 """
 
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from livecc_jax.evaluate.endpoint import Endpoint
+    from livecc_jax.evaluate.local_judge import LocalJudge
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -19,8 +24,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--reference", required=True, metavar="FILE", help="LiveSports-3K-CC.json, or lines with gt_asr"
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="where everything is written")
-    parser.add_argument("--endpoint", required=True, metavar="URL", help="such as https://host/v1")
-    parser.add_argument("--judge", required=True, metavar="MODEL", help="as the endpoint calls it")
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--endpoint", metavar="URL", help="such as https://host/v1")
+    asked.add_argument(
+        "--checkpoint",
+        metavar="MODEL",
+        help="a checkpoint on this machine as judge: HuggingFace directory, run, or step of a run",
+    )
+    parser.add_argument("--judge", metavar="MODEL", help="as the endpoint calls it")
     parser.add_argument(
         "--key-env", default="OPENAI_API_KEY", metavar="NAME", help="variable that holds the key"
     )
@@ -32,7 +43,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         action="append",
         default=[],
         metavar="NAME=JSON",
-        help="of the request, such as max_tokens=null (left out) or max_completion_tokens=64",
+        help="of the request, such as max_tokens=null (left out) or max_completion_tokens=64; with "
+        "--checkpoint max_tokens alone",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="of a checkpoint's weights and cache (default: float32 on a CPU, bfloat16 elsewhere)",
     )
     parser.add_argument("--workers", type=int, default=8, help="requests at once (default 8)")
     parser.add_argument("--per-minute", type=float, default=0, help="most requests (default: any)")
@@ -49,12 +66,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Judge, then print and write the win rate."""
     import json
-    import os
     import sys
     from pathlib import Path
 
     from livecc_jax.errors import ConfigError
-    from livecc_jax.evaluate.endpoint import Endpoint, Patience
     from livecc_jax.evaluate.judging import judge_files
     from livecc_jax.evaluate.report import write_report
     from livecc_jax.evaluate.text import scored_text
@@ -63,21 +78,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(
             "--workers and --timeout must be positive, --retries and --per-minute not below 0"
         )
-    fields = {}
-    for item in args.field:
-        name, equals, value = item.partition("=")
-        try:
-            fields[name] = json.loads(value) if equals else None
-        except ValueError:
-            fields[name] = value
-    endpoint = Endpoint(
-        args.endpoint,
-        args.judge,
-        os.environ.get(args.key_env),
-        fields,
-        Patience(args.retries, args.first_delay, 60.0, args.timeout),
-        args.per_minute,
-    )
+    judge = _checkpoint(args) if args.checkpoint else _endpoint(args)
 
     def progress(done: int, of: int) -> None:
         if done == of or done % 50 == 0:
@@ -88,11 +89,11 @@ def run(args: argparse.Namespace) -> int:
         args.baseline,
         args.reference,
         args.out,
-        endpoint,
+        judge,
         names=(args.name, args.baseline_name),
         prompt_file=args.prompt_file,
         prices=(args.price_in, args.price_out),
-        workers=args.workers,
+        workers=1 if args.checkpoint else args.workers,
         progress=progress,
     )
     kept = {k: v for k, v in record.items() if k != "result"}
@@ -102,3 +103,48 @@ def run(args: argparse.Namespace) -> int:
         print(f"{name}: {json.dumps(record[name], ensure_ascii=False)}")
     print(f"written to {Path(args.out)}")
     return 0
+
+
+def _fields(args: argparse.Namespace) -> dict[str, Any]:
+    """Of --field; a value that is no JSON is a string."""
+    import json
+
+    fields = {}
+    for item in args.field:
+        name, equals, value = item.partition("=")
+        try:
+            fields[name] = json.loads(value) if equals else None
+        except ValueError:
+            fields[name] = value
+    return fields
+
+
+def _endpoint(args: argparse.Namespace) -> Endpoint:
+    import os
+
+    from livecc_jax.errors import ConfigError
+    from livecc_jax.evaluate.endpoint import Endpoint, Patience
+
+    if not args.judge:
+        raise ConfigError("--endpoint needs --judge, the model as the endpoint calls it")
+    return Endpoint(
+        args.endpoint,
+        args.judge,
+        os.environ.get(args.key_env),
+        _fields(args),
+        Patience(args.retries, args.first_delay, 60.0, args.timeout),
+        args.per_minute,
+    )
+
+
+def _checkpoint(args: argparse.Namespace) -> LocalJudge:
+    from livecc_jax.errors import ConfigError
+    from livecc_jax.evaluate.local_judge import MAX_TOKENS, LocalJudge
+
+    if args.judge:
+        raise ConfigError("--judge is what an endpoint calls its model; --checkpoint needs none")
+    fields = _fields(args)
+    tokens = fields.pop("max_tokens", MAX_TOKENS)
+    if fields or not isinstance(tokens, int):
+        raise ConfigError("with --checkpoint, --field can only be max_tokens=N")
+    return LocalJudge(args.checkpoint, args.dtype, tokens)

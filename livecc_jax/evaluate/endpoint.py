@@ -17,7 +17,7 @@ import urllib.parse
 import urllib.request
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from livecc_jax.errors import ConfigError, LiveCCError
 
@@ -57,6 +57,32 @@ class Reply:
     tokens_out: int
 
 
+class Answering(Protocol):
+    """What a judge is asked through: an `Endpoint`, or a checkpoint (`local_judge.LocalJudge`).
+
+    Attributes:
+        address: of the service, told in reports.
+        model: asked for.
+        faults: kinds of fault met so far, to how many.
+        stop: once set, nothing is waited for any more.
+        steady: asked the same again, it says the same, so an answer that cannot be read is kept.
+    """
+
+    address: str
+    model: str
+    faults: Counter[str]
+    stop: threading.Event
+    steady: bool
+
+    def request(self, prompt: str) -> dict[str, Any]:
+        """All that the answer to a prompt depends on, which a cache relies on."""
+        ...
+
+    def ask(self, prompt: str) -> Reply:
+        """Answer. Raises NoAnswer, or EndpointError when nothing will ever be answered."""
+        ...
+
+
 @dataclass
 class Endpoint:
     """POST {base}/chat/completions.
@@ -80,6 +106,7 @@ class Endpoint:
     per_minute: float = 0.0
     stop: threading.Event = field(default_factory=threading.Event, repr=False)
     faults: Counter[str] = field(default_factory=Counter)
+    steady: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         parts = urllib.parse.urlsplit(self.base)

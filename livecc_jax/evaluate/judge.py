@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from livecc_jax.errors import ConfigError, DataError
-from livecc_jax.evaluate.endpoint import Endpoint, EndpointError, NoAnswer, Reply
+from livecc_jax.evaluate.endpoint import Answering, EndpointError, NoAnswer, Reply
 from livecc_jax.evaluate.entries import Entries, read_rows
 from livecc_jax.evaluate.results import Malformed, Reading, text
 from livecc_jax.evaluate.verdicts import TIE
@@ -157,7 +157,7 @@ class Cache:
 
 def judge(
     cases: list[Case],
-    endpoint: Endpoint,
+    endpoint: Answering,
     prompt: str,
     cache: Cache,
     names: tuple[str, str],
@@ -168,7 +168,7 @@ def judge(
 
     Args:
         cases: events.
-        endpoint: of the judge.
+        endpoint: of the judge, or a checkpoint.
         prompt: with PLACES.
         cache: of answers.
         names: of model and baseline, as verdicts name winners.
@@ -196,8 +196,8 @@ def judge(
             return kept, True
         reply = endpoint.ask(question)
         row = _row(key, case.event, order, reply)
-        # An answer that cannot be read is not kept: the next run asks again.
-        if row["verdict"] is not None:
+        # An answer that cannot be read is not kept: the next run asks again, if that may help.
+        if row["verdict"] is not None or endpoint.steady:
             cache.put(row)
         return row, False
 
@@ -210,7 +210,7 @@ def judge(
             in_a_row += 1
             winners[slot] = None
             log.warning("%s %s: %s", cases[slot[0]].event, slot[1], error)
-            if in_a_row >= GIVE_UP:
+            if in_a_row >= GIVE_UP and not endpoint.steady:
                 raise EndpointError(
                     f"{endpoint.address}: {in_a_row} requests in a row stayed without an answer"
                 ) from error

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from livecc_jax.errors import ConfigError
-from livecc_jax.evaluate.endpoint import Endpoint
+from livecc_jax.evaluate.endpoint import Answering
 from livecc_jax.evaluate.judge import (
     Cache,
     Case,
@@ -29,7 +29,7 @@ def judge_files(
     baseline: str | Path,
     reference: str | Path,
     out: str | Path,
-    endpoint: Endpoint,
+    endpoint: Answering,
     *,
     names: tuple[str | None, str | None] = (None, None),
     prompt_file: str | Path | None = None,
@@ -47,7 +47,7 @@ def judge_files(
         baseline: of the baseline.
         reference: {video_id, event_id, gt_asr} or LiveSports-3K-CC.json.
         out: folder for answers.jsonl, <baseline>_<model>.jsonl, prompt.txt, judge.json.
-        endpoint: of the judge.
+        endpoint: of the judge, or a checkpoint.
         names: of model and baseline; None is the file's name.
         prompt_file: a prompt in place of ours.
         prices: of a million tokens in and out.
@@ -126,7 +126,7 @@ def judge_files(
     return scored, record
 
 
-def _account(judged: Judged, endpoint: Endpoint, prices: tuple[float, float]) -> dict[str, Any]:
+def _account(judged: Judged, endpoint: Answering, prices: tuple[float, float]) -> dict[str, Any]:
     def cost(tokens_in: int, tokens_out: int) -> float:
         return round((tokens_in * prices[0] + tokens_out * prices[1]) / 1e6, 6)
 
