@@ -20,6 +20,7 @@ COMMANDS = (
     "plan",
     "stream",
     "ask",
+    "watch",
     "convert",
     "verify",
     "tokenizer",

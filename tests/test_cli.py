@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import cv2
@@ -245,6 +246,52 @@ def test_ask_answers_in_turn(model, tmp_path, capsys, monkeypatch):
     again = [json.loads(x) for x in out.read_text().splitlines()]
     assert [x["tokens"] for x in again] == [x["tokens"] for x in lines]
     assert capsys.readouterr().out == shown
+
+
+def test_watching_is_streaming_alone(model, tmp_path, capsys, monkeypatch):
+    """With garbage beside it; and again, interrupted after the first words."""
+    (tmp_path / "garbage.mp4").write_bytes(b"no video" * 1000)
+    out, names = tmp_path / "out", [CLIP.stem, "garbage", f"{CLIP.stem}-2"]
+
+    def watch(*more):
+        argv = [model, CLIP, tmp_path / "garbage.mp4", CLIP, "--batch", 1, "--out", out, *more]
+        code = main(["watch", *map(str, argv)])
+        files = {p.name: p.read_text() for p in out.iterdir()}
+        assert set(files) == {f"{n}.{kind}" for n in names for kind in ("jsonl", "vtt", "srt")}
+        assert all(files[f"{n}.vtt"].startswith("WEBVTT\n\n") for n in names)
+        shown = capsys.readouterr()
+        assert not shown.err.strip()
+        return code, [list(map(json.loads, files[f"{n}.jsonl"].splitlines())) for n in names], shown.out
+
+    code, (one, garbage, two), shown = watch()
+    assert code == 2
+    assert main(["stream", str(model), str(CLIP), "--jsonl", str(tmp_path / "alone")]) == 0
+    alone = list(map(json.loads, (tmp_path / "alone").read_text().splitlines()))
+    for lines in (one, two):
+        assert [(x["start"], x["tokens"]) for x in lines] == [(x["start"], x["tokens"]) for x in alone]
+    assert not garbage
+    assert "garbage is over: " in shown
+    assert "2 finished, 1 failed" in shown
+
+    from livecc_jax.media import sources
+    from livecc_jax.stream.watch import Watch
+
+    stalled = threading.Event()
+    monkeypatch.setattr(sources, "_keep_pace", lambda stamp, _: stamp < 4_000_000 or stalled.wait(60))
+
+    def interrupted(self, timeout):
+        with self._changed:
+            self._changed.wait_for(lambda: any(w.figures().turns for w in self._active))
+        raise KeyboardInterrupt
+
+    capsys.readouterr()
+    monkeypatch.setattr(Watch, "wait", interrupted)
+    code, (one, _, two), shown = watch("--pace", "own")
+    stalled.set()
+    assert code == 2
+    assert "2 closed, 1 failed" in shown
+    assert 1 <= len(one) + len(two) <= 4
+    assert all(x["tokens"] == y["tokens"] for lines in (one, two) for x, y in zip(lines, alone))
 
 
 def test_inspect_shows_and_saves_the_timeline(model, tmp_path, capsys):
