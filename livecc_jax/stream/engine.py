@@ -9,6 +9,7 @@ telling the time.
 from __future__ import annotations
 
 import collections
+import dataclasses
 import itertools
 import math
 import threading
@@ -110,6 +111,7 @@ class Conversation:
         self._pushed = self._asked = 0
         self._taken = 0  # the turn after the last one taken
         self._captured = -math.inf  # the latest frame
+        self._seen = -math.inf  # the latest frame taken
         self._waiting: collections.deque[_Waiting] = collections.deque()
         self._changing = threading.Lock()  # of what waits
         self._memory = Remembered(engine.options.retention, engine.model.stop.silence)
@@ -179,6 +181,34 @@ class Conversation:
             self._waiting.append(_Waiting(None, number, self._engine.clock(), question))
             self._asked += 1
 
+    def fork(self, seed: int | None = None) -> Conversation:
+        """Another conversation with the same past, which then goes its own way; from the thread that
+        ticks. Nothing is computed again, and what both remember is in the pool once.
+
+        The past is what has been taken: what waits stays with this one, and the first turn pushed to
+        the other follows the last one taken.
+
+        Args:
+            seed: of its randomness; by default this one's.
+
+        Raises:
+            SlotsFull: there are as many conversations as slots.
+            LiveCCError: the conversation is closed.
+        """
+        self._engine._check_open(self)
+        options = self.options if seed is None else dataclasses.replace(self.options, seed=seed)
+        other = self._engine._add(options, self.prompt, self.offset_us)
+        with self._changing:
+            waiting = sum(turn.frames is None for turn in self._waiting)
+            other._asked = self._asked - waiting
+        other._pushed = other._taken = self._taken
+        other._captured = other._seen = self._seen
+        other._frame_shape = self._frame_shape if self._taken else None
+        other._unkept = self._unkept
+        other._memory = self._memory.fork()
+        self._engine._places.share(other._memory.places())
+        return other
+
     def _claim(self, turn: _Waiting) -> bool:
         """Take a turn out of those that wait; False if it was dropped meanwhile."""
         with self._changing:
@@ -234,8 +264,6 @@ class Engine:
                 context.
         """
         options = options or StreamOptions(max_new_tokens=self.options.max_new_tokens)
-        if len(self._open) >= self.options.slots:
-            raise SlotsFull(f"all {self.options.slots} slots have a conversation")
         if options.max_new_tokens > self.options.max_new_tokens:
             raise ConfigError(
                 f"max-new-tokens {options.max_new_tokens} is more than the engine's "
@@ -246,6 +274,12 @@ class Engine:
         asked = len(self.model.tokenizer.encode(prompt))
         if asked >= options.context:
             raise ConfigError(f"a query of {asked} tokens does not fit a context of {options.context}")
+        return self._add(options, prompt, offset_us)
+
+    def _add(self, options: StreamOptions, prompt: str, offset_us: int) -> Conversation:
+        """A conversation in a slot of its own."""
+        if len(self._open) >= self.options.slots:
+            raise SlotsFull(f"all {self.options.slots} slots have a conversation")
         self._serial += 1
         made = Conversation(self, options, prompt, offset_us, self._serial)
         self._open[self._serial] = made
@@ -396,7 +430,7 @@ class Engine:
             at = (turn_span(conversation._taken - 1)[1] + conversation.offset_us) / 1e6
             text = self.model.tokenizer.decode(tokens.tolist())
             return Answer(at, turn.question, text, tuple(tokens.tolist()), cut, latency)
-        conversation._taken = turn.number + 1
+        conversation._taken, conversation._seen = turn.number + 1, turn.captured
         conversation.lateness.taken += 1
         conversation.lateness.last = now - turn.captured - DUE
         begin, stop = turn_span(turn.number)

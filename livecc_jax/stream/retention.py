@@ -16,6 +16,7 @@ positions stay small however long the stream. A piece keeps its positions relati
 from __future__ import annotations
 
 import collections
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -161,6 +162,12 @@ class Remembered:
         if not len(self._opening):
             self._opening, prompt = prompt, NOTHING
         self._recent.append((prompt, answer))
+
+    def fork(self) -> Remembered:
+        """The same memory, to be gone on with apart; it holds the same places."""
+        other = copy.copy(self)
+        other._recent = self._recent.copy()  # pieces themselves never change
+        return other
 
     def places(self) -> np.ndarray:
         """Everything that the conversation holds in the pool."""

@@ -6,8 +6,11 @@ both are built by `livecc_jax.timeline`.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import time
 from dataclasses import dataclass
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -104,11 +107,25 @@ class Dialogue:
         self._cache: Cache | None = None
         vocab = model.config.text.vocab_size
         self._state = SlotState(
-            jnp.zeros(1, jnp.int32),
-            jnp.zeros((1, vocab), bool),
-            jax.random.split(jax.random.key(options.seed), 1),
+            jnp.zeros(1, jnp.int32), jnp.zeros((1, vocab), bool), _first_key(options.seed)
         )
         self._controls = stack_controls([options])
+
+    def fork(self, seed: int | None = None) -> Self:
+        """Another conversation with the same past, which then goes its own way.
+
+        Nothing is computed again. It has a copy of the cache: memory for another conversation.
+
+        Args:
+            seed: of its randomness from here on; by default it goes on as this one's does.
+        """
+        other = copy.copy(self)
+        # Turns donate both.
+        other._cache, other._state = jax.tree.map(jnp.copy, (self._cache, self._state))
+        if seed is not None:
+            other.options = dataclasses.replace(self.options, seed=seed)
+            other._state = other._state._replace(keys=_first_key(seed))
+        return other
 
     def _so_far(self) -> str:
         """What has filled the context, for an error."""
@@ -160,6 +177,10 @@ class Dialogue:
             self._cache = empty_cache(self.model.config, 1, capacity, self.model.dtype)
         else:
             self._cache = grow_cache(self._cache, capacity)
+
+
+def _first_key(seed: int) -> jax.Array:
+    return jax.random.split(jax.random.key(seed), 1)
 
 
 class Session(Dialogue):

@@ -100,10 +100,13 @@ def slowly(shown, questions, mode):
 @pytest.mark.parametrize("mode", ["sequential", "mrope"])
 def test_every_answer_is_the_whole_conversations(mode, clip):
     chat = VideoChat(model(), options(mode), clip)
-    answers = [chat.ask(q, LIMIT) for q in QUESTIONS]
+    answers = [chat.ask(q, LIMIT) for q in QUESTIONS[:2]]
+    fork = chat.fork()
+    answers += [chat.ask(q, LIMIT) for q in QUESTIONS[2:]]
     expected = slowly(clip, QUESTIONS, mode)
     assert [a.tokens for a in answers] == expected
     assert [a.cut for a in answers] == [len(e) == LIMIT for e in expected]
+    assert [fork.ask(q, LIMIT).tokens for q in QUESTIONS[2:]] == expected[2:]
     assert {a.cut for a in answers} == {True, False}
     assert [(a.at, a.question) for a in answers] == [(12.0, q) for q in QUESTIONS]
     # The answers before are seen: asked afresh, a question may have another.
