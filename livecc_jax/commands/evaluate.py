@@ -8,18 +8,18 @@ Running the same command again goes on where it stopped.
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from livecc_jax.commands.options import add_timeline_options
+from livecc_jax.commands.shares import all_together, mesh_of, progress_of, share_of
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
     from livecc_jax.checkpoints.open import Checkpoint
     from livecc_jax.evaluate.commentary import Reference
     from livecc_jax.evaluate.entries import Entries
-    from livecc_jax.evaluate.running import Asked
     from livecc_jax.media.budget import PixelBudget
 
 COMMENTARY = "livesports-cc"
@@ -45,7 +45,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--share",
         metavar="I/N",
-        help="only every N-th video from the I-th (0 to N - 1): for N processes",
+        help="only every N-th video from the I-th (0 to N - 1): for N processes that do not find each "
+        "other (those that do share the videos by themselves)",
+    )
+    parser.add_argument(
+        "--mesh",
+        metavar="AXIS=N,...",
+        help="split the model over this host's devices, and videos: data, fsdp, tensor, such as "
+        "data=2,tensor=2; -1 takes the rest (default: one device; multiple choice only)",
     )
     parser.add_argument(
         "--dtype",
@@ -77,13 +84,19 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Ask or comment, score, report."""
+    from livecc_jax.commands.options import one_of_several
     from livecc_jax.errors import ConfigError
+    from livecc_jax.parallel.processes import start_processes
 
     if args.limit is not None and args.limit < 1:
         raise ConfigError(f"--limit must be at least 1, not {args.limit}")
     if args.max_frames is not None and args.max_frames < 2:
         raise ConfigError(f"--max-frames must be at least 2, not {args.max_frames}")
-    return _comment(args) if args.benchmark == COMMENTARY else _ask(args)
+    if args.mesh and args.benchmark == COMMENTARY:
+        raise ConfigError(f"{COMMENTARY} runs on one device a process: --mesh is for multiple choice")
+    start_processes()
+    with one_of_several("evaluate"):
+        return _comment(args) if args.benchmark == COMMENTARY else _ask(args)
 
 
 def _ask(args: argparse.Namespace) -> int:
@@ -93,11 +106,11 @@ def _ask(args: argparse.Namespace) -> int:
     from livecc_jax.evaluate.choice import Chooser
     from livecc_jax.evaluate.ovobench import read_wordings
     from livecc_jax.evaluate.report import write_report
-    from livecc_jax.evaluate.running import all_answers, ask_all, write_results
+    from livecc_jax.evaluate.running import ask_all, write_results
     from livecc_jax.evaluate.score import score
     from livecc_jax.evaluate.text import scored_text
 
-    share = _share(args.share)
+    share, mesh = share_of(args.share), mesh_of(args.mesh)
     wordings = read_wordings(args.wordings)
     questions = read_questions(args.benchmark, args.data, args.subtitles, wordings)
     questions.questions = questions.questions[: args.limit]
@@ -112,9 +125,9 @@ def _ask(args: argparse.Namespace) -> int:
     folder, setting, checkpoint, budget = _begin(args, questions.annotation, own)
     params = checkpoint.load_params(dtype=jax.numpy.dtype(setting["dtype"]))
     chooser = Chooser(
-        checkpoint.config, params, checkpoint.open_tokenizer(), setting["positions"], asking
+        checkpoint.config, params, checkpoint.open_tokenizer(), setting["positions"], asking, mesh=mesh
     )
-    del params  # the chooser has them on the device
+    del params  # the chooser has them on the devices
     asked = ask_all(
         chooser,
         questions,
@@ -122,10 +135,10 @@ def _ask(args: argparse.Namespace) -> int:
         budget,
         share=share,
         max_frames=args.max_frames,
-        progress=_progress("questions"),
+        progress=progress_of("questions"),
     )
-    answers = all_answers(folder)
-    if _unfinished(asked, "questions", sum(q.id not in answers for q in questions.questions)):
+    answers = all_together(asked, "questions", folder, [q.id for q in questions.questions])
+    if answers is None:
         return 0
     results = folder / "results.json"
     write_results(args.benchmark, questions, answers, results)
@@ -133,7 +146,7 @@ def _ask(args: argparse.Namespace) -> int:
     scored = score(args.benchmark, results, expected=expected)
     context = checkpoint.config.text.max_positions
     beyond = sum(row.get("tokens", 0) > context for row in answers.values())
-    setting |= _found(questions.entries, answers) | {"longer_than_the_context": beyond}
+    setting |= _found(questions.entries, answers, mesh) | {"longer_than_the_context": beyond}
     write_report(folder, scored, setting, results_file=results.name)
     print(scored_text(scored))
     if beyond:
@@ -150,7 +163,6 @@ def _comment(args: argparse.Namespace) -> int:
     from livecc_jax.errors import ConfigError
     from livecc_jax.evaluate.commenting import comment_all, read_events
     from livecc_jax.evaluate.report import write_report
-    from livecc_jax.evaluate.running import all_answers
     from livecc_jax.evaluate.text import commentary_text
     from livecc_jax.evaluate.timed import score_commentary
     from livecc_jax.stream.options import StreamOptions
@@ -158,7 +170,7 @@ def _comment(args: argparse.Namespace) -> int:
 
     if args.memory is not None and (args.memory < 2 or args.memory % 2):
         raise ConfigError(f"--memory must be an even number of frames, not {args.memory}")
-    share = _share(args.share)
+    share = share_of(args.share)
     events = read_events(args.data)
     events.events = events.events[: args.limit]
     transcripts = _transcripts(events.annotation)
@@ -188,10 +200,10 @@ def _comment(args: argparse.Namespace) -> int:
         memory=args.memory,
         references=transcripts if forcing else None,
         share=share,
-        progress=_progress("events"),
+        progress=progress_of("events"),
     )
-    answers = all_answers(folder)
-    if _unfinished(asked, "events", sum(e.id not in answers for e in events.events)):
+    answers = all_together(asked, "events", folder, [e.id for e in events.events])
+    if answers is None:
         return 0
     results = folder / "predictions.jsonl"
     said = [answers[e.id] for e in events.events if "turns" in answers[e.id]]
@@ -250,34 +262,18 @@ def _begin(
     return folder, setting | own, checkpoint, budget
 
 
-def _progress(what: str) -> Callable[[Asked, int], None]:
-    def told(asked: Asked, of: int) -> None:
-        if sys.stderr.isatty() or asked.videos % 20 == 0:
-            done = asked.before + asked.now + asked.failed
-            rate = 60 * (asked.now + asked.failed) / max(asked.seconds, 1e-9)
-            print(f"{done:,} of {of:,} {what}, {rate:.1f} a minute", file=sys.stderr, flush=True)
-
-    return told
-
-
-def _unfinished(asked: Asked, what: str, left: int) -> bool:
-    print(
-        f"{asked.now:,} {what} answered in {asked.seconds:.0f} s, {asked.before:,} before, "
-        f"{asked.failed:,} could not be asked"
-    )
-    if left:
-        print(f"{left:,} {what} are in other shares; the last one to finish writes the report")
-    return left > 0
-
-
-def _found(entries: Entries, answers: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What a report says beside the settings: the device, and what could not be used."""
+def _found(
+    entries: Entries, answers: dict[str, dict[str, Any]], mesh: Mesh | None = None
+) -> dict[str, Any]:
+    """What a report says beside the settings: the devices, and what could not be used."""
     import jax
 
     failed = [f"{k}: {v['error']}" for k, v in answers.items() if "error" in v]
     return {
         "backend": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
+        "mesh": {axis: n for axis, n in mesh.shape.items() if n > 1} if mesh else None,
+        "processes": jax.process_count(),
         "annotation_problems": {k: v for k, v in entries.problems.items() if v},
         "annotation_notes": entries.notes,
         "could_not_be_asked": len(failed),
@@ -291,14 +287,3 @@ def _tell(folder: Path, results: str, setting: dict[str, Any]) -> None:
     if failed := setting["could_not_be_asked"]:
         print(f"Could not be asked: {failed:,}, the first: {setting['failures'][0]}")
     print(f"written to {folder}: {results}, report.md, report.html, report.json")
-
-
-def _share(text: str | None) -> tuple[int, int]:
-    from livecc_jax.errors import ConfigError
-
-    if text is None:
-        return 0, 1
-    first, _, of = text.partition("/")
-    if not (first.isdecimal() and of.isdecimal() and int(first) < int(of)):
-        raise ConfigError(f"--share {text}: must be I/N with I from 0 to N - 1")
-    return int(first), int(of)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
+import sys
+import traceback
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from livecc_jax.errors import ConfigError
+from livecc_jax.errors import ConfigError, LiveCCError
 from livecc_jax.timeline.modes import MODES
 
 if TYPE_CHECKING:
@@ -142,3 +146,22 @@ def pairs(rest: list[str]) -> list[tuple[str, str]]:
                 raise ConfigError(f"--{name} has no value")
         found.append((name, value))
     return found
+
+
+@contextlib.contextmanager
+def one_of_several(command: str) -> Iterator[None]:
+    """Where an error of one of several processes ends it at once, so that the others learn of it."""
+    from livecc_jax.parallel.processes import leave, others
+
+    try:
+        yield
+    except LiveCCError as error:
+        if not others():
+            raise
+        print(f"livecc {command}: {' '.join(str(error).split())}", file=sys.stderr)
+        leave(2)
+    except Exception:
+        if not others():
+            raise
+        traceback.print_exc()
+        leave(1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import traceback
 
 EPILOG = """Any field of the config can be set: --run DIR --optim.learning_rate 1e-5 ...
 --profile 3 traces three steps (or --profile 100-103).
@@ -32,13 +31,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, one line a report."""
-    from livecc_jax.commands.options import pairs
+    from livecc_jax.commands.options import one_of_several, pairs
     from livecc_jax.train.config import load_config, override
 
     config = override(load_config(args.config), pairs(args.overrides))
 
-    from livecc_jax.errors import LiveCCError
-    from livecc_jax.parallel.processes import is_first, leave, others, start_processes
+    from livecc_jax.parallel.processes import is_first, start_processes
 
     start_processes()
 
@@ -56,22 +54,13 @@ def run(args: argparse.Namespace) -> int:
         )
 
     first = is_first()
-    try:
-        done = train(config, report if first else None)
-    except Preempted as notice:
-        if first:
-            print(f"livecc train: {notice}", file=sys.stderr)
-        return EXIT_CODE
-    except LiveCCError as error:
-        if not others():
-            raise
-        print(f"livecc train: {' '.join(str(error).split())}", file=sys.stderr)
-        leave(2)
-    except Exception:
-        if not others():
-            raise
-        traceback.print_exc()
-        leave(1)
+    with one_of_several("train"):
+        try:
+            done = train(config, report if first else None)
+        except Preempted as notice:
+            if first:
+                print(f"livecc train: {notice}", file=sys.stderr)
+            return EXIT_CODE
     if first:
         print(f"{done}: finished")
     return 0

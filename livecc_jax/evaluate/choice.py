@@ -4,6 +4,8 @@ A video is encoded and prefilled once. Its questions go on from there one after 
 cache: each writes behind the shared prefix, over what the question before wrote there, which attention
 never looks beyond. So the logits are those of the whole conversation, and the video costs once.
 
+Over a mesh as many videos go together as its batch axes have devices, and take what the longest takes.
+
 Shapes are few: tokens come in chunks of one size, the cache grows through a ladder of sizes, frame
 pairs are padded to eighths of a power of two. So the number of programs a run compiles is bounded,
 whatever it is asked.
@@ -11,23 +13,27 @@ whatever it is asked.
 
 from __future__ import annotations
 
-import functools
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
 
 from livecc_jax.errors import ConfigError, TokenizerError
+from livecc_jax.evaluate.choice_step import ask, embed, encode, place, see
 from livecc_jax.evaluate.questions import Asking
 from livecc_jax.evaluate.watching import Watched
 from livecc_jax.media.pixels import patch_places
-from livecc_jax.model.cache import Cache, append, empty_cache, grow_cache
+from livecc_jax.model.cache import Cache, empty_cache, grow_cache
 from livecc_jax.model.config import ModelConfig
-from livecc_jax.model.inference import Weights, lay_out
-from livecc_jax.model.qwen2_vl import Params, bind
+from livecc_jax.model.inference import lay_out
+from livecc_jax.model.qwen2_vl import Params
+from livecc_jax.parallel.batch import parts
+from livecc_jax.parallel.rules import partition_spec
 from livecc_jax.text.tokenizer import Tokenizer
 from livecc_jax.timeline.chat import ChatTemplate, Visual
 from livecc_jax.timeline.modes import MODES
@@ -66,70 +72,6 @@ def padded_window(patches: int) -> int:
     return -(-patches // step) * step
 
 
-@functools.partial(jax.jit, static_argnames="config")
-def encode(
-    config: ModelConfig, weights: Weights, patches: jax.Array, pairs: jax.Array, places: jax.Array
-) -> jax.Array:
-    """Encode windows.
-
-    Args:
-        config: the architecture.
-        weights: for decoding.
-        patches: uint8 [1, W, S, 1176].
-        pairs: int32 [1, W, S], 0 for padding.
-        places: int32 [2, 1, W, S], rows and columns.
-
-    Returns:
-        [1, W * S / 4, D].
-    """
-    return bind(config, weights.rest).encode(patches, pairs, places[0], places[1])
-
-
-@functools.partial(jax.jit, donate_argnames="seen")
-def place(seen: jax.Array, merged: jax.Array, to: jax.Array) -> jax.Array:
-    """Put merged patches where they belong; `to` int32 [W * S / 4], past the end for padding."""
-    return seen.at[0, to].set(merged[0].astype(seen.dtype), mode="drop")
-
-
-@functools.partial(jax.jit, static_argnames="config")
-def embed(
-    config: ModelConfig, weights: Weights, tokens: jax.Array, index: jax.Array, seen: jax.Array
-) -> jax.Array:
-    """Embeddings [1, Q, D] of tokens int32 [1, Q] whose pictures are `seen[index]` (-1: no picture)."""
-    return bind(config, weights.rest).embed(tokens, seen, index)
-
-
-@functools.partial(jax.jit, static_argnames="config", donate_argnames="cache")
-def see(
-    config: ModelConfig,
-    weights: Weights,
-    cache: Cache,
-    length: jax.Array,
-    x: jax.Array,
-    positions: jax.Array,
-) -> Cache:
-    """Append a chunk of the prefix: x [1, Q, D], positions int32 [1, 3, Q]."""
-    model = bind(config, weights.rest)
-    return append(model, weights.layers, cache, x, positions, length)[1]
-
-
-@functools.partial(jax.jit, static_argnames="config", donate_argnames="cache")
-def ask(
-    config: ModelConfig,
-    weights: Weights,
-    cache: Cache,
-    length: jax.Array,
-    tokens: jax.Array,
-    positions: jax.Array,
-    last: jax.Array,
-) -> tuple[jax.Array, Cache]:
-    """Append a chunk of a question: (float32 [V] logits after its token `last`, cache)."""
-    model = bind(config, weights.rest)
-    x = model.embed(tokens, None, None)
-    hidden, cache = append(model, weights.layers, cache, x, positions, length)
-    return model.text.logits(hidden[0, last]), cache
-
-
 @dataclass(frozen=True)
 class Conversation:
     """A question with its video as tokens: ids [T], positions [3, T]."""
@@ -145,6 +87,14 @@ class Choice(NamedTuple):
     tokens: int
 
 
+class Shown(NamedTuple):
+    """A video with its questions: the user's text and the options of each."""
+
+    watched: Watched
+    texts: Sequence[str]
+    options: Sequence[Sequence[str]]
+
+
 class Chooser:
     """A model that answers multiple-choice questions about videos.
 
@@ -155,6 +105,9 @@ class Chooser:
         positions: rotary position mode.
         asking: answer prefix and what precedes options.
         shapes: of the compiled programs.
+        mesh: devices to split weights and videos over; without one, the default device.
+
+    Raises ConfigError for another position mode, or a model that does not divide over the mesh.
     """
 
     def __init__(
@@ -165,14 +118,18 @@ class Chooser:
         positions: str,
         asking: Asking,
         shapes: Shapes = Shapes(),
+        mesh: Mesh | None = None,
     ) -> None:
         if positions not in MODES:
             raise ConfigError(f"positions {positions!r} is not one of {', '.join(MODES)}")
+        if mesh is not None and parts(mesh, "length") > 1:
+            raise ConfigError("mesh.context splits rows of training; here it must be 1")
         self.config, self.tokenizer, self.positions = config, tokenizer, positions
-        self.asking, self.shapes = asking, shapes
+        self.asking, self.shapes, self.mesh = asking, shapes, mesh
+        self.rows = parts(mesh, "batch") if mesh else 1  # videos at once
         self.template = ChatTemplate(tokenizer)
         # Taken apart where they are (views, on the host) and then moved, so they never lie there twice.
-        self.weights = lay_out(params, vision=False)
+        self.weights = lay_out(params, vision=False, spread=(config, mesh) if mesh else None)
         self.dtype = params["text"]["embed"].dtype
 
     def option_ids(self, options: Sequence[str]) -> np.ndarray:
@@ -196,86 +153,118 @@ class Chooser:
     def choose(
         self, watched: Watched, texts: Sequence[str], options: Sequence[Sequence[str]]
     ) -> list[Choice]:
-        """Option logits of several questions about one video.
+        """Option logits of several questions about one video; see `choose_together`."""
+        return self.choose_together([Shown(watched, texts, options)])[0]
+
+    def choose_together(self, shown: Sequence[Shown]) -> list[list[Choice]]:
+        """Option logits of the questions about each of several videos.
 
         A conversation may be longer than the model's context, as in the published runs (Video-MME's
         subtitles of an hour): rotary positions simply go on.
 
         Args:
-            watched: the video.
-            texts: the user's text of each question.
-            options: of each question.
+            shown: at most `rows` videos.
         """
-        asked = [self.conversation(watched.grid, text) for text in texts]
-        ids = [self.option_ids(o) for o in options]
-        longest = max(len(c.tokens) for c in asked)
-        shared = common_prefix([c.tokens for c in asked])
-        cache = self._prefill(asked[0], shared, self._encode(watched))
-        # The longest question may need more room than the prefix has left.
-        room = -(-(longest - shared) // self.shapes.suffix) * self.shapes.suffix
-        cache = self._with_room(cache, shared + room)
-        out = []
-        for one, wanted in zip(asked, ids, strict=True):
-            logits, cache = self._finish(one, shared, cache)
-            out.append(Choice(np.asarray(logits)[wanted], len(one.tokens)))
+        ids = [[self.option_ids(o) for o in one.options] for one in shown]
+        # Rows without a video repeat the last one's.
+        batch = [*shown, *[shown[-1]] * (self.rows - len(shown))]
+        asked = [[self.conversation(b.watched.grid, text) for text in b.texts] for b in batch]
+        shared = np.array([common_prefix([c.tokens for c in row]) for row in asked], np.int32)
+        with jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext():
+            seen = self._encode([b.watched for b in batch])
+            cache = self._prefill([row[0] for row in asked], shared, seen)
+            del seen
+            # The longest question may need more room than the prefix has left.
+            cache = self._with_room(cache, shared.max() + self._room(asked, shared))
+            out: list[list[Choice]] = [[] for _ in shown]
+            for number in range(max(len(row) for row in asked)):
+                now = [row[min(number, len(row) - 1)] for row in asked]
+                logits, cache = self._finish(now, shared, cache)
+                for answers, wanted, one, row in zip(out, ids, now, logits):
+                    if number < len(wanted):
+                        answers.append(Choice(row[wanted[number]], len(one.tokens)))
         return out
 
-    def _encode(self, watched: Watched) -> jax.Array:
-        """Every merged patch, in order: [1, M, D], M on the ladder."""
-        pairs, rows, cols = watched.grid
-        each = rows * cols
-        total = pairs * each // 4
-        bucket = padded_window(each)
+    def _place(self, x: np.ndarray) -> Any:
+        """Rows, on their devices."""
+        if self.mesh is None:
+            return x
+        return jax.device_put(x, NamedSharding(self.mesh, partition_spec(("batch",))))
+
+    def _encode(self, videos: Sequence[Watched]) -> jax.Array:
+        """Every merged patch of each video, in order: [B, M, D], M on the ladder."""
+        count = len(videos)
+        each = [rows * cols for _, rows, cols in (v.grid for v in videos)]
+        bucket = padded_window(max(each))
         windows = max(1, self.shapes.patches // bucket)
-        most = ladder(total, self.shapes.prefix)
-        seen = jnp.zeros((1, most, self.config.text.width), self.dtype)
-        at_rows, at_cols = patch_places(rows, cols)
-        for first in range(0, pairs, windows):
-            n = min(windows, pairs - first)
-            patches = np.zeros((1, windows, bucket, PATCH_VALUES), np.uint8)
-            patches[0, :n, :each] = watched.patches[first : first + n]
-            numbers = np.zeros((1, windows, bucket), np.int32)
-            numbers[0, :n, :each] = 1
-            places = np.zeros((2, 1, windows, bucket), np.int32)
-            places[0, 0, :n, :each], places[1, 0, :n, :each] = at_rows, at_cols
-            to = np.full((windows, bucket // 4), most, np.int32)
-            to[:n, : each // 4] = (first + np.arange(n))[:, None] * (each // 4) + np.arange(each // 4)
-            merged = encode(self.config, self.weights, patches, numbers, places)
-            seen = place(seen, merged, to.reshape(-1))
+        most = ladder(max(len(v.patches) * n // 4 for v, n in zip(videos, each)), self.shapes.prefix)
+        shape = (count, most, self.config.text.width)
+        sharding = self.mesh and NamedSharding(self.mesh, partition_spec(("batch",)))
+        seen = jnp.zeros(shape, self.dtype, device=sharding)
+        places = np.zeros((count, 2, windows, bucket), np.int32)
+        for row, (video, size) in enumerate(zip(videos, each)):
+            places[row, :, :, :size] = np.array(patch_places(*video.grid[1:]))[:, None]
+        for first in range(0, max(len(v.patches) for v in videos), windows):
+            patches = np.zeros((count, windows, bucket, PATCH_VALUES), np.uint8)
+            numbers = np.zeros((count, windows, bucket), np.int32)
+            to = np.full((count, windows, bucket // 4), most, np.int32)
+            for row, (video, size) in enumerate(zip(videos, each)):
+                some = video.patches[first : first + windows]
+                n, merged = len(some), size // 4
+                patches[row, :n, :size], numbers[row, :n, :size] = some, 1
+                to[row, :n, :merged] = (first + np.arange(n))[:, None] * merged + np.arange(merged)
+            fresh = encode(self.config, self.weights, *map(self._place, (patches, numbers, places)))
+            seen = place(seen, fresh, self._place(to.reshape(count, -1)))
         return seen
 
-    def _prefill(self, one: Conversation, shared: int, seen: jax.Array) -> Cache:
+    def _prefill(self, rows: Sequence[Conversation], shared: np.ndarray, seen: jax.Array) -> Cache:
+        """The shared prefix of each row, in chunks; a row that is through sees padding behind it."""
         size = self.shapes.prefix
-        cache = empty_cache(self.config, 1, ladder(size, size), self.dtype)
-        is_vision = one.tokens == self.tokenizer.special.video_pad
-        index = np.where(is_vision, np.cumsum(is_vision) - 1, -1).astype(np.int32)
-        for first in range(0, shared, size):
-            span = slice(first, min(first + size, shared))
+        cache = empty_cache(self.config, len(rows), ladder(size, size), self.dtype, self.mesh)
+        is_vision = [c.tokens == self.tokenizer.special.video_pad for c in rows]
+        index = [np.where(v, np.cumsum(v) - 1, -1) for v in is_vision]
+        for first in range(0, int(shared.max()), size):
+            spans = [slice(first, min(first + size, end)) for end in shared]
             cache = self._with_room(cache, first + size)
-            tokens, places = padded(one.tokens[span], size, 0), padded(index[span], size, -1)
-            x = embed(self.config, self.weights, tokens, places, seen)
-            positions = padded(one.positions[:, span], size, 0)
-            length = np.array([first], np.int32)
-            cache = see(self.config, self.weights, cache, length, x, positions)
+            tokens = _stacked([c.tokens[s] for c, s in zip(rows, spans)], size, 0)
+            places = _stacked([i[s] for i, s in zip(index, spans)], size, -1)
+            positions = _stacked([c.positions[:, s] for c, s in zip(rows, spans)], size, 0)
+            x = embed(self.config, self.weights, self._place(tokens), self._place(places), seen)
+            length = self._place(np.full(len(rows), first, np.int32))
+            cache = see(self.config, self.weights, cache, length, x, self._place(positions))
         return cache
 
-    def _finish(self, one: Conversation, shared: int, cache: Cache) -> tuple[jax.Array, Cache]:
-        size, logits = self.shapes.suffix, None
-        for first in range(shared, len(one.tokens), size):
-            stop = min(first + size, len(one.tokens))
-            logits, cache = ask(
-                self.config,
-                self.weights,
-                cache,
-                np.array([first], np.int32),
-                padded(one.tokens[first:stop], size, 0),
-                padded(one.positions[:, first:stop], size, 0),
-                np.int32(stop - first - 1),
+    def _chunks(self, one: Conversation, shared: int) -> int:
+        return -(-(len(one.tokens) - int(shared)) // self.shapes.suffix)
+
+    def _room(self, asked: Sequence[Sequence[Conversation]], shared: np.ndarray) -> int:
+        """Tokens that the longest question is padded to, in all rows."""
+        most = max(self._chunks(c, n) for row, n in zip(asked, shared) for c in row)
+        return most * self.shapes.suffix
+
+    def _finish(
+        self, rows: Sequence[Conversation], shared: np.ndarray, cache: Cache
+    ) -> tuple[list[np.ndarray], Cache]:
+        """A question of each row, in chunks: (float32 [V] logits of each, cache)."""
+        size, ended = self.shapes.suffix, [self._chunks(c, n) - 1 for c, n in zip(rows, shared)]
+        held = []
+        for number in range(max(ended) + 1):
+            first = shared + number * size
+            spans = [slice(a, a + size) for a in first]
+            last = [min(max(len(c.tokens) - a, 1), size) - 1 for c, a in zip(rows, first)]
+            inputs = (
+                _stacked([c.tokens[s] for c, s in zip(rows, spans)], size, 0),
+                _stacked([c.positions[:, s] for c, s in zip(rows, spans)], size, 0),
+                np.array(last, np.int32),
             )
-        return logits, cache
+            length, *inputs = map(self._place, (first.astype(np.int32), *inputs))
+            logits, cache = ask(self.config, self.weights, cache, length, *inputs)
+            held.append(logits)
+        fetched = {n: np.asarray(held[n]) for n in set(ended)}
+        return [fetched[n][row] for row, n in enumerate(ended)], cache
 
     def _with_room(self, cache: Cache, tokens: int) -> Cache:
-        need = ladder(tokens, self.shapes.prefix)
+        need = ladder(int(tokens), self.shapes.prefix)
         return cache if cache[0][0].shape[1] >= need else grow_cache(cache, need)
 
 
@@ -289,6 +278,11 @@ def common_prefix(sequences: Sequence[np.ndarray]) -> int:
 
 
 def padded(x: np.ndarray, size: int, fill: int) -> np.ndarray:
-    """[1, ..., size] with padding behind."""
-    pad = [(0, 0)] * (x.ndim - 1) + [(0, size - x.shape[-1])]
-    return np.pad(x, pad, constant_values=fill)[None].astype(np.int32)
+    """int32 [1, ..., size] with padding behind."""
+    return _stacked([x], size, fill)
+
+
+def _stacked(rows: Sequence[np.ndarray], size: int, fill: int) -> np.ndarray:
+    """int32 [B, ..., size] with padding behind each."""
+    pads = ([(0, 0)] * (x.ndim - 1) + [(0, size - x.shape[-1])] for x in rows)
+    return np.stack([np.pad(x, p, constant_values=fill) for x, p in zip(rows, pads)]).astype(np.int32)

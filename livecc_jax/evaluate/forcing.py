@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from livecc_jax.evaluate.choice import embed, ladder, padded, place
+from livecc_jax.evaluate.choice import ladder, padded
+from livecc_jax.evaluate.choice_step import embed, place
 from livecc_jax.evaluate.commentary import Reference, heard_spans
 from livecc_jax.evaluate.perplexity import Forced, ForcedTurn
 from livecc_jax.media.pixels import PATCH
@@ -168,7 +169,7 @@ def _pictures(model: StreamModel, frames: np.ndarray, chunk: int) -> jax.Array:
         group = np.concatenate([group, np.repeat(group[-1:], short, axis=0)])
         merged = look(model.config, model.weights, (group,))
         to = first // 2 * pair + np.arange(merged.shape[1], dtype=np.int32)
-        seen = place(seen, merged, np.where(to < total, to, most))
+        seen = place(seen, merged, np.where(to < total, to, most)[None])
     return seen
 
 

@@ -11,18 +11,19 @@ import hashlib
 import json
 import logging
 import os
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, Generic, NamedTuple, TextIO, TypeVar
 
 import numpy as np
 
 from livecc_jax.errors import ConfigError, LiveCCError
-from livecc_jax.evaluate.choice import Chooser
+from livecc_jax.evaluate.choice import Choice, Chooser, Shown
 from livecc_jax.evaluate.entries import load_json
 from livecc_jax.evaluate.questions import Question, QuestionSet, Source
 from livecc_jax.evaluate.watching import Watched, watch
@@ -64,7 +65,7 @@ def settle(folder: Path, setting: dict[str, Any]) -> None:
             )
         return
     # Several processes may begin one run: none must read what another has half written.
-    own = folder / f".run.json.{os.getpid()}"
+    own = folder / f".run.json.{socket.gethostname()}.{os.getpid()}"
     own.write_text(json.dumps(setting, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     own.replace(path)
 
@@ -136,10 +137,18 @@ def ask_all(
             todo.append(left)
     with append_lines(answers_file(folder, share)) as file:
         load = functools.partial(_watch_group, budget=budget, max_frames=max_frames)
-        for group, future in loaded_ahead(todo, load):
-            rows = _ask_group(chooser, group, future)
+        # As many videos at once as the chooser takes, of those that can be read.
+        for batch in batched(loaded_ahead(todo, load, chooser.rows), chooser.rows):
+            rows = [{"id": q.id, "error": str(error)} for group, error in batch.failed for q in group]
+            if batch.loaded:
+                shown = [
+                    Shown(watched, [q.text for q in group], [q.options for q in group])
+                    for group, watched in batch.loaded
+                ]
+                for (group, _), choices in zip(batch.loaded, chooser.choose_together(shown)):
+                    rows += [_answered(q, choice) for q, choice in zip(group, choices, strict=True)]
             write_lines(file, rows)
-            asked.videos += 1
+            asked.videos += len(batch.loaded) + len(batch.failed)
             asked.now += sum("response" in row for row in rows)
             asked.failed += sum("error" in row for row in rows)
             asked.seconds = time.perf_counter() - began
@@ -166,44 +175,54 @@ def _watch_group(group: list[Question], budget: PixelBudget, max_frames: int | N
     return watch(group[0].source, budget, max_frames)
 
 
-def _ask_group(
-    chooser: Chooser, group: list[Question], future: Future[Watched]
-) -> list[dict[str, Any]]:
-    try:
-        watched = future.result()
-    except LiveCCError as error:
-        log.warning("%s", error)
-        return [{"id": q.id, "error": str(error)} for q in group]
-    choices = chooser.choose(watched, [q.text for q in group], [q.options for q in group])
-    rows = []
-    for question, (values, tokens) in zip(group, choices, strict=True):
-        if not np.isfinite(values).all():
-            rows.append({"id": question.id, "error": "the model's logits are not finite"})
-            continue
-        best = int(np.argmax(values))
-        rows.append(
-            {
-                "id": question.id,
-                "response": question.responses[best],
-                "option": question.options[best],
-                "logits": [round(float(v), 4) for v in values],
-                "tokens": tokens,
-            }
-        )
-    return rows
+def _answered(question: Question, choice: Choice) -> dict[str, Any]:
+    if not np.isfinite(choice.logits).all():
+        return {"id": question.id, "error": "the model's logits are not finite"}
+    best = int(np.argmax(choice.logits))
+    return {
+        "id": question.id,
+        "response": question.responses[best],
+        "option": question.options[best],
+        "logits": [round(float(v), 4) for v in choice.logits],
+        "tokens": choice.tokens,
+    }
 
 
 def loaded_ahead(
-    items: Iterable[Item], load: Callable[[Item], Loaded]
+    items: Iterable[Item], load: Callable[[Item], Loaded], at_once: int = 1
 ) -> Iterator[tuple[Item, Future[Loaded]]]:
-    """Each item with what `load` makes of it, the next ones being loaded meanwhile."""
-    with ThreadPoolExecutor(AHEAD) as pool:
+    """Each item with what `load` makes of it, AHEAD times `at_once` being loaded meanwhile."""
+    most = AHEAD * at_once
+    with ThreadPoolExecutor(most) as pool:
         ahead: deque[tuple[Item, Future[Loaded]]] = deque()
         for item in items:
             ahead.append((item, pool.submit(load, item)))
-            if len(ahead) > AHEAD:
+            if len(ahead) > most:
                 yield ahead.popleft()
         yield from ahead
+
+
+class Loads(NamedTuple, Generic[Item, Loaded]):
+    """Items with what was loaded of them, and those that could not be, with why."""
+
+    loaded: list[tuple[Item, Loaded]]
+    failed: list[tuple[Item, LiveCCError]]
+
+
+def batched(loads: Iterable[tuple[Item, Future[Loaded]]], count: int) -> Iterator[Loads[Item, Loaded]]:
+    """Batches of `count` items that could be loaded; the last one may have fewer."""
+    batch: Loads[Item, Loaded] = Loads([], [])
+    for item, future in loads:
+        try:
+            batch.loaded.append((item, future.result()))
+        except LiveCCError as error:
+            log.warning("%s", error)
+            batch.failed.append((item, error))
+        if len(batch.loaded) == count:
+            yield batch
+            batch = Loads([], [])
+    if batch.loaded or batch.failed:
+        yield batch
 
 
 def _by_source(questions: QuestionSet) -> list[list[Question]]:

@@ -10,21 +10,28 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
 
 from livecc_jax.model.cache_attention import attend_causal, attend_past, together
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.inference import decoder_layer
 from livecc_jax.model.qwen2_vl import Params, Qwen2VL
 from livecc_jax.model.rope import rotate
+from livecc_jax.parallel.rules import constrain, partition_spec
 
 # One entry a layer: keys (rotated) and values, each [B, C, K, D].
 Cache = list[tuple[jax.Array, jax.Array]]
+CACHE_AXES = ("batch", None, "kv_heads", None)
 
 
-def empty_cache(config: ModelConfig, batch: int, capacity: int, dtype: Any) -> Cache:
-    """Zeros for `capacity` tokens in each of `batch` rows."""
+def empty_cache(
+    config: ModelConfig, batch: int, capacity: int, dtype: Any, mesh: Mesh | None = None
+) -> Cache:
+    """Zeros for `capacity` tokens in each of `batch` rows, split over a mesh if one is given."""
     shape = (batch, capacity, config.text.kv_heads, config.text.head_dim)
-    return [(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.text.layers)]
+    place = NamedSharding(mesh, partition_spec(CACHE_AXES)) if mesh else None
+    zeros = functools.partial(jnp.zeros, shape, dtype, device=place)
+    return [(zeros(), zeros()) for _ in range(config.text.layers)]
 
 
 def grow_cache(cache: Cache, capacity: int) -> Cache:
@@ -62,7 +69,8 @@ def append(
 
     def write(old: jax.Array, new: jax.Array) -> jax.Array:
         place = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=0)
-        return jax.vmap(place)(old, new.astype(old.dtype), start)
+        kept = jax.vmap(place)(old, new.astype(old.dtype), start)
+        return constrain(kept, *CACHE_AXES)
 
     written: Cache = []
     for i, (weights, (old_k, old_v)) in enumerate(zip(layers, cache)):

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from livecc_jax.errors import ConfigError
 from livecc_jax.media.pixels import MERGE, PATCH, patch_places
@@ -23,9 +24,10 @@ from livecc_jax.model.config import ModelConfig, TextConfig, VisionConfig
 from livecc_jax.model.decoder import Attend
 from livecc_jax.model.layers import layer_norm, quick_gelu, rms_norm
 from livecc_jax.model.quantize import product8, quantize
-from livecc_jax.model.qwen2_vl import Params
+from livecc_jax.model.qwen2_vl import Params, logical_axes
 from livecc_jax.model.rope import rotate, vision_angles
 from livecc_jax.model.vision import normalize
+from livecc_jax.parallel.rules import sharding_tree
 
 
 class Weights(NamedTuple):
@@ -38,8 +40,26 @@ class Weights(NamedTuple):
 
 PRECISIONS = ("weights", "fp8")
 
+# Logical axes of a decoder layer as it lies here; `parallel.rules` has the mesh's.
+LAYER_AXES: Params = {
+    "input_norm": ("norm",),
+    "qkv": {
+        "kernel": ("embed", "kv_heads", None, "head_dim"),
+        "bias": ("kv_heads", None, "head_dim"),
+    },
+    "o": {"kernel": ("heads", "head_dim", "embed")},
+    "post_norm": ("norm",),
+    "gate_up": {"kernel": ("embed", None, "mlp")},
+    "down": {"kernel": ("mlp", "embed")},
+}
 
-def lay_out(params: Params, vision: bool = True, precision: str = "weights") -> Weights:
+
+def lay_out(
+    params: Params,
+    vision: bool = True,
+    precision: str = "weights",
+    spread: tuple[ModelConfig, Mesh] | None = None,
+) -> Weights:
     """Weights for decoding, on the default device or where the parameters' sharding has them.
 
     Args:
@@ -47,8 +67,9 @@ def lay_out(params: Params, vision: bool = True, precision: str = "weights") -> 
         vision: take the tower apart too; without, its blocks stay stacked in `rest`.
         precision: of matrix products: `weights` as the weights are, `fp8` in 8-bit floats within the
             decoder's layers and the tower's blocks.
+        spread: the architecture and a mesh to split them over, by the rules of training.
 
-    Raises ConfigError for another precision.
+    Raises ConfigError for another precision, or weights that do not divide over the mesh.
     """
     if precision not in PRECISIONS:
         raise ConfigError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
@@ -58,10 +79,21 @@ def lay_out(params: Params, vision: bool = True, precision: str = "weights") -> 
         "text": {k: v for k, v in text.items() if k != "layers"},
         "vision": {k: v for k, v in tower.items() if not vision or k != "blocks"},
     }
+
+    def put(tree: Params, axes: Params | None) -> Params:
+        return jax.device_put(tree, sharding_tree(spread[1], axes, tree) if spread else None)
+
+    axes = logical_axes(spread[0]) if spread else None
+    of_block = _axes_apart(axes["vision"]["blocks"]) if axes else None
+    of_rest = {k: {name: axes[k][name] for name in v} for k, v in rest.items()} if axes else None
     # Layer by layer, so that a second copy on the host is never larger than one.
-    layers = [narrow(jax.device_put(_fused(layer))) for layer in _apart(text["layers"])]
-    blocks = [narrow(jax.device_put(b)) for b in _apart(tower["blocks"])] if vision else []
-    return Weights(jax.device_put(rest), layers, blocks)
+    layers = [narrow(put(_fused(layer), LAYER_AXES)) for layer in _apart(text["layers"])]
+    blocks = [narrow(put(block, of_block)) for block in _apart(tower["blocks"])] if vision else []
+    return Weights(put(rest, of_rest), layers, blocks)
+
+
+def _axes_apart(stacked: Params) -> Params:
+    return jax.tree.map(lambda axes: axes[1:], stacked, is_leaf=lambda x: isinstance(x, tuple))
 
 
 def _apart(stacked: Params) -> Any:

@@ -30,6 +30,24 @@ class MeshConfig:
     devices: int = 0
 
 
+def parse_mesh(text: str) -> MeshConfig:
+    """`data=2,tensor=2` as a mesh: an axis not named is 1, one may be -1, and the first devices of as
+    many as the axes take are used.
+
+    Raises ConfigError for anything else.
+    """
+    sizes = dict.fromkeys(AXES, 1)
+    given = [part.partition("=") for part in text.split(",")]
+    for axis, _, size in given:
+        if axis not in sizes or not size.removeprefix("-").isdecimal():
+            raise ConfigError(f"--mesh {text}: must be like data=2,tensor=2, of {', '.join(AXES)}")
+        sizes[axis] = int(size)
+    if len({axis for axis, _, _ in given}) < len(given):
+        raise ConfigError(f"--mesh {text}: names an axis twice")
+    known = -1 not in sizes.values()
+    return MeshConfig(**sizes, devices=max(0, math.prod(sizes.values())) if known else 0)
+
+
 def resolve(config: MeshConfig, count: int) -> MeshConfig:
     """The same mesh over `count` devices, with its -1 filled in and `devices` as many as it uses.
 

@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 COORDINATOR, COUNT, NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 HEARTBEAT = 100  # seconds without a sign of life after which a process counts as lost, and all end
+PATIENCE = 30 * 24 * 3600  # seconds to wait for processes that are alive
 
 
 def start_processes() -> None:
@@ -105,6 +106,19 @@ def gather(value: Any) -> list[Any]:
 def from_first(value: Any) -> Any:
     """The first process's JSON value, in all of them. Every process must call it."""
     return gather(value)[0]
+
+
+def wait_for_all(what: str) -> None:
+    """Wait until every process is here, however long the slowest takes; each `what` once.
+
+    A collective would do it too, but those lose patience with a process that is minutes late. Who dies
+    meanwhile ends all of them.
+    """
+    if jax.process_count() == 1:
+        return
+    from jax._src.distributed import global_state  # as orbax does: there is no public way to it
+
+    global_state.client.wait_at_barrier(what, timeout_in_ms=PATIENCE * 1000)
 
 
 def leave(code: int) -> NoReturn:

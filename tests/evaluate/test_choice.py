@@ -14,15 +14,16 @@ from livecc_jax.checkpoints.names import table
 from livecc_jax.data.packing import RowShape
 from livecc_jax.data.plan import ExamplePlan, MediaPlan
 from livecc_jax.data.rows import build_row
-from livecc_jax.errors import MediaError, TokenizerError
+from livecc_jax.errors import ConfigError, MediaError, TokenizerError
 from livecc_jax.evaluate import choice
-from livecc_jax.evaluate.choice import Chooser, Shapes, common_prefix, ladder, padded_window
+from livecc_jax.evaluate.choice import Chooser, Shapes, Shown, common_prefix, ladder, padded_window
 from livecc_jax.evaluate.questions import Asking, Source
 from livecc_jax.evaluate.watching import Watched, watch
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.pixels import patchify
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import bind
+from livecc_jax.parallel.mesh import MeshConfig, make_mesh, parse_mesh
 from livecc_jax.text.tokenizer import open_tokenizer
 from livecc_jax.timeline.chat import Visual
 from livecc_jax.train.start import fit_vocabulary
@@ -113,6 +114,24 @@ def test_forked_questions_equal_whole_conversations(mode, config, params, tokeni
     np.testing.assert_allclose(alone.logits, forked[2].logits, rtol=0, atol=1e-4)
 
 
+def test_over_a_mesh_the_answers_are_the_same(config, params, tokenizer):
+    """Weights and videos split over devices: videos of other lengths, sizes and questions together."""
+    alone = Chooser(config, params, tokenizer, "mrope", Asking(), SMALL)
+    mesh = make_mesh(parse_mesh("data=2,fsdp=2,tensor=2"))
+    spread = Chooser(config, params, tokenizer, "mrope", Asking(), SMALL, mesh)
+    kernel = spread.weights.layers[0]["qkv"]["kernel"]
+    assert kernel.addressable_shards[0].data.size == kernel.size // 4
+    films = [  # of four rows one has no video
+        Shown(film(5, 4, 6, 1), QUESTIONS, [OPTIONS] * 3),
+        Shown(film(2, 6, 6, 2), QUESTIONS[2:], [("No", "Yes")]),
+        Shown(film(7, 4, 4, 3), QUESTIONS[1:], [OPTIONS] * 2),
+    ]
+    for shown, found in zip(films, spread.choose_together(films), strict=True):
+        for one, other in zip(found, alone.choose(*shown), strict=True):
+            np.testing.assert_allclose(one.logits, other.logits, rtol=0, atol=1e-4)
+            assert one.tokens == other.tokens
+
+
 def test_compiled_programs_are_few(config, params, tokenizer):
     """Videos of many lengths and sizes: programs grow with the logarithm of the longest."""
     chooser = Chooser(config, params, tokenizer, "mrope", Asking("The answer is:\n", "\n"), SMALL)
@@ -137,6 +156,18 @@ def test_shapes_on_their_ladders():
     assert len({padded_window(n) for n in range(400, 3073)}) <= 25
     assert common_prefix([np.array([1, 2, 3]), np.array([1, 2, 4, 5])]) == 2
     assert common_prefix([np.array([1, 2]), np.array([1, 2, 3])]) == 1
+
+
+def test_a_mesh_is_named_as_in_training(config, params, tokenizer):
+    assert parse_mesh("data=2,tensor=2") == MeshConfig(2, 1, 1, 2, devices=4)
+    assert parse_mesh("data=-1,tensor=2") == MeshConfig(-1, 1, 1, 2, devices=0)
+    for text in ("data", "data=two", "rows=2", "data=2,data=2"):
+        with pytest.raises(ConfigError, match="--mesh"):
+            parse_mesh(text)
+    for sizes, sentence in (("context=2", "must be 1"), ("tensor=4", "does not divide")):
+        mesh = make_mesh(parse_mesh(sizes))
+        with pytest.raises(ConfigError, match=sentence):
+            Chooser(config, params, tokenizer, "mrope", Asking(), SMALL, mesh)
 
 
 def test_options_must_differ(config, params, tokenizer):

@@ -2,7 +2,11 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -174,22 +178,23 @@ def test_videomme_killed_and_resumed(model, tmp_path, monkeypatch, capsys):
 
     seen = []
 
-    def dies(self, watched, *rest):
-        seen.append(watched.grid)
+    def dies(self, shown):
+        seen.append(shown)
         if len(seen) > 1:
             raise KeyboardInterrupt
-        return choose(self, watched, *rest)
+        return choose(self, shown)
 
-    choose = Chooser.choose
+    choose = Chooser.choose_together
     with monkeypatch.context() as patch:
-        patch.setattr(Chooser, "choose", dies)
+        patch.setattr(Chooser, "choose_together", dies)
         assert evaluate("videomme", model, data, tmp_path / "cut") == 130
     answers = tmp_path / "cut/answers.jsonl"
     lines = answers.read_text().splitlines()
     assert len(lines) == 3
     # A kill within a line, and within a video's questions.
     answers.write_text("\n".join(lines[:2]) + "\n" + lines[2][:25])
-    assert evaluate("videomme", model, data, tmp_path / "cut") == 0
+    # What is left is asked on four devices, two videos at once.
+    assert evaluate("videomme", model, data, tmp_path / "cut", "--mesh", "data=2,tensor=2") == 0
     assert "4 questions answered in" in capsys.readouterr().out
     cut = read_answers(answers)
     assert cut.keys() == whole.keys()
@@ -211,6 +216,55 @@ def test_videomme_killed_and_resumed(model, tmp_path, monkeypatch, capsys):
     assert evaluate("videomme", model, data, tmp_path / "cut", "--positions", "sequential") == 2
     assert "was begun with positions 'mrope'" in capsys.readouterr().err
     assert evaluate("videomme", model, data, tmp_path / "cut", "--limit", "0") == 2
+
+
+def test_two_processes_write_what_one_does(model, tmp_path):
+    """Processes that find each other go on with what one began: the same results, one report."""
+    data, two = videomme(tmp_path / "videomme"), tmp_path / "two"
+    assert evaluate("videomme", model, data, tmp_path / "one") == 0
+    shutil.copytree(tmp_path / "one", two)
+    lines = (two / "answers.jsonl").read_text().splitlines(keepends=True)
+    (two / "answers.jsonl").write_text(lines[1])
+    for name in ("results.json", "report.json"):
+        (two / name).unlink()
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        port = s.getsockname()[1]
+    command = ["evaluate", "videomme", model, "--data", str(data), "--out", str(two), *OPTIONS]
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "livecc_jax.cli", *command],
+            cwd=CLIPS.parents[1],
+            text=True,
+            stdout=subprocess.PIPE,
+            env=os.environ
+            | {
+                "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+                "TPU_SKIP_MDS_QUERY": "1",
+                "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
+                "JAX_NUM_PROCESSES": "2",
+                "JAX_PROCESS_ID": str(number),
+            },
+        )
+        for number in range(2)
+    ]
+    try:
+        said = [worker.communicate(timeout=300)[0] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+    assert [worker.returncode for worker in workers] == [0, 0]
+    # Of three videos: two (one of them is missing), and one.
+    assert "2 questions answered" in said[0]
+    assert "3 questions answered" in said[1]
+    assert [("report.md" in text) for text in said] == [True, False]
+    assert sorted(p.name for p in two.glob("answers*")) == [
+        "answers-0-of-2.jsonl", "answers-1-of-2.jsonl", "answers.jsonl"
+    ]  # fmt: skip
+    assert (two / "results.json").read_text() == (tmp_path / "one/results.json").read_text()
+    reports = [json.loads((d / "report.json").read_text()) for d in (tmp_path / "one", two)]
+    assert [r["setting"]["processes"] for r in reports] == [1, 2]
+    assert reports[0]["counts"] == reports[1]["counts"]
 
 
 def test_subtitles_and_the_other_layouts(tmp_path):
