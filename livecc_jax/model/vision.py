@@ -48,8 +48,9 @@ class VisionAttention(nnx.Module):
         )
 
     def __call__(self, x: jax.Array, angles: jax.Array, pairs: jax.Array) -> jax.Array:
-        qkv = self.qkv(x)  # taken apart by slices, which cost nothing where a transpose is a copy
-        q, k, v = (qkv[..., i, :, :] for i in range(3))
+        # The weights are taken apart, not the product: it is larger, and its parts would be copied.
+        kernel, bias = self.qkv.kernel[...], self.qkv.bias[...]
+        q, k, v = (jnp.tensordot(x, kernel[:, i], axes=1) + bias[i] for i in range(3))
         q, k = rotate(q, angles), rotate(k, angles)
         return self.proj(attend(q, k, v, pairs, causal=False, axes=("flat_windows", None)))
 
