@@ -1,15 +1,20 @@
 """How fast multiple-choice questions are answered, beside the floor that their arithmetic sets.
 
     python benchmarks/choice_speed.py --preset 7b               # Video-MME's longest: 480 frames
+    python benchmarks/choice_speed.py --preset 7b --peer        # and transformers, after it
     python benchmarks/choice_speed.py --preset tiny --frames 32 # anywhere
 
 Weights are random and patches noise: neither changes the work. A video comes with three questions, as
 in Video-MME. The floor is the counted arithmetic of one prefill and the questions' own tokens at the
 device's peak; asking every question with a video of its own is timed beside it. Decoding files is not
-in it: with `livecc evaluate` it runs beside the device, in threads.
+in it: with `livecc evaluate` it runs beside the device, in threads. The peer is transformers in
+bfloat16 with sdpa attention: a forward pass for each question, logits of the last token alone.
 """
 
 import argparse
+import os
+import subprocess
+import sys
 import time
 
 import jax
@@ -60,6 +65,50 @@ def flops(config, pairs, patches, tokens, heads):
     return sum(forward_flops(config, row).values())
 
 
+def peer(args, config, watched, texts):
+    """Seconds a video of transformers."""
+    import torch
+    import transformers
+
+    from livecc_jax.checkpoints.hf_config import LiveCCBlock, to_dict
+    from livecc_jax.timeline.chat import ChatTemplate, Visual
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    sizes = transformers.Qwen2VLConfig(**to_dict(config, LiveCCBlock(), args.dtype, "nested"))
+    torch.set_default_dtype(getattr(torch, args.dtype))
+    with torch.device(device):
+        model = transformers.Qwen2VLForConditionalGeneration._from_config(
+            sizes, attn_implementation="sdpa"
+        ).eval()
+    patches = torch.from_numpy(watched.patches.reshape(-1, 1176)).to(device)
+    patches = patches.to(torch.get_default_dtype()) / 255
+    grid = torch.tensor([watched.grid], device=device)
+    template = ChatTemplate(Words())
+
+    @torch.inference_mode()
+    def ask():
+        for text in texts:
+            ids = template.opening((Visual("video", watched.grid), text)).tokens
+            ids = torch.tensor(ids, dtype=torch.long, device=device)[None]
+            model(
+                input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values_videos=patches,
+                mm_token_type_ids=(ids == SPECIAL.video_pad).int() * 2, video_grid_thw=grid,
+                logits_to_keep=1, use_cache=False,
+            ).logits.argmax().item()  # fmt: skip
+
+    ask()
+    times = []
+    for _ in range(max(1, args.videos // 2)):
+        began = time.perf_counter()
+        ask()
+        times.append(time.perf_counter() - began)
+    taken = float(np.median(times))
+    print(
+        f"peer: torch {torch.__version__}, transformers {transformers.__version__}: {taken:.2f} s a "
+        f"video of {len(texts)} questions, {60 * len(texts) / taken:.1f} a minute", flush=True,
+    )  # fmt: skip
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="7b")
@@ -70,7 +119,16 @@ def main():
     parser.add_argument("--videos", type=int, default=5, help="timed, after one that compiles")
     parser.add_argument("--prefix", type=int, default=Shapes().prefix, help="tokens a chunk")
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--peer", action="store_true", help="and transformers, in the same run")
+    parser.add_argument(
+        "--profile", type=int, default=0, metavar="N", help="print our N busiest kernels"
+    )
+    parser.add_argument("--role", choices=("ours", "peer"), help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.peer and not args.role:
+        for role in ("ours", "peer"):  # each gives all its memory back
+            subprocess.run([sys.executable, *sys.argv, "--role", role], check=True, env=os.environ)
+        return
     config = preset(args.preset)
     height, width = PixelBudget.parse("reference").size(args.height, args.width, args.frames)
     rows, cols = height // 14, width // 14
@@ -79,6 +137,8 @@ def main():
     watched = Watched(noise, (pairs, rows, cols))
     texts = [f"Question {i}? " + "A choice of words. " * 20 for i in range(args.questions)]
     options = [("A", "B", "C", "D")] * args.questions
+    if args.role == "peer":
+        return peer(args, config, watched, texts)
     params = random_weights(config, jnp.dtype(args.dtype))
     chooser = Chooser(config, params, Words(), "sequential", Asking(), Shapes(prefix=args.prefix))
     del params
@@ -99,6 +159,10 @@ def main():
             chooser.choose(watched, [text], [named])
 
     median = timed(lambda: chooser.choose(watched, texts, options))
+    if args.profile:
+        from streaming import where_time_goes
+
+        where_time_goes("a video", lambda: chooser.choose(watched, texts, options), args.profile)
     apart()  # compiles
     alone = timed(apart)
     lengths = [len(chooser.conversation(watched.grid, t).tokens) for t in texts]
@@ -121,7 +185,7 @@ def main():
         f"{median / floor:.2f} times the floor of {floor:.2f} s ({source}: {peak / 1e12:.2g} TFLOP/s)"
     )
     programs = {p.__name__: p._cache_size() for p in (choice.encode, choice.see, choice.ask)}
-    print(f"programs compiled: {programs}; the first video took {compiled:.0f} s")
+    print(f"programs compiled: {programs}; the first video took {compiled:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ Ours is the real step (`train.step`): a packed row of four streaming clips, towe
 parameters and AdamW, bfloat16 compute, random weights. The peer's is what its users run: parameters
 and AdamW in bfloat16 (half our bytes), sdpa attention, one conversation of as many tokens, patches and
 supervised tokens, the kernels of liger if they can be imported, without and with gradient
-checkpointing. Pictures are noise. Each figure is the median of the steps after the first two.
+checkpointing. Pictures are noise. Each figure is the mean of the steps after the first three, a step's
+loss being fetched when the next one is under way, as training loops do.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import numpy as np
 HEIGHT, WIDTH = 32, 48  # patches of a frame: 384 tokens a pair
 PATCHES = HEIGHT * WIDTH
 WORDS = 18  # text tokens a frame pair
+ROUND = 128  # our row's length is a multiple of it; the rest is padding, which is not counted
 SHARES = (8, 6, 5, 3)  # frame pairs of the clips, of 22
 IM_START, VISION_START, VISION_END, VIDEO_PAD = 151644, 151652, 151653, 151656
 
@@ -70,35 +72,44 @@ def packed_row(pairs):
         "target_slots": slots.astype(np.int32),
         "target_weights": np.ones(len(slots), np.float32),
     }
+    # Rows have a round length in training too; products of odd ones cost the GPU's library a copy.
+    spare = -len(tokens) % ROUND
+    row |= {k: np.pad(row[k], (0, spare)) for k in ("tokens", "segment_ids")}
+    row["positions"] = np.pad(row["positions"], ((0, 0), (0, spare)))
+    row["vision_index"] = np.pad(row["vision_index"], (0, spare), constant_values=-1)
     return {k: v[None, None] for k, v in row.items()}
 
 
 def timed(step, steps):
-    """Median seconds of a step, the first two left out."""
-    times = []
-    for _ in range(steps + 2):
-        began = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - began)
-    return float(np.median(times[2:]))
+    """Mean seconds of a step, the first three left out; what a step returns waits for its end."""
+    step()()
+    step()()
+    waiting = step()
+    waiting()
+    began = time.perf_counter()
+    for _ in range(steps):
+        before, waiting = waiting, step()
+        before()
+    waiting()
+    return (time.perf_counter() - began) / steps
 
 
 def our_steps(args, config, batch, remat):
-    """(median seconds, bytes held, the last loss, a function that takes a step)."""
+    """(seconds a step, bytes held, the last loss, a function that takes a step)."""
     import jax
 
     from livecc_jax.model.qwen2_vl import abstract_params
     from livecc_jax.train.config import ComputeConfig, OptimConfig
     from livecc_jax.train.optimizer import make_optimizer
     from livecc_jax.train.state import join, split
-    from livecc_jax.train.step import make_step
+    from livecc_jax.train.step import compiler_options, make_step
 
     def made(seed, shape, dtype):
         values = 0.02 * jax.random.normal(jax.random.key(seed, impl="rbg"), shape, dtype)
         return values + 1 if len(shape) == 1 else values
 
     make = jax.jit(made, static_argnums=(1, 2))
-    compute = ComputeConfig(remat=remat)
+    compute = ComputeConfig(remat=remat, unroll=args.unroll)
     optimizer = make_optimizer(OptimConfig(), 1000)
     learning, frozen = split(abstract_params(config), compute.freeze)
     learning = {k: make(i, v.shape, "float32") for i, (k, v) in enumerate(learning.items())}
@@ -106,14 +117,21 @@ def our_steps(args, config, batch, remat):
     state = {"params": join(learning, frozen), "opt_state": jax.jit(optimizer.init)(learning)}
     del learning, frozen
     rows = jax.device_put(batch)
-    step = jax.jit(make_step(config, compute, optimizer), donate_argnums=0)
+    options = compiler_options(compute, jax.devices()[0].platform)
+    step = jax.jit(make_step(config, compute, optimizer), donate_argnums=0, compiler_options=options)
+    began = time.perf_counter()
     step = step.lower(state, rows).compile()
+    print(f"compiled in {time.perf_counter() - began:.0f} s", flush=True)
     held, loss = [state], [0.0]
     del state
 
     def once():
         held[0], metrics = step(held[0], rows)
-        loss[0] = float(metrics["loss"])
+
+        def wait():
+            loss[0] = float(metrics["loss"])
+
+        return wait
 
     taken = timed(once, args.steps)
     memory = step.memory_analysis()
@@ -133,10 +151,10 @@ def ours(args):
     config = preset(args.preset)
     batch = packed_row(args.pairs)
     flops = step_flops(config, {k: v[0] for k, v in batch.items()}, vision_learns=False)
-    tokens = batch["tokens"].size
+    tokens = int((batch["segment_ids"] > 0).sum())
     a = jax.random.normal(jax.random.key(0), (args.square, args.square), jnp.bfloat16)
     product = jax.jit(lambda a: a @ a)
-    rate = 2 * args.square**3 / timed(lambda: product(a).block_until_ready(), 20)
+    rate = 2 * args.square**3 / timed(lambda: product(a).block_until_ready, 20)
     peak, source = peak_flops(device, "bfloat16")
     print(
         f"{device.device_kind}, jax {jax.__version__}, {args.preset}, {time.strftime('%Y-%m-%d')}: "
@@ -160,7 +178,7 @@ def ours(args):
         if args.profile:
             from streaming import where_time_goes
 
-            where_time_goes(f"remat {remat}", once, 25)
+            where_time_goes(f"remat {remat}", lambda step=once: step()(), args.profile)
         del once
     print(json.dumps({"tokens_per_second": best}), flush=True)
 
@@ -225,7 +243,12 @@ def peer(args):
             torch.nn.utils.clip_grad_norm_(learning, 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            once.loss = float(loss.detach())
+            loss = loss.detach()
+
+            def wait():
+                once.loss = float(loss)
+
+            return wait
 
         try:
             taken = timed(once, args.steps)
@@ -266,7 +289,10 @@ def main():
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--square", type=int, default=8192, help="of the measured matrix product")
     parser.add_argument("--peer", action="store_true", help="and transformers, in the same run")
-    parser.add_argument("--profile", action="store_true", help="print our busiest kernels")
+    parser.add_argument(
+        "--profile", type=int, default=0, metavar="N", help="print our N busiest kernels"
+    )
+    parser.add_argument("--unroll", action="store_true", help="compute.unroll of ours")
     parser.add_argument("--role", choices=("ours", "peer"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.pairs = max(4, args.tokens // (PATCHES // 4 + WORDS))

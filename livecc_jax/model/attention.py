@@ -76,7 +76,8 @@ def attend(
             case "splash":
                 return attention_splash.attend(q, k, v, segment_ids, layout, causal=causal)
             case "cudnn":
-                out = attention_cudnn.attend(q, k, v, segment_ids, layout, causal=causal)
+                # `remat` knows this kernel by its primitive, and stores its statistics too.
+                return attention_cudnn.attend(q, k, v, segment_ids, layout, causal=causal)
             case _:
                 out = attention_xla.attend(q, k, v, segment_ids, layout, causal=causal)
     return checkpoint_name(out, ATTENTION)

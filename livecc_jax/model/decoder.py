@@ -98,7 +98,12 @@ class Decoder(nnx.Module):
         return text_angles(positions, c.head_dim, c.rope_theta, c.mrope_section)
 
     def __call__(
-        self, x: jax.Array, positions: jax.Array, segment_ids: jax.Array, remat: Remat = "none"
+        self,
+        x: jax.Array,
+        positions: jax.Array,
+        segment_ids: jax.Array,
+        remat: Remat = "none",
+        unroll: bool = False,
     ) -> jax.Array:
         """Run every layer over packed rows.
 
@@ -107,6 +112,8 @@ class Decoder(nnx.Module):
             positions: int32 [B, 3, T].
             segment_ids: int32 [B, T]; 0 is padding.
             remat: what the backward pass recomputes.
+            unroll: compile every layer instead of a loop over them: nothing is copied into and out of
+                stacks, for a program as many times as large.
 
         Returns:
             [B, T, D] hidden states after the final norm.
@@ -122,7 +129,7 @@ class Decoder(nnx.Module):
             return constrain(x, "batch", "length", None), None
 
         with jax.named_scope("decoder_layers"):
-            x, _ = jax.lax.scan(checkpointed(body, remat), x, layers)
+            x, _ = jax.lax.scan(checkpointed(body, remat), x, layers, unroll=unroll)
         return self.final(x)
 
     def final(self, x: jax.Array) -> jax.Array:

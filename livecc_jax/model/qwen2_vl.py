@@ -81,13 +81,18 @@ class Qwen2VL(nnx.Module):
         x = jnp.where(vision_index[..., None] >= 0, seen.astype(x.dtype), x)
         return constrain(x, "batch", "length", None)
 
-    def hidden(self, row: dict[str, jax.Array], remat: Remat = "none") -> jax.Array:
-        """Hidden states [B, T, D] of packed rows (the fields of docs/formats.md)."""
+    def hidden(
+        self, row: dict[str, jax.Array], remat: Remat = "none", unroll: bool = False
+    ) -> jax.Array:
+        """Hidden states [B, T, D] of packed rows (the fields of docs/formats.md).
+
+        `remat` is for tower and decoder, `unroll` for the decoder; see there.
+        """
         merged = self.encode(
             row["patches"], row["patch_pairs"], row["patch_rows"], row["patch_cols"], remat
         )
         x = self.embed(row["tokens"], merged, row["vision_index"])
-        return self.text(x, row["positions"], row["segment_ids"], remat)
+        return self.text(x, row["positions"], row["segment_ids"], remat, unroll)
 
     def __call__(self, row: dict[str, jax.Array]) -> jax.Array:
         """Logits float32 [B, T, V] at every position: for comparison; training never makes them."""

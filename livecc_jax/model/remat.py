@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 import jax
 from jax.ad_checkpoint import checkpoint_name
+from jax.extend.core import Primitive
 
 from livecc_jax.errors import ConfigError
 
@@ -18,13 +19,18 @@ BLOCK_INPUT = "block_input"
 ATTENTION = "attention_output"  # and what its backward pass needs besides
 
 
+def _is_fused_attention(primitive: Primitive, *_: Any, **__: Any) -> bool:
+    """cuDNN's forward kernel: its output and statistics, which jax offers no way to name."""
+    return primitive.name.startswith("dot_product_attention_fwd")
+
+
 def checkpointed(body: Callable, remat: Remat) -> Callable:
     """Wrap the body of a layer scan, (x, layer) -> (x, ...), so that its backward pass has stored
 
     none: every activation; full: each layer's input alone; attention: also what attention gave, which
     costs most to recompute in long rows; dots: also the results of matrix products with weights (those
-    without a batch dimension); offload: each layer's input alone, in the host's memory. With cuDNN,
-    `attention` stores the output, but the kernel still runs again for its statistics.
+    without a batch dimension) and what attention gave; offload: each layer's input alone, in the host's
+    memory.
 
     Raises ConfigError for other names.
     """
@@ -33,10 +39,12 @@ def checkpointed(body: Callable, remat: Remat) -> Callable:
     if remat == "none":
         return body
     policies = jax.checkpoint_policies
+    named_attention = policies.save_only_these_names(ATTENTION)
+    attention = policies.save_from_both_policies(named_attention, _is_fused_attention)
     policy = {
         "full": None,
-        "attention": policies.save_only_these_names(ATTENTION),
-        "dots": policies.dots_with_no_batch_dims_saveable,
+        "attention": attention,
+        "dots": policies.save_from_both_policies(policies.dots_with_no_batch_dims_saveable, attention),
         "offload": policies.save_and_offload_only_these_names(
             names_which_can_be_saved=[],
             names_which_can_be_offloaded=[BLOCK_INPUT],

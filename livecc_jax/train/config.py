@@ -51,6 +51,7 @@ class ComputeConfig:
 
     dtype: str = "bfloat16"
     remat: str = "full"
+    unroll: bool = False  # compile the decoder layer by layer: faster on a GPU, compiling takes longer
     head_chunk: int = 512  # supervised tokens whose logits are alive at once
     freeze: tuple[str, ...] = ("vision",)  # parameter paths (prefixes) that do not learn
 

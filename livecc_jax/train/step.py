@@ -31,7 +31,7 @@ def weighted_loss(
     # Cast once, before any use: matrix products and the gathers of sharded weights move half the bytes.
     params = jax.tree.map(lambda x: x.astype(dtype), join(learning, jax.lax.stop_gradient(frozen)))
     bound = bind(model, params)
-    hidden = bound.hidden(rows, compute.remat)
+    hidden = bound.hidden(rows, compute.remat, compute.unroll)
     losses = target_losses(bound, hidden, rows["tokens"], rows["target_slots"], compute.head_chunk)
     weights = rows["target_weights"]
     return jnp.sum(losses * weights), jnp.sum(losses * (weights > 0))
@@ -73,6 +73,15 @@ def gradients(
         "tokens": jnp.sum(batch["segment_ids"] > 0),
     }
     return grads, metrics
+
+
+def compiler_options(compute: ComputeConfig, platform: str) -> dict[str, bool]:
+    """For `jax.jit` of a step on devices of this platform.
+
+    Once the layers are unrolled, XLA's GPU compiler fuses slices of their stacked weights into matrix
+    products of its own (Triton), which are slower than the library's and a copy of the slice together.
+    """
+    return {"xla_gpu_enable_triton_gemm": False} if compute.unroll and platform == "gpu" else {}
 
 
 def make_step(

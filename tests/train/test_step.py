@@ -7,11 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax._src.cudnn import fused_attention_stablehlo
 from support import VOCAB, pack, random_segment, stack
 
 from livecc_jax.errors import ConfigError
+from livecc_jax.model.attention import attend, use_backend
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import abstract_params, bind, init_params, logical_axes
+from livecc_jax.model.remat import checkpointed
 from livecc_jax.parallel.batch import ROW_AXES, place_batch
 from livecc_jax.parallel.mesh import MeshConfig, make_mesh
 from livecc_jax.train.config import ComputeConfig, OptimConfig
@@ -105,12 +108,33 @@ def test_accumulation_equals_one_large_batch(params):
     np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-6)
 
 
-@pytest.mark.parametrize("remat", ["full", "dots"])
-def test_remat_changes_nothing(params, remat):
+@pytest.mark.parametrize(("remat", "unroll"), [("full", False), ("dots", True)])
+def test_how_it_is_computed_changes_nothing(params, remat, unroll):
     batch = pack(segments(2), **SHAPE)
     plain, _ = grads_of(params, batch, dataclasses.replace(COMPUTE, freeze=()))
-    again, _ = grads_of(params, batch, dataclasses.replace(COMPUTE, freeze=(), remat=remat))
+    how = dataclasses.replace(COMPUTE, freeze=(), remat=remat, unroll=unroll)
+    again, _ = grads_of(params, batch, how)
     close(plain, again)
+
+
+@pytest.mark.parametrize(("remat", "times"), [("full", 2), ("attention", 1), ("dots", 1)])
+def test_what_is_stored_of_cudnns_attention(monkeypatch, remat, times):
+    """How often its forward kernel is in a step, traced as for a GPU: it runs again only in `full`."""
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91200)
+    monkeypatch.setattr(fused_attention_stablehlo, "check_compute_capability", lambda *_: True)
+
+    def body(x, w):
+        q = (x @ w).reshape(1, 64, 4, 64)
+        with use_backend("cudnn"):
+            seen = attend(q, q, q, jnp.ones((1, 64), jnp.int32), causal=True)
+        return seen.reshape(x.shape) @ w, None
+
+    def loss(x, w):
+        return jax.lax.scan(checkpointed(body, remat), x, w)[0].sum()
+
+    x, w = jnp.ones((1, 64, 256), jnp.bfloat16), jnp.ones((2, 256, 256), jnp.bfloat16)
+    traced = str(jax.make_jaxpr(jax.grad(loss, argnums=1))(x, w))
+    assert traced.count("= dot_product_attention_fwd_wrapper") == times
 
 
 def two_steps(params, mesh):
