@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from livecc_jax.evaluate import choice
-from livecc_jax.evaluate.choice import Chooser, Shapes
+from livecc_jax.evaluate.choice import Chooser, Shapes, Shown
 from livecc_jax.evaluate.questions import Asking
 from livecc_jax.evaluate.watching import Watched
 from livecc_jax.media.budget import PixelBudget
@@ -117,7 +117,10 @@ def main():
     parser.add_argument("--width", type=int, default=1280)
     parser.add_argument("--questions", type=int, default=3)
     parser.add_argument("--videos", type=int, default=5, help="timed, after one that compiles")
-    parser.add_argument("--prefix", type=int, default=Shapes().prefix, help="tokens a chunk")
+    parser.add_argument(
+        "--whole", type=int, default=Shapes().whole, help="tokens at once, where attention is fused"
+    )
+    parser.add_argument("--square", type=int, default=8192, help="of the product that is timed")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--peer", action="store_true", help="and transformers, in the same run")
     parser.add_argument(
@@ -140,29 +143,32 @@ def main():
     if args.role == "peer":
         return peer(args, config, watched, texts)
     params = random_weights(config, jnp.dtype(args.dtype))
-    chooser = Chooser(config, params, Words(), "sequential", Asking(), Shapes(prefix=args.prefix))
+    chooser = Chooser(config, params, Words(), "sequential", Asking(), Shapes(whole=args.whole))
     del params
+    shown = Shown(watched, texts, options)
     began = time.perf_counter()
-    chooser.choose(watched, texts, options)
+    chooser.choose(*shown)
     compiled = time.perf_counter() - began
 
-    def timed(ask):
-        times = []
-        for _ in range(args.videos):
-            start = time.perf_counter()
-            ask()
-            times.append(time.perf_counter() - start)
-        return float(np.median(times))
+    def in_turn():
+        """Videos one after another as an evaluation asks about them."""
+        before = chooser.ask([shown])
+        for _ in range(args.videos - 1):
+            before, waiting = chooser.ask([shown]), before
+            waiting()
+        before()
+
+    taken = timed(in_turn) / args.videos
+    latency = float(np.median([timed(lambda: chooser.choose(*shown)) for _ in range(args.videos)]))
+    if args.profile:
+        from streaming import where_time_goes
+
+        where_time_goes("a video", lambda: chooser.choose(*shown), args.profile)
 
     def apart():
         for text, named in zip(texts, options):
             chooser.choose(watched, [text], [named])
 
-    median = timed(lambda: chooser.choose(watched, texts, options))
-    if args.profile:
-        from streaming import where_time_goes
-
-        where_time_goes("a video", lambda: chooser.choose(watched, texts, options), args.profile)
     apart()  # compiles
     alone = timed(apart)
     lengths = [len(chooser.conversation(watched.grid, t).tokens) for t in texts]
@@ -171,21 +177,38 @@ def main():
     prefix = flops(config, pairs, rows * cols, shared, 0)
     forked = whole + (whole - prefix) * (args.questions - 1)
     device = jax.devices()[0]
-    rate = 60 * args.questions / median
     peak, source = peak_flops(device, args.dtype)
-    floor = forked / peak
-    print(f"{device.device_kind}, {args.preset}, {args.dtype}, {height}x{width}, {args.frames} frames")
-    print(f"{lengths[0]} tokens a conversation, {shared} of them shared by {args.questions} questions")
-    print(f"{median:.2f} s a video (median of {args.videos}), {rate:.1f} questions a minute")
-    print(f"{alone:.2f} s with each question by itself: {alone / median:.2f} times as long")
+    a = jax.random.normal(jax.random.key(0), (args.square, args.square), jnp.dtype(args.dtype))
+    product = jax.jit(lambda a: a @ a)
+    product(a).block_until_ready()
+    rate = 2 * args.square**3 / min(timed(lambda: product(a).block_until_ready()) for _ in range(10))
     print(
-        f"{forked / 1e12:.2f} TFLOP a video, {args.questions * whole / 1e12:.2f} if nothing were shared"
+        f"{device.device_kind}, jax {jax.__version__}, {args.preset}, {args.dtype}, "
+        f"{time.strftime('%Y-%m-%d')}: {args.frames} frames of {height}x{width}, {lengths[0]} tokens a "
+        f"conversation, {shared} of them shared by {args.questions} questions"
+    )
+    minute = 60 * args.questions / taken
+    print(
+        f"ours: {taken:.3f} s a video ({args.videos} in turn), {minute:.1f} questions a minute; "
+        f"{latency:.3f} s from frames to answers; "
+        f"{alone:.2f} s with each question by itself, {alone / latency:.2f} times as long"
     )
     print(
-        f"{median / floor:.2f} times the floor of {floor:.2f} s ({source}: {peak / 1e12:.2g} TFLOP/s)"
+        f"{forked / 1e12:.1f} TFLOP a video, {args.questions * whole / 1e12:.1f} if none were shared; "
+        f"{taken * peak / forked:.2f} times the floor of {forked / peak:.3f} s ({source}: "
+        f"{peak / 1e12:.4g} TFLOP/s), {taken * rate / forked:.2f} times that of {forked / rate:.3f} s "
+        f"at the rate of products of {args.square}x{args.square} ({rate / 1e12:.4g} TFLOP/s)"
     )
-    programs = {p.__name__: p._cache_size() for p in (choice.encode, choice.see, choice.ask)}
-    print(f"programs compiled: {programs}; the first video took {compiled:.0f} s", flush=True)
+    counts = {
+        p.__name__: p._cache_size() for p in (choice.encode, choice.begin, choice.see, choice.ask)
+    }
+    print(f"programs compiled: {counts}; the first video took {compiled:.0f} s", flush=True)
+
+
+def timed(act):
+    began = time.perf_counter()
+    act()
+    return time.perf_counter() - began
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ never looks beyond. So the logits are those of the whole conversation, and the v
 
 Over a mesh as many videos go together as its batch axes have devices, and take what the longest takes.
 
-Shapes are few: tokens come in chunks of one size, the cache grows through a ladder of sizes, frame
+Shapes are few: tokens come in pieces of one size (where attention is fused, a video's first piece has
+one of sixteen sizes, and most videos are no more), the cache grows through a ladder of sizes, frame
 pairs are padded to eighths of a power of two. So the number of programs a run compiles is bounded,
 whatever it is asked.
 """
@@ -14,7 +15,7 @@ whatever it is asked.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,11 +25,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from livecc_jax.errors import ConfigError, TokenizerError
-from livecc_jax.evaluate.choice_step import ask, embed, encode, place, see
+from livecc_jax.evaluate.choice_step import ask, begin, embed, encode, place, see
 from livecc_jax.evaluate.questions import Asking
 from livecc_jax.evaluate.watching import Watched
 from livecc_jax.media.pixels import patch_places
-from livecc_jax.model.cache import Cache, empty_cache, grow_cache
+from livecc_jax.model.cache import Cache, grow_cache
+from livecc_jax.model.cache_attention import fused
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.inference import lay_out
 from livecc_jax.model.qwen2_vl import Params
@@ -46,11 +48,13 @@ PATCH_VALUES = 1176
 class Shapes:
     """Sizes of the compiled programs.
 
-    prefix: tokens of a video's part at a time, and the smallest cache; suffix: of a question's;
-    patches: encoded at a time, about.
+    prefix: tokens of a video's part at a time, and the smallest cache; whole: of its first part at
+    most, by sixteenths, where attention is fused (elsewhere its scores would be too large); suffix: of
+    a question's part; patches: encoded at a time, about.
     """
 
     prefix: int = 1024
+    whole: int = 32768
     suffix: int = 256
     patches: int = 16384
 
@@ -131,6 +135,12 @@ class Chooser:
         # Taken apart where they are (views, on the host) and then moved, so they never lie there twice.
         self.weights = lay_out(params, vision=False, spread=(config, mesh) if mesh else None)
         self.dtype = params["text"]["embed"].dtype
+        with self._devices():
+            one = jax.ShapeDtypeStruct((1, 1, config.text.heads, config.text.head_dim), self.dtype)
+            self.whole = shapes.whole if fused(one, one) else 0
+
+    def _devices(self) -> contextlib.AbstractContextManager[Any]:
+        return jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext()
 
     def option_ids(self, options: Sequence[str]) -> np.ndarray:
         """The token each option is compared by: the last of `before` + option.
@@ -153,37 +163,50 @@ class Chooser:
     def choose(
         self, watched: Watched, texts: Sequence[str], options: Sequence[Sequence[str]]
     ) -> list[Choice]:
-        """Option logits of several questions about one video; see `choose_together`."""
-        return self.choose_together([Shown(watched, texts, options)])[0]
+        """Option logits of several questions about one video; see `ask`."""
+        return self.ask([Shown(watched, texts, options)])()[0]
 
-    def choose_together(self, shown: Sequence[Shown]) -> list[list[Choice]]:
-        """Option logits of the questions about each of several videos.
+    def ask(self, shown: Sequence[Shown]) -> Callable[[], list[list[Choice]]]:
+        """Begin to answer the questions about each of several videos.
 
-        A conversation may be longer than the model's context, as in the published runs (Video-MME's
+        The devices are given all their work, and the host is free for the next videos meanwhile. A
+        conversation may be longer than the model's context, as in the published runs (Video-MME's
         subtitles of an hour): rotary positions simply go on.
 
         Args:
             shown: at most `rows` videos.
+
+        Returns:
+            What waits for the option logits, of each video's questions in order.
         """
         ids = [[self.option_ids(o) for o in one.options] for one in shown]
         # Rows without a video repeat the last one's.
         batch = [*shown, *[shown[-1]] * (self.rows - len(shown))]
-        asked = [[self.conversation(b.watched.grid, text) for text in b.texts] for b in batch]
-        shared = np.array([common_prefix([c.tokens for c in row]) for row in asked], np.int32)
-        with jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext():
+        with self._devices():
             seen = self._encode([b.watched for b in batch])
+            asked = [[self.conversation(b.watched.grid, text) for text in b.texts] for b in batch]
+            shared = np.array([common_prefix([c.tokens for c in row]) for row in asked], np.int32)
             cache = self._prefill([row[0] for row in asked], shared, seen)
             del seen
             # The longest question may need more room than the prefix has left.
             cache = self._with_room(cache, shared.max() + self._room(asked, shared))
-            out: list[list[Choice]] = [[] for _ in shown]
+            rounds = []
             for number in range(max(len(row) for row in asked)):
                 now = [row[min(number, len(row) - 1)] for row in asked]
                 logits, cache = self._finish(now, shared, cache)
-                for answers, wanted, one, row in zip(out, ids, now, logits):
-                    if number < len(wanted):
-                        answers.append(Choice(row[wanted[number]], len(one.tokens)))
-        return out
+                rounds.append(logits)
+
+        def answers() -> list[list[Choice]]:
+            fetched = [{n: np.asarray(x) for n, x in logits.items()} for logits in rounds]
+            return [
+                [
+                    Choice(fetched[i][self._chunks(one, n) - 1][row][wanted], len(one.tokens))
+                    for i, (one, wanted) in enumerate(zip(asked[row], ids[row]))
+                ]
+                for row, n in enumerate(shared[: len(shown)])
+            ]
+
+        return answers
 
     def _place(self, x: np.ndarray) -> Any:
         """Rows, on their devices."""
@@ -218,20 +241,25 @@ class Chooser:
         return seen
 
     def _prefill(self, rows: Sequence[Conversation], shared: np.ndarray, seen: jax.Array) -> Cache:
-        """The shared prefix of each row, in chunks; a row that is through sees padding behind it."""
-        size = self.shapes.prefix
-        cache = empty_cache(self.config, len(rows), ladder(size, size), self.dtype, self.mesh)
+        """The shared prefix of each row, in pieces; a row that is through sees padding behind it."""
+        size, end = self.shapes.prefix, int(shared.max())
+        step = self.whole // 16
+        first = min(-(-end // step) * step, self.whole) if step else size
         is_vision = [c.tokens == self.tokenizer.special.video_pad for c in rows]
         index = [np.where(v, np.cumsum(v) - 1, -1) for v in is_vision]
-        for first in range(0, int(shared.max()), size):
+
+        def piece(first: int, size: int) -> tuple[jax.Array, Any]:
             spans = [slice(first, min(first + size, end)) for end in shared]
-            cache = self._with_room(cache, first + size)
             tokens = _stacked([c.tokens[s] for c, s in zip(rows, spans)], size, 0)
             places = _stacked([i[s] for i, s in zip(index, spans)], size, -1)
-            positions = _stacked([c.positions[:, s] for c, s in zip(rows, spans)], size, 0)
             x = embed(self.config, self.weights, self._place(tokens), self._place(places), seen)
-            length = self._place(np.full(len(rows), first, np.int32))
-            cache = see(self.config, self.weights, cache, length, x, self._place(positions))
+            return x, self._place(_stacked([c.positions[:, s] for c, s in zip(rows, spans)], size, 0))
+
+        cache = begin(self.config, self.weights, *piece(0, first), ladder(first, size))
+        for start in range(first, end, size):
+            cache = self._with_room(cache, start + size)
+            length = self._place(np.full(len(rows), start, np.int32))
+            cache = see(self.config, self.weights, cache, length, *piece(start, size))
         return cache
 
     def _chunks(self, one: Conversation, shared: int) -> int:
@@ -244,10 +272,10 @@ class Chooser:
 
     def _finish(
         self, rows: Sequence[Conversation], shared: np.ndarray, cache: Cache
-    ) -> tuple[list[np.ndarray], Cache]:
-        """A question of each row, in chunks: (float32 [V] logits of each, cache)."""
+    ) -> tuple[dict[int, jax.Array], Cache]:
+        """A question of each row, in chunks: (float32 [B, V] logits of chunks that end one, cache)."""
         size, ended = self.shapes.suffix, [self._chunks(c, n) - 1 for c, n in zip(rows, shared)]
-        held = []
+        held = {}
         for number in range(max(ended) + 1):
             first = shared + number * size
             spans = [slice(a, a + size) for a in first]
@@ -259,9 +287,9 @@ class Chooser:
             )
             length, *inputs = map(self._place, (first.astype(np.int32), *inputs))
             logits, cache = ask(self.config, self.weights, cache, length, *inputs)
-            held.append(logits)
-        fetched = {n: np.asarray(held[n]) for n in set(ended)}
-        return [fetched[n][row] for row, n in enumerate(ended)], cache
+            if number in ended:
+                held[number] = logits
+        return held, cache
 
     def _with_room(self, cache: Cache, tokens: int) -> Cache:
         need = ladder(int(tokens), self.shapes.prefix)

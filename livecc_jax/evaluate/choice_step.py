@@ -10,7 +10,7 @@ import functools
 
 import jax
 
-from livecc_jax.model.cache import Cache, append
+from livecc_jax.model.cache import Cache, append, start
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.inference import Weights
 from livecc_jax.model.qwen2_vl import bind
@@ -52,6 +52,14 @@ def embed(
 ) -> jax.Array:
     """Embeddings [B, Q, D] of tokens int32 [B, Q] whose pictures are `seen[index]` (-1: no picture)."""
     return bind(config, weights.rest).embed(tokens, seen, index)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "capacity"))
+def begin(
+    config: ModelConfig, weights: Weights, x: jax.Array, positions: jax.Array, capacity: int
+) -> Cache:
+    """The first piece of the prefix, x [B, Q, D] at int32 [B, 3, Q]: a cache for `capacity` tokens."""
+    return start(bind(config, weights.rest), weights.layers, x, positions, capacity)[1]
 
 
 @functools.partial(jax.jit, static_argnames="config", donate_argnames="cache")

@@ -138,15 +138,11 @@ def ask_all(
     with append_lines(answers_file(folder, share)) as file:
         load = functools.partial(_watch_group, budget=budget, max_frames=max_frames)
         # As many videos at once as the chooser takes, of those that can be read.
-        for batch in batched(loaded_ahead(todo, load, chooser.rows), chooser.rows):
+        batches = batched(loaded_ahead(todo, load, chooser.rows), chooser.rows)
+        for batch, answers in _one_ahead((batch, _ask(chooser, batch)) for batch in batches):
             rows = [{"id": q.id, "error": str(error)} for group, error in batch.failed for q in group]
-            if batch.loaded:
-                shown = [
-                    Shown(watched, [q.text for q in group], [q.options for q in group])
-                    for group, watched in batch.loaded
-                ]
-                for (group, _), choices in zip(batch.loaded, chooser.choose_together(shown)):
-                    rows += [_answered(q, choice) for q, choice in zip(group, choices, strict=True)]
+            for (group, _), choices in zip(batch.loaded, answers()):
+                rows += [_answered(q, choice) for q, choice in zip(group, choices, strict=True)]
             write_lines(file, rows)
             asked.videos += len(batch.loaded) + len(batch.failed)
             asked.now += sum("response" in row for row in rows)
@@ -154,6 +150,30 @@ def ask_all(
             asked.seconds = time.perf_counter() - began
             progress(asked, total)
     return asked
+
+
+def _ask(chooser: Chooser, batch: Loads[list[Question], Watched]) -> Callable[[], list[list[Choice]]]:
+    """Begin with a batch; what waits for its answers."""
+    if not batch.loaded:
+        return list
+    return chooser.ask(
+        [Shown(watched, [q.text for q in group], [q.options for q in group])
+         for group, watched in batch.loaded]
+    )  # fmt: skip
+
+
+def _one_ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """The same, each once the next is there: devices go on with one while another is written down."""
+    before = deque(maxlen=1)
+    try:
+        for item in items:
+            if before:
+                yield before[0]
+            before.append(item)
+    except BaseException:
+        yield from before  # it has been asked: a stop must not lose it
+        raise
+    yield from before
 
 
 def append_lines(path: Path) -> TextIO:

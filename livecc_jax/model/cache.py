@@ -88,3 +88,34 @@ def append(
             x, kept = decoder_layer(model.config.text, weights, x, angles, attend)
         written.append(kept)
     return model.text.final(x), written
+
+
+def start(
+    model: Qwen2VL, layers: list[Params], x: jax.Array, positions: jax.Array, capacity: int
+) -> tuple[jax.Array, Cache]:
+    """`append` to a cache of nothing, which is made on the way.
+
+    Args:
+        model: bound; only its norm and rotary settings are used.
+        layers: from `inference.lay_out`.
+        x: [B, Q, D] embedded tokens.
+        positions: int32 [B, 3, Q].
+        capacity: tokens that the cache has room for, Q at least.
+
+    Returns:
+        ([B, Q, D] hidden states after the final norm, the cache).
+    """
+    angles = model.text.angles(positions)
+    spare = ((0, 0), (0, capacity - x.shape[1]), (0, 0), (0, 0))
+
+    def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        k = rotate(k, angles)
+        kept = tuple(constrain(jnp.pad(x, spare), *CACHE_AXES) for x in (k, v))
+        return attend_causal(q, k, v).out, kept
+
+    written: Cache = []
+    for i, weights in enumerate(layers):
+        with jax.named_scope(f"layer_{i}"):
+            x, kept = decoder_layer(model.config.text, weights, x, angles, attend)
+        written.append(kept)
+    return model.text.final(x), written

@@ -112,6 +112,11 @@ def test_forked_questions_equal_whole_conversations(mode, config, params, tokeni
     # Alone a question has the same answer.
     alone = chooser.choose(watched, QUESTIONS[2:], [OPTIONS])[0]
     np.testing.assert_allclose(alone.logits, forked[2].logits, rtol=0, atol=1e-4)
+    # So it has when the first piece is larger, as where attention is fused; with more to come, or not.
+    for chooser.whole in (96, 256):
+        again = chooser.choose(watched, QUESTIONS, [OPTIONS] * 3)
+        for one, other in zip(again, forked, strict=True):
+            np.testing.assert_allclose(one.logits, other.logits, rtol=0, atol=1e-4)
 
 
 def test_over_a_mesh_the_answers_are_the_same(config, params, tokenizer):
@@ -126,7 +131,7 @@ def test_over_a_mesh_the_answers_are_the_same(config, params, tokenizer):
         Shown(film(2, 6, 6, 2), QUESTIONS[2:], [("No", "Yes")]),
         Shown(film(7, 4, 4, 3), QUESTIONS[1:], [OPTIONS] * 2),
     ]
-    for shown, found in zip(films, spread.choose_together(films), strict=True):
+    for shown, found in zip(films, spread.ask(films)(), strict=True):
         for one, other in zip(found, alone.choose(*shown), strict=True):
             np.testing.assert_allclose(one.logits, other.logits, rtol=0, atol=1e-4)
             assert one.tokens == other.tokens
@@ -135,7 +140,7 @@ def test_over_a_mesh_the_answers_are_the_same(config, params, tokenizer):
 def test_compiled_programs_are_few(config, params, tokenizer):
     """Videos of many lengths and sizes: programs grow with the logarithm of the longest."""
     chooser = Chooser(config, params, tokenizer, "mrope", Asking("The answer is:\n", "\n"), SMALL)
-    for program in (choice.encode, choice.see, choice.ask):
+    for program in (choice.encode, choice.begin, choice.see, choice.ask):
         program.clear_cache()
     rng = np.random.default_rng(0)
     for i in range(8):
@@ -143,6 +148,7 @@ def test_compiled_programs_are_few(config, params, tokenizer):
         rows, cols = 2 * int(rng.integers(2, 4)), 2 * int(rng.integers(2, 4))
         chooser.choose(film(pairs, rows, cols, i), ["Why? " * words], [("No", "Yes")])
     # Caches of 64, 96, 128 and 192 tokens; frame pairs of 16, 24 and 36 patches.
+    assert choice.begin._cache_size() == 1
     assert choice.see._cache_size() <= 4
     assert choice.ask._cache_size() <= 4
     assert choice.encode._cache_size() <= 3

@@ -184,9 +184,9 @@ def test_videomme_killed_and_resumed(model, tmp_path, monkeypatch, capsys):
             raise KeyboardInterrupt
         return choose(self, shown)
 
-    choose = Chooser.choose_together
+    choose = Chooser.ask
     with monkeypatch.context() as patch:
-        patch.setattr(Chooser, "choose_together", dies)
+        patch.setattr(Chooser, "ask", dies)
         assert evaluate("videomme", model, data, tmp_path / "cut") == 130
     answers = tmp_path / "cut/answers.jsonl"
     lines = answers.read_text().splitlines()
