@@ -13,10 +13,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from livecc_jax.model import attention_cudnn
+from livecc_jax.model import attention_cudnn, attention_one
 from livecc_jax.model.attention_layout import layout_in_scope
 
-CHUNK = 1024  # keys of the past that one block of the device reads for a single query
 MANY = 4  # rows that keep a device busy, so that full blocks matter more than many of them
 
 
@@ -48,9 +47,9 @@ def attend_past(q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array) -> 
     """
     if not fused(q, k):
         return attend_masked(q, k, v, jnp.arange(k.shape[1]) < length[:, None, None])
-    if q.shape[1] == 1:
-        return _one_query(q, k, v, length)
-    if len(q) < MANY:
+    if attention_one.usable(q, k):
+        return Part(*attention_one.attend_one(q, k, v, length))
+    if q.shape[1] > 1 and len(q) < MANY:
         return _filled(q, k, v, length)
     by_key_head = _filled(_by_key_head(q, k.shape[2]), k, v, length)
     return Part(*(_by_query_head(x, q.shape[2]) for x in by_key_head))
@@ -135,21 +134,3 @@ def _by_query_head(x: jax.Array, h: int) -> jax.Array:
     """The way back."""
     b, _, kv = x.shape[:3]
     return x.reshape(b, -1, h // kv, kv, *x.shape[3:]).swapaxes(2, 3).reshape(b, -1, h, *x.shape[3:])
-
-
-def _one_query(q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array) -> Part:
-    """One query a row: the past in chunks, side by side as a batch (Flash-Decoding)."""
-    b, _, h, d = q.shape
-    capacity, kv = k.shape[1:3]
-    chunk = next(
-        (n for n in (CHUNK, CHUNK // 2, CHUNK // 4, CHUNK // 8) if capacity % n == 0), capacity
-    )
-    count = capacity // chunk
-    queries = jnp.broadcast_to(_by_key_head(q, kv)[:, None], (b, count, h // kv, kv, d))
-    there = jnp.clip(length[:, None] - chunk * jnp.arange(count), 0, chunk).reshape(-1)
-    chunks = (x.reshape(-1, chunk, kv, d) for x in (k, v))
-    parts = _filled(queries.reshape(-1, h // kv, kv, d), *chunks, there)
-    # [chunks, B, ...]
-    parts = (jnp.moveaxis(x.reshape(b, count, *x.shape[1:]), 1, 0) for x in parts)
-    out, size = (_by_query_head(x, h) for x in _merged(*parts))
-    return Part(out.astype(q.dtype), size)

@@ -2,6 +2,7 @@
 
 Weights have a scale for each output, inputs one for each token, taken as they come; nothing needs to be
 calibrated. The product itself is exact in float32 (FP8 Formats for Deep Learning, arXiv 2209.05433).
+One token alone is bound by reading weights, so its input stays as it is.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from livecc_jax.model import product_one
 from livecc_jax.model.qwen2_vl import Params
 
 E4M3 = jnp.float8_e4m3fn
@@ -50,6 +52,10 @@ def product8(x: jax.Array, weights: Params, contract: int = 1) -> jax.Array:
     lead, scale = x.shape[: x.ndim - contract], weights["scale"]
     flat = x.reshape(math.prod(lead), -1)
     rows = len(flat)
+    if rows == 1:
+        y = (product_one.times(flat[0], weights["kernel8"]) * scale.reshape(-1)).reshape(scale.shape)
+        y = y + weights["bias"] if "bias" in weights else y
+        return y.reshape(*lead, *scale.shape).astype(x.dtype)
     values, own = _rounded(jnp.pad(flat, ((0, -rows % ROWS), (0, 0))).astype(jnp.float32))
     y = jax.lax.dot_general(
         values, weights["kernel8"], (((1,), (1,)), ((), ())), preferred_element_type=x.dtype

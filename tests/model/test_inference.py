@@ -1,5 +1,7 @@
 """The decoder's own forms: frames cut on the device, attention in parts, products in eight bits."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from livecc_jax.errors import ConfigError
 from livecc_jax.media.pixels import patchify
-from livecc_jax.model import cache_attention
+from livecc_jax.model import attention_one, cache_attention, product_one
 from livecc_jax.model.cache_attention import attend_causal, attend_masked, attend_past, together
 from livecc_jax.model.inference import cut, lay_out
 from livecc_jax.model.quantize import product8, quantize
@@ -54,6 +56,8 @@ def test_parts_together_are_the_whole(monkeypatch, rows, queries, capacity):
     for by_cudnn in (False, True):
         monkeypatch.setattr(cache_attention, "fused", lambda q, k, by_cudnn=by_cudnn: by_cudnn)
         monkeypatch.setattr(cache_attention, "_cudnn", plain_cudnn)
+        interpreted = functools.partial(attention_one.attend_one, interpret=True)
+        monkeypatch.setattr(cache_attention.attention_one, "attend_one", interpreted)
         mine = together([attend_past(q, *past, length), attend_causal(q, *own)])
         np.testing.assert_allclose(mine, whole, atol=2e-6)
 
@@ -73,6 +77,19 @@ def test_eight_bits_are_as_near_as_they_can_be():
     assert (abs(mine - bias - exact) <= worst + 1e-5 * abs(bias)).all()
     typical = abs(mine - bias - exact) / np.sqrt(np.tensordot(x**2, kernel**2, 1))
     assert np.median(typical) < 0.04
+
+
+def test_one_token_meets_the_weights_as_they_are_stored():
+    """No rounding of its own beyond theirs; and the GPU's kernel means the same."""
+    rng = np.random.default_rng(1)
+    kernel = jnp.asarray(rng.normal(size=(384, 4, 24)), jnp.float32)
+    weights = quantize({"kernel": kernel, "bias": jnp.ones((4, 24))})
+    x = jnp.asarray(rng.normal(size=(1, 1, 384)), jnp.float32)
+    wide = np.asarray(weights["kernel8"], np.float64)
+    wanted = wide @ np.asarray(x, np.float64)[0, 0] * np.asarray(weights["scale"]).reshape(-1) + 1
+    np.testing.assert_allclose(product8(x, weights).reshape(-1), wanted, rtol=1e-5, atol=1e-5)
+    by_kernel = product_one.by_kernel(x[0, 0], weights["kernel8"], interpret=True)
+    np.testing.assert_allclose(by_kernel, product_one.times(x[0, 0], weights["kernel8"]), rtol=1e-4)
 
 
 def test_another_precision_is_refused():
