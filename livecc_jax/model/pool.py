@@ -7,23 +7,30 @@ its context once, rotated to where it is now, into working memory that all token
 
 Working memory of a turn, for each layer: C places of context, and Q of prompt with M of answer. Where
 things lie is the same in every row, so that all writes are of static shape.
+
+Over a mesh the pool is split as a batch is, and by key heads: a row's places are numbered within the
+part of the devices that have the row.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
 
 from livecc_jax.model.cache_attention import attend_causal, attend_masked, attend_past, together
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.inference import decoder_layer
 from livecc_jax.model.qwen2_vl import Params, Qwen2VL
 from livecc_jax.model.rope import rotate
+from livecc_jax.parallel.rules import on_own_part, partition_spec
 
 # One entry a layer: keys (not rotated) and values, each [N, K, D].
 Pool = list[tuple[jax.Array, jax.Array]]
+POOL_AXES = ("batch", "kv_heads", None)
 # One entry a layer: keys (rotated) and values of the context, each [B, C, K, D].
 Past = list[tuple[jax.Array, jax.Array]]
 # One entry a layer: keys (rotated) and values of the turn itself, each [B, Q + M, K, D].
@@ -41,15 +48,32 @@ class Context(NamedTuple):
     length: jax.Array  # int32 [B]
 
 
-def empty_pool(config: ModelConfig, tokens: int, dtype: Any) -> Pool:
-    """Zeros for so many tokens."""
+def empty_pool(config: ModelConfig, tokens: int, dtype: Any, mesh: Mesh | None = None) -> Pool:
+    """Zeros for so many tokens, split over a mesh if one is given."""
     shape = (tokens, config.text.kv_heads, config.text.head_dim)
-    return [(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.text.layers)]
+    place = NamedSharding(mesh, partition_spec(POOL_AXES)) if mesh else None
+    zeros = functools.partial(jnp.zeros, shape, dtype, device=place)
+    return [(zeros(), zeros()) for _ in range(config.text.layers)]
 
 
 def _stored(pool: jax.Array, new: jax.Array, places: jax.Array) -> jax.Array:
     """[N, K, D] with new rows; that no two share a place is what makes this a plain copy."""
-    return pool.at[places].set(new, mode="drop", unique_indices=True)
+
+    def put(pool: jax.Array, new: jax.Array, places: jax.Array) -> jax.Array:
+        return pool.at[places].set(new, mode="drop", unique_indices=True)
+
+    rows = "batch", None, "kv_heads", None
+    return on_own_part(put, (POOL_AXES, rows, ("batch", None)), POOL_AXES)(pool, new, places)
+
+
+def _found(pool: jax.Array, places: jax.Array) -> jax.Array:
+    """[B, C, K, D] of the pool."""
+    find = on_own_part(
+        lambda pool, places: pool[places],
+        (POOL_AXES, ("batch", None)),
+        ("batch", None, "kv_heads", None),
+    )
+    return find(pool, places)
 
 
 def read_turn(
@@ -95,7 +119,7 @@ def read_turn(
             here = rotate(k, new)
             parts = [attend_causal(q, here, v)]
             # The context is written once, rotated on the way.
-            past = rotate(pool_k[context.places], old), pool_v[context.places]
+            past = rotate(_found(pool_k, context.places), old), _found(pool_v, context.places)
             if past[0].shape[1]:
                 parts.append(attend_past(q, *past, context.length))
             unsaid = jnp.zeros((batch, room, *k.shape[2:]), k.dtype)

@@ -7,7 +7,7 @@ places that matter (`constrain`); this table is the only one that knows the mesh
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -79,6 +79,25 @@ def sharding_tree(mesh: Mesh, axes_tree: Any, shapes: Any) -> Any:
     return jax.tree_util.tree_map_with_path(
         one, axes_tree, shapes, is_leaf=lambda x: isinstance(x, tuple)
     )
+
+
+def on_own_part(
+    act: Callable[..., jax.Array],
+    given: tuple[tuple[str | None, ...], ...],
+    made: tuple[str | None, ...],
+) -> Callable[..., jax.Array]:
+    """`act`, done by each device of the mesh in scope with its own part of every array; without a mesh,
+    `act` itself.
+
+    Args:
+        act: what is done.
+        given: logical axes of its arguments.
+        made: logical axes of its result.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return act
+    specs = tuple(map(partition_spec, given))
+    return jax.shard_map(act, in_specs=specs, out_specs=partition_spec(made), check_vma=False)
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:

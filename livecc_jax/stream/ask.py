@@ -104,9 +104,10 @@ class VideoChat(Dialogue):
             part = slice(first, first + CHUNK)
             prompt = Prompt(whole.tokens[part], whole.positions[:, part], 0, whole.vision_index[part])
             turn = stack_prompts([prompt])._replace(pictures=pictures)
-            self._cache, self._state = read(
-                self.model.config, self.model.weights, self._cache, self._state, turn
-            )
+            with self.model.devices():
+                self._cache, self._state = read(
+                    self.model.config, self.model.weights, self._cache, self._state, turn
+                )
             self.length += len(prompt.tokens)
         self.next_position = whole.next_position
 
@@ -119,7 +120,8 @@ class VideoChat(Dialogue):
             part = frames[first : first + size]
             # One size for all, so that they share a program.
             part = np.pad(part, ((0, size - len(part)), (0, 0), (0, 0), (0, 0)))
-            pieces.append(look(self.model.config, self.model.weights, (part,)))
+            with self.model.devices():
+                pieces.append(look(self.model.config, self.model.weights, (part,)))
         return jnp.concatenate(pieces, axis=1)
 
     def _so_far(self) -> str:

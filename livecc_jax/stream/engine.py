@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import itertools
 import math
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -78,7 +78,7 @@ class EngineOptions:
 class _Waiting:
     """A turn's frames, and when they were captured; or a question, and when it was asked."""
 
-    frames: jax.Array | None
+    frames: np.ndarray | jax.Array | None
     number: int  # of the turn; questions have numbers of their own
     captured: float
     question: str = ""
@@ -102,7 +102,13 @@ class Conversation:
     """One stream in an engine; made by `Engine.open`."""
 
     def __init__(
-        self, engine: Engine, options: StreamOptions, prompt: str, offset_us: int, serial: int
+        self,
+        engine: Engine,
+        options: StreamOptions,
+        prompt: str,
+        offset_us: int,
+        serial: int,
+        shard: int,
     ) -> None:
         self.options, self.prompt, self.offset_us = options, prompt, offset_us
         self.lateness = Lateness()
@@ -115,6 +121,8 @@ class Conversation:
         self._waiting: collections.deque[_Waiting] = collections.deque()
         self._changing = threading.Lock()  # of what waits
         self._memory = Remembered(engine.options.retention, engine.model.stop.silence)
+        self._shard = shard
+        self._places = engine._places[shard]
         self._unkept: list[int] = []
         self._frame_shape: tuple[int, ...] | None = None
 
@@ -155,8 +163,10 @@ class Conversation:
         if captured < self._captured:
             raise MediaError("a turn's frames are older than those of the turn before it")
         self._frame_shape = frames.shape[1:]
-        # On their way to the device at once, while it may be busy with others.
-        turn = _Waiting(jax.device_put(frames), self._pushed, captured)
+        if self._engine.model.mesh is None:
+            # On their way to the device at once, while it may be busy with others.
+            frames = jax.device_put(frames)
+        turn = _Waiting(frames, self._pushed, captured)
         self._captured = captured
         self._pushed += 1
         with self._changing:
@@ -197,7 +207,7 @@ class Conversation:
         """
         self._engine._check_open(self)
         options = self.options if seed is None else dataclasses.replace(self.options, seed=seed)
-        other = self._engine._add(options, self.prompt, self.offset_us)
+        other = self._engine._add(options, self.prompt, self.offset_us, self._shard)
         with self._changing:
             waiting = sum(turn.frames is None for turn in self._waiting)
             other._asked = self._asked - waiting
@@ -206,7 +216,7 @@ class Conversation:
         other._frame_shape = self._frame_shape if self._taken else None
         other._unkept = self._unkept
         other._memory = self._memory.fork()
-        self._engine._places.share(other._memory.places())
+        self._places.share(other._memory.places())
         return other
 
     def _claim(self, turn: _Waiting) -> bool:
@@ -222,6 +232,15 @@ class Conversation:
         self._engine._close(self)
 
 
+class Row(NamedTuple):
+    """A turn that takes part in a tick, and where in the pool it and its answer go."""
+
+    conversation: Conversation
+    turn: _Waiting
+    prompt: Prompt
+    places: np.ndarray
+
+
 class Engine:
     """Conversations over one pool of keys and values.
 
@@ -229,6 +248,11 @@ class Engine:
         model: weights.
         options: what there is room for.
         clock: seconds, for lateness.
+
+    Over a mesh each group of devices along `data` and `fsdp` has as many of a tick's turns, and as
+    large a part of the pool. A conversation stays with the group it opens in, the one with the fewest.
+
+    Raises ConfigError when `batch` or `pool` does not divide over these groups.
     """
 
     def __init__(
@@ -238,15 +262,22 @@ class Engine:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.model, self.options, self.clock = model, options or EngineOptions(), clock
-        self._places = Places(self.options.pool)
-        self._pool: Pool = empty_pool(model.config, self.options.pool, model.dtype)
+        for name in ("batch", "pool"):
+            if getattr(self.options, name) % model.shards:
+                raise ConfigError(
+                    f"an engine's {name} of {getattr(self.options, name)} does not divide over the "
+                    f"{model.shards} groups of devices along mesh.data and mesh.fsdp"
+                )
+        # Of each group; places are numbered within its part of the pool.
+        self._places = [Places(self.options.pool // model.shards) for _ in range(model.shards)]
+        self._pool: Pool = empty_pool(model.config, self.options.pool, model.dtype, model.mesh)
         self._open: dict[int, Conversation] = {}
         self._serial = 0
 
     @property
     def free(self) -> int:
         """Tokens that the pool has room for."""
-        return self._places.free
+        return sum(places.free for places in self._places)
 
     def open(
         self, prompt: str = "", options: StreamOptions | None = None, offset_us: int = 0
@@ -276,12 +307,17 @@ class Engine:
             raise ConfigError(f"a query of {asked} tokens does not fit a context of {options.context}")
         return self._add(options, prompt, offset_us)
 
-    def _add(self, options: StreamOptions, prompt: str, offset_us: int) -> Conversation:
+    def _add(
+        self, options: StreamOptions, prompt: str, offset_us: int, shard: int | None = None
+    ) -> Conversation:
         """A conversation in a slot of its own."""
         if len(self._open) >= self.options.slots:
             raise SlotsFull(f"all {self.options.slots} slots have a conversation")
         self._serial += 1
-        made = Conversation(self, options, prompt, offset_us, self._serial)
+        if shard is None:
+            held = collections.Counter(c._shard for c in self._open.values())
+            shard = min(range(self.model.shards), key=lambda i: held[i])
+        made = Conversation(self, options, prompt, offset_us, self._serial, shard)
         self._open[self._serial] = made
         return made
 
@@ -302,17 +338,20 @@ class Engine:
             ((c._waiting[0], c) for c in list(self._open.values()) if c._waiting),
             key=lambda x: (x[0].captured, x[1]._serial),
         )
-        rows: list[tuple[Conversation, _Waiting, Prompt, np.ndarray]] = []
+        rows: list[Row] = []
+        taken = collections.Counter[int]()  # turns, of each group of devices
         ended: list[tuple[Conversation, SpokenTurn | Answer | LiveCCError]] = []
         for turn, conversation in ready:
             # Turns share a program when their frames are as many, of one size.
-            alike = not rows or turn.shape == rows[0][1].shape
-            if len(rows) == self.options.batch or not alike or not conversation._claim(turn):
+            alike = not rows or turn.shape == rows[0].turn.shape
+            full = taken[conversation._shard] == self.options.batch // self.model.shards
+            if full or not alike or not conversation._claim(turn):
                 continue
             try:
-                rows.append((conversation, turn, *self._prepare(conversation, turn)))
-            except (ContextFull, PoolFull) as full:
-                ended.append((conversation, full))
+                rows.append(Row(conversation, turn, *self._prepare(conversation, turn)))
+                taken[conversation._shard] += 1
+            except (ContextFull, PoolFull) as error:
+                ended.append((conversation, error))
                 if turn.frames is not None:
                     conversation.close()
         if not rows:
@@ -320,7 +359,7 @@ class Engine:
         said, cut = self._run(rows)
         now = self.clock()
         spoken = [
-            (row[0], self._remember(*row, said[i], bool(cut[i]), now - began, now))
+            (row.conversation, self._remember(row, said[i], bool(cut[i]), now - began, now))
             for i, row in enumerate(rows)
         ]
         return [*spoken, *ended]
@@ -328,7 +367,8 @@ class Engine:
     def _prepare(self, conversation: Conversation, turn: _Waiting) -> tuple[Prompt, np.ndarray]:
         """A turn's prompt, and places for it and its answer."""
         memory, options = conversation._memory, conversation.options
-        self._places.release(memory.make_room())
+        places = conversation._places
+        places.release(memory.make_room())
         prompt = make_prompt(
             self.model.template,
             turn.frames,
@@ -345,12 +385,12 @@ class Engine:
             raise ContextFull(
                 f"the context of {options.context} tokens is full after {seen:g} s of video"
             )
-        if fresh > self._places.free:
+        if fresh > places.free:
             raise PoolFull(
-                f"the pool of {self._places.total} tokens has room for {self._places.free} more, and "
+                f"the pool of {places.total} tokens has room for {places.free} more, and "
                 f"the turn takes {fresh}"
             )
-        return prompt, self._places.take(fresh)
+        return prompt, places.take(fresh)
 
     def _limit(self, conversation: Conversation, turn: _Waiting) -> int:
         """Most tokens of the answer."""
@@ -358,62 +398,62 @@ class Engine:
             return self.options.max_answer
         return conversation.options.max_new_tokens
 
-    def _run(
-        self, rows: list[tuple[Conversation, _Waiting, Prompt, np.ndarray]]
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _run(self, rows: list[Row]) -> tuple[np.ndarray, np.ndarray]:
         """(said int32 [rows, M], cut bool [rows])."""
+        seats, count = seated(
+            [row.conversation._shard for row in rows], self.model.shards, self.options.batch
+        )
         # Padding rows repeat the first one with no answer to give, and write where nobody reads.
-        count = min(1 << (len(rows) - 1).bit_length(), self.options.batch)
-        padded = [*rows, *itertools.repeat(rows[0], count - len(rows))]
-        pictures, shown = None, tuple(turn.frames for _, turn, *_ in padded)
+        padded, gathered = [rows[0]] * count, [Remembered(FULL).gather()] * count
+        for seat, row in zip(seats, rows):
+            padded[seat], gathered[seat] = row, row.conversation._memory.gather()
         limit = self.options.max_answer
-        if shown[0] is not None:
+        if rows[0].turn.frames is not None:
             limit = self.options.max_new_tokens
-            pictures = look(self.model.config, self.model.weights, shown)
-        turn = stack_prompts([prompt for _, _, prompt, _ in padded])._replace(pictures=pictures)
+        turn = stack_prompts([row.prompt for row in padded])
         bucket = turn.tokens.shape[1]
-        gathered = [c._memory.gather() for c, *_ in rows]
-        context = _stack_contexts(gathered, count, self.options.room)
         # Beyond the pool, where nothing is kept; no place twice.
-        nowhere = self._places.total + np.arange(count * (bucket + limit), dtype=np.int32)
+        nowhere = self.options.pool + np.arange(count * (bucket + limit), dtype=np.int32)
         prompts, answers = np.split(nowhere.reshape(count, -1), [bucket], axis=1)
         limits = np.zeros(count, np.int32)
-        for i, (conversation, waited, prompt, places) in enumerate(rows):
-            size = len(prompt.tokens)
-            prompts[i, :size] = places[:size]
-            answers[i, : len(places) - size] = places[size:]
-            limits[i] = self._limit(conversation, waited)
-        seeds = np.array([(c.options.seed, turn.number) for c, turn, *_ in padded])
-        bases = [c.options.silence_base for c, turn, *_ in rows if turn.frames is not None]
-        out, self._pool = take_turns(
-            self.model.config,
-            self.model.stop.watching(bases),
-            limit,
-            self.model.weights,
-            self._pool,
-            context,
-            turn,
-            TurnPlaces(prompts, answers),
-            stack_controls([c.options for c, *_ in padded]),
-            limits,
-            seeds.astype(np.uint32),
-            any(c.options.temperature > 0 for c, *_ in rows),
-        )
+        for seat, row in zip(seats, rows):
+            size = len(row.prompt.tokens)
+            prompts[seat, :size] = row.places[:size]
+            answers[seat, : len(row.places) - size] = row.places[size:]
+            limits[seat] = self._limit(row.conversation, row.turn)
+        options = [row.conversation.options for row in padded]
+        seeds = np.array([(o.seed, row.turn.number) for o, row in zip(options, padded)])
+        bases = [row.conversation.options.silence_base for row in rows if row.turn.frames is not None]
+        place, config, weights = self.model.place, self.model.config, self.model.weights
+        with self.model.devices():
+            pictures = None
+            if rows[0].turn.frames is not None:
+                shown = tuple(row.turn.frames for row in padded)
+                pictures = look(
+                    config, weights, shown if self.model.mesh is None else place(np.stack(shown))
+                )
+            out, self._pool = take_turns(
+                config,
+                self.model.stop.watching(bases),
+                limit,
+                weights,
+                self._pool,
+                place(_stack_contexts(gathered, self.options.room)),
+                place(turn)._replace(pictures=pictures),
+                place(TurnPlaces(prompts, answers)),
+                place(stack_controls(options)),
+                place(limits),
+                place(seeds.astype(np.uint32)),
+                any(row.conversation.options.temperature > 0 for row in rows),
+            )
         said, cut = jax.device_get((out.tokens, out.cut))
-        return said, cut
+        return said[seats], cut[seats]
 
     def _remember(
-        self,
-        conversation: Conversation,
-        turn: _Waiting,
-        prompt: Prompt,
-        places: np.ndarray,
-        said: np.ndarray,
-        cut: bool,
-        latency: float,
-        now: float,
+        self, row: Row, said: np.ndarray, cut: bool, latency: float, now: float
     ) -> SpokenTurn | Answer:
         """Add a turn that was taken to its conversation's memory."""
+        conversation, turn, prompt, places = row
         tokens = said[said >= 0]
         size, kept = len(prompt.tokens), len(tokens) - cut
         start = conversation._memory.next_position
@@ -422,7 +462,7 @@ class Engine:
         )
         answer = Piece.words(places[size : size + kept], tokens[:kept])
         conversation._memory.add(piece, answer)
-        self._places.release(places[size + kept :])
+        conversation._places.release(places[size + kept :])
         # As in `Session.push`: `hybrid` is for being exactly the released decoder.
         forgets = conversation.options.positions == "hybrid"
         conversation._unkept = [] if forgets or not cut else tokens[-1:].tolist()
@@ -449,14 +489,30 @@ class Engine:
 
     def _close(self, conversation: Conversation) -> None:
         if self._open.pop(conversation._serial, None) is not None:
-            self._places.release(conversation._memory.places())
+            conversation._places.release(conversation._memory.places())
             conversation._waiting.clear()
 
 
-def _stack_contexts(
-    gathered: list[tuple[np.ndarray, np.ndarray, np.ndarray]], count: int, room: int
-) -> Context:
+def seated(shards: list[int], groups: int, batch: int) -> tuple[list[int], int]:
+    """Which row of a tick each turn has, and how many rows there are.
+
+    Each group of devices has equally many, a power of two or its share of the batch, one group after
+    the other.
+
+    Args:
+        shards: the group of each turn.
+        groups: how many there are.
+        batch: most rows.
+    """
+    sizes = collections.Counter(shards)
+    each = min(1 << (max(sizes.values()) - 1).bit_length(), batch // groups)
+    free = [iter(range(group * each, (group + 1) * each)) for group in range(groups)]
+    return [next(free[group]) for group in shards], each * groups
+
+
+def _stack_contexts(gathered: list[tuple[np.ndarray, np.ndarray, np.ndarray]], room: int) -> Context:
     """Contexts as a batch, padded to the bucket of the longest."""
+    count = len(gathered)
     longest = max(len(places) for places, _, _ in gathered)
     room = room if longest <= room else _context_bucket(longest)
     places, tokens = (np.zeros((count, room), np.int32) for _ in range(2))

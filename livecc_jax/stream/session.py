@@ -6,21 +6,25 @@ both are built by `livecc_jax.timeline`.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import time
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
 
 from livecc_jax.errors import ConfigError, LiveCCError, MediaError
 from livecc_jax.model.cache import Cache, empty_cache, grow_cache
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.inference import lay_out
 from livecc_jax.model.qwen2_vl import Params
+from livecc_jax.parallel.batch import parts
+from livecc_jax.parallel.rules import partition_spec
 from livecc_jax.stream.options import StreamOptions, stack_controls
 from livecc_jax.stream.prompt import Prompt, make_prompt, stack_prompts
 from livecc_jax.stream.step import SlotState, StopIds, TurnInput, look, run_turn
@@ -73,6 +77,11 @@ class StreamModel:
         params: the parameter tree.
         tokenizer: the model's.
         precision: as in `model.inference.lay_out`.
+        mesh: devices to split over, by the rules of training: weights and key heads over `tensor`, an
+            engine's conversations over `data` and `fsdp` (and weights over `fsdp`); without one, the
+            default device has everything.
+
+    Raises ConfigError for another precision, or a model that does not divide over the mesh.
     """
 
     def __init__(
@@ -81,14 +90,28 @@ class StreamModel:
         params: Params,
         tokenizer: Tokenizer,
         precision: str = "weights",
+        mesh: Mesh | None = None,
     ) -> None:
-        self.config = config
-        self.weights = lay_out(params, precision=precision)
+        if mesh is not None and parts(mesh, "length") > 1:
+            raise ConfigError("mesh.context splits rows of training; here it must be 1")
+        self.config, self.mesh = config, mesh
+        self.shards = parts(mesh, "batch") if mesh else 1  # groups of devices with streams of their own
+        self.weights = lay_out(params, precision=precision, spread=(config, mesh) if mesh else None)
         self.dtype = params["text"]["embed"].dtype
         self.tokenizer = tokenizer
         self.template = ChatTemplate(tokenizer)
         special = tokenizer.special
         self.stop = StopIds((special.im_end, special.endoftext), tokenizer.silence_id)
+
+    def devices(self) -> contextlib.AbstractContextManager[Any]:
+        """The scope in which programs run where the weights are."""
+        return jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext()
+
+    def place(self, rows: Any) -> Any:
+        """Arrays [B, ...] of the host, each row where its devices are."""
+        if self.mesh is None:
+            return rows  # the call that takes them moves them all at once
+        return jax.device_put(rows, NamedSharding(self.mesh, partition_spec(("batch",))))
 
 
 class Dialogue:
@@ -97,9 +120,16 @@ class Dialogue:
     Args:
         model: shared weights.
         options: decoding.
+
+    Raises ConfigError when the model is split over devices that serve several streams.
     """
 
     def __init__(self, model: StreamModel, options: StreamOptions) -> None:
+        if model.shards > 1:
+            raise ConfigError(
+                "one stream is split over mesh.tensor alone: mesh.data and mesh.fsdp split an engine's "
+                "streams"
+            )
         self.model, self.options = model, options
         self.next_position = 0
         self.length = 0  # tokens in the cache
@@ -134,17 +164,18 @@ class Dialogue:
     def _take(self, turn: TurnInput, limit: int, silence_base: float | None) -> tuple[list[int], bool]:
         """Run a turn: (what was said, whether the limit cut it)."""
         self._make_room(turn.tokens.shape[1], int(turn.count[0]), limit)
-        out, self._cache, self._state = run_turn(
-            self.model.config,
-            self.model.stop.watching([silence_base]),
-            limit,
-            self.model.weights,
-            self._cache,
-            self._state,
-            turn,
-            self._controls,
-            self.options.temperature > 0,
-        )
+        with self.model.devices():
+            out, self._cache, self._state = run_turn(
+                self.model.config,
+                self.model.stop.watching([silence_base]),
+                limit,
+                self.model.weights,
+                self._cache,
+                self._state,
+                turn,
+                self._controls,
+                self.options.temperature > 0,
+            )
         said, cut = (np.asarray(x[0]) for x in jax.device_get((out.tokens, out.cut)))
         tokens = [int(t) for t in said if t >= 0]
         kept = len(tokens) - bool(cut)
@@ -174,7 +205,8 @@ class Dialogue:
         # Doubling keeps the number of compiled programs logarithmic in the stream's length.
         capacity = max(self.options.reserve, 1 << (need - 1).bit_length())
         if self._cache is None:
-            self._cache = empty_cache(self.model.config, 1, capacity, self.model.dtype)
+            model = self.model
+            self._cache = empty_cache(model.config, 1, capacity, model.dtype, model.mesh)
         else:
             self._cache = grow_cache(self._cache, capacity)
 
@@ -254,7 +286,8 @@ class Session(Dialogue):
         if len(frames) == 0 or len(frames) % 2:
             raise MediaError(f"a turn takes an even number of frames, not {len(frames)}")
         # Under way before the prompt is made.
-        pictures = look(self.model.config, self.model.weights, (frames,))
+        with self.model.devices():
+            pictures = look(self.model.config, self.model.weights, (frames,))
         prompt = self._prompt(frames, label, self.prompt)
         return stack_prompts([prompt])._replace(pictures=pictures)
 

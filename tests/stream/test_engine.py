@@ -228,7 +228,7 @@ def test_rolling_is_the_replay(mode, monkeypatch):
         expected = replay.turn(frames(number))
         assert say(made, conversation, number) == expected, number
         kept, start = replay.retained()
-        conversation._engine._places.release(conversation._memory.make_room())
+        conversation._places.release(conversation._memory.make_room())
         _, tokens, positions = conversation._memory.gather()
         assert tokens.tolist() == [i for i, _, _ in kept]
         np.testing.assert_array_equal(positions.T, [at for _, at, _ in kept])

@@ -160,8 +160,8 @@ def test_forking_leaks_nothing(monkeypatch, retention, script):
         # As many owners as conversations that remember it, and a place is free when there are none.
         owners = Counter(int(p) for s in streams.values() for p in s._memory.places())
         held = np.array([owners[p] for p in range(500)])
-        np.testing.assert_array_equal(made._places._owners, held)
-        free = made._places._free[: made.free]
+        np.testing.assert_array_equal(made._places[0]._owners, held)
+        free = made._places[0]._free[: made.free]
         assert sorted(free) == np.flatnonzero(held == 0).tolist()
     for stream in streams.values():
         stream.close()
