@@ -198,6 +198,10 @@ def test_options_that_cannot_be(fails, model, tmp_path):
     assert "--end 1 is not after --start 2" in fails(*ask, "--start", "2", "--end", "1")
     assert "no frame between 99 s" in fails(*ask, "--start", "99")
     assert "must say something" in fails(*ask, " ")
+    assert "--warm-up 'big' is not of the form" in fails("watch", model, CLIP, "--warm-up", "big")
+    assert "one stream is split over mesh.tensor alone" in fails(
+        "stream", model, CLIP, "--mesh", "data=2"
+    )
     (tmp_path / "file").write_text("")
     path = annotation(tmp_path / "a.jsonl", CLIP)
     out = tmp_path / "file/index"
@@ -224,8 +228,8 @@ def test_stream_writes_what_it_says(model, tmp_path, capsys):
     assert [line.split(maxsplit=3)[:3] for line in shown[: len(lines)]] == [
         [f"{x['start']:.1f}", "-", f"{x['stop']:.1f}"] for x in lines
     ]
-    # Again: the same words.
-    assert main(["stream", *map(str, argv)]) == 0
+    # Again, on two devices: the same words.
+    assert main(["stream", "--mesh", "tensor=2", "--warm-up", *map(str, argv)]) == 0
     again = [json.loads(x) for x in outs["jsonl"].read_text().splitlines()]
     assert [x["tokens"] for x in again] == [x["tokens"] for x in lines]
 

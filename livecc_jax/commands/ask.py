@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from livecc_jax.commands.options import (
+    add_device_options,
     add_sampling_options,
     add_span_options,
     add_timeline_options,
@@ -36,6 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     add_timeline_options(parser)
     add_sampling_options(parser, 128, "an answer")
+    add_device_options(parser)
     parser.add_argument("--jsonl", metavar="OUT", help="also write a line for each answer")
     parser.set_defaults(run=run)
 

@@ -79,6 +79,42 @@ def add_sampling_options(parser: argparse.ArgumentParser, tokens: int, of: str) 
     )
 
 
+def add_device_options(parser: argparse.ArgumentParser) -> None:
+    """--mesh and --compile-cache, for `load_stream_model`."""
+    parser.add_argument(
+        "--mesh",
+        metavar="AXIS=N,...",
+        help="split over this host's devices: weights and heads over `tensor`, and the sources of "
+        "`livecc watch` over `data`, such as data=2,tensor=2 (default: one device)",
+    )
+    parser.add_argument(
+        "--compile-cache",
+        metavar="DIR|none",
+        help="where compiled programs are kept for the next run (default: "
+        "~/.cache/livecc/programs, on a CPU none)",
+    )
+
+
+def keep_programs(where: str | None) -> None:
+    """Have jax keep what it compiles in a folder, or not for `none`.
+
+    By default beside other caches of the user's, unless jax was told already (by its own variable
+    JAX_COMPILATION_CACHE_DIR). Not on a CPU: programs for one may not run on another that shares the
+    home directory.
+    """
+    import os
+    from pathlib import Path
+
+    import jax
+
+    if where is None:
+        if jax.config.jax_compilation_cache_dir or jax.default_backend() == "cpu":
+            return
+        home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        where = str(Path(home).expanduser() / "livecc" / "programs")
+    jax.config.update("jax_compilation_cache_dir", None if where == "none" else where)
+
+
 def decoding_options(args: argparse.Namespace, checkpoint: Checkpoint) -> StreamOptions:
     """How a stream decodes, by --positions and the options above; answers know no silence control."""
     from livecc_jax.stream.options import StreamOptions
@@ -96,12 +132,19 @@ def decoding_options(args: argparse.Namespace, checkpoint: Checkpoint) -> Stream
 
 
 def load_stream_model(args: argparse.Namespace, checkpoint: Checkpoint) -> StreamModel:
-    """A checkpoint's weights on the first device, by --dtype and --precision."""
+    """A checkpoint's weights where --mesh says or on the first device, by --dtype and --precision."""
     import jax
 
+    from livecc_jax.commands.shares import mesh_of
     from livecc_jax.stream.session import StreamModel
 
+    keep_programs(args.compile_cache)
     dtype = args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    mesh = mesh_of(args.mesh)
+    if mesh is not None:
+        # From the host, a layer at a time: the devices never hold two copies.
+        params = checkpoint.load_params(jax.numpy.dtype(dtype))
+        return StreamModel(checkpoint.config, params, checkpoint.open_tokenizer(), args.precision, mesh)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shardings = jax.tree.map(lambda _: device, checkpoint.abstract_params())
     params = checkpoint.load_params(jax.numpy.dtype(dtype), shardings)

@@ -7,6 +7,7 @@ import math
 
 from livecc_jax.commands.options import (
     add_decoding_options,
+    add_device_options,
     add_span_options,
     add_timeline_options,
     check_span,
@@ -39,6 +40,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="of a file: as fast as it is decoded, or as if it were live (default: fast)",
     )
     add_decoding_options(parser)
+    add_device_options(parser)
+    parser.add_argument(
+        "--warm-up", action="store_true", help="compile before the first turn rather than during it"
+    )
     parser.add_argument(
         "--ask",
         action="append",
@@ -79,6 +84,8 @@ def run(args: argparse.Namespace) -> int:
     prompt = stream_prompt(args.query, args.title, args.previous)
     kind = RollingSession if args.cache == "rolling" else Session
     session = kind(model, options, prompt, offset_us=microseconds(args.start or 0.0))
+    if args.warm_up and first:
+        session.warm_up(first.frames.shape[1:3])
     kinds = {JsonLines: args.jsonl, WebVtt: args.vtt, Srt: args.srt}
     sinks = [kind(path) for kind, path in kinds.items() if path]
 
@@ -91,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{spoken.start:7.1f} - {spoken.stop:<7.1f} {spoken.words or '...'}", flush=True)
         latencies.append(spoken.latency)
     if len(latencies) > 2:
-        ms = 1000 * np.array(latencies[2:])  # the first two turns compile
+        ms = 1000 * np.array(latencies[2:])  # the first two turns may compile
         print(
             f"{len(latencies)} turns; after the first two, {np.median(ms):.0f} ms a turn "
             f"(median), {ms.max():.0f} ms at most"

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from livecc_jax.commands.options import (
     add_decoding_options,
+    add_device_options,
     add_timeline_options,
     decoding_options,
     load_stream_model,
@@ -70,6 +71,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--batch", type=int, default=16, metavar="N", help="turns a tick, at most (default 16)"
     )
     add_decoding_options(parser)
+    add_device_options(parser)
+    parser.add_argument(
+        "--warm-up",
+        action="append",
+        default=[],
+        metavar="WIDTHxHEIGHT",
+        help="compile for pictures of this size before any source is opened; repeat for more",
+    )
     parser.set_defaults(run=run)
 
 
@@ -82,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     from livecc_jax.media.sources import is_live
     from livecc_jax.stream.outputs import JsonLines, Srt, WebVtt
     from livecc_jax.stream.watch import Watch
-    from livecc_jax.timeline.turns import stream_prompt
+    from livecc_jax.timeline.turns import OPENING_FRAMES, stream_prompt
 
     if args.retries is not None and args.retries < 0:
         raise ConfigError(f"--retries must not be negative, not {args.retries}")
@@ -92,12 +101,15 @@ def run(args: argparse.Namespace) -> int:
     for source in args.sources:
         if budget.tokens is None and is_live(source):
             raise ConfigError(f"{source}: a live source needs a fixed pixel budget, not `reference`")
+    sizes = [budget.size(*picture_size(text), OPENING_FRAMES) for text in args.warm_up]
     names = labels(args.sources)
     if args.out:
         Path(args.out).mkdir(parents=True, exist_ok=True)
     prompt = stream_prompt(args.query, args.title)
     model = load_stream_model(args, checkpoint)
     engine = make_engine(model, options, budget, prompt, len(names), args.batch, args.cache)
+    for size in sizes:
+        engine.warm_up(size, prompt, options)
     screen = Screen(sys.stdout)
     live = LiveOptions(retries=args.retries, patient=True)
     kinds = (JsonLines, "jsonl"), (WebVtt, "vtt"), (Srt, "srt")
@@ -120,6 +132,16 @@ def run(args: argparse.Namespace) -> int:
     return 2 if any(w.figures().state == "failed" for w in watched) else 0
 
 
+def picture_size(text: str) -> tuple[int, int]:
+    """`1920x1080` as (height, width). Raises ConfigError for anything else."""
+    from livecc_jax.errors import ConfigError
+
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if not match:
+        raise ConfigError(f"--warm-up {text!r} is not of the form WIDTHxHEIGHT, such as 1920x1080")
+    return int(match[2]), int(match[1])
+
+
 def make_engine(
     model: StreamModel,
     options: StreamOptions,
@@ -129,7 +151,7 @@ def make_engine(
     batch: int,
     cache: str,
 ) -> Engine:
-    """With room for what each source may keep."""
+    """With room for what each source may keep, as many for each group of the model's devices."""
     from livecc_jax.stream.engine import Engine, EngineOptions
     from livecc_jax.stream.retention import FULL, ROLLING
     from livecc_jax.stream.rolling import rolling_room
@@ -138,12 +160,14 @@ def make_engine(
     if cache == "rolling":
         asked = len(model.tokenizer.encode(prompt))
         room, pool = rolling_room(ROLLING, budget.max_pair_patches // 4, asked, options.max_new_tokens)
+    groups = model.shards
+    even = -(-sources // groups) * groups
     return Engine(
         model,
         EngineOptions(
             slots=sources,
-            batch=min(batch, sources),
-            pool=sources * pool,
+            batch=min(-(-batch // groups) * groups, even),
+            pool=even * pool,
             retention=ROLLING if cache == "rolling" else FULL,
             max_new_tokens=options.max_new_tokens,
             room=room,

@@ -27,6 +27,7 @@ from livecc_jax.stream.places import Places, PoolFull
 from livecc_jax.stream.prompt import Prompt, make_prompt, stack_prompts
 from livecc_jax.stream.retention import FULL, Piece, Remembered, Retention
 from livecc_jax.stream.session import (
+    LATE_TURN,
     MAX_ANSWER,
     Answer,
     ContextFull,
@@ -36,7 +37,7 @@ from livecc_jax.stream.session import (
 from livecc_jax.stream.step import look
 from livecc_jax.stream.tick import Places as TurnPlaces
 from livecc_jax.stream.tick import take_turns
-from livecc_jax.timeline.turns import turn_label, turn_span
+from livecc_jax.timeline.turns import OPENING_FRAMES, TURN_FRAMES, turn_label, turn_span
 
 DUE = 1.0  # seconds after its last frame that a turn's words should be out
 SMALLEST_CONTEXT = 512
@@ -320,6 +321,44 @@ class Engine:
         made = Conversation(self, options, prompt, offset_us, self._serial, shard)
         self._open[self._serial] = made
         return made
+
+    def warm_up(
+        self, size: tuple[int, int], prompt: str = "", options: StreamOptions | None = None
+    ) -> None:
+        """Compile, before there are any streams, what streams like this one will run.
+
+        Made-up streams take turns and are closed again: openings, later turns with short and with long
+        time labels, and a short question, in ticks of every number of rows. With a fixed `room` nothing
+        is left to compile but longer questions; without one, contexts that outgrow their bucket too.
+
+        Args:
+            size: height and width of frames as they are pushed, multiples of 28.
+            prompt: the first turn's text.
+            options: decoding; what counts is whether there is a temperature, and silence control.
+
+        Raises:
+            LiveCCError: there are conversations; or those made up do not fit pool or context.
+        """
+        if self._open:
+            raise LiveCCError("an engine is warmed up before it has conversations")
+        opening, pair = (np.zeros((n, *size, 3), np.uint8) for n in (OPENING_FRAMES, TURN_FRAMES))
+        most = min(self.options.slots, self.options.batch)
+        counts = {min(most, self.model.shards << i) for i in range(most.bit_length() + 1)}
+        for count in sorted(counts):
+            streams = [self.open(prompt, options) for _ in range(count)]
+            for number, frames in ((0, opening), (1, pair), (LATE_TURN, pair), (None, None)):
+                for stream in streams:
+                    if frames is None:
+                        stream.ask("?")
+                        continue
+                    # The shortest prompt there is, and the longest.
+                    stream._pushed, stream._unkept = number, [0] * (number == LATE_TURN)
+                    stream.push(frames)
+                for _, result in self.tick():
+                    if isinstance(result, LiveCCError):
+                        raise result
+            for stream in streams:
+                stream.close()
 
     def waiting(self) -> int:
         """Turns that wait."""

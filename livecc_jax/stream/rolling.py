@@ -59,12 +59,20 @@ class RollingSession:
     ) -> None:
         self._model, self._options, self._prompt = model, options, prompt
         self._offset_us, self._retention = offset_us, retention
+        self._engine: Engine | None = None
         self._conversation: Conversation | None = None
+
+    def warm_up(self, size: tuple[int, int]) -> None:
+        """Compile everything that this stream will run; arguments as `Session.warm_up`."""
+        self._engine = self._make_engine((OPENING_FRAMES, *size))
+        self._engine.warm_up(size, self._prompt, self._options)
 
     def push(self, frames: np.ndarray) -> SpokenTurn:
         """Take a turn; arguments and errors as `Session.push`."""
         if self._conversation is None:
-            self._conversation = self._open(frames)
+            if self._engine is None:
+                self._engine = self._make_engine(frames.shape)
+            self._conversation = self._engine.open(self._prompt, self._options, self._offset_us)
         self._conversation.push(frames)
         ((_, result),) = self._engine.tick()
         if isinstance(result, LiveCCError):
@@ -85,13 +93,13 @@ class RollingSession:
             raise result
         return result
 
-    def _open(self, frames: np.ndarray) -> Conversation:
-        """An engine with room for just this stream, by the size of its frames."""
-        height, width = frames.shape[1:3]
+    def _make_engine(self, opening: tuple[int, ...]) -> Engine:
+        """An engine with room for just this stream, by the shape of its opening's frames."""
+        count, height, width = opening[:3]
         pair = Visual("video", (1, height // PATCH, width // PATCH)).tokens
         limit = self._options.max_new_tokens
         asked = len(self._model.tokenizer.encode(self._prompt))
-        room, pool = rolling_room(self._retention, pair, asked, limit, len(frames) // 2)
+        room, pool = rolling_room(self._retention, pair, asked, limit, count // 2)
         options = EngineOptions(
             slots=1,
             batch=1,
@@ -100,5 +108,4 @@ class RollingSession:
             max_new_tokens=limit,
             room=room,
         )
-        self._engine = Engine(self._model, options)
-        return self._engine.open(self._prompt, self._options, self._offset_us)
+        return Engine(self._model, options)

@@ -30,7 +30,7 @@ from livecc_jax.stream.prompt import Prompt, make_prompt, stack_prompts
 from livecc_jax.stream.step import SlotState, StopIds, TurnInput, look, run_turn
 from livecc_jax.text.tokenizer import SILENCE, Tokenizer
 from livecc_jax.timeline.chat import ChatTemplate
-from livecc_jax.timeline.turns import turn_label, turn_span
+from livecc_jax.timeline.turns import OPENING_FRAMES, TURN_FRAMES, turn_label, turn_span
 
 
 class ContextFull(LiveCCError):
@@ -67,6 +67,7 @@ class Answer:
 
 
 MAX_ANSWER = 128  # tokens
+LATE_TURN = 1_000_000  # after eleven days: a time label as long as they get
 
 
 class StreamModel:
@@ -260,6 +261,20 @@ class Session(Dialogue):
             cut,
             time.perf_counter() - began,
         )
+
+    def warm_up(self, size: tuple[int, int]) -> None:
+        """Compile what the first turns run, by turns of a made-up stream; this one stays as it is.
+
+        A cache that outgrows `options.reserve` still compiles, once each time it doubles.
+
+        Args:
+            size: height and width of frames as they are pushed, multiples of 28.
+        """
+        other = Session(self.model, self.options, self.prompt)
+        for number, count in ((0, OPENING_FRAMES), (1, TURN_FRAMES), (LATE_TURN, TURN_FRAMES)):
+            # The shortest prompt there is, and the longest.
+            other.turns, other._unkept = number, [0] * (number == LATE_TURN)
+            other.push(np.zeros((count, *size, 3), np.uint8))
 
     def ask(self, question: str, max_new_tokens: int = MAX_ANSWER) -> Answer:
         """Put a question between two turns, as one more turn of the conversation; it goes on after it.

@@ -19,6 +19,7 @@ from livecc_jax.stream.places import PoolFull
 from livecc_jax.stream.retention import FULL, Retention
 from livecc_jax.stream.rolling import RollingSession
 from livecc_jax.stream.session import ContextFull, Session
+from livecc_jax.stream.step import look
 from livecc_jax.stream.tick import take_turns
 from livecc_jax.timeline.chat import Visual
 from livecc_jax.timeline.positions import token_positions
@@ -287,11 +288,16 @@ def test_rolling_is_full_until_it_forgets():
 
 
 def test_one_stream_without_an_end():
-    """It is the engine's, in a room that it never outgrows."""
+    """It is the engine's, in a room that it never outgrows; and once warm it compiles no more."""
     before = take_turns._cache_size()
     stream = RollingSession(model(), options("mrope"), QUERY, retention=SHORT)
-    assert [stream.push(frames(i)).tokens for i in range(8)] == alone(8, retention=SHORT)
-    assert take_turns._cache_size() - before <= 6
+    stream.warm_up(frames(0).shape[1:3])
+    warm = take_turns._cache_size(), look._cache_size()
+    assert warm[0] - before <= 4
+    said = [stream.push(frames(i)).tokens for i in range(8)]
+    stream.ask("d")
+    assert warm == (take_turns._cache_size(), look._cache_size())
+    assert said == alone(8, retention=SHORT)
     assert stream._conversation.length <= stream._engine.options.room
     with pytest.raises(ConfigError, match="has no bound"):
         RollingSession(model(), options("mrope"), retention=FULL).push(frames(0))
@@ -332,6 +338,22 @@ def test_few_programs_serve_many_turns():
             made.tick()
     # A batch of 1, 2 or 4; opening or not; two prompt buckets and one of context.
     assert take_turns._cache_size() - before <= 9
+
+
+def test_an_engine_warms_up_every_number_of_rows(monkeypatch):
+    made, seen = engine(SHORT, slots=3), []
+
+    def run(rows):
+        seen.append((len(rows), rows[0].turn.shape[:1]))
+        return np.full((len(rows), LIMIT), -1), np.zeros(len(rows), bool)
+
+    monkeypatch.setattr(made, "_run", run)
+    made.warm_up((56, 84), QUERY, options("mrope"))
+    assert made.free == 4000
+    assert {*seen} == {(rows, kind) for rows in (1, 2, 3) for kind in ((6,), (2,), ())}
+    made.open(QUERY)
+    with pytest.raises(LiveCCError, match="before it has conversations"):
+        made.warm_up((56, 84))
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
