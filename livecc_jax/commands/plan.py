@@ -1,4 +1,4 @@
-"""`livecc plan`: what a training step takes on a TPU slice, before paying for one."""
+"""`livecc plan`: what training or streaming takes on a TPU slice, before paying for one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from livecc_jax.errors import ConfigError
 
 if TYPE_CHECKING:
     from livecc_jax.model.config import ModelConfig
+    from livecc_jax.stream.plan import StreamPlan
     from livecc_jax.train.config import Config
     from livecc_jax.train.plan import Plan
     from livecc_jax.train.plan_search import Outcome
@@ -20,12 +21,16 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Declare the command."""
     parser = subparsers.add_parser(
         "plan",
-        help="compile a training step for a TPU slice, and say what it takes",
-        description="Compile the training step of a config ahead of time for a TPU slice that need not "
-        "be there, and print memory, arithmetic, traffic and the time they allow.",
+        help="compile training or streaming for a TPU slice, and say what it takes",
+        description="Compile the training step of a config (with --stream, an engine's tick) ahead of "
+        "time for a TPU slice that need not be there, and print memory, arithmetic, traffic and the "
+        "time they allow.",
         epilog="Any field of the config can be set: --preset 7b --mesh.context 4 ...",
     )
-    parser.add_argument("config", help="Python file that defines `config`")
+    parser.add_argument(
+        "config",
+        help="Python file that defines `config`; with --stream also a checkpoint, or a preset (72b)",
+    )
     _add_options(parser)
     parser.add_argument(
         "overrides", nargs=argparse.REMAINDER, metavar="--field.sub value", help="changes to the config"
@@ -48,6 +53,19 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--compile", type=int, default=4, help="most that --search compiles (default: 4)"
     )
     parser.add_argument("--json", metavar="FILE", help="write every figure there too")
+    stream = parser.add_argument_group("with --stream")
+    stream.add_argument("--stream", action="store_true", help="plan streaming instead")
+    stream.add_argument(
+        "--mesh",
+        metavar="AXIS=N,...",
+        help="such as data=2,tensor=4 (default: as many chips a model as its heads divide over)",
+    )
+    stream.add_argument("--sessions", type=int, default=16, help="conversations at once (default: 16)")
+    stream.add_argument("--batch", type=int, default=8, help="turns a tick (default: 8)")
+    stream.add_argument("--max-new-tokens", type=int, default=16, help="a turn (default: 16)")
+    stream.add_argument(
+        "--spoken", type=int, default=6, help="tokens of an ordinary turn, for the time (default: 6)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -68,6 +86,8 @@ def run(args: argparse.Namespace) -> int:
     more = argparse.ArgumentParser(prog="livecc plan", add_help=False, allow_abbrev=False)
     _add_options(more)
     args, rest = more.parse_known_args(args.overrides, args)
+    if args.stream:
+        return plan_stream(args, rest)
     config = override(load_config(args.config), pairs(rest))
     if not args.topology:
         raise ConfigError("--topology is needed, such as v5p:4x4x4")
@@ -99,6 +119,76 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         _write(args.json, [plan.to_json() for plan in plans])
     return 0
+
+
+def plan_stream(args: argparse.Namespace, rest: list[str]) -> int:
+    """Plan an engine."""
+    from livecc_jax.commands.options import pairs
+    from livecc_jax.media.budget import PixelBudget
+    from livecc_jax.parallel.mesh import parse_mesh
+    from livecc_jax.stream.plan import Load, default_mesh, plan_stream
+    from livecc_jax.train.config import load_config, override
+    from livecc_jax.train.plan_chips import Topology
+
+    if not args.topology:
+        raise ConfigError("--topology is needed, such as v5e:2x4")
+    topology = Topology.parse(args.topology, args.slices)
+    if args.config.endswith(".py"):
+        model = _model(override(load_config(args.config), pairs(rest)))
+    elif rest:
+        raise ConfigError(f"{rest[0]} is not an option of `livecc plan {args.config} --stream`")
+    else:
+        model = _named(args.config)
+    budget = PixelBudget.parse(args.pixel_budget)
+    if budget.tokens is None:
+        raise ConfigError("streaming is planned for a fixed --pixel-budget, not `reference`")
+    load = Load(args.sessions, args.batch, budget.tokens, args.max_new_tokens, args.spoken)
+    sizes = parse_mesh(args.mesh) if args.mesh else default_mesh(model, topology.chips)
+    plan = plan_stream(model, topology, sizes, load)
+    print(_streaming(plan))
+    if args.json:
+        _write(args.json, [plan.to_json()])
+    return 0
+
+
+def _named(name: str) -> ModelConfig:
+    """The architecture of a preset or a checkpoint."""
+    from livecc_jax.checkpoints.open import open_checkpoint
+    from livecc_jax.model.presets import PRESETS
+
+    return PRESETS[name] if name in PRESETS else open_checkpoint(name).config
+
+
+def _streaming(plan: StreamPlan) -> str:
+    """Everything about a plan of streaming."""
+    mesh = " x ".join(f"{axis} {n}" for axis, n in plan.mesh.items() if n > 1) or "one chip"
+    load = plan.load
+    lines = [
+        f"{plan.topology}: {plan.chips} chips as {mesh}, {load.sessions} sessions of up to "
+        f"{plan.context:,} tokens, {load.batch} turns a tick",
+        f"compiled in {plan.compile_seconds:.0f} s",
+        "",
+        f"HBM a chip: {plan.used / GIB:.2f} of {plan.hbm / GIB:.2f} GiB"
+        + ("" if plan.fits else "  DOES NOT FIT"),
+    ]
+    lines += [f"  {name:28s} {size / GIB:9.2f} GiB" for name, size in plan.memory.items()]
+    lines += [
+        "",
+        f"{'':12s} {'FLOPs':>9s} {'GB moved':>9s} {'GB sent':>8s} {'computing':>10s} {'memory':>9s} "
+        f"{'network':>9s}   (FLOPs of all chips, the rest of one; ms at least)",
+    ]
+    for name, part in (("vision", plan.vision), ("prompt", plan.prompt), ("a token", plan.token)):
+        lines.append(
+            f"  {name:10s} {part.flops:9.3g} {part.memory_bytes / 1e9:9.2f} "
+            f"{part.sent_bytes / 1e9:8.3f} "
+            f"{1e3 * part.computing:10.2f} {1e3 * part.memory:9.2f} {1e3 * part.network:9.2f}"
+        )
+    lines += [
+        "",
+        f"a tick of {load.spoken} tokens: at least {1e3 * plan.tick_seconds:.0f} ms, so a turn a "
+        f"second for {plan.served} sessions at most",
+    ]
+    return "\n".join(lines)
 
 
 def _model(config: Config) -> ModelConfig:

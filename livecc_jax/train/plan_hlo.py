@@ -66,16 +66,19 @@ class Program:
 
     collectives: list[Collective]
     memory_bytes: float  # read from and written to HBM
-    unknown_loops: list[str] = field(default_factory=list)  # counted as run once
+    unknown_loops: list[str] = field(default_factory=list)  # whose length nobody knows
 
 
-def read_program(text: str, devices: int) -> Program:
-    """Total up an optimised HLO module of `devices` partitions."""
+def read_program(text: str, devices: int, unknown_trips: float = 1.0) -> Program:
+    """Total up an optimised HLO module of `devices` partitions.
+
+    Loops of unknown length are taken to run `unknown_trips` times.
+    """
     computations, entry = _parse(text)
     found: dict[tuple[str, tuple[int, ...]], Collective] = {}
     unknown: list[str] = []
     memory = 0.0
-    for name, runs in _executions(computations, entry, unknown).items():
+    for name, runs in _executions(computations, entry, unknown, unknown_trips).items():
         body = computations[name]
         for op in body.values():
             if not runs.inside:
@@ -140,7 +143,9 @@ class _Runs:
     inside: bool = False  # part of one kernel, so its values never are in memory
 
 
-def _executions(computations: Computations, entry: str, unknown: list[str]) -> dict[str, _Runs]:
+def _executions(
+    computations: Computations, entry: str, unknown: list[str], unknown_trips: float = 1.0
+) -> dict[str, _Runs]:
     """How often each computation runs."""
     runs: dict[str, _Runs] = defaultdict(_Runs)
     todo: list[tuple[str, float, bool]] = [(entry, 1.0, False)]
@@ -156,7 +161,7 @@ def _executions(computations: Computations, entry: str, unknown: list[str]) -> d
                 if attribute in ("body", "condition"):
                     repeats = _trips(op, computations)
                     if not repeats:
-                        repeats = 1.0
+                        repeats = unknown_trips
                         if op.name not in unknown:
                             unknown.append(op.name)
                 deeper = inside or op.opcode in ("fusion", "async-start")
