@@ -198,6 +198,8 @@ def test_options_that_cannot_be(fails, model, tmp_path):
     assert "--end 1 is not after --start 2" in fails(*ask, "--start", "2", "--end", "1")
     assert "no frame between 99 s" in fails(*ask, "--start", "99")
     assert "must say something" in fails(*ask, " ")
+    twice = ("--query", "a", "--query", "b")
+    assert "--query is given 2 times for 3" in fails("watch", model, CLIP, CLIP, CLIP, *twice)
     assert "--warm-up 'big' is not of the form" in fails("watch", model, CLIP, "--warm-up", "big")
     assert "one stream is split over mesh.tensor alone" in fails(
         "stream", model, CLIP, "--mesh", "data=2"

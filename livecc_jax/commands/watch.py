@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import itertools
 import logging
 import re
 import shutil
@@ -45,7 +46,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         metavar="source",
         help="video file, camera number, or rtsp:// or http:// address",
     )
-    parser.add_argument("--query", default="", help="what to do, in words")
+    parser.add_argument(
+        "--query",
+        action="append",
+        default=[],
+        help="what to do, in words; given once it is for all sources, else once for each, in order",
+    )
     parser.add_argument("--title", default="", help="title of the videos")
     parser.add_argument("--out", metavar="DIR", help="write NAME.jsonl, .vtt and .srt of each source")
     add_timeline_options(parser)
@@ -105,10 +111,10 @@ def run(args: argparse.Namespace) -> int:
     names = labels(args.sources)
     if args.out:
         Path(args.out).mkdir(parents=True, exist_ok=True)
-    prompt = stream_prompt(args.query, args.title)
+    prompts = [stream_prompt(query, args.title) for query in queries(args.query, len(names))]
     model = load_stream_model(args, checkpoint)
-    engine = make_engine(model, options, budget, prompt, len(names), args.batch, args.cache)
-    for size in sizes:
+    engine = make_engine(model, options, budget, prompts, args.batch, args.cache)
+    for size, prompt in itertools.product(sizes, {*prompts}):
         engine.warm_up(size, prompt, options)
     screen = Screen(sys.stdout)
     live = LiveOptions(retries=args.retries, patient=True)
@@ -120,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
                 sinks=[kind(Path(args.out) / f"{name}.{end}") for kind, end in kinds if args.out],
                 on_said=screen.teller(name),
             )
-            for source, name in zip(args.sources, names)
+            for source, name, prompt in zip(args.sources, names, prompts)
         ]  # fmt: skip
         try:
             while not watch.wait(REDRAW):
@@ -130,6 +136,15 @@ def run(args: argparse.Namespace) -> int:
         watch.close()
         screen.show(watch, watched, last=True)
     return 2 if any(w.figures().state == "failed" for w in watched) else 0
+
+
+def queries(given: list[str], sources: int) -> list[str]:
+    """One for each source. Raises ConfigError when there are neither one nor so many."""
+    from livecc_jax.errors import ConfigError
+
+    if len(given) not in (0, 1, sources):
+        raise ConfigError(f"--query is given {len(given)} times for {sources} sources")
+    return given if len(given) == sources else (given or [""]) * sources
 
 
 def picture_size(text: str) -> tuple[int, int]:
@@ -146,8 +161,7 @@ def make_engine(
     model: StreamModel,
     options: StreamOptions,
     budget: PixelBudget,
-    prompt: str,
-    sources: int,
+    prompts: Sequence[str],
     batch: int,
     cache: str,
 ) -> Engine:
@@ -158,9 +172,9 @@ def make_engine(
 
     room, pool = 0, options.context
     if cache == "rolling":
-        asked = len(model.tokenizer.encode(prompt))
+        asked = max(len(model.tokenizer.encode(prompt)) for prompt in prompts)
         room, pool = rolling_room(ROLLING, budget.max_pair_patches // 4, asked, options.max_new_tokens)
-    groups = model.shards
+    groups, sources = model.shards, len(prompts)
     even = -(-sources // groups) * groups
     return Engine(
         model,

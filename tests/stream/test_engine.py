@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracle
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -62,56 +63,12 @@ def test_full_is_the_session(mode):
     assert alone(9, mode) == expected
 
 
-# --- the oracle: plain lists, one layer and one head at a time, in numpy ------------------------------
-
-
-def rotated(x, position):
-    """[H, D] at a position [3], by the definition of multimodal rotary embedding."""
-    c = CONFIG.text
-    half = c.head_dim // 2
-    axis = np.repeat([0, 1, 2], c.mrope_section)
-    angle = position[axis] * c.rope_theta ** (-np.arange(half, dtype=np.float64) * 2 / c.head_dim)
-    cos, sin = np.cos(angle), np.sin(angle)
-    a, b = x[:, :half], x[:, half:]
-    return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=1)
-
-
-def normed(x, scale):
-    return x / np.sqrt(np.mean(x * x) + CONFIG.text.norm_eps) * scale
+# --- the oracle: plain lists that only grow, and the decoder in numpy ---------------------------------
 
 
 @functools.cache
 def layers():
-    stacked = jax.tree.map(lambda x: np.asarray(x, np.float64), params()["text"]["layers"])
-    return [jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(CONFIG.text.layers)]
-
-
-def run_token(x, position, past):
-    """One token through every layer: (its hidden state, what it leaves behind for each layer).
-
-    past: for each layer, a list of (key not rotated, value, position).
-    """
-    left = []
-    for w, memory in zip(layers(), past):
-        a = w["attn"]
-        h = normed(x, w["input_norm"])
-        q, k, v = (np.einsum("d,dhe->he", h, a[n]["kernel"]) + a[n]["bias"] for n in "qkv")
-        left.append((k, v))
-        seen = [*memory, (k, v, position)]
-        q = rotated(q, position)
-        keys = np.stack([rotated(key, at) for key, _, at in seen])
-        values = np.stack([value for _, value, _ in seen])
-        group = len(q) // keys.shape[1]
-        out = []
-        for head, query in enumerate(q):
-            scores = keys[:, head // group] @ query / np.sqrt(len(query))
-            weights = np.exp(scores - scores.max())
-            out.append(weights / weights.sum() @ values[:, head // group])
-        x = x + np.einsum("he,hed->d", np.stack(out), a["o"]["kernel"])
-        h, m = normed(x, w["post_norm"]), w["mlp"]
-        gate = h @ m["gate"]["kernel"]
-        x = x + (gate / (1 + np.exp(-gate)) * (h @ m["up"]["kernel"])) @ m["down"]["kernel"]
-    return x, left
+    return oracle.layers_of(params())
 
 
 @jax.jit
@@ -180,44 +137,38 @@ class Replay:
             index = np.where(vision, np.cumsum(vision) - 1, -1)
             x = _embedded(tokens, index, patches.reshape(pairs, height * width, -1), rows, cols)
         kept, start = self.retained()
-        ids = {i for i, _, _ in kept}
-        past = [[(*left[n], at) for _, at, left in kept] for n in range(len(layers()))]
-        prompt = []
-
-        def run(token, vector, at):
-            hidden, left = run_token(np.asarray(vector, np.float64), at, past)
-            for memory, pair in zip(past, left):
-                memory.append((*pair, at))
-            ids.add(int(token))
-            return hidden, left
-
-        for token, vector, place in zip(tokens, x, places.T):
-            hidden, left = run(token, vector, place + start)
-            prompt.append((int(token), place, left))
-        said, answer, cut = [], [], False
-        while True:
-            head = np.asarray(params()["text"]["head"], np.float64)
-            scores = normed(hidden, np.asarray(params()["text"]["norm"], np.float64)) @ head
-            for i in ids:
-                scores[i] = scores[i] / PENALTY if scores[i] > 0 else scores[i] * PENALTY
-            best = int(scores.argmax())
-            if best in model().stop.end:
-                break
-            said.append(best)
-            if len(said) == limit:
-                cut = True
-                break
-            vector = params()["text"]["embed"][best]
-            hidden, left = run(best, vector, np.full(3, start + span + len(said) - 1))
-            answer.append((best, np.zeros(3), left))
+        memories = [
+            oracle.Memory(
+                [left[n][0] for _, _, left in kept],
+                [left[n][1] for _, _, left in kept],
+                [np.asarray(at, np.float64) for _, at, _ in kept],
+            )
+            for n in range(len(layers()))
+        ]
+        said, left, leaves = oracle.answer(
+            CONFIG.text, params(), layers(), x, places.T + start, start + span,
+            {*tokens.tolist(), *(i for i, _, _ in kept)}, memories,
+            limit=limit, penalty=PENALTY, ends=model().stop.end,
+        )  # fmt: skip
+        prompt = list(zip(tokens.tolist(), places.T, left))
+        answer = [(i, np.zeros(3), leaf) for i, leaf in zip(said, leaves)]
+        cut = len(said) == limit
         self.turns.append((prompt, answer))
         self.spans.append(span)
         self.unkept = said[-1:] if cut and self.mode != "hybrid" else []
         return tuple(said)
 
 
-@pytest.mark.parametrize("mode", ["mrope", "sequential", "hybrid"])
-def test_rolling_is_the_replay(mode, monkeypatch):
+@pytest.mark.parametrize(
+    ("mode", "turns"),
+    [
+        ("mrope", 10),
+        ("sequential", 10),
+        ("hybrid", 10),
+        pytest.param("mrope", 3000, marks=pytest.mark.slow),
+    ],
+)
+def test_rolling_is_the_replay(mode, turns, monkeypatch):
     """With a mark of silence that is said often, so that forgetting it is seen."""
     often = max(range(CONFIG.text.vocab_size), key=[t for x in alone(12, mode) for t in x].count)
     stop = dataclasses.replace(model().stop, silence=often)
@@ -225,7 +176,7 @@ def test_rolling_is_the_replay(mode, monkeypatch):
     replay = Replay(mode, SHORT, often)
     made = engine(SHORT)
     conversation = made.open(QUERY, options(mode))
-    for number in range(10):
+    for number in range(turns):
         expected = replay.turn(frames(number))
         assert say(made, conversation, number) == expected, number
         kept, start = replay.retained()
@@ -360,6 +311,18 @@ def test_an_engine_warms_up_every_number_of_rows(monkeypatch):
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from("opcct")), min_size=5, max_size=60))
 def test_opening_and_closing_leak_nothing(monkeypatch, script):
     """In any order; the network itself is left out, the bookkeeping is what it would be."""
+    come_and_go(monkeypatch, script)
+
+
+def test_thousands_of_openings_and_closings_leak_nothing(monkeypatch):
+    rng = np.random.default_rng(0)
+    made = come_and_go(monkeypatch, [(rng.integers(4), rng.choice([*"oppct"])) for _ in range(3000)])
+    assert made._serial > 250
+    assert not made._open
+
+
+def come_and_go(monkeypatch, script):
+    """Conversations by (name, action): open, push, close, tick. Nobody else's places are ever taken."""
     made = engine(SHORT, slots=3, pool=500)
     rng = np.random.default_rng(0)
 
@@ -394,6 +357,27 @@ def test_opening_and_closing_leak_nothing(monkeypatch, script):
     for stream in streams.values():
         stream.close()
     assert made.free == 500
+    return made
+
+
+def test_labels_and_positions_are_exact_after_years():
+    """What a turn is called is counted in whole microseconds; positions are of what is remembered."""
+    for number in (1, 86_400, 31_536_000, 10**9):
+        assert turn_label(*turn_span(number)) == f"Time={number + 2}.0-{number + 3}.0s"
+    made = engine(SHORT)
+    fresh, late = (made.open(QUERY, options("mrope")) for _ in range(2))
+    for turn in range(4):
+        for stream in (fresh, late):
+            if stream is late and turn == 1:
+                late._pushed = late._taken = 10**6  # nothing was said in between
+            stream.push(picture(stream, turn))
+        results = dict(made.tick())
+        spoken = results[late]
+        start = 10**6 + turn + 1 if turn else 0
+        assert (spoken.start, spoken.stop) == (start, 10**6 + turn + 2 if turn else 3)
+    for stream in (fresh, late):
+        _, _, positions = stream._memory.gather()
+        assert stream._memory.next_position == positions.max() + 1 < 300
 
 
 def test_who_falls_behind_loses_the_oldest():
