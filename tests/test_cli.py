@@ -17,6 +17,7 @@ import pytest
 from livecc_jax.checkpoints.hf_config import LiveCCBlock
 from livecc_jax.checkpoints.hf_export import export_hf
 from livecc_jax.cli import main
+from livecc_jax.commands.options import keep_programs
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import init_params
 from livecc_jax.text.tokenizer import open_tokenizer
@@ -234,6 +235,27 @@ def test_stream_writes_what_it_says(model, tmp_path, capsys):
     assert main(["stream", "--mesh", "tensor=2", "--warm-up", *map(str, argv)]) == 0
     again = [json.loads(x) for x in outs["jsonl"].read_text().splitlines()]
     assert [x["tokens"] for x in again] == [x["tokens"] for x in lines]
+
+
+def test_compiled_programs_are_kept_where_told(tmp_path, monkeypatch):
+    kept = jax.config.jax_compilation_cache_dir
+    try:
+        for backend, given, where in (
+            ("cpu", None, None),
+            ("gpu", None, str(tmp_path / "livecc/programs")),
+            ("cpu", str(tmp_path), str(tmp_path)),
+            ("gpu", "none", None),
+        ):
+            jax.config.update("jax_compilation_cache_dir", None)
+            monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+            monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+            keep_programs(given)
+            assert jax.config.jax_compilation_cache_dir == where
+        jax.config.update("jax_compilation_cache_dir", "told")
+        keep_programs(None)
+        assert jax.config.jax_compilation_cache_dir == "told"
+    finally:
+        jax.config.update("jax_compilation_cache_dir", kept)
 
 
 def test_ask_answers_in_turn(model, tmp_path, capsys, monkeypatch):
