@@ -1,20 +1,21 @@
 """Option logits: what a model would answer next, among the options, after the answer prefix.
 
-A video is encoded and prefilled once. Its questions go on from there one after another over the same
-cache: each writes behind the shared prefix, over what the question before wrote there, which attention
-never looks beyond. So the logits are those of the whole conversation, and the video costs once.
+A video is encoded and prefilled once. Its questions go on from there side by side: each sees the shared
+prefix and itself, never another. So the logits are those of the whole conversation, the video costs
+once, and weights and cache are read once for all its questions.
 
 Over a mesh as many videos go together as its batch axes have devices, and take what the longest takes.
 
-Shapes are few: tokens come in pieces of one size (where attention is fused, a video's first piece has
-one of sixteen sizes, and most videos are no more), the cache grows through a ladder of sizes, frame
-pairs are padded to eighths of a power of two. So the number of programs a run compiles is bounded,
+Shapes are few: tokens come in pieces of one size (where attention is fused, a video's first piece is a
+multiple of half of it, and most videos are no more), the cache grows through a ladder of sizes, frame
+pairs are padded to sixteenths of a power of two. So the number of programs a run compiles is bounded,
 whatever it is asked.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -49,13 +50,15 @@ class Shapes:
     """Sizes of the compiled programs.
 
     prefix: tokens of a video's part at a time, and the smallest cache; whole: of its first part at
-    most, by sixteenths, where attention is fused (elsewhere its scores would be too large); suffix: of
-    a question's part; patches: encoded at a time, about.
+    most, by halves of `prefix`, where attention is fused (elsewhere its scores would be too large);
+    suffix: the fewest that questions are padded to, and aside: the most of several questions at once
+    (a longer one goes alone); patches: encoded at a time, about.
     """
 
     prefix: int = 1024
     whole: int = 32768
     suffix: int = 256
+    aside: int = 1024
     patches: int = 16384
 
 
@@ -71,8 +74,8 @@ def ladder(size: int, smallest: int) -> int:
 
 
 def padded_window(patches: int) -> int:
-    """A frame pair's patches, padded by an eighth at most: 8 sizes to each power of two."""
-    step = max(4, 1 << max(0, patches.bit_length() - 4))
+    """A frame pair's patches, padded by a sixteenth at most: 16 sizes to each power of two."""
+    step = max(4, 1 << max(0, patches.bit_length() - 5))
     return -(-patches // step) * step
 
 
@@ -188,23 +191,19 @@ class Chooser:
             shared = np.array([common_prefix([c.tokens for c in row]) for row in asked], np.int32)
             cache = self._prefill([row[0] for row in asked], shared, seen)
             del seen
-            # The longest question may need more room than the prefix has left.
-            cache = self._with_room(cache, shared.max() + self._room(asked, shared))
-            rounds = []
-            for number in range(max(len(row) for row in asked)):
-                now = [row[min(number, len(row) - 1)] for row in asked]
-                logits, cache = self._finish(now, shared, cache)
-                rounds.append(logits)
+            groups = [_together(row, n, self.shapes.aside) for row, n in zip(asked, shared)]
+            rounds = [
+                self._finish(now, shared, cache) for now in itertools.zip_longest(*groups, fillvalue=[])
+            ]
 
         def answers() -> list[list[Choice]]:
-            fetched = [{n: np.asarray(x) for n, x in logits.items()} for logits in rounds]
-            return [
-                [
-                    Choice(fetched[i][self._chunks(one, n) - 1][row][wanted], len(one.tokens))
-                    for i, (one, wanted) in enumerate(zip(asked[row], ids[row]))
-                ]
-                for row, n in enumerate(shared[: len(shown)])
-            ]
+            fetched = [np.asarray(logits) for logits in rounds]
+            found = []
+            for row, wanted in enumerate(ids):
+                ends = [x[row, i] for x, now in zip(fetched, groups[row]) for i in range(len(now))]
+                lengths = [len(c.tokens) for c in asked[row]]
+                found.append([Choice(e[w], n) for e, w, n in zip(ends, wanted, lengths, strict=True)])
+            return found
 
         return answers
 
@@ -219,15 +218,15 @@ class Chooser:
         count = len(videos)
         each = [rows * cols for _, rows, cols in (v.grid for v in videos)]
         bucket = padded_window(max(each))
-        windows = max(1, self.shapes.patches // bucket)
+        calls = _calls(max(len(v.patches) for v in videos), max(1, self.shapes.patches // bucket))
         most = ladder(max(len(v.patches) * n // 4 for v, n in zip(videos, each)), self.shapes.prefix)
         shape = (count, most, self.config.text.width)
         sharding = self.mesh and NamedSharding(self.mesh, partition_spec(("batch",)))
         seen = jnp.zeros(shape, self.dtype, device=sharding)
-        places = np.zeros((count, 2, windows, bucket), np.int32)
+        places = np.zeros((count, 2, calls[0][1], bucket), np.int32)
         for row, (video, size) in enumerate(zip(videos, each)):
             places[row, :, :, :size] = np.array(patch_places(*video.grid[1:]))[:, None]
-        for first in range(0, max(len(v.patches) for v in videos), windows):
+        for first, windows in calls:
             patches = np.zeros((count, windows, bucket, PATCH_VALUES), np.uint8)
             numbers = np.zeros((count, windows, bucket), np.int32)
             to = np.full((count, windows, bucket // 4), most, np.int32)
@@ -236,15 +235,16 @@ class Chooser:
                 n, merged = len(some), size // 4
                 patches[row, :n, :size], numbers[row, :n, :size] = some, 1
                 to[row, :n, :merged] = (first + np.arange(n))[:, None] * merged + np.arange(merged)
-            fresh = encode(self.config, self.weights, *map(self._place, (patches, numbers, places)))
+            inputs = patches, numbers, places[:, :, :windows]
+            fresh = encode(self.config, self.weights, *map(self._place, inputs))
             seen = place(seen, fresh, self._place(to.reshape(count, -1)))
         return seen
 
     def _prefill(self, rows: Sequence[Conversation], shared: np.ndarray, seen: jax.Array) -> Cache:
         """The shared prefix of each row, in pieces; a row that is through sees padding behind it."""
         size, end = self.shapes.prefix, int(shared.max())
-        step = self.whole // 16
-        first = min(-(-end // step) * step, self.whole) if step else size
+        step = max(1, size // 2)
+        first = min(-(-end // step) * step, self.whole) if self.whole else size
         is_vision = [c.tokens == self.tokenizer.special.video_pad for c in rows]
         index = [np.where(v, np.cumsum(v) - 1, -1) for v in is_vision]
 
@@ -262,38 +262,43 @@ class Chooser:
             cache = see(self.config, self.weights, cache, length, *piece(start, size))
         return cache
 
-    def _chunks(self, one: Conversation, shared: int) -> int:
-        return -(-(len(one.tokens) - int(shared)) // self.shapes.suffix)
-
-    def _room(self, asked: Sequence[Sequence[Conversation]], shared: np.ndarray) -> int:
-        """Tokens that the longest question is padded to, in all rows."""
-        most = max(self._chunks(c, n) for row, n in zip(asked, shared) for c in row)
-        return most * self.shapes.suffix
-
     def _finish(
-        self, rows: Sequence[Conversation], shared: np.ndarray, cache: Cache
-    ) -> tuple[dict[int, jax.Array], Cache]:
-        """A question of each row, in chunks: (float32 [B, V] logits of chunks that end one, cache)."""
-        size, ended = self.shapes.suffix, [self._chunks(c, n) - 1 for c, n in zip(rows, shared)]
-        held = {}
-        for number in range(max(ended) + 1):
-            first = shared + number * size
-            spans = [slice(a, a + size) for a in first]
-            last = [min(max(len(c.tokens) - a, 1), size) - 1 for c, a in zip(rows, first)]
-            inputs = (
-                _stacked([c.tokens[s] for c, s in zip(rows, spans)], size, 0),
-                _stacked([c.positions[:, s] for c, s in zip(rows, spans)], size, 0),
-                np.array(last, np.int32),
-            )
-            length, *inputs = map(self._place, (first.astype(np.int32), *inputs))
-            logits, cache = ask(self.config, self.weights, cache, length, *inputs)
-            if number in ended:
-                held[number] = logits
-        return held, cache
+        self, rows: Sequence[Sequence[Conversation]], shared: np.ndarray, cache: Cache
+    ) -> jax.Array:
+        """Some questions of each row: float32 [B, N, V] logits after each, N a power of two."""
+        sizes = [[len(c.tokens) - int(n) for c in row] for row, n in zip(rows, shared)]
+        room = ladder(max(map(sum, sizes)), self.shapes.suffix)
+        most = 1 << (max(map(len, rows)) - 1).bit_length()
+        tokens, segments = np.zeros((2, len(rows), room), np.int32)
+        positions = np.zeros((len(rows), 3, room), np.int32)
+        last = np.zeros((len(rows), most), np.int32)
+        for i, (row, n) in enumerate(zip(rows, shared)):
+            at = 0
+            for number, (one, size) in enumerate(zip(row, sizes[i])):
+                span = slice(at, at + size)
+                tokens[i, span], positions[i, :, span] = one.tokens[n:], one.positions[:, n:]
+                segments[i, span], last[i, number] = number + 1, at + size - 1
+                at += size
+        inputs = map(self._place, (shared, tokens, positions, segments, last))
+        return ask(self.config, self.weights, cache, *inputs)
 
     def _with_room(self, cache: Cache, tokens: int) -> Cache:
         need = ladder(int(tokens), self.shapes.prefix)
         return cache if cache[0][0].shape[1] >= need else grow_cache(cache, need)
+
+
+def _together(row: Sequence[Conversation], shared: int, most: int) -> list[list[Conversation]]:
+    """Questions in order, as many at a time as have `most` tokens behind the shared ones, or one."""
+    groups: list[list[Conversation]] = []
+    room = 0
+    for one in row:
+        size = len(one.tokens) - int(shared)
+        if size > room:
+            groups.append([])
+            room = most
+        groups[-1].append(one)
+        room -= size
+    return groups
 
 
 def common_prefix(sequences: Sequence[np.ndarray]) -> int:
@@ -303,6 +308,15 @@ def common_prefix(sequences: Sequence[np.ndarray]) -> int:
         differ = np.flatnonzero(sequences[0][:shared] != other[:shared])
         shared = int(differ[0]) if len(differ) else shared
     return shared
+
+
+def _calls(pairs: int, most: int) -> list[tuple[int, int]]:
+    """Calls of the tower, (first frame pair, windows); the last has half of them if that will do."""
+    calls = [(first, most) for first in range(0, pairs, most)]
+    first, half = calls[-1][0], -(-most // 2)
+    if pairs - first <= half:
+        calls[-1] = first, half
+    return calls
 
 
 def padded(x: np.ndarray, size: int, fill: int) -> np.ndarray:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import functools
 
 import jax
+import jax.numpy as jnp
 
 from livecc_jax.model.cache import Cache, append, start
+from livecc_jax.model.cache_attention import attend_masked, attend_past, together
 from livecc_jax.model.config import ModelConfig
-from livecc_jax.model.inference import Weights
+from livecc_jax.model.inference import Weights, decoder_layer
 from livecc_jax.model.qwen2_vl import bind
+from livecc_jax.model.rope import rotate
 from livecc_jax.parallel.rules import constrain
 
 
@@ -76,7 +79,7 @@ def see(
     return append(model, weights.layers, cache, x, positions, length)[1]
 
 
-@functools.partial(jax.jit, static_argnames="config", donate_argnames="cache")
+@functools.partial(jax.jit, static_argnames="config")
 def ask(
     config: ModelConfig,
     weights: Weights,
@@ -84,10 +87,39 @@ def ask(
     length: jax.Array,
     tokens: jax.Array,
     positions: jax.Array,
+    segments: jax.Array,
     last: jax.Array,
-) -> tuple[jax.Array, Cache]:
-    """Append a chunk of a question: (float32 [B, V] logits after its token `last` int32 [B], cache)."""
+) -> jax.Array:
+    """Logits after questions that stand side by side behind one prefix and do not see each other.
+
+    Weights and cache are read once for all of them, and nothing is written.
+
+    Args:
+        config: the architecture.
+        weights: for decoding.
+        cache: of the prefix.
+        length: int32 [B], tokens of the prefix.
+        tokens: int32 [B, Q], the questions of a row one after another.
+        positions: int32 [B, 3, Q].
+        segments: int32 [B, Q], which question a token is of; 0 for padding.
+        last: int32 [B, N], where each question ends.
+
+    Returns:
+        float32 [B, N, V].
+    """
     model = bind(config, weights.rest)
     x = constrain(model.embed(tokens, None, None), "batch", "length", None)
-    hidden, cache = append(model, weights.layers, cache, x, positions, length)
-    return model.text.logits(jax.vmap(lambda h, i: h[i])(hidden, last)), cache
+    angles = model.text.angles(positions)
+    own = (segments[:, :, None] == segments[:, None, :]) & jnp.tril(jnp.ones((x.shape[1],) * 2, bool))
+    for i, (layer, (past_k, past_v)) in enumerate(zip(weights.layers, cache, strict=True)):
+
+        def attend(
+            q: jax.Array, k: jax.Array, v: jax.Array, past: tuple[jax.Array, ...] = (past_k, past_v)
+        ) -> tuple[jax.Array, None]:
+            k = rotate(k, angles)
+            return together([attend_past(q, *past, length), attend_masked(q, k, v, own)]), None
+
+        with jax.named_scope(f"layer_{i}"):
+            x, _ = decoder_layer(config.text, layer, x, angles, attend)
+    ends = jax.vmap(lambda row, at: row[at])(model.text.final(x), last)
+    return model.text.logits(ends)
