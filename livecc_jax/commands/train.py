@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
 
     start_processes()
 
+    from livecc_jax.evaluate.during import examinations
     from livecc_jax.train.loop import Progress, train
     from livecc_jax.train.preempt import EXIT_CODE, Preempted
 
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     first = is_first()
     with one_of_several("train"):
         try:
-            done = train(config, report if first else None)
+            done = train(config, report if first else None, examinations)
         except Preempted as notice:
             if first:
                 print(f"livecc train: {notice}", file=sys.stderr)

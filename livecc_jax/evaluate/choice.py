@@ -25,8 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from livecc_jax.errors import ConfigError, TokenizerError
+from livecc_jax.errors import ConfigError
 from livecc_jax.evaluate.choice_step import ask, begin, embed, encode, place, see
+from livecc_jax.evaluate.phrasing import Phrasing
 from livecc_jax.evaluate.questions import Asking
 from livecc_jax.evaluate.watching import Watched
 from livecc_jax.media.pixels import patch_places
@@ -38,7 +39,6 @@ from livecc_jax.model.qwen2_vl import Params
 from livecc_jax.parallel.batch import parts
 from livecc_jax.parallel.rules import partition_spec
 from livecc_jax.text.tokenizer import Tokenizer
-from livecc_jax.timeline.chat import ChatTemplate, Visual
 from livecc_jax.timeline.modes import MODES
 from livecc_jax.timeline.positions import token_positions
 
@@ -132,9 +132,8 @@ class Chooser:
         if mesh is not None and parts(mesh, "length") > 1:
             raise ConfigError("mesh.context splits rows of training; here it must be 1")
         self.config, self.tokenizer, self.positions = config, tokenizer, positions
-        self.asking, self.shapes, self.mesh = asking, shapes, mesh
+        self.phrasing, self.shapes, self.mesh = Phrasing(tokenizer, asking), shapes, mesh
         self.rows = parts(mesh, "batch") if mesh else 1  # videos at once
-        self.template = ChatTemplate(tokenizer)
         # Taken apart where they are (views, on the host) and then moved, so they never lie there twice.
         self.weights = lay_out(params, vision=False, spread=(config, mesh) if mesh else None)
         self.dtype = params["text"]["embed"].dtype
@@ -145,23 +144,12 @@ class Chooser:
     def _devices(self) -> contextlib.AbstractContextManager[Any]:
         return jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext()
 
-    def option_ids(self, options: Sequence[str]) -> np.ndarray:
-        """The token each option is compared by: the last of `before` + option.
-
-        Raises TokenizerError when two options have the same.
-        """
-        ids = [self.tokenizer.encode(self.asking.before + option)[-1] for option in options]
-        if len(set(ids)) < len(ids):
-            raise TokenizerError(f"the tokenizer does not tell options {', '.join(options)} apart")
-        return np.array(ids, np.int32)
-
     def conversation(self, grid: tuple[int, int, int], text: str) -> Conversation:
         """System turn, video, question, header of the answer, answer prefix."""
-        opening = self.template.opening((Visual("video", grid), text))
-        prefix = np.array(self.tokenizer.encode(self.asking.prefix), np.int32)
-        tokens = np.concatenate([opening.tokens, prefix])
-        positions, _ = token_positions(tokens, opening.grids, self.tokenizer.special, self.positions)
-        return Conversation(tokens, positions)
+        opening = self.phrasing.opening(grid, text)
+        special = self.tokenizer.special
+        positions, _ = token_positions(opening.tokens, opening.grids, special, self.positions)
+        return Conversation(opening.tokens, positions)
 
     def choose(
         self, watched: Watched, texts: Sequence[str], options: Sequence[Sequence[str]]
@@ -182,7 +170,7 @@ class Chooser:
         Returns:
             What waits for the option logits, of each video's questions in order.
         """
-        ids = [[self.option_ids(o) for o in one.options] for one in shown]
+        ids = [[self.phrasing.option_ids(o) for o in one.options] for one in shown]
         # Rows without a video repeat the last one's.
         batch = [*shown, *[shown[-1]] * (self.rows - len(shown))]
         with self._devices():

@@ -73,7 +73,7 @@ def read_references(path: str | Path) -> dict[str, Reference]:
                 entries.problem("malformed", str(error))
                 continue
             if isinstance(example, StreamExample):
-                reference = _annotation(example)
+                reference = reference_of(example)
                 found[reference.id] = reference
     if not found:
         raise DataError(f"{path}: holds no transcript {'; '.join(entries.notes[:1])}".rstrip())
@@ -87,7 +87,8 @@ def clip_id(video: str, start: float, end: float) -> str:
     return f"{Path(video).stem}@{start:g}-{end:g}"
 
 
-def _annotation(example: StreamExample) -> Reference:
+def reference_of(example: StreamExample) -> Reference:
+    """A streaming annotation's transcript."""
     clip = example.clip
     last = example.words[-1].end_us if example.words else 0
     start, end = clip.start_us or 0, clip.end_us if clip.end_us is not None else last

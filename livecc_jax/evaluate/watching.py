@@ -12,7 +12,7 @@ from livecc_jax.errors import MediaError
 from livecc_jax.evaluate.questions import Source
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.clip import clip_patches, resized_frames
-from livecc_jax.media.pixels import patchify, resize
+from livecc_jax.media.pixels import PATCH, patchify, resize
 from livecc_jax.media.sampling import MAX_FRAMES, sample_uniform
 from livecc_jax.media.video import VideoInfo, probe, read_image
 
@@ -39,6 +39,15 @@ def watch(source: Source, budget: PixelBudget, max_frames: int | None = None) ->
         size = budget.size(info.height, info.width, len(chosen))
         patches, grid = clip_patches(info, chosen, size, threads=0)
     return Watched(patches.reshape(grid[0], grid[1] * grid[2], -1), grid)
+
+
+def grid_of(source: Source, budget: PixelBudget, max_frames: int | None = None) -> tuple[int, int, int]:
+    """The grid that `watch` will give, from timestamps alone. Raises MediaError as it does."""
+    if Path(source.path).is_dir():
+        return watch(source, budget, max_frames).grid
+    info, chosen = _chosen(source, max_frames)
+    height, width = budget.size(info.height, info.width, len(chosen))
+    return len(chosen) // 2, height // PATCH, width // PATCH
 
 
 def frames_of(source: Source, budget: PixelBudget, max_frames: int | None = None) -> np.ndarray:

@@ -78,11 +78,16 @@ class GuardConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Loss on rows that are not trained on."""
+    """What a run is measured by on data that it is not trained on (docs/pods.md)."""
 
-    index: str = ""  # directory written by `livecc index`; none: no evaluation
+    index: str = ""  # directory written by `livecc index`, for the loss on it; none: no loss
     every: int = 0  # steps; 0: with every checkpoint
     rows: int = 64  # at most so many (rounded up to whole micro-batches)
+    choice: tuple[str, ...] = ()  # multiple choice: BENCHMARK=PATH, as `livecc evaluate` takes them
+    questions: int = 64  # of each benchmark, at most
+    max_frames: int = 32  # of a question's video; the conversation must fit a row
+    commentary: str = ""  # annotations, or LiveSports-3K's CC file: clips to comment on
+    clips: int = 8  # of them, at most
 
 
 @dataclass(frozen=True)

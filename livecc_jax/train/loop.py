@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +12,14 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from livecc_jax.checkpoints.run import RunDirectory
 from livecc_jax.data.pipeline import Batch, RowSource, batches, steps_in
 from livecc_jax.data.quarantine import Quarantine
 from livecc_jax.errors import ConfigError
+from livecc_jax.model.config import ModelConfig
+from livecc_jax.model.qwen2_vl import Params
 from livecc_jax.parallel.batch import check_rows, place_batch
 from livecc_jax.parallel.mesh import make_mesh
 from livecc_jax.parallel.processes import is_first
@@ -38,7 +41,13 @@ __all__ = ["Progress", "Report", "train"]
 log = logging.getLogger(__name__)
 
 
-def train(config: Config, report: Report | None = None) -> Path:
+# Figures of the parameters, each named; None when the poll said to end. And what makes them of a run,
+# by the prefix of their names.
+Examination = Callable[[Params, Callable[[], bool]], dict[str, float] | None]
+Examine = Callable[[Config, ModelConfig, RowSource, Mesh], dict[str, Examination]]
+
+
+def train(config: Config, report: Report | None = None, examine: Examine | None = None) -> Path:
     """Run training to its end, from the start or from the run's newest checkpoint.
 
     Every process of a run calls this; `parallel.processes.start_processes` comes before it.
@@ -46,6 +55,8 @@ def train(config: Config, report: Report | None = None) -> Path:
     Args:
         config: the experiment.
         report: called with the figures of every `log_every`-th step and the last.
+        examine: makes what `evaluate.choice` and `evaluate.commentary` ask for
+            (`livecc_jax.evaluate.during.examinations`).
 
     Returns:
         The run directory.
@@ -58,6 +69,10 @@ def train(config: Config, report: Report | None = None) -> Path:
     """
     clock = Clock()
     check_config(config)
+    if (config.evaluate.choice or config.evaluate.commentary) and not examine:
+        raise ConfigError(
+            "evaluate.choice and evaluate.commentary need `examine`, as livecc train has it"
+        )
     with ExitStack() as stack:
         notice = stack.enter_context(Notice())
         settings = config.checkpoint
@@ -72,7 +87,7 @@ def train(config: Config, report: Report | None = None) -> Path:
             config.watch.give_up,
         )
         stack.enter_context(watchdog)
-        loop = _Loop(config, run, board, report, notice, watchdog, clock)
+        loop = _Loop(config, run, board, report, notice, watchdog, clock, examine)
         stack.callback(loop.trace.close)
         loop.run()
         return run.path
@@ -99,6 +114,7 @@ class _Loop:
         notice: Notice,
         watchdog: Watchdog,
         clock: Clock,
+        examine: Examine | None,
     ) -> None:
         self.config, self.directory, self.board = config, run, board
         self.report, self.notice, self.watchdog = report, notice, watchdog
@@ -132,9 +148,12 @@ class _Loop:
         self.state: dict[str, Any] = self.started.state | {"guard": guard}
         self.meter = Meter(config, self.started, self.steps, self.mesh.size, self.clock)
         log.info("MFU is against %.3g FLOP/s a device (%s)", self.meter.peak, self.meter.peak_from)
-        self.held_out: HeldOut | None = None
+        self.examinations: dict[str, Examination] = {}
         if config.evaluate.index:
-            self.held_out = HeldOut(config, self.started.model, self.source.tokenizer_path, self.mesh)
+            held_out = HeldOut(config, self.started.model, self.source.tokenizer_path, self.mesh)
+            self.examinations["held_out/"] = held_out.losses
+        if examine:
+            self.examinations |= examine(config, self.started.model, self.source, self.mesh)
         self.pending: _Pending | None = None
         self.account = "start"  # until the first step is done, which compiles
 
@@ -198,7 +217,7 @@ class _Loop:
         if saves or stop or evaluates:
             self._read()
         self.directory.check()
-        if evaluates and not stop and self.held_out is not None:
+        if evaluates and not stop and self.examinations:
             stop = self._evaluate(step)
         if saves or stop:
             self._save(step)
@@ -257,8 +276,7 @@ class _Loop:
             )
 
     def _evaluate(self, step: int) -> bool:
-        """Held-out loss; true when the run was told to end meanwhile."""
-        assert self.held_out is not None
+        """Held-out loss and what else is measured; true when the run was told to end meanwhile."""
         self.clock.spent(self.account)
         self.watchdog.at(step, "evaluate")
 
@@ -266,12 +284,14 @@ class _Loop:
             self.watchdog.stepped()
             return self.notice.reached()
 
-        losses = self.held_out.losses(self.state["params"], poll)
-        self.clock.spent("evaluate")
-        if losses is None:
-            return True
-        self.board.add(losses, step, "held_out/")
-        log.info("step %d: held-out loss %.4f", step, losses["loss"])
+        for prefix, examination in self.examinations.items():
+            figures = examination(self.state["params"], poll)
+            self.clock.spent("evaluate")
+            if figures is None:
+                return True
+            self.board.add(figures, step, prefix)
+            told = ", ".join(f"{prefix}{name} {value:.4g}" for name, value in figures.items())
+            log.info("step %d: %s", step, told)
         return False
 
     def _save(self, step: int) -> None:

@@ -87,6 +87,9 @@ def check_config(config: Config) -> None:
         "compute.head_chunk": config.compute.head_chunk,
         "guard.window": config.guard.window,
         "evaluate.rows": config.evaluate.rows,
+        "evaluate.questions": config.evaluate.questions,
+        "evaluate.clips": config.evaluate.clips,
+        "evaluate.max_frames": config.evaluate.max_frames,
     }
     for name, value in counts.items():
         if value < 1:

@@ -25,7 +25,7 @@ from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import bind
 from livecc_jax.parallel.mesh import MeshConfig, make_mesh, parse_mesh
 from livecc_jax.text.tokenizer import open_tokenizer
-from livecc_jax.timeline.chat import Visual
+from livecc_jax.timeline.chat import ChatTemplate, Visual
 from livecc_jax.train.start import fit_vocabulary
 
 CLIPS = Path(__file__).parents[2] / "data/clips"
@@ -69,8 +69,8 @@ def film(pairs, rows, cols, seed=0):
 def whole_logits(chooser, params, watched, text, options):
     """One packed row with the whole conversation through the training forward."""
     _, rows, cols = watched.grid
-    opening = chooser.template.opening((Visual("video", watched.grid), text))
-    extra = chooser.tokenizer.encode(chooser.asking.prefix)
+    opening = ChatTemplate(chooser.tokenizer).opening((Visual("video", watched.grid), text))
+    extra = chooser.tokenizer.encode(chooser.phrasing.asking.prefix)
     tokens = np.concatenate([opening.tokens, np.array(extra, np.int32)])
     none = np.zeros(len(tokens), np.int32)
     encoded = dataclasses.replace(opening, tokens=tokens, supervised=none > 0, turns=none)
@@ -82,7 +82,7 @@ def whole_logits(chooser, params, watched, text, options):
     )
     rows_ = {k: jnp.asarray(v)[None] for k, v in row.items()}
     logits = forward(chooser.config, params, rows_, len(tokens) - 1)
-    return np.asarray(logits)[chooser.option_ids(options)]
+    return np.asarray(logits)[chooser.phrasing.option_ids(options)]
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -186,7 +186,7 @@ def test_a_mesh_is_named_as_in_training(config, params, tokenizer):
 
 def test_options_must_differ(config, params, tokenizer):
     with pytest.raises(TokenizerError, match="apart"):
-        Chooser(config, params, tokenizer, "mrope", Asking(), SMALL).option_ids(["A", "A"])
+        Chooser(config, params, tokenizer, "mrope", Asking(), SMALL).phrasing.option_ids(["A", "A"])
 
 
 def test_frames_are_spread_over_the_span(tmp_path):
