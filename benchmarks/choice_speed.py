@@ -6,9 +6,13 @@
 
 Weights are random and patches noise: neither changes the work. A video comes with three questions, as
 in Video-MME. The floor is the counted arithmetic of one prefill and the questions' own tokens at the
-device's peak; asking every question with a video of its own is timed beside it. Decoding files is not
-in it: with `livecc evaluate` it runs beside the device, in threads. The peer is transformers in
-bfloat16 with sdpa attention: a forward pass for each question, logits of the last token alone.
+device's peak; asking every question with a video of its own is timed beside it. What no answer needs is
+not in the floor: of the prefix the last layer's queries, output and MLP, since only its keys and values
+are looked at. Then each part by itself, waited for, beside its own floor: the tower and the prefix by
+their arithmetic, the questions by that or by reading weights and cache once, whichever is longer.
+Decoding files is not in it: with `livecc evaluate` it runs beside the device, in threads. The peer is
+transformers in bfloat16 with sdpa attention: a forward pass for each question, logits of the last token
+alone.
 """
 
 import argparse
@@ -63,6 +67,56 @@ def flops(config, pairs, patches, tokens, heads):
         "target_weights": np.ones((1, heads), np.float32),
     }
     return sum(forward_flops(config, row).values())
+
+
+def spared(config, tokens):
+    """Arithmetic of the last layer over a prefix beyond its keys and values."""
+    t = config.text
+    heads = t.heads * t.head_dim
+    per_token = 2 * (2 * t.width * heads + 3 * t.width * t.mlp)
+    return tokens * per_token + 4 * heads * (tokens**2 + tokens) / 2
+
+
+def parts(args, chooser, watched, texts, rate, vision_flops, prefix_flops, question_flops):
+    """Print the tower, the prefix and the questions, each waited for, beside its floor."""
+    asked = [chooser.conversation(watched.grid, t) for t in texts]
+    shared = np.array([choice.common_prefix([c.tokens for c in asked])], np.int32)
+    seen = jax.block_until_ready(chooser._encode([watched]))
+    cache = jax.block_until_ready(chooser._prefill(asked[:1], shared, seen))
+    copied = jnp.ones(1 << 28, jnp.dtype(args.dtype))
+    read = jax.jit(jnp.max)
+    read(copied).block_until_ready()
+    bandwidth = copied.nbytes / min(timed(lambda: read(copied).block_until_ready()) for _ in range(5))
+    size = sum(x.nbytes for x in jax.tree.leaves((chooser.weights.layers, cache)))
+    acts = {
+        "vision": (lambda: jax.block_until_ready(chooser._encode([watched])), vision_flops / rate),
+        "prefill": (
+            lambda: jax.block_until_ready(chooser._prefill(asked[:1], shared, seen)),
+            prefix_flops / rate,
+        ),
+        "questions": (
+            lambda: jax.block_until_ready(chooser._finish([asked], shared, cache)),
+            max(question_flops / rate, size / bandwidth),
+        ),
+    }
+    for name, (act, floor) in acts.items():
+        took = float(np.median([timed(act) for _ in range(args.videos)]))
+        told = f"{1e3 * took:.1f} ms, floor {1e3 * floor:.1f} ms, {took / floor:.2f} times"
+        print(f"  {name}: {told}", flush=True)
+        if args.profile:
+            from streaming import where_time_goes
+
+            where_time_goes(name, act, args.profile)
+    bucket = choice.padded_window(watched.grid[1] * watched.grid[2])
+    calls = choice._calls(watched.grid[0], max(1, chooser.shapes.patches // bucket))
+    padded = (
+        sum(n for _, n in calls) * bucket / (len(watched.patches) * watched.grid[1] * watched.grid[2])
+    )
+    print(
+        f"  padding: {100 * (padded - 1):.1f}% of patches, in {len(calls)} calls; "
+        f"{int(shared[0])} tokens in a cache of {cache[0][0].shape[1]}",
+        flush=True,
+    )
 
 
 def peer(args, config, watched, texts):
@@ -124,7 +178,7 @@ def main():
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--peer", action="store_true", help="and transformers, in the same run")
     parser.add_argument(
-        "--profile", type=int, default=0, metavar="N", help="print our N busiest kernels"
+        "--profile", type=int, default=0, metavar="N", help="print the N busiest kernels of each part"
     )
     parser.add_argument("--role", choices=("ours", "peer"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -160,10 +214,6 @@ def main():
 
     taken = timed(in_turn) / args.videos
     latency = float(np.median([timed(lambda: chooser.choose(*shown)) for _ in range(args.videos)]))
-    if args.profile:
-        from streaming import where_time_goes
-
-        where_time_goes("a video", lambda: chooser.choose(*shown), args.profile)
 
     def apart():
         for text, named in zip(texts, options):
@@ -175,7 +225,8 @@ def main():
     shared = choice.common_prefix([chooser.conversation(watched.grid, t).tokens for t in texts])
     whole = flops(config, pairs, rows * cols, lengths[0], 1)
     prefix = flops(config, pairs, rows * cols, shared, 0)
-    forked = whole + (whole - prefix) * (args.questions - 1)
+    needed = prefix - spared(config, shared)
+    forked = needed + (whole - prefix) * args.questions
     device = jax.devices()[0]
     peak, source = peak_flops(device, args.dtype)
     a = jax.random.normal(jax.random.key(0), (args.square, args.square), jnp.dtype(args.dtype))
@@ -199,6 +250,9 @@ def main():
         f"{peak / 1e12:.4g} TFLOP/s), {taken * rate / forked:.2f} times that of {forked / rate:.3f} s "
         f"at the rate of products of {args.square}x{args.square} ({rate / 1e12:.4g} TFLOP/s)"
     )
+    vision = flops(config, pairs, rows * cols, 1, 0) - flops(config, 0, rows * cols, 1, 0)
+    questions = (whole - prefix) * args.questions
+    parts(args, chooser, watched, texts, rate, vision, needed - vision, questions)
     counts = {
         p.__name__: p._cache_size() for p in (choice.encode, choice.begin, choice.see, choice.ask)
     }

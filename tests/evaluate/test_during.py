@@ -91,6 +91,7 @@ def test_commentary_equals_sessions_by_hand(data, told, small_tokenizer):
     assert len(read_clips(str(data / "clips.jsonl"), 2)) == 2
 
 
+@pytest.mark.slow
 def test_two_processes_measure_what_one_does(data, told, small_tokenizer):
     """With clips that do not divide: nobody waits for ever, and all know all figures."""
     with socket.socket() as s:
