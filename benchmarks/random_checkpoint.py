@@ -46,12 +46,13 @@ class RandomWeights:
         return values + values.dtype.type(1) if norm and name.endswith(".weight") else values
 
 
-def write_real(out, name, dtype="bfloat16", positions="mrope"):
+def write_real(out, name, dtype="bfloat16", positions="mrope", layout="flat"):
     """A preset's architecture with random weights."""
     config = preset(name)
     weights = RandomWeights(config, jnp.dtype(dtype))
     block = LiveCCBlock(positions=positions)
-    export_hf(out, config, block, weights, open_tokenizer(TOKENIZER), overwrite=True)
+    tokenizer = open_tokenizer(TOKENIZER)
+    export_hf(out, config, block, weights, tokenizer, overwrite=True, layout=layout)
 
 
 def write_wild(out, tokenizer):
@@ -71,9 +72,10 @@ def main():
     parser.add_argument("out")
     parser.add_argument("--preset", help="a real size, in place of the small wild one")
     parser.add_argument("--dtype", default="bfloat16", help="of a real size")
+    parser.add_argument("--layout", default="flat", help="of config.json: nested for transformers 5")
     args = parser.parse_args()
     if args.preset:
-        write_real(args.out, args.preset, args.dtype)
+        write_real(args.out, args.preset, args.dtype, layout=args.layout)
     else:
         write_wild(args.out, open_tokenizer(TOKENIZER))
     print(args.out)

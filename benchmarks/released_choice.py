@@ -13,6 +13,14 @@ answer prefix. `make` writes four small benchmarks in their authors' layouts, wi
     # where these are installed: transformers==4.50.0 torch==2.13.0 decord==0.6.0 pillow jinja2
     python benchmarks/released_choice.py check /tmp/wild /tmp/small --pixel-budget 48 --max-frames 12
 
+A real size, on a GPU, with whatever transformers is installed and without decord (frames are then ours,
+everything else theirs); `ours` is what `livecc evaluate` does, with the weights read once for all four:
+
+    python benchmarks/released_choice.py make /tmp/small
+    python benchmarks/random_checkpoint.py /tmp/real --preset 2b --layout nested
+    JAX_DEFAULT_MATMUL_PRECISION=highest python benchmarks/released_choice.py ours /tmp/real /tmp/small
+    python benchmarks/released_choice.py check /tmp/real /tmp/small --frames ours
+
 With `--positions sequential` on both sides, transformers is given 0, 1, 2, ... for positions, which is
 what the patched forward of the published runs amounts to.
 """
@@ -142,16 +150,80 @@ def frames_of(clip, start, end, most, tokens):
     return frames.clamp(0, 255).round().to(torch.uint8)
 
 
+def ours(args):
+    """Ask all benchmarks as `livecc evaluate` does: OUT's answers.jsonl of each."""
+    import jax
+
+    from livecc_jax.checkpoints.open import open_checkpoint
+    from livecc_jax.evaluate.annotations import ASKING, read_questions
+    from livecc_jax.evaluate.choice import Chooser
+    from livecc_jax.evaluate.phrasing import Phrasing
+    from livecc_jax.evaluate.running import ask_all
+    from livecc_jax.media.budget import PixelBudget
+
+    checkpoint, budget = open_checkpoint(args.model), PixelBudget.parse(str(args.pixel_budget))
+    params, tokenizer = checkpoint.load_params(jax.numpy.dtype(args.dtype)), checkpoint.open_tokenizer()
+    chooser = Chooser(checkpoint.config, params, tokenizer, args.positions, ASKING["videomme"])
+    for name in args.benchmarks:
+        chooser.phrasing = Phrasing(tokenizer, ASKING[name])
+        found = read_questions(name, args.root / name, wordings=WORDINGS)
+        folder = args.root / f"out-{name}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        asked = ask_all(chooser, found, folder, budget, max_frames=args.max_frames)
+        device = jax.devices()[0].device_kind
+        print(
+            f"{name}: {asked.now} answers by jax {jax.__version__}, {args.dtype}, {device}", flush=True
+        )
+
+
+def our_pixels(clip, start, end, most, tokens):
+    """(patches as transformers' processor gives them, grid) of the frames that livecc_jax shows."""
+    import numpy as np
+    import torch
+
+    from livecc_jax.evaluate.questions import Source
+    from livecc_jax.evaluate.watching import watch
+    from livecc_jax.media.budget import PixelBudget
+    from livecc_jax.model.vision import PIXEL_MEAN, PIXEL_STD
+
+    span = [None if t is None else round(1e6 * t) for t in (start, end)]
+    watched = watch(
+        Source(str(clip), *span, clamp="ovobench" in str(clip)), PixelBudget.parse(str(tokens)), most
+    )
+    patches = watched.patches.reshape(-1, 3, 2 * 14 * 14).astype(np.float32) / 255
+    mean, std = (np.array(x, np.float32)[:, None] for x in (PIXEL_MEAN, PIXEL_STD))
+    normal = ((patches - mean) / std).reshape(len(patches), -1)
+    return {
+        "pixel_values_videos": torch.from_numpy(normal),
+        "video_grid_thw": torch.tensor([watched.grid]),
+    }
+
+
+CHAT = (
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+    "<|vision_start|><|video_pad|><|vision_end|>{text}<|im_end|>\n<|im_start|>assistant\n"
+)
+
+
 def check(args):
     """Compare every question's option logits with OUT's answers.jsonl, and the option chosen."""
     import numpy as np
     import torch
-    from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration, Qwen2VLImageProcessor
+    import transformers
+    from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
 
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     model = Qwen2VLForConditionalGeneration.from_pretrained(args.model, attn_implementation="eager")
-    model, tokenizer = model.float().eval(), AutoTokenizer.from_pretrained(args.model)
-    processor = Qwen2VLImageProcessor.from_pretrained(args.model)
-    processor.do_resize = False
+    model = model.to(device, getattr(torch, args.dtype)).eval()
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    typed = int(transformers.__version__.split(".")[0]) >= 5  # what is a video must be said
+    if args.frames == "decord":
+        from transformers import Qwen2VLImageProcessor
+
+        processor = Qwen2VLImageProcessor.from_pretrained(args.model)
+        processor.do_resize = False
+    print(f"transformers {transformers.__version__}, torch {torch.__version__}, {args.dtype}, {device}")
     for name in args.benchmarks:
         lines = (args.root / f"out-{name}/answers.jsonl").read_text().splitlines()
         ours = [json.loads(line) for line in lines]
@@ -162,22 +234,28 @@ def check(args):
         worst = same = 0
         spread = []
         for row, (clip, start, end, text, prefix, before, options) in zip(ours, asked, strict=True):
-            frames = frames_of(clip, start, end, args.max_frames, args.pixel_budget)
-            pixels = processor(
-                images=None, videos=[list(frames.permute(0, 2, 3, 1).numpy())], return_tensors="pt"
-            )
-            content = [{"type": "video"}, {"type": "text", "text": text}]
-            chat = tokenizer.apply_chat_template(
-                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-            )
+            shown = clip, start, end, args.max_frames, args.pixel_budget
+            if args.frames == "ours":
+                pixels, chat = our_pixels(*shown), CHAT.format(text=text)
+            else:
+                video = list(frames_of(*shown).permute(0, 2, 3, 1).numpy())
+                pixels = processor(images=None, videos=[video], return_tensors="pt")
+                content = [{"type": "video"}, {"type": "text", "text": text}]
+                chat = tokenizer.apply_chat_template(
+                    [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+                )
             pads = int(pixels["video_grid_thw"][0].prod()) // 4
             chat = (chat + prefix).replace("<|video_pad|>", "<|video_pad|>" * pads)
             ids = torch.tensor([tokenizer(chat).input_ids])
             extra = {}
             if args.positions == "sequential":
                 extra["position_ids"] = torch.arange(ids.shape[1]).expand(3, 1, -1)
+            if typed:
+                extra["mm_token_type_ids"] = (ids == tokenizer.vocab["<|video_pad|>"]).int() * 2
+            given = {k: v.to(device) for k, v in ({"input_ids": ids} | dict(pixels) | extra).items()}
+            given["pixel_values_videos"] = given["pixel_values_videos"].to(model.dtype)
             with torch.no_grad():
-                logits = model(input_ids=ids, **pixels, **extra).logits[0, -1]
+                logits = model(**given).logits[0, -1].float().cpu()
             letters = [tokenizer(before + option).input_ids[-1] for option in options]
             theirs = logits[letters].numpy()
             spread.append(theirs.std())
@@ -194,20 +272,23 @@ def main():
     commands = parser.add_subparsers(dest="command", required=True)
     making = commands.add_parser("make")
     making.add_argument("root", type=Path)
-    checking = commands.add_parser("check")
-    checking.add_argument("model")
-    checking.add_argument("root", type=Path)
-    checking.add_argument("--pixel-budget", type=int, default=48)
-    checking.add_argument("--max-frames", type=int, default=12)
-    checking.add_argument("--positions", default="mrope", choices=("mrope", "sequential"))
-    checking.add_argument(
-        "--benchmarks", nargs="+", default=["videomme", "mvbench", "ovobench", "livesports-qa"]
-    )
+    for name in ("ours", "check"):
+        asking = commands.add_parser(name)
+        asking.add_argument("model")
+        asking.add_argument("root", type=Path)
+        asking.add_argument("--pixel-budget", type=int, default=48)
+        asking.add_argument("--max-frames", type=int, default=12)
+        asking.add_argument("--positions", default="mrope", choices=("mrope", "sequential"))
+        asking.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+        asking.add_argument("--frames", default="decord", choices=("decord", "ours"), help="check only")
+        asking.add_argument(
+            "--benchmarks", nargs="+", default=["videomme", "mvbench", "ovobench", "livesports-qa"]
+        )
     args = parser.parse_args()
     if args.command == "make":
         make(args.root)
     else:
-        check(args)
+        {"ours": ours, "check": check}[args.command](args)
 
 
 if __name__ == "__main__":
