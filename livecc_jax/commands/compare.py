@@ -20,6 +20,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--json", metavar="OUT", help="also write everything as JSON")
     parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap (default 2000)")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
+    parser.add_argument(
+        "--reference",
+        metavar="FILE",
+        help="transcripts, for two files of commentary (folders of `livecc evaluate` know theirs)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -30,9 +35,19 @@ def run(args: argparse.Namespace) -> int:
 
     from livecc_jax.evaluate.catalog import LAYOUTS
     from livecc_jax.evaluate.compare import compare
-    from livecc_jax.evaluate.score import find_results, score
+    from livecc_jax.evaluate.paired import compare_commentary, paired_text, to_json
+    from livecc_jax.evaluate.score import find_commentaries, find_results, score
     from livecc_jax.evaluate.text import comparison_text
 
+    runs = find_commentaries([args.a, args.b], args.reference)
+    if runs is not None:
+        files, reference = runs
+        paired = compare_commentary(*files, reference, args.resamples, args.seed)
+        print(paired_text(paired, args.a, args.b))
+        if args.json:
+            told = {"a": args.a, "b": args.b} | to_json(paired)
+            Path(args.json).write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+        return 0
     paths, benchmark = find_results([args.a, args.b], args.benchmark)
     options = {"resamples": 1, "seed": args.seed, "model": args.model}
     a, b = (score(benchmark, path, **options).entries for path in paths)

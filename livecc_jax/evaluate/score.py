@@ -142,6 +142,40 @@ def strict_accuracy(entries: Entries) -> tuple[int, int, float]:
     return correct, whole, 100 * correct / whole if whole else math.nan
 
 
+def find_commentaries(paths: list[str], reference: str | None) -> tuple[list[Path], str | Path] | None:
+    """The predictions and the transcripts, where two runs are of commentary; None where they are not.
+
+    Args:
+        paths: prediction files, or folders of `livecc evaluate livesports-cc`.
+        reference: the transcripts, needed for files.
+
+    Raises:
+        ConfigError: one is of commentary and the other not, or their transcripts differ.
+        DataError: a path is not there, or a folder holds no finished evaluation.
+    """
+    files, settings = [], []
+    for given in paths:
+        path, setting = Path(given), None
+        if not path.exists():
+            raise DataError(f"{given}: there is no such file or folder")
+        if path.is_dir():
+            report = load_json(path / "report.json")
+            if report["benchmark"] == "commentary":
+                setting, path = report["setting"], path / report["results"]
+        files.append(path)
+        settings.append(setting)
+    known = [s for s in settings if s is not None]
+    if reference is None and not known:
+        return None
+    if reference is None:
+        if len(known) < len(paths):
+            raise ConfigError("only one of the two is of commentary; for files, give --reference")
+        if len({s.get("annotation_sha256") for s in known}) > 1 or "annotation" not in known[0]:
+            raise ConfigError("the runs have different transcripts: give --reference")
+        reference = known[0]["annotation"]
+    return files, reference
+
+
 def find_results(paths: list[str], benchmark: str | None) -> tuple[list[Path], str]:
     """The results files meant by files or by folders of `livecc evaluate`, and their benchmark.
 
@@ -154,8 +188,6 @@ def find_results(paths: list[str], benchmark: str | None) -> tuple[list[Path], s
         path = Path(given)
         if path.is_dir():
             report = load_json(path / "report.json")
-            if report["benchmark"] not in LAYOUTS:
-                raise ConfigError(f"{path}: is commentary; compare it with `livecc score commentary`")
             names.add(report["benchmark"])
             path = path / report["results"]
         files.append(path)

@@ -173,3 +173,39 @@ def test_predictions_of_events(tmp_path):
     other.write_text(json.dumps({"video_id": "v", "event_id": 0, "turns": []}))
     beside = score_commentary(path, reference, other).metrics
     assert beside["other.jsonl"] == pytest.approx(beside["silence only"], nan_ok=True)
+
+
+def test_two_commentaries_are_compared_clip_by_clip(tmp_path, capsys):
+    """The same clips for both; a run against itself differs by nothing."""
+    words = [[i + 0.1, i + 0.5, f"w{i}"] for i in range(6)]
+    rows = [
+        {"video_id": f"v{n}", "event_id": 1, "begin": 0, "end": 8, "event_asr": words} for n in range(4)
+    ]
+    reference = tmp_path / "CC.json"
+    reference.write_text(json.dumps(rows))
+
+    def said(name, right):
+        lines = []
+        for n, count in enumerate(right):
+            turns = [{"start": i, "stop": i + 1, "text": f"w{i}"} for i in range(count)]
+            lines.append(json.dumps({"video_id": f"v{n}", "event_id": 1, "turns": turns}))
+        (tmp_path / name).write_text("\n".join(lines))
+        return str(tmp_path / name)
+
+    a, b = said("a.jsonl", (1, 1, 2)), said("b.jsonl", (6, 5, 6, 6))
+    out = tmp_path / "c.json"
+    assert main(["compare", a, b, "--reference", str(reference), "--json", str(out)]) == 0
+    assert "3 clips are in both; 1 of B alone" in capsys.readouterr().out
+    told = {row["name"]: row for row in json.loads(out.read_text())["rows"]}
+    recall = told["word recall"]
+    assert recall["a"] == pytest.approx(100 * 4 / 18)
+    assert recall["b"] == pytest.approx(100 * 17 / 18)
+    assert recall["difference"] == pytest.approx(recall["b"] - recall["a"])
+    assert 0 < recall["low"] <= recall["difference"] <= recall["high"]
+    assert recall["p"] < 0.01
+    assert main(["compare", a, a, "--reference", str(reference), "--json", str(out)]) == 0
+    same = {row["name"]: row for row in json.loads(out.read_text())["rows"]}["word recall"]
+    assert (same["difference"], same["low"], same["high"]) == (0, 0, 0)
+    assert same["p"] == 1
+    assert main(["compare", a, str(tmp_path / "none")]) == 2
+    assert "none: there is no such file or folder" in capsys.readouterr().err

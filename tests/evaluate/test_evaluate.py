@@ -464,3 +464,6 @@ def test_commentary_on_events(model, tmp_path, capsys):
     alone = Session(stream, options, event_prompt(event, "instruct")).push(frames[2:8])
     assert row["turns"][1]["text"] == alone.text
     assert main([*args, "--out", str(tmp_path / "k"), "--memory", "3"]) == 2
+    # Against each other: the folders know their transcripts.
+    assert main(["compare", str(tmp_path / "k"), str(out)]) == 0
+    assert "1 clips are in both; 1 of B alone" in capsys.readouterr().out
