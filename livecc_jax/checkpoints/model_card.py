@@ -22,6 +22,7 @@ _FACTS = {
     "optim.clip_norm": "gradient clipping",
     "compute.dtype": "computed in",
     "compute.freeze": "frozen",
+    "compute.lora.rank": "decoder learnt by low-rank adapters, merged; their rank",
     "seed": "seed",
 }
 

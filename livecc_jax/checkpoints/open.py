@@ -47,12 +47,24 @@ class Checkpoint:
         return open_tokenizer(self.root)
 
     def abstract_params(self) -> Params:
-        """Shapes and stored dtypes, as `jax.ShapeDtypeStruct`s; only headers are read."""
+        """Shapes and stored dtypes, as `jax.ShapeDtypeStruct`s; only headers are read.
+
+        Those of the model: adapters of a run are merged into it when it is loaded.
+        """
         if self.kind == "hf":
             return abstract_hf(self.path, self.config)
+        return traverse_util.unflatten_dict(self.stored_apart()[0], sep="/")
+
+    def stored_apart(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(parameters, adapters) of a step of a run, each {path: `jax.ShapeDtypeStruct`}.
+
+        Raises CheckpointError when they are not this architecture's.
+        """
+        from livecc_jax.checkpoints.adapters import take_apart
         from livecc_jax.checkpoints.run import RunDirectory
 
-        found = traverse_util.flatten_dict(RunDirectory(self.root).abstract_params(self.step), sep="/")
+        stored = traverse_util.flatten_dict(RunDirectory(self.root).abstract_params(self.step), sep="/")
+        found, adapters = take_apart(stored, self.path)
         wanted = {e.path: e.full_shape for e in table(self.config)}
         for path in sorted(wanted.keys() | found.keys()):
             have = tuple(found[path].shape) if path in found else None
@@ -61,7 +73,7 @@ class Checkpoint:
                     f"{self.path}: parameter {path} has shape {have}, "
                     f"but {CONFIG} makes it {wanted.get(path)}"
                 )
-        return traverse_util.unflatten_dict(found, sep="/")
+        return found, adapters
 
     def load_params(self, dtype: Any = None, shardings: Params | None = None) -> Params:
         """The weights.
@@ -72,26 +84,37 @@ class Checkpoint:
                 host.
 
         Returns:
-            Nested dict of numpy arrays, or with `shardings` of jax arrays.
+            Nested dict of numpy arrays, or with `shardings` of jax arrays; adapters are merged.
 
         Raises:
             CheckpointError: the weights are damaged or are not this architecture's.
         """
         if self.kind == "hf":
             return load_hf(self.path, self.config, dtype, shardings)
+        from livecc_jax.checkpoints.adapters import adapter_paths, merge_stack, scale_of
         from livecc_jax.checkpoints.run import RunDirectory
 
-        stored = traverse_util.flatten_dict(self.abstract_params(), sep="/")
+        stored, adapters = self.stored_apart()
         dtypes = flat_dtypes(dtype, list(stored))
         places: dict[str, Any] = dict.fromkeys(stored)
         if shardings is not None:
             places = traverse_util.flatten_dict(shardings, sep="/")
-        abstract = {
-            path: jax.ShapeDtypeStruct(x.shape, dtypes[path] or x.dtype, sharding=places[path])
-            for path, x in stored.items()
-        }
+        adapted = {path: adapter_paths(path) for path in stored if adapter_paths(path)[0] in adapters}
+
+        def wanted(path: str, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            dtype = x.dtype if path in adapted else dtypes[path] or x.dtype  # those are rounded once
+            return jax.ShapeDtypeStruct(x.shape, dtype, sharding=places[path])
+
+        abstract = {path: wanted(path, x) for path, x in stored.items()} | adapters
         nested = traverse_util.unflatten_dict(abstract, sep="/")
-        return RunDirectory(self.root).restore_params(self.step, nested)
+        loaded = RunDirectory(self.root).restore_params(self.step, nested)
+        if not adapters:
+            return loaded
+        flat, scale = traverse_util.flatten_dict(loaded, sep="/"), scale_of(self.root)
+        for path, (a, b) in adapted.items():
+            dtype = dtypes[path] or stored[path].dtype
+            flat[path] = merge_stack(flat[path], flat[a], flat[b], scale, dtype, places[path])
+        return traverse_util.unflatten_dict({path: flat[path] for path in stored}, sep="/")
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:

@@ -9,11 +9,13 @@ import jax
 import numpy as np
 from flax import traverse_util
 
+from livecc_jax.checkpoints.adapters import adapter_paths, scale_of
 from livecc_jax.checkpoints.hf_import import find_tensors
 from livecc_jax.checkpoints.names import EMBED, HEAD, Entry, table
 from livecc_jax.checkpoints.open import Checkpoint
 from livecc_jax.errors import CheckpointError
 from livecc_jax.model.config import ModelConfig
+from livecc_jax.model.lora import merged
 from livecc_jax.model.qwen2_vl import Params
 
 
@@ -73,7 +75,8 @@ class HeldWeights:
 class StoredWeights:
     """Those of a checkpoint on disk, whatever its layout.
 
-    Of an Orbax step, which stores a parameter's layers as one array, one such array is held at a time.
+    Of an Orbax step, which stores a parameter's layers as one array, one such array is held at a time;
+    adapters are merged a layer at a time.
 
     Args:
         checkpoint: opened.
@@ -87,12 +90,13 @@ class StoredWeights:
         self._checkpoint = checkpoint
         self._places = _places(checkpoint.config)
         self.shapes = {name: entry.hf_shape for name, (entry, _) in self._places.items()}
-        self._held: tuple[str, np.ndarray] | None = None
+        self._held: tuple[str, list[np.ndarray]] | None = None  # a parameter, and its adapter's A and B
         if checkpoint.kind == "hf":
             self._tensors = find_tensors(checkpoint.path, checkpoint.config)
             stored = {name: self._tensors[name].dtype for name in self._places}
         else:
-            flat = traverse_util.flatten_dict(checkpoint.abstract_params(), sep="/")
+            flat, self._adapters = checkpoint.stored_apart()
+            self._scale = scale_of(checkpoint.root) if self._adapters else 0.0
             stored = {name: flat[entry.path].dtype for name, (entry, _) in self._places.items()}
         self.dtypes = {n: np.dtype(d if dtype is None else dtype) for n, d in stored.items()}
 
@@ -109,19 +113,21 @@ class StoredWeights:
         entry, layer = self._places[name]
         if self._held is None or self._held[0] != entry.path:
             self._held = None  # frees the last before the next is read
-            self._held = entry.path, _read_parameter(self._checkpoint.path, entry)
-        value = self._held[1]
-        return entry.to_hf(value[layer] if entry.stacked else value)
+            ab = [path for path in adapter_paths(entry.path) if path in self._adapters]
+            parts = [_read_parameter(self._checkpoint.path, path) for path in (entry.path, *ab)]
+            self._held = entry.path, parts
+        value, *adapter = (part[layer] if entry.stacked else part for part in self._held[1])
+        return entry.to_hf(merged(value, *adapter, self._scale) if adapter else value)
 
 
-def _read_parameter(step: Path, entry: Entry) -> np.ndarray:
+def _read_parameter(step: Path, path: str) -> np.ndarray:
     """One array of an Orbax step, as stored."""
     import orbax.checkpoint as ocp
 
     # No dtype is asked for: a target's would cast.
     target: Any = ocp.RestoreArgs(restore_type=np.ndarray)
     item: Any = 0
-    for key in reversed(entry.path.split("/")):
+    for key in reversed(path.split("/")):
         target, item = {key: target}, {key: item}
     request = ocp.args.PyTreeRestore(item=item, restore_args=target, partial_restore=True)
     try:
@@ -129,7 +135,7 @@ def _read_parameter(step: Path, entry: Entry) -> np.ndarray:
             value = reader.restore(step / "params", args=request)
     except (OSError, ValueError, KeyError, RuntimeError) as e:
         reason = str(e).strip().split("\n")[0][:200] or type(e).__name__
-        raise CheckpointError(f"{step}: its {entry.path} cannot be read ({reason})") from e
-    for key in entry.path.split("/"):
+        raise CheckpointError(f"{step}: its {path} cannot be read ({reason})") from e
+    for key in path.split("/"):
         value = value[key]
     return value

@@ -38,7 +38,12 @@ def weight(
 
 
 class Linear(nnx.Module):
-    """y = x . kernel + bias, contracting x's trailing axes with the kernel's leading ones."""
+    """y = x . kernel + bias, contracting x's trailing axes with the kernel's leading ones.
+
+    `model.lora.attach` gives it an adapter, which maps x with those axes as one to y's likewise.
+    """
+
+    adapter: nnx.Module | None = None
 
     def __init__(
         self,
@@ -58,6 +63,9 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = jnp.tensordot(x, self.kernel[...], axes=self.contract)
+        if self.adapter is not None:
+            flat = x.reshape(*x.shape[: x.ndim - self.contract], -1)
+            y = y + self.adapter(flat).reshape(y.shape)
         return y + self.bias[...] if self.has_bias else y
 
 

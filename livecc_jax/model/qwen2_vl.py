@@ -16,6 +16,7 @@ from flax import nnx
 
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.decoder import Decoder
+from livecc_jax.model.lora import LORA, attach
 from livecc_jax.model.remat import Remat
 from livecc_jax.model.vision import VisionTower
 from livecc_jax.parallel.rules import constrain
@@ -124,9 +125,17 @@ def init_params(config: ModelConfig, seed: int) -> Params:
     return nnx.to_pure_dict(state)
 
 
-def bind(config: ModelConfig, params: Params) -> Qwen2VL:
-    """The model with these parameters, of any dtype. Free: only Python objects are made."""
+def bind(config: ModelConfig, params: Params, adapter_scale: float = 0.0) -> Qwen2VL:
+    """The model with these parameters, of any dtype. Free: only Python objects are made.
+
+    Args:
+        config: the architecture.
+        params: its tree, with adapters under "lora" if it has any (`model.lora`).
+        adapter_scale: what adapters add is multiplied by.
+    """
     graph, state = _abstract(config)
     state = jax.tree.map(lambda x: x, state)  # a copy: replacing writes in place
-    nnx.replace_by_pure_dict(state, params)
-    return nnx.merge(graph, state)
+    nnx.replace_by_pure_dict(state, {k: v for k, v in params.items() if k != LORA})
+    model = nnx.merge(graph, state)
+    attach(model, params.get(LORA, {}), adapter_scale)
+    return model

@@ -25,6 +25,8 @@ RULES: Mapping[str, tuple[str, ...]] = {
     "head_dim": (),
     "mlp": ("tensor",),
     "norm": (),  # a few kilobytes, wanted everywhere
+    "rank": (),  # of adapters
+    "adapted": ("tensor", "fsdp"),  # an adapter's side that is not the residual stream's: heads, mlp
     # activations
     "batch": ("data", "fsdp"),
     "length": ("context",),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from livecc_jax.errors import ConfigError
+from livecc_jax.model.lora import LoraConfig
 from livecc_jax.parallel.mesh import MeshConfig
 
 
@@ -47,13 +48,22 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class ComputeConfig:
-    """How the step is computed; changes speed and memory, not what is learnt (up to rounding)."""
+    """How the step is computed, and what of the model learns.
+
+    All but `freeze` and `lora` change speed and memory, not what is learnt (up to rounding).
+    """
 
     dtype: str = "bfloat16"
     remat: str = "full"
     unroll: bool = False  # compile the decoder layer by layer: faster on a GPU, compiling takes longer
     head_chunk: int = 512  # supervised tokens whose logits are alive at once
     freeze: tuple[str, ...] = ("vision",)  # parameter paths (prefixes) that do not learn
+    lora: LoraConfig = field(default_factory=LoraConfig)
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Paths that do not learn: `freeze`, and with adapters the decoder that they adapt."""
+        return (*self.freeze, "text") if self.lora.rank else self.freeze
 
 
 @dataclass(frozen=True)
@@ -123,8 +133,9 @@ class Config:
 
 # What a run cannot change when it resumes: the rows would differ, or the state would not fit.
 FIXED_ON_RESUME = (
-    "preset", "tokenizer", "positions", "seed", "compute.freeze", "optim.accumulate",
-    "data.tokens", "data.windows", "data.targets", "data.rows_per_step", "data.weighting",
+    "preset", "tokenizer", "positions", "seed", "compute.freeze", "compute.lora.rank",
+    "compute.lora.alpha", "compute.lora.targets", "optim.accumulate", "data.tokens", "data.windows",
+    "data.targets", "data.rows_per_step", "data.weighting",
 )  # fmt: skip
 
 
@@ -193,7 +204,8 @@ def check_resume(old: dict[str, Any], new: Config, run: str) -> list[str]:
     Raises ConfigError naming every field that cannot change.
     """
     flat = flatten(new)
-    changed = [k for k in flat if k in old and old[k] != flat[k] and k != "run"]
+    old = flatten(Config()) | old  # a field that is younger than the run had its default
+    changed = [k for k in flat if old[k] != flat[k] and k != "run"]
     refused = [k for k in changed if k in FIXED_ON_RESUME]
     if refused:
         what = ", ".join(f"{k} ({old[k]!r} before, {flat[k]!r} now)" for k in refused)

@@ -52,7 +52,7 @@ class HeldOut:
 
         def sums(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
             rows = jax.tree.map(lambda x: x[0], batch)
-            learning, frozen = split(params, config.compute.freeze)
+            learning, frozen = split(params, config.compute.frozen)
             weighted, plain = weighted_loss(model, config.compute, learning, frozen, rows)
             weights = rows["target_weights"]
             return jnp.stack([weighted, jnp.sum(weights), plain, jnp.sum(weights > 0)])

@@ -27,20 +27,41 @@ def forward_flops(config: ModelConfig, rows: dict[str, np.ndarray]) -> dict[str,
 
     tokens = int(np.count_nonzero(rows["segment_ids"]))
     heads = t.heads * t.head_dim
-    per_token = 2 * (
-        t.width * (heads + 2 * t.kv_heads * t.head_dim) + heads * t.width + 3 * t.width * t.mlp
-    )
     seen = (_sum_of_squares(rows["segment_ids"]) + tokens) / 2  # pairs (query, key at or before it)
-    text = t.layers * (tokens * per_token + 4 * heads * seen)
+    text = t.layers * (tokens * per_token_flops(config) + 4 * heads * seen)
 
     head = 2 * t.width * t.vocab_size * int(np.count_nonzero(rows["target_weights"]))
     return {"vision": float(vision), "text": float(text), "head": float(head)}
 
 
-def step_flops(config: ModelConfig, rows: dict[str, np.ndarray], vision_learns: bool) -> float:
-    """FLOPs of forward and backward; the backward pass costs twice the forward of what learns."""
+def per_token_flops(config: ModelConfig) -> int:
+    """FLOPs of the products of one token with the weights of one decoder layer."""
+    t = config.text
+    heads = t.heads * t.head_dim
+    return 2 * (t.width * (heads + 2 * t.kv_heads * t.head_dim) + heads * t.width + 3 * t.width * t.mlp)
+
+
+def step_flops(
+    config: ModelConfig, rows: dict[str, np.ndarray], vision_learns: bool, adapters: int = 0
+) -> float:
+    """FLOPs of forward and backward; the backward pass costs twice the forward of what learns.
+
+    Args:
+        config: the architecture.
+        rows: packed, [B, ...].
+        vision_learns: whether the tower does; of one that does not there is no backward pass.
+        adapters: how many numbers there are in low-rank adapters, which then learn in place of the
+            decoder: of its weights the backward pass costs only what carries the gradient through.
+    """
     parts = forward_flops(config, rows)
-    return parts["vision"] * (3 if vision_learns else 1) + 3 * (parts["text"] + parts["head"])
+    text = parts["text"] + parts["head"]
+    vision = parts["vision"] * (3 if vision_learns else 1)
+    if not adapters:
+        return vision + 3 * text
+    tokens, targets = (int(np.count_nonzero(rows[k])) for k in ("segment_ids", "target_weights"))
+    t = config.text
+    weights = t.layers * tokens * per_token_flops(config) + 2 * t.width * t.vocab_size * targets
+    return vision + 3 * text - weights + 3 * 2 * tokens * adapters
 
 
 def _sum_of_squares(ids: np.ndarray) -> float:

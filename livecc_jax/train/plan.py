@@ -20,7 +20,7 @@ from livecc_jax.data.packing import RowShape
 from livecc_jax.data.rows import empty_row
 from livecc_jax.errors import ConfigError
 from livecc_jax.model.config import ModelConfig
-from livecc_jax.model.qwen2_vl import abstract_params
+from livecc_jax.model.lora import abstract_adapters
 from livecc_jax.model.remat import REMATS
 from livecc_jax.parallel.batch import check_rows, padded_shape, row_shardings
 from livecc_jax.parallel.mesh import AXES, MeshConfig, make_mesh, resolve, slice_of
@@ -30,7 +30,15 @@ from livecc_jax.train.optimizer import make_optimizer
 from livecc_jax.train.plan_chips import Topology
 from livecc_jax.train.plan_flops import counted_flops
 from livecc_jax.train.plan_hlo import read_program
-from livecc_jax.train.state import State, abstract_state, check_freeze, join, param_shardings, split
+from livecc_jax.train.state import (
+    State,
+    abstract_state,
+    abstract_state_params,
+    check_learning,
+    join,
+    param_shardings,
+    split,
+)
 from livecc_jax.train.step import make_step
 
 log = logging.getLogger(__name__)
@@ -132,8 +140,8 @@ def check_plan(config: Config, model: ModelConfig, topology: Topology) -> MeshCo
         raise ConfigError(f"compute.remat {config.compute.remat!r} is not one of {', '.join(REMATS)}")
     mesh = AbstractMesh(tuple(getattr(sizes, axis) for axis in AXES), AXES)
     check_rows(mesh, rows // accumulate)
-    check_freeze(model, config.compute.freeze)
-    param_shardings(model, mesh)
+    check_learning(model, config.compute)
+    param_shardings(model, mesh, config.compute.lora)
     return sizes
 
 
@@ -181,7 +189,9 @@ def make_plan(
     if program.unknown_loops:
         log.warning("the length of %d loops is unknown: counted once", len(program.unknown_loops))
     flops = counted_flops(traced.jaxpr)
-    counted = step_flops(model, nominal_row(shape, segments), not _is_frozen(config, "vision/blocks"))
+    adapters = sum(x.size for x in jax.tree.leaves(abstract_adapters(model, config.compute.lora)))
+    vision_learns = not _is_frozen(config, "vision/blocks")
+    counted = step_flops(model, nominal_row(shape, segments), vision_learns, adapters)
     chip = topology.chip
     seconds = {
         "computing": _compute_seconds(flops, topology, sizes.context),
@@ -250,9 +260,9 @@ def _compute_seconds(flops: dict[str, float], topology: Topology, context: int) 
 
 def _abstract_state(config: Config, model: ModelConfig, mesh: Mesh, stored: str) -> State:
     """What training would hold: float32 where it learns, what it is stored as where it is frozen."""
-    freeze = config.compute.freeze
-    learning, frozen = split(abstract_params(model), freeze)
-    placed, _ = split(param_shardings(model, mesh), ())
+    freeze, lora = config.compute.frozen, config.compute.lora
+    learning, frozen = split(abstract_state_params(model, lora), freeze)
+    placed, _ = split(param_shardings(model, mesh, lora), ())
 
     def one(path: str, dtype: Any) -> jax.ShapeDtypeStruct:
         shape = (learning | frozen)[path].shape

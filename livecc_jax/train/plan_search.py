@@ -10,12 +10,11 @@ from dataclasses import dataclass
 
 from livecc_jax.errors import ConfigError
 from livecc_jax.model.config import ModelConfig
-from livecc_jax.model.qwen2_vl import abstract_params
 from livecc_jax.model.remat import REMATS
 from livecc_jax.train.config import Config
 from livecc_jax.train.plan import Plan, check_plan, make_plan
 from livecc_jax.train.plan_chips import Topology
-from livecc_jax.train.state import split
+from livecc_jax.train.state import abstract_state_params, split
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +72,10 @@ def candidates(config: Config, model: ModelConfig, topology: Topology) -> Iterat
 def estimate(config: Config, model: ModelConfig, topology: Topology) -> Candidate:
     """Memory and time of a step by rules of thumb: to choose what to compile, not to believe."""
     t, mesh, chip = model.text, config.mesh, topology.chip
-    learning, frozen = split(abstract_params(model), config.compute.freeze)
+    params = abstract_state_params(model, config.compute.lora)
+    learning, frozen = split(params, config.compute.frozen)
     numbers, still = (sum(x.size for x in part.values()) for part in (learning, frozen))
+    decoder = sum(x.size for k, x in (learning | frozen).items() if not k.startswith("vision/"))
     shards = mesh.fsdp * mesh.tensor
     tokens = config.data.tokens / mesh.context  # of one chip, at a time
     heads, keys = t.heads * t.head_dim, t.kv_heads * t.head_dim
@@ -90,14 +91,15 @@ def estimate(config: Config, model: ModelConfig, topology: Topology) -> Candidat
     working = 2 * 3 * t.vocab_size * t.width / mesh.tensor + 12 * tokens * products / 4
     size = state / shards + 2 * t.layers * tokens * stored + working
 
-    dense = 2 * numbers * tokens
+    dense = 2 * decoder * tokens
     attention = t.layers * 2 * heads * tokens * config.data.tokens
     again = {"none": 0.0, "dots": 0.1, "attention": 1.0}.get(config.compute.remat, 1.0)
     attention_again = 1.0 if config.compute.remat in ("full", "offload", "dots") else 0.0
     slowest = (2 * mesh.context - 1) / mesh.context
-    flops = (3 + again) * dense + (3.5 + attention_again) * attention * slowest
+    backward = 1 if config.compute.lora.rank else 2
+    flops = (1 + backward + again) * dense + (3.5 + attention_again) * attention * slowest
     computing = flops / mesh.tensor / chip.flops
-    gathered = 2 * numbers / mesh.tensor * (4 if again else 3)
+    gathered = 2 * decoder / mesh.tensor * (4 if again else 3)
     summed = 4 * t.layers * 2 * tokens * t.width * 2 * (mesh.tensor > 1)
     network = (gathered + summed) / (4 * chip.link_rate)
     between = 4 * numbers / shards / chip.dcn_rate if topology.slices > 1 else 0.0

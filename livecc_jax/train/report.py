@@ -15,6 +15,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from livecc_jax.data.pipeline import Batch
+from livecc_jax.model.lora import LORA
 from livecc_jax.parallel.processes import is_first
 from livecc_jax.train.clock import Clock
 from livecc_jax.train.config import Config
@@ -70,8 +71,10 @@ class Meter:
     def __init__(self, config: Config, started: Start, steps: int, devices: int, clock: Clock) -> None:
         self._model, self._steps, self._clock = started.model, steps, clock
         self._schedule = learning_rate(config.optim, steps)
-        _, frozen = split(started.state["params"], config.compute.freeze)
+        _, frozen = split(started.state["params"], config.compute.frozen)
         self._vision_learns = not any(path.startswith("vision/blocks") for path in frozen)
+        adapters = jax.tree.leaves(started.state["params"].get(LORA, {}))
+        self._adapters = sum(leaf.size for leaf in adapters)
         rate, self.peak_from = peak_flops(jax.local_devices()[0], config.compute.dtype)
         self.peak = rate
         self._all_peak = rate * devices
@@ -89,7 +92,7 @@ class Meter:
             int(np.count_nonzero(ids)),
             ids.size,
             int(np.count_nonzero(batch.rows["target_weights"])),
-            step_flops(self._model, batch.rows, self._vision_learns),
+            step_flops(self._model, batch.rows, self._vision_learns, self._adapters),
         )
 
     def add(self, counts: Counts) -> None:

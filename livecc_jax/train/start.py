@@ -20,6 +20,7 @@ from livecc_jax.data.pipeline import RowSource
 from livecc_jax.data.rows import WEIGHTINGS
 from livecc_jax.errors import CheckpointError, ConfigError
 from livecc_jax.model.config import ModelConfig, SpecialIds
+from livecc_jax.model.lora import LORA, check_lora, init_adapters
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import Params, init_params
 from livecc_jax.model.remat import REMATS
@@ -32,7 +33,8 @@ from livecc_jax.train.optimizer import make_optimizer
 from livecc_jax.train.state import (
     State,
     abstract_state,
-    check_freeze,
+    abstract_state_params,
+    check_learning,
     init_opt_state,
     master_dtypes,
     param_shardings,
@@ -75,6 +77,7 @@ def check_config(config: Config) -> None:
     ):
         if value not in choices:
             raise ConfigError(f"{name} {value!r} is not one of {', '.join(choices)}")
+    check_lora(config.compute.lora)
     counts = {
         "data.tokens": config.data.tokens,
         "data.windows": config.data.windows,
@@ -164,9 +167,10 @@ def begin(
             f"{source.tokenizer_path}: has {tokenizer.vocab_size} ids, more than the model's "
             f"{model.text.vocab_size}"
         )
-    freeze = config.compute.freeze
-    check_freeze(model, freeze)
-    shardings = param_shardings(model, mesh)
+    freeze, lora = config.compute.frozen, config.compute.lora
+    check_learning(model, config.compute)
+    shardings = param_shardings(model, mesh, lora)
+    adapters = shardings.pop(LORA, None)
     if checkpoint:
         stored = checkpoint.abstract_params()
         params = checkpoint.load_params(dtype=master_dtypes(stored, freeze), shardings=shardings)
@@ -175,6 +179,9 @@ def begin(
         make = jax.jit(init_params, static_argnums=(0, 1), out_shardings=shardings)
         params = make(model, config.seed)
         base_dtype = "float32"
+    if adapters:
+        make = jax.jit(init_adapters, static_argnums=(0, 1, 2), out_shardings=adapters)
+        params |= {LORA: make(model, lora, config.seed)}
     abstract = abstract_state(_described(params), optimizer, freeze, mesh)
     opt_state = init_opt_state(optimizer, abstract, freeze)(params)
     block = LiveCCBlock(
@@ -224,12 +231,12 @@ def _at(config: Config, run: RunDirectory, step: int, mesh: Mesh) -> Start:
         raise CheckpointError(f"{run.path / str(step)}: its meta lacks {', '.join(sorted(missing))}")
     changes = check_resume(meta["config"], config, config.run)
     checkpoint = open_checkpoint(run.path / str(step))
-    model, freeze = checkpoint.config, config.compute.freeze
-    stored = checkpoint.abstract_params()
+    model, freeze, lora = checkpoint.config, config.compute.frozen, config.compute.lora
+    stored = abstract_state_params(model, lora) | checkpoint.abstract_params()
     params = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         stored,
-        param_shardings(model, mesh),
+        param_shardings(model, mesh, lora),
     )
     optimizer = make_optimizer(config.optim, 1)  # for its state's shape alone
     abstract = abstract_state(params, optimizer, freeze, mesh)

@@ -12,9 +12,18 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from livecc_jax.errors import ConfigError
 from livecc_jax.model.config import ModelConfig
+from livecc_jax.model.lora import (
+    LORA,
+    LoraConfig,
+    abstract_adapters,
+    adapter_axes,
+    check_lora,
+)
 from livecc_jax.model.qwen2_vl import Params, abstract_params, logical_axes
 from livecc_jax.parallel.rules import sharding_tree
+from livecc_jax.train.config import ComputeConfig
 
+NO_LORA = LoraConfig()
 State = dict[str, Any]  # {"params": nested dict, "opt_state": optax state of the learning ones}
 
 
@@ -30,19 +39,30 @@ def join(learning: dict[str, Any], frozen: dict[str, Any]) -> Params:
     return traverse_util.unflatten_dict(learning | frozen, sep="/")
 
 
-def check_freeze(config: ModelConfig, freeze: tuple[str, ...]) -> None:
-    """Raise ConfigError when a prefix matches nothing or nothing is left to learn."""
+def check_learning(config: ModelConfig, compute: ComputeConfig) -> None:
+    """Raise ConfigError when compute.freeze names nothing or leaves nothing, or lora cannot be."""
+    check_lora(compute.lora)
     shapes = abstract_params(config)
-    for prefix in freeze:
+    for prefix in compute.freeze:
         if not split(shapes, (prefix,))[1]:
             raise ConfigError(f"compute.freeze names {prefix!r}, which is no parameter path")
-    if not split(shapes, freeze)[0]:
+    if not split(abstract_state_params(config, compute.lora), compute.frozen)[0]:
         raise ConfigError("compute.freeze leaves no parameter to learn")
 
 
-def param_shardings(config: ModelConfig, mesh: Mesh) -> Params:
-    """Sharding of every parameter."""
-    return sharding_tree(mesh, logical_axes(config), abstract_params(config))
+def abstract_state_params(config: ModelConfig, lora: LoraConfig) -> Params:
+    """The tree that training holds: the model's parameters, and its adapters if there are any."""
+    return _with_adapters(abstract_params(config), abstract_adapters(config, lora))
+
+
+def param_shardings(config: ModelConfig, mesh: Mesh, lora: LoraConfig = NO_LORA) -> Params:
+    """Sharding of every parameter, adapters included."""
+    axes = _with_adapters(logical_axes(config), adapter_axes(lora))
+    return sharding_tree(mesh, axes, abstract_state_params(config, lora))
+
+
+def _with_adapters(params: Params, adapters: Params) -> Params:
+    return params | {LORA: adapters} if adapters else params
 
 
 def abstract_state(

@@ -30,7 +30,7 @@ def weighted_loss(
     dtype = jnp.dtype(compute.dtype)
     # Cast once, before any use: matrix products and the gathers of sharded weights move half the bytes.
     params = jax.tree.map(lambda x: x.astype(dtype), join(learning, jax.lax.stop_gradient(frozen)))
-    bound = bind(model, params)
+    bound = bind(model, params, compute.lora.scale)
     hidden = bound.hidden(rows, compute.remat, compute.unroll)
     losses = target_losses(bound, hidden, rows["tokens"], rows["target_slots"], compute.head_chunk)
     weights = rows["target_weights"]
@@ -45,7 +45,7 @@ def gradients(
     The mean is over the whole batch, whatever its split into micro-batches: the total weight is known
     from the data before any forward pass.
     """
-    learning, frozen = split(params, compute.freeze)
+    learning, frozen = split(params, compute.frozen)
     total = jnp.maximum(jnp.sum(batch["target_weights"]), 1e-9)
 
     def loss(learning: Flat, rows: Rows) -> tuple[jax.Array, jax.Array]:
@@ -91,7 +91,7 @@ def make_step(
 
     def step(state: State, batch: Rows) -> tuple[State, dict[str, jax.Array]]:
         grads, metrics = gradients(model, compute, state["params"], batch)
-        learning, frozen = split(state["params"], compute.freeze)
+        learning, frozen = split(state["params"], compute.frozen)
         with jax.named_scope("optimizer"):
             updates, opt_state = optimizer.update(grads, state["opt_state"], learning)
             learning = optax.apply_updates(learning, updates)

@@ -19,7 +19,7 @@ from livecc_jax.parallel.batch import ROW_AXES, place_batch
 from livecc_jax.parallel.mesh import MeshConfig, make_mesh
 from livecc_jax.train.config import ComputeConfig, OptimConfig
 from livecc_jax.train.optimizer import make_optimizer
-from livecc_jax.train.state import check_freeze, param_shardings, split
+from livecc_jax.train.state import check_learning, param_shardings, split
 from livecc_jax.train.step import gradients, make_step
 
 TINY = preset("tiny")
@@ -205,7 +205,7 @@ def test_frozen_parameters_stay_and_have_no_slots(params):
 
 def test_freeze_and_mesh_errors_name_the_field():
     with pytest.raises(ConfigError, match=r"compute\.freeze names 'visoin'"):
-        check_freeze(MODEL, ("visoin",))
+        check_learning(MODEL, ComputeConfig(freeze=("visoin",)))
     with pytest.raises(ConfigError, match=r"mesh\.fsdp=3"):
         make_mesh(MeshConfig(fsdp=3))
     with pytest.raises(ConfigError, match="text/layers/attn/k/bias"):

@@ -1,0 +1,190 @@
+"""Adapters: the base stays, they alone learn, merging them changes only how it is computed."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+from jax.sharding import SingleDeviceSharding
+from support import VOCAB, pack, random_segment, stack
+from train_support import config, losses
+
+from livecc_jax.checkpoints.convert import convert
+from livecc_jax.checkpoints.hf_config import LiveCCBlock
+from livecc_jax.checkpoints.hf_export import export_hf
+from livecc_jax.checkpoints.open import open_checkpoint
+from livecc_jax.checkpoints.run import RunDirectory
+from livecc_jax.errors import ConfigError
+from livecc_jax.model.lora import LORA, TARGETS, LoraConfig, init_adapters, merged
+from livecc_jax.model.presets import preset
+from livecc_jax.model.qwen2_vl import bind, init_params
+from livecc_jax.parallel.batch import place_batch
+from livecc_jax.parallel.mesh import MeshConfig, make_mesh
+from livecc_jax.text.tokenizer import open_tokenizer
+from livecc_jax.train.config import ComputeConfig, OptimConfig
+from livecc_jax.train.flops import step_flops
+from livecc_jax.train.loop import train
+from livecc_jax.train.optimizer import make_optimizer
+from livecc_jax.train.start import fit_vocabulary
+from livecc_jax.train.state import check_learning, param_shardings, split
+from livecc_jax.train.step import make_step
+
+TINY = preset("tiny")
+MODEL = dataclasses.replace(TINY, text=dataclasses.replace(TINY.text, vocab_size=VOCAB))
+RANK_4 = LoraConfig(rank=4, alpha=6.0)
+COMPUTE = ComputeConfig(dtype="float32", remat="none", head_chunk=40, lora=RANK_4)
+SHAPE = {"tokens": 128, "windows": 6, "patches": 48, "targets": 40}
+
+
+def flat(tree):
+    return traverse_util.flatten_dict(tree, sep="/")
+
+
+@pytest.fixture(scope="module")
+def params():
+    """A base, and adapters that have learnt something."""
+
+    def make():
+        base = jax.tree.map(lambda x: x * 3 if x.ndim > 1 else x, init_params(MODEL, 0))
+        learnt = jax.tree.map(
+            lambda x: x + 0.05 * jnp.cos(jnp.arange(x.size)).reshape(x.shape),
+            init_adapters(MODEL, RANK_4, 1),
+        )
+        return base | {LORA: learnt}
+
+    return jax.jit(make)()
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return stack(
+        *[pack([random_segment(np.random.default_rng(i), text=3 + i)], **SHAPE) for i in range(2)]
+    )
+
+
+def by_hand(params, scale):
+    """The base with every adapter added, kernel by kernel."""
+    base, adapters = flat({k: v for k, v in params.items() if k != LORA}), flat(params[LORA])
+    for path in [k.removesuffix("/a") for k in adapters if k.endswith("/a")]:
+        kernel = base[f"{path}/kernel"]
+        parts = zip(kernel, adapters[f"{path}/a"], adapters[f"{path}/b"])
+        base[f"{path}/kernel"] = jnp.stack([merged(*part, scale) for part in parts])
+    return traverse_util.unflatten_dict(base, sep="/")
+
+
+def test_merged_is_the_adapters_forward_pass(params, rows):
+    logits = jax.jit(lambda p: bind(MODEL, p, RANK_4.scale)(rows))
+    plain = {k: v for k, v in params.items() if k != LORA}
+    with_adapters = logits(params)
+    assert np.abs(with_adapters - logits(plain)).max() > 0.1
+    np.testing.assert_allclose(with_adapters, logits(by_hand(params, 1.5)), rtol=1e-4, atol=1e-4)
+    fresh = init_adapters(MODEL, RANK_4, 0)
+    np.testing.assert_array_equal(logits(plain | {LORA: fresh}), logits(plain))
+    assert {k.split("/")[-2] for k in flat(fresh)} == set(TARGETS)
+
+
+def steps(params, rows, mesh):
+    """Two steps: (metrics, state)."""
+    optimizer = make_optimizer(OptimConfig(learning_rate=1e-2, warmup_ratio=0.0), 10)
+    placed = jax.device_put(params, param_shardings(MODEL, mesh, RANK_4))
+    state = {"params": placed, "opt_state": optimizer.init(split(placed, COMPUTE.frozen)[0])}
+    with jax.set_mesh(mesh):
+        batch = place_batch(mesh, rows, 1)
+        step = jax.jit(make_step(MODEL, COMPUTE, optimizer))
+        for _ in range(2):
+            state, metrics = step(state, batch)
+    return jax.device_get(metrics), state
+
+
+def test_adapters_alone_learn_and_are_split_over_the_mesh(params, rows):
+    """A bfloat16 base stays bit for bit and has no slots; a mesh changes nothing but where."""
+    base = jax.tree.map(lambda x: x.astype("bfloat16"), {k: params[k] for k in ("vision", "text")})
+    began = base | {LORA: params[LORA]}
+    one, after = steps(began, rows, make_mesh(MeshConfig(devices=1)))
+    many, sharded = steps(began, rows, make_mesh(MeshConfig(fsdp=2, context=2, tensor=2)))
+    for state in (after, sharded):
+        for path, leaf in flat(base).items():
+            assert np.asarray(leaf).tobytes() == np.asarray(flat(state["params"])[path]).tobytes(), path
+    changed = jax.tree.map(lambda a, b: bool((a != b).any()), began[LORA], after["params"][LORA])
+    assert all(jax.tree.leaves(changed))
+    slots = jax.tree_util.tree_leaves_with_path(after["opt_state"])
+    owners = {path[-1].key for path, leaf in slots if leaf.ndim}
+    assert owners == {f"{LORA}/{path}" for path in flat(params[LORA])}
+    np.testing.assert_allclose(one["loss"], many["loss"], rtol=1e-4)
+    np.testing.assert_allclose(one["grad_norm"], many["grad_norm"], rtol=1e-3)
+    for path, leaf in flat(sharded["params"][LORA]).items():
+        held = sum(shard.data.size for shard in leaf.addressable_shards)
+        assert held <= 4 * leaf.size, path  # of eight devices; context keeps copies
+
+
+def test_arithmetic_leaves_out_the_frozen_weights_gradients(rows):
+    adapters = sum(x.size for x in jax.tree.leaves(init_adapters(MODEL, RANK_4, 0)))
+    full, low = step_flops(MODEL, rows, False), step_flops(MODEL, rows, False, adapters)
+    tokens, targets = int((rows["segment_ids"] > 0).sum()), int((rows["target_weights"] > 0).sum())
+    shapes = flat(init_params(MODEL, 0)["text"]["layers"])
+    weights = sum(x.size for k, x in shapes.items() if k.endswith("kernel"))
+    saved = 2 * tokens * weights + 2 * targets * MODEL.text.width * VOCAB
+    assert full - low == saved - 6 * tokens * adapters
+
+
+@pytest.mark.parametrize(
+    ("lora", "said"),
+    [
+        (LoraConfig(rank=-1), r"compute\.lora\.rank must not be negative, not -1"),
+        (LoraConfig(rank=4, alpha=0), r"compute\.lora\.alpha must be positive"),
+        (LoraConfig(rank=4, targets=("q", "qkv")), r"compute\.lora\.targets names 'qkv'"),
+        (LoraConfig(rank=4, targets=()), r"compute\.lora\.targets names no linear map"),
+    ],
+)
+def test_adapters_that_cannot_be_are_refused_by_field(lora, said):
+    with pytest.raises(ConfigError, match=said):
+        check_learning(MODEL, ComputeConfig(lora=lora))
+
+
+def test_a_run_resumes_and_opens_merged(home, tmp_path):
+    """From a bfloat16 base: interrupted and gone on, bit for bit; opened and exported: merged."""
+    tokenizer = open_tokenizer(home / "tok")
+    model = fit_vocabulary(preset("tiny"), tokenizer)
+    base = jax.jit(init_params, static_argnums=(0, 1))(model, 5)
+    base = jax.tree.map(lambda x: np.asarray(x.astype("bfloat16")), base)
+    export_hf(tmp_path / "base", model, LiveCCBlock(pixel_budget="12"), base, tokenizer)
+    compute = ComputeConfig(
+        dtype="float32", remat="none", lora=LoraConfig(rank=4, targets=("q", "down"))
+    )
+    settings = {"preset": "", "tokenizer": "", "init": str(tmp_path / "base"), "max_steps": 4}
+    settings |= {"compute": compute}
+    through = losses(config(home, tmp_path / "through", **settings))
+    first = losses(config(home, tmp_path / "run", **settings), stop_at=3)
+    assert {**first, **losses(config(home, tmp_path / "run", **settings))} == through
+    assert through[4][0] < through[1][0]
+    stored = {name: RunDirectory(tmp_path / name).restore_params(4) for name in ("through", "run")}
+    jax.tree.map(np.testing.assert_array_equal, stored["through"], stored["run"])
+    for path, leaf in flat(base).items():
+        assert leaf.tobytes() == flat(stored["run"])[path].tobytes(), path
+
+    expected = by_hand(stored["run"], 4.0)
+    opened = open_checkpoint(tmp_path / "run")
+    for loaded in (
+        opened.load_params("float32"),
+        opened.load_params(
+            "float32", jax.tree.map(lambda _: SingleDeviceSharding(jax.devices()[0]), base)
+        ),
+    ):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), loaded, expected
+        )
+    convert(tmp_path / "run", tmp_path / "hf")
+    convert(tmp_path / "run", tmp_path / "orbax", to="orbax")
+    rounded = flat(opened.load_params())
+    for path in ("hf", "orbax"):
+        exported = flat(open_checkpoint(tmp_path / path).load_params())
+        for name, leaf in rounded.items():
+            assert leaf.dtype == exported[name].dtype == "bfloat16"
+            assert leaf.tobytes() == exported[name].tobytes(), name
+    adapted = {k for k, v in rounded.items() if v.tobytes() != flat(base)[k].tobytes()}
+    assert adapted == {f"text/layers/{k}/kernel" for k in ("attn/q", "mlp/down")}
+    other = dataclasses.replace(compute, lora=LoraConfig(rank=8, targets=("q", "down")))
+    with pytest.raises(ConfigError, match=r"another compute\.lora\.rank \(4 before, 8 now\)"):
+        train(config(home, tmp_path / "run", **settings | {"compute": other}))
