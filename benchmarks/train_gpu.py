@@ -1,13 +1,20 @@
 """Training speed on one GPU beside PyTorch with transformers: tokens a second, MFU, memory.
 
     python benchmarks/train_gpu.py --preset 2b --tokens 8848 --remats dots,full --peer
+    python benchmarks/train_gpu.py --plan 8848:dots+unroll:12,16384:dots+unroll:6,32768:full:3 --peer
+    python benchmarks/train_gpu.py --tokens 8848 --remats dots --unroll --deterministic
 
 Ours is the real step (`train.step`): a packed row of four streaming clips, tower frozen, float32
 parameters and AdamW, bfloat16 compute, random weights. The peer's is what its users run: parameters
-and AdamW in bfloat16 (half our bytes), sdpa attention, one conversation of as many tokens, patches and
-supervised tokens, the kernels of liger if they can be imported, without and with gradient
-checkpointing. Pictures are noise. Each figure is the mean of the steps after the first three, a step's
-loss being fetched when the next one is under way, as training loops do.
+and AdamW in bfloat16 (half our bytes), sdpa attention, one conversation of as many tokens, patches
+and supervised tokens, the kernels of liger if they can be imported, without and with gradient
+checkpointing. Pictures are noise. Each figure is the mean of the steps after the first three, a
+step's loss being fetched when the next one is under way, as training loops do.
+
+`--plan` goes through several lengths, each TOKENS:REMAT[+unroll]:STEPS, ours and the peer's. With
+`--deterministic` the steps are run twice as they are and twice in XLA's deterministic mode, each
+time from the same weights in a process of its own: whether their losses are bitwise equal, and what
+it costs.
 """
 
 import argparse
@@ -44,14 +51,14 @@ def conversation(rng, pairs):
     return np.array(tokens, np.int32), np.array(supervised), [(1, HEIGHT, WIDTH)] * pairs
 
 
-def packed_row(pairs):
+def packed_row(pairs, seed=0):
     """A batch [1, 1, ...] of one row, as docs/formats.md has it."""
     from livecc_jax.media.pixels import patch_places
     from livecc_jax.text.tokenizer import SpecialTokens
     from livecc_jax.timeline.positions import token_positions
 
     special = SpecialTokens(151643, IM_START, 151645, VISION_START, VISION_END, 151655, VIDEO_PAD)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     parts = [conversation(rng, n) for n in clips(pairs)]
     tokens = np.concatenate([t for t, _, _ in parts])
     supervised = np.concatenate([s for _, s, _ in parts])
@@ -95,7 +102,7 @@ def timed(step, steps):
 
 
 def our_steps(args, config, batch, remat):
-    """(seconds a step, bytes held, the last loss, a function that takes a step)."""
+    """(seconds a step, bytes held, every loss in hexadecimal, a function that takes a step)."""
     import jax
 
     from livecc_jax.model.qwen2_vl import abstract_params
@@ -122,7 +129,7 @@ def our_steps(args, config, batch, remat):
     began = time.perf_counter()
     step = step.lower(state, rows).compile()
     print(f"compiled in {time.perf_counter() - began:.0f} s", flush=True)
-    held, loss = [state], [0.0]
+    held, loss, losses = [state], [0.0], []
     del state
 
     def once():
@@ -130,12 +137,13 @@ def our_steps(args, config, batch, remat):
 
         def wait():
             loss[0] = float(metrics["loss"])
+            losses.append(loss[0].hex())
 
         return wait
 
     taken = timed(once, args.steps)
     memory = step.memory_analysis()
-    return taken, memory.argument_size_in_bytes + memory.temp_size_in_bytes, loss[0], once
+    return taken, memory.argument_size_in_bytes + memory.temp_size_in_bytes, losses, once
 
 
 def ours(args):
@@ -162,10 +170,10 @@ def ours(args):
         f"{batch['target_slots'].size} supervised; {flops / 1e12:.1f} TFLOP a step, "
         f"{1e3 * flops / rate:.0f} ms at the {rate / 1e12:.0f} TFLOP/s of a product", flush=True,
     )  # fmt: skip
-    best = 0.0
+    best, losses = 0.0, []
     for remat in args.remats.split(","):
         try:
-            taken, held, loss, once = our_steps(args, config, batch, remat)
+            taken, held, losses, once = our_steps(args, config, batch, remat)
         except jax.errors.JaxRuntimeError as error:
             print(f"ours, remat {remat}: {str(error).splitlines()[0][:160]}", flush=True)
             continue
@@ -173,14 +181,14 @@ def ours(args):
         print(
             f"ours, remat {remat}: {1e3 * taken:.0f} ms, {tokens / taken:,.0f} tokens/s, MFU "
             f"{100 * flops / taken / peak:.1f}% of {source}, {taken * rate / flops:.2f} x the floor, "
-            f"{held / 2**30:.1f} GiB, loss {loss:.3f}", flush=True,
+            f"{held / 2**30:.1f} GiB, loss {float.fromhex(losses[-1]):.3f}", flush=True,
         )  # fmt: skip
         if args.profile:
             from streaming import where_time_goes
 
             where_time_goes(f"remat {remat}", lambda step=once: step()(), args.profile)
         del once
-    print(json.dumps({"tokens_per_second": best}), flush=True)
+    print(json.dumps({"tokens_per_second": best, "losses": losses}), flush=True)
 
 
 def peer(args):
@@ -267,10 +275,18 @@ def peer(args):
     print(json.dumps(best), flush=True)
 
 
-def run(args, role):
-    """One side in a process of its own, which gives all its memory back: its last line."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--role", role]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+def run(args, role, flags=""):
+    """One side in a process of its own, which gives all its memory back: its last line.
+
+    `flags` go into XLA_FLAGS.
+    """
+    command = [sys.executable, __file__, "--role", role, "--preset", args.preset]
+    for name in ("tokens", "remats", "steps", "square", "profile"):
+        command += [f"--{name}", str(getattr(args, name))]
+    command += ["--unroll"] * args.unroll
+    env = dict(os.environ)
+    env["XLA_FLAGS"] = f"{env.get('XLA_FLAGS', '')} {flags}".strip()
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
     last = "{}"
     for line in child.stdout:
         if line.startswith("{"):
@@ -294,17 +310,47 @@ def main():
     )
     parser.add_argument("--unroll", action="store_true", help="compute.unroll of ours")
     parser.add_argument("--role", choices=("ours", "peer"), help=argparse.SUPPRESS)
+    parser.add_argument("--plan", help="lengths to go through: TOKENS:REMAT[+unroll]:STEPS,...")
+    parser.add_argument("--deterministic", action="store_true", help="what XLA's mode costs; no peer")
     args = parser.parse_args()
     args.pairs = max(4, args.tokens // (PATCHES // 4 + WORDS))
     if args.role:
         return {"ours": ours, "peer": peer}[args.role](args)
-    mine = run(args, "ours")
-    if args.peer:
-        theirs = run(args, "peer")
-        for name, speed in theirs.items():
-            print(
-                f"{mine['tokens_per_second'] / speed:.2f} times the peer {name} gradient checkpointing"
-            )
+    if args.deterministic:
+        return deterministic(args)
+    for part in args.plan.split(",") if args.plan else [""]:
+        if part:
+            tokens, remat, steps = part.split(":")
+            args.tokens, args.steps = int(tokens), int(steps)
+            args.remats, _, unroll = remat.partition("+")
+            args.unroll = bool(unroll)
+            print(f"\n{part}", flush=True)
+        compare(args)
+
+
+def compare(args):
+    """Ours, and if asked for the peer's, at one length."""
+    mine = run(args, "ours").get("tokens_per_second", 0.0)
+    for name, speed in (run(args, "peer") if args.peer else {}).items():
+        print(f"{mine / speed:.2f} times the peer {name} gradient checkpointing", flush=True)
+
+
+def deterministic(args):
+    """The same steps from the same weights, twice as they are and twice in XLA's deterministic mode."""
+    found = {}
+    for name, flags in (("as it is", ""), ("deterministic", "--xla_gpu_deterministic_ops=true")):
+        print(f"{name}:", flush=True)
+        found[name] = [run(args, "ours", flags) for _ in range(2)]
+        first, second = (once["losses"] for once in found[name])
+        apart = next((i for i, (a, b) in enumerate(zip(first, second)) if a != b), None)
+        print(
+            f"{name}: losses of {len(first)} steps, two runs: "
+            + ("bitwise equal" if first and apart is None else f"apart from step {apart} on"),
+            flush=True,
+        )
+    speeds = {name: max(once["tokens_per_second"] for once in runs) for name, runs in found.items()}
+    cost = 1 - speeds["deterministic"] / max(speeds["as it is"], 1e-9)
+    print(f"XLA's deterministic mode: {cost:.1%} fewer tokens a second", flush=True)
 
 
 if __name__ == "__main__":

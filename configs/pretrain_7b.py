@@ -1,10 +1,13 @@
-"""LiveCC's pre-training recipe (arXiv 2504.16030) on packed rows: 7B, vision tower frozen.
+"""LiveCC's pre-training recipe (arXiv 2504.16030) on packed rows: 7B, vision tower and merger frozen.
 
     livecc index captions.jsonl --out index --model Qwen2-VL-7B --pixel-budget 384
     livecc train configs/pretrain_7b.py --init Qwen2-VL-7B --data.index index --run runs/pretrain
 
-The published run had 512 examples of up to 32,768 tokens a step, unpacked; here a step has as many
-packed rows as its batch is meant to hold tokens. Example weighting averages as the released code does.
+Published: 512 examples a step, AdamW, 2e-5 with a warm-up of 0.03 and a cosine, one epoch,
+bfloat16, 32,768 tokens at most. A packed row holds 1.27 such examples on average (clips of 30 to
+240 s at 384 tokens a second, long ones in pieces), so 402 rows hold 512. 384 rows is what divides
+over 64 and 128 chips: 489 examples. Example weighting lets every example count alike, as there. For
+other data or another budget, see "Examples a step" in docs/pods.md.
 """
 
 from livecc_jax.train.config import CheckpointConfig, ComputeConfig, Config, DataConfig, OptimConfig
@@ -12,7 +15,7 @@ from livecc_jax.train.config import CheckpointConfig, ComputeConfig, Config, Dat
 config = Config(
     positions="mrope",
     data=DataConfig(
-        tokens=32768, windows=96, targets=2048, rows_per_step=256, weighting="example", epochs=1
+        tokens=32768, windows=96, targets=2048, rows_per_step=384, weighting="example", epochs=1
     ),
     optim=OptimConfig(learning_rate=2e-5, warmup_ratio=0.03),
     compute=ComputeConfig(dtype="bfloat16", remat="full", freeze=("vision",)),

@@ -192,8 +192,11 @@ def _replace(node: Any, path: list[str], text: str, name: str) -> Any:
         return dataclasses.replace(node, **{path[0]: _replace(value, path[1:], text, name)})
     kind = get_type_hints(type(node))[path[0]]
     try:
-        parsed = tuple(filter(None, text.split(","))) if get_args(kind) else kind(text)
-    except ValueError as error:
+        if kind is bool:
+            parsed: Any = {"true": True, "false": False}[text.lower()]
+        else:
+            parsed = tuple(filter(None, text.split(","))) if get_args(kind) else kind(text)
+    except (ValueError, KeyError) as error:
         raise ConfigError(f"config field {name!r} takes {kind.__name__}, not {text!r}") from error
     return dataclasses.replace(node, **{path[0]: parsed})
 
