@@ -4,7 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint clean
+# What `livecc plan` compiles with, in the version that this jax goes with. Tests alone see it: jax would
+# look for a TPU in everyday use if it were installed.
+LIBTPU := $(CURDIR)/$(VENV)/libtpu
+WANTED := import importlib.metadata as m; print(next(r.split(";")[0] for r in m.requires("jax") if r.startswith("libtpu")))
+
+.PHONY: demo test test-slow lint libtpu clean
 
 $(VENV)/installed: setup.py
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -15,11 +20,18 @@ $(VENV)/installed: setup.py
 demo: $(VENV)/installed
 	$(BIN)/livecc demo --out demo_out
 
+libtpu: $(LIBTPU)
+
+$(LIBTPU): $(VENV)/installed
+	rm -rf $@ $@.new
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@.new "$$($(BIN)/python -c '$(WANTED)')"
+	mv $@.new $@
+
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -q -n 2
+	PYTHONPATH=$(LIBTPU)$${PYTHONPATH:+:$$PYTHONPATH} $(BIN)/python -m pytest -q -n 2
 
 test-slow: $(VENV)/installed
-	$(BIN)/python -m pytest -q -m slow
+	PYTHONPATH=$(LIBTPU)$${PYTHONPATH:+:$$PYTHONPATH} $(BIN)/python -m pytest -q -m slow
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """How dense planned rows are, and how long the plan takes.
 
-    python benchmarks/packing.py [--examples 5000000] [--budget 384|reference]
+    python benchmarks/packing.py [--examples 5000000] [--budget 384|reference] [--questions 2]
 
 Examples are drawn as pre-training has them: streaming clips of 854x480 lasting 30 to 240 s (two words
 a second; longer than a row: split) and, twice as many, short questions. Rows are compared with a lower
@@ -69,12 +69,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--examples", type=int, default=5_000_000)
     parser.add_argument("--budget", default="384")
+    parser.add_argument("--questions", type=int, default=2, help="for each clip")
+    parser.add_argument("--targets", type=int, default=4096, help="supervised tokens of a row")
     args = parser.parse_args()
     rng = np.random.default_rng(0)
     budget = PixelBudget.parse(args.budget)
-    parts = clips(rng, args.examples // 3, budget), questions(rng, args.examples * 2 // 3)
+    streaming = args.examples // (1 + args.questions)
+    parts = clips(rng, streaming, budget), questions(rng, streaming * args.questions)
     tokens, windows, targets = (np.concatenate(x) for x in zip(*parts))
-    shape = RowShape(ROW, 128 if args.budget != "reference" else 256, budget.max_pair_patches, 4096)
+    shape = RowShape(
+        ROW, 128 if args.budget != "reference" else 256, budget.max_pair_patches, args.targets
+    )
     began = time.perf_counter()
     plan = plan_rows(tokens, windows, targets, shape, seed=0, epochs=1)
     spent = time.perf_counter() - began
@@ -82,7 +87,8 @@ def main():
     bound = lower_bound(tokens[plan.members])
     print(
         f"{len(tokens)} examples in {len(plan)} rows of {ROW} tokens, budget {budget}: "
-        f"{filled:.2%} filled, {len(plan) / bound - 1:.2%} more rows than the bound, "
+        f"{len(plan.members) / len(plan):.2f} a row, {filled:.2%} filled, "
+        f"{len(plan) / bound - 1:.2%} more rows than the bound, "
         f"{len(plan.dropped)} left out, planned in {spent:.0f} s"
     )
 

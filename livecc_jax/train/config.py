@@ -128,6 +128,7 @@ class Config:
     guard: GuardConfig = field(default_factory=GuardConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
+    wandb: str = ""  # project of Weights & Biases that the figures also go to; "": none
     profile: str = ""  # steps to trace: "3" (so many, once compiled) or "100-103"; "": none
 
 

@@ -78,7 +78,8 @@ def train(config: Config, report: Report | None = None, examine: Examine | None 
         settings = config.checkpoint
         run = RunDirectory(config.run, keep=settings.keep, keep_every=settings.keep_every)
         stack.enter_context(closing(run))
-        board = stack.enter_context(Board(run.path / "tensorboard"))
+        board = Board(run.path / "tensorboard", config.wandb, run.path.name, flatten(config))
+        stack.enter_context(board)
         watchdog = Watchdog(
             run.path / "hosts",
             jax.process_index(),
@@ -140,6 +141,11 @@ class _Loop:
         self.quarantine = SharedQuarantine(known, index, run.path, data.max_quarantined)
         steps = steps_in(self.source, data.rows_per_step)
         self.steps = min(steps, config.max_steps) if config.max_steps else steps
+        held = len(self.source.plan.members) / max(1, len(self.source.plan))
+        log.info(
+            "%.2f examples a row, %.0f a step (data.rows_per_step = %d)",
+            held, held * data.rows_per_step, data.rows_per_step,
+        )  # fmt: skip
         self.optimizer: optax.GradientTransformation = make_optimizer(config.optim, self.steps)
         self.started: Start = resumed or begin(config, run, self.source, self.optimizer, self.mesh)
         self.saved = self.first = self.handed = self.started.step

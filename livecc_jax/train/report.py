@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import jax
 import numpy as np
 from tensorboardX import SummaryWriter
 
 from livecc_jax.data.pipeline import Batch
+from livecc_jax.errors import ConfigError
 from livecc_jax.model.lora import LORA
 from livecc_jax.parallel.processes import is_first
 from livecc_jax.train.clock import Clock
@@ -128,13 +131,25 @@ class Meter:
 
 
 class Board:
-    """TensorBoard's files, written by the first process alone.
+    """TensorBoard's files, and Weights & Biases if asked for; written by the first process alone.
 
     Args:
-        directory: for them.
+        directory: for TensorBoard's files.
+        project: of Weights & Biases; "": none. A run that resumes goes on with the run of its name.
+        name: of the run there.
+        settings: what is shown of the run there: the flat config.
+
+    Raises ConfigError when a project is named and wandb is missing or refuses.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        project: str = "",
+        name: str = "",
+        settings: dict[str, Any] | None = None,
+    ) -> None:
+        self._wandb = _begin_wandb(project, name, settings or {}) if project and is_first() else None
         self._writer = SummaryWriter(str(directory)) if is_first() else None
 
     def __enter__(self) -> Board:
@@ -148,12 +163,33 @@ class Board:
         if self._writer is not None:
             with contextlib.suppress(OSError):
                 self._writer.close()
+        if self._wandb is not None:
+            self._wandb.finish(exit_code=0 if kind is None else 1)
 
     def add(self, values: dict[str, float], step: int, prefix: str = "") -> None:
         """Scalars of a step; what is no number is left out."""
-        for name, value in values.items():
-            if self._writer is not None and math.isfinite(value):
-                self._writer.add_scalar(prefix + name, value, step)
+        finite = {prefix + name: value for name, value in values.items() if math.isfinite(value)}
+        if self._writer is not None:
+            for name, value in finite.items():
+                self._writer.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(finite, step=step)
+
+
+def _begin_wandb(project: str, name: str, settings: dict[str, Any]) -> Any:
+    """A run of Weights & Biases, where it and its credentials are."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise ConfigError(
+            f"wandb {project!r} needs Weights & Biases, which is missing: pip install wandb"
+        ) from error
+    run_id = re.sub(r"[^\w-]+", "-", name)[-64:]
+    try:
+        return wandb.init(project=project, name=name, id=run_id, resume="allow", config=settings)
+    except Exception as error:  # of many kinds: no login, no network, a bad name
+        reason = str(error).strip().split("\n")[0]
+        raise ConfigError(f"wandb {project!r} cannot be written to: {reason}") from error
 
 
 def _peak_memory() -> int:

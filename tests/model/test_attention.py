@@ -127,6 +127,34 @@ def test_cudnn_is_asked_for_the_segments_that_are_there(ragged_calls, mesh, caus
     assert set(ragged_calls) == {(rows, most)}
 
 
+@pytest.mark.parametrize(
+    ("mesh", "local"),
+    [
+        (MeshConfig(fsdp=2, devices=2), "1x256x12x128xbf16"),
+        (MeshConfig(fsdp=1, context=2, devices=2), "2x256x6x128xbf16"),  # heads in place of tokens
+        (MeshConfig(fsdp=1, tensor=2, devices=2), "2x256x6x128xbf16"),
+    ],
+    ids=["fsdp", "context", "tensor"],
+)
+def test_cudnn_is_what_a_mesh_of_gpus_runs(monkeypatch, mesh, local):
+    """A step's attention lowered for CUDA: cuDNN's own kernels, forward and backward, on each share."""
+    monkeypatch.setattr(cudnn_call, "check_cudnn_version", lambda: 91200)
+    monkeypatch.setattr(cudnn_call, "check_compute_capability", lambda *_: True)
+
+    def loss(q, k, v, ids):
+        with use_backend("cudnn"):
+            return attend(q, k, v, ids, causal=True).astype(jnp.float32).sum()
+
+    q, k = (jax.ShapeDtypeStruct((2, 256, heads, 128), jnp.bfloat16) for heads in (12, 2))
+    ids = jax.ShapeDtypeStruct((2, 256), jnp.int32)
+    with jax.set_mesh(make_mesh(mesh)):
+        traced = jax.jit(jax.grad(loss, (0, 1, 2))).trace(q, k, k, ids)
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    calls = [line for line in text.splitlines() if "custom_call @__cudnn$fmha" in line]
+    assert len(calls) == 2
+    assert all(f"tensor<{local}>" in line for line in calls)
+
+
 def test_the_device_compiled_for_decides():
     q, k, *_ = packed(1, 64, 4, 2, 16)
     assert backend_for(layout_in_scope(("batch", "length")), q, k) == "xla"

@@ -1,13 +1,19 @@
 """What is reported of a run: arithmetic counted against a naive count, the learning rate's course."""
 
+import sys
+import types
+
 import numpy as np
+import pytest
 from support import pack, random_segment
 from test_step import MODEL, SHAPE
 
+from livecc_jax.errors import ConfigError
 from livecc_jax.model.qwen2_vl import abstract_params
 from livecc_jax.train.config import OptimConfig
 from livecc_jax.train.flops import forward_flops, step_flops
 from livecc_jax.train.optimizer import decays, learning_rate
+from livecc_jax.train.report import Board
 from livecc_jax.train.state import split
 
 
@@ -60,3 +66,36 @@ def test_decay_is_for_matrices():
     flat, _ = split(abstract_params(MODEL), ())
     kept = {k for k, decay in decays(flat).items() if not decay}
     assert kept == {k for k in flat if k.split("/")[-1] in ("bias", "scale", "norm") or "_norm" in k}
+
+
+def test_figures_go_to_weights_and_biases_too(tmp_path, monkeypatch):
+    """Through a stand-in; without the package, or where it refuses, a sentence names the field."""
+    told = []
+
+    class Run:
+        def log(self, values, step):
+            told.append((step, values))
+
+        def finish(self, exit_code):
+            told.append(exit_code)
+
+    def init(**how):
+        told.append(how)
+        return Run()
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    with Board(tmp_path, "project", "my run", {"seed": 3}) as board:
+        board.add({"loss": 1.5, "grad_norm": float("nan")}, 7)
+        board.add({"step": 0.9}, 7, "time/")
+    begun = {"project": "project", "name": "my run", "id": "my-run", "resume": "allow"}
+    assert told == [begun | {"config": {"seed": 3}}, (7, {"loss": 1.5}), (7, {"time/step": 0.9}), 0]
+
+    def refuse(**how):
+        raise RuntimeError("no API key configured")
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=refuse))
+    with pytest.raises(ConfigError, match="wandb 'project' cannot be written to: no API key"):
+        Board(tmp_path, "project", "x")
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ConfigError, match="wandb 'project' needs Weights & Biases"):
+        Board(tmp_path, "project", "x")
