@@ -9,8 +9,9 @@ from jax.sharding import AbstractMesh
 from support import VOCAB, pack, random_segment, stack
 
 from livecc_jax.errors import ConfigError
+from livecc_jax.model import decoder, qwen2_vl
 from livecc_jax.model.presets import PRESETS, preset
-from livecc_jax.model.qwen2_vl import abstract_params, init_params
+from livecc_jax.model.qwen2_vl import abstract_params, bind, init_params
 from livecc_jax.model.remat import REMATS, checkpointed
 from livecc_jax.parallel.batch import ROW_AXES, check_rows, place_batch
 from livecc_jax.parallel.mesh import AXES, MeshConfig, make_mesh
@@ -89,6 +90,82 @@ def test_context_parallel_at_lengths_that_do_not_divide():
     for path, value in expected.items():
         scale = np.abs(value).max()
         np.testing.assert_allclose(value, grads[path], rtol=1e-3, atol=2e-4 * scale, err_msg=path)
+
+
+@pytest.fixture(scope="module")
+def eight_rows():
+    """Eight rows and their loss and gradients on one device."""
+    shape = {"tokens": 96, "windows": 4, "patches": 48, "targets": 40}
+    rows = [pack([random_segment(np.random.default_rng(i), text=3 + i)], **shape) for i in range(8)]
+    rows = stack(*rows)
+    return rows, losses(make_mesh(MeshConfig(devices=1)), rows)
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        MeshConfig(data=8, fsdp=1),
+        MeshConfig(fsdp=1, tensor=2, devices=2),
+        MeshConfig(data=1, fsdp=2, context=2, tensor=2),
+    ],
+    ids=["data8", "tensor2", "fsdp2-context2-tensor2"],
+)
+def test_loss_and_gradients_are_one_devices(eight_rows, mesh):
+    """(fsdp alone and data with the others, through the optimiser too: tests/train/test_step.py;
+    context alone: the test above.)"""
+    rows, (one, expected) = eight_rows
+    many, grads = losses(make_mesh(mesh), rows)
+    np.testing.assert_allclose(one["loss"], many["loss"], rtol=1e-5)
+    np.testing.assert_allclose(one["grad_norm"], many["grad_norm"], rtol=1e-5)
+    for path, value in expected.items():
+        scale = np.abs(value).max()
+        np.testing.assert_allclose(value, grads[path], rtol=1e-3, atol=2e-4 * scale, err_msg=path)
+
+
+def test_no_activation_is_whole_on_every_device(eight_rows, monkeypatch):
+    """What the compiled forward pass makes of its places: embedded tokens and every layer's output are
+    split over rows and context, the windows of the tower over both as one axis; so are the rows."""
+    seen = {}
+
+    def watched(module):
+        constrain = module.constrain
+
+        def inner(x, *axes):
+            x = constrain(x, *axes)
+
+            def tell(sharding, axes=axes, shape=x.shape):
+                seen.setdefault((module.__name__.split(".")[-1], axes[0], len(shape)), []).append(
+                    np.prod(shape) / np.prod(sharding.shard_shape(shape))
+                )
+
+            jax.debug.inspect_array_sharding(x, callback=tell)
+            return x
+
+        monkeypatch.setattr(module, "constrain", inner)
+
+    watched(decoder)
+    watched(qwen2_vl)
+    rows, _ = eight_rows
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, context=2))
+    batch = place_batch(mesh, rows, 1)
+    for name, x in batch.items():
+        parts = x.size / np.prod(x.sharding.shard_shape(x.shape))
+        assert parts == (8 if {"length", "windows"} & set(ROW_AXES[name]) else 4), name
+    params = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        abstract_params(MODEL),
+        param_shardings(MODEL, mesh),
+    )
+    with jax.set_mesh(mesh):
+        forward = jax.jit(lambda p, r: bind(MODEL, p).hidden(jax.tree.map(lambda x: x[0], r), "full"))
+        out = forward.lower(params, batch).compile().output_shardings
+    assert np.prod(out.shard_shape((8, 96, 64))) == 96 * 64  # eight rows over eight devices' worth
+    assert {k[:2] for k in seen} == {
+        ("decoder", "batch"),  # what each layer gives
+        ("qwen2_vl", "flat_windows"),  # patches on their way through the tower
+        ("qwen2_vl", "batch"),  # merged patches, embedded tokens
+    }
+    assert {parts for found in seen.values() for parts in found} == {8.0}
 
 
 def test_padding_a_batch_changes_no_real_place():
