@@ -22,7 +22,7 @@ import time
 import numpy as np
 from train_gpu import PATCHES, WORDS, packed_row, timed
 
-TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}  # of a loss; ten times that of a gradient norm
+TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-3}  # of a loss; ten times that of a gradient norm
 SPLITS = ("one", "fsdp", "context", "tensor")
 
 

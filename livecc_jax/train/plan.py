@@ -34,6 +34,7 @@ from livecc_jax.train.state import (
     State,
     abstract_state,
     abstract_state_params,
+    check_heads,
     check_learning,
     join,
     param_shardings,
@@ -122,15 +123,7 @@ def check_plan(config: Config, model: ModelConfig, topology: Topology) -> MeshCo
         raise ConfigError(
             f"mesh.data={sizes.data} is not a multiple of the {topology.slices} slices there are"
         )
-    for field, size in (
-        ("text.heads", model.text.heads),
-        ("text.kv_heads", model.text.kv_heads),
-        ("vision.heads", model.vision.heads),
-    ):
-        if size % sizes.tensor:
-            raise ConfigError(
-                f"{field} is {size}, which does not divide over mesh.tensor = {sizes.tensor}"
-            )
+    check_heads(model, sizes.tensor)
     rows, accumulate = config.data.rows_per_step, config.optim.accumulate
     if accumulate < 1 or rows % accumulate:
         raise ConfigError(
@@ -173,7 +166,7 @@ def make_plan(
     data = config.data
     shape = RowShape(data.tokens, data.windows, window, data.targets)
     optimizer = make_optimizer(config.optim, steps=1000)
-    state = _abstract_state(config, model, mesh, stored)
+    state = abstract_training_state(config, model, mesh, stored)
     batch = _abstract_batch(mesh, shape, data.rows_per_step, config.optim.accumulate)
     began = time.perf_counter()
     step = jax.jit(make_step(model, config.compute, optimizer), donate_argnums=0)
@@ -208,9 +201,9 @@ def make_plan(
         exchanged[kind] = exchanged.get(kind, 0.0) + c.sent
     analysis = compiled.memory_analysis()
     memory = {
-        "parameters": _bytes(state["params"]),
-        "optimiser": _bytes(state["opt_state"]),
-        "rows": _bytes(batch),
+        "parameters": bytes_of(state["params"]),
+        "optimiser": bytes_of(state["opt_state"]),
+        "rows": bytes_of(batch),
         "activations and temporaries": float(
             analysis.temp_size_in_bytes
             + analysis.output_size_in_bytes
@@ -258,7 +251,7 @@ def _compute_seconds(flops: dict[str, float], topology: Topology, context: int) 
     return (sum(flops.values()) + causal * (slowest - 1)) / topology.chips / topology.chip.flops
 
 
-def _abstract_state(config: Config, model: ModelConfig, mesh: Mesh, stored: str) -> State:
+def abstract_training_state(config: Config, model: ModelConfig, mesh: Mesh, stored: str) -> State:
     """What training would hold: float32 where it learns, what it is stored as where it is frozen."""
     freeze, lora = config.compute.frozen, config.compute.lora
     learning, frozen = split(abstract_state_params(model, lora), freeze)
@@ -290,7 +283,7 @@ def _abstract_batch(
     }
 
 
-def _bytes(tree: Any) -> float:
+def bytes_of(tree: Any) -> float:
     """Of one device's part of every array."""
     leaves = jax.tree.leaves(tree)
     return float(sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves))

@@ -97,6 +97,11 @@ def check_config(config: Config) -> None:
     for name, value in counts.items():
         if value < 1:
             raise ConfigError(f"{name} must be at least 1, not {value}")
+    rows, accumulate = config.data.rows_per_step, config.optim.accumulate
+    if rows % accumulate:
+        raise ConfigError(
+            f"data.rows_per_step is {rows}, which does not divide over optim.accumulate = {accumulate}"
+        )
     amounts = {
         "seed": config.seed,
         "max_steps": config.max_steps,

@@ -55,8 +55,23 @@ def abstract_state_params(config: ModelConfig, lora: LoraConfig) -> Params:
     return _with_adapters(abstract_params(config), abstract_adapters(config, lora))
 
 
+def check_heads(config: ModelConfig, tensor: int) -> None:
+    """Raise ConfigError when heads do not divide over so many devices along mesh.tensor."""
+    for field, size in (
+        ("text.heads", config.text.heads),
+        ("text.kv_heads", config.text.kv_heads),
+        ("vision.heads", config.vision.heads),
+    ):
+        if size % tensor:
+            raise ConfigError(f"{field} is {size}, which does not divide over mesh.tensor = {tensor}")
+
+
 def param_shardings(config: ModelConfig, mesh: Mesh, lora: LoraConfig = NO_LORA) -> Params:
-    """Sharding of every parameter, adapters included."""
+    """Sharding of every parameter, adapters included.
+
+    Raises ConfigError, naming it, for what does not divide over the mesh.
+    """
+    check_heads(config, mesh.shape["tensor"])
     axes = _with_adapters(logical_axes(config), adapter_axes(lora))
     return sharding_tree(mesh, axes, abstract_state_params(config, lora))
 

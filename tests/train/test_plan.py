@@ -8,17 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from livecc_jax.cli import main
 from livecc_jax.data.packing import RowShape
 from livecc_jax.errors import ConfigError
 from livecc_jax.model.attention import attend, use_backend
+from livecc_jax.model.lora import LoraConfig
 from livecc_jax.model.presets import preset
-from livecc_jax.parallel.mesh import MeshConfig, make_mesh
+from livecc_jax.model.qwen2_vl import abstract_params
+from livecc_jax.parallel.mesh import AXES, MeshConfig, make_mesh
 from livecc_jax.train.config import ComputeConfig, Config, DataConfig, OptimConfig
 from livecc_jax.train.flops import forward_flops
-from livecc_jax.train.plan import check_plan, nominal_row
+from livecc_jax.train.plan import abstract_training_state, bytes_of, check_plan, nominal_row
 from livecc_jax.train.plan_chips import Topology
 from livecc_jax.train.plan_flops import counted_flops
 from livecc_jax.train.plan_hlo import read_program
@@ -182,6 +184,28 @@ def test_search_looks_at_what_can_be_split_alone():
     sizes = [by(remat=r).bytes for r in policies]
     assert sizes == sorted(sizes)
     assert by(remat="attention").seconds < by(remat="full").seconds
+
+
+def test_adapters_take_the_memory_of_adapters():
+    """7B on 64 chips: the base in bfloat16, a master and two moments of each number of an adapter."""
+    mesh = AbstractMesh((1, 64, 1, 1), AXES)
+    compute = ComputeConfig(lora=LoraConfig(rank=16))
+    config = dataclasses.replace(SEVEN, compute=compute)
+    held = abstract_training_state(config, preset("7b"), mesh, "bfloat16")
+    adapters = 28 * 16 * (2 * 7168 + 2 * 4096 + 3 * 22528)
+    base = sum(x.size for x in jax.tree.leaves(abstract_params(preset("7b"))))
+    chip = (bytes_of(held["params"]), bytes_of(held["opt_state"]))
+    # Every weight but norms (and the tower's) is split over all chips, as is every adapter.
+    assert chip[0] == pytest.approx((2 * base + 4 * adapters) / 64, rel=0.02)
+    assert chip[1] == pytest.approx(8 * adapters / 64, rel=0.001)
+    full = abstract_training_state(SEVEN, preset("7b"), mesh, "bfloat16")
+    assert bytes_of(full["opt_state"]) > 150 * chip[1]
+    low, all_ = (
+        estimate(dataclasses.replace(c, mesh=MeshConfig(1, 64, 1, 1)), preset("7b"), V5P)
+        for c in (config, SEVEN)
+    )
+    assert low.bytes < all_.bytes
+    assert low.seconds < all_.seconds
 
 
 def test_a_nominal_row_is_full():
