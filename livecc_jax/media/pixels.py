@@ -13,6 +13,8 @@ PATCH = 14
 MERGE = 2
 FACTOR = PATCH * MERGE  # sides are multiples of it
 MAX_ASPECT = 200
+BAND = 8  # new rows or columns made by one product
+STRIP_BYTES = 3 << 20  # of a frame as float32 that are worked on at once, so that caches hold them
 
 
 def smart_resize(height: int, width: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
@@ -56,19 +58,78 @@ def _resampling(old: int, new: int) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=64)
-def _bands(old: int, new: int, band: int) -> list[tuple[slice, slice, np.ndarray]]:
-    """The weights without most of their zeros: new rows, the old rows they are made of, and weights.
+def _bands(old: int, new: int, start: int, stop: int) -> list[tuple[slice, slice, np.ndarray]]:
+    """The weights of new rows start, ..., stop - 1 without most of their zeros.
 
-    Few rows at a time: more would multiply more zeros, and OpenBLAS would start threads.
+    Returns:
+        [(new rows, the old rows they are made of, float32 weights)], BAND new rows each. More would
+        multiply more zeros, and OpenBLAS would start threads; fewer cost more in calls.
     """
     weights = _resampling(old, new)
     bands = []
-    for i in range(0, new, band):
-        used = np.flatnonzero(weights[i : i + band].any(axis=0))
+    for i in range(start, stop, BAND):
+        j = min(i + BAND, stop)
+        used = np.flatnonzero(weights[i:j].any(axis=0))
         low, high = int(used[0]), int(used[-1]) + 1
-        block = np.ascontiguousarray(weights[i : i + band, low:high])
-        bands.append((slice(i, min(i + band, new)), slice(low, high), block))
+        bands.append((slice(i, j), slice(low, high), np.ascontiguousarray(weights[i:j, low:high])))
     return bands
+
+
+Product = tuple[np.ndarray, np.ndarray, np.ndarray]  # weights, what they multiply, where it goes
+
+
+class _Strip:
+    """Some rows of the new frame, in memory that all strips share.
+
+    A row of pixels is a row of numbers, colours side by side, so that one product does all three; the
+    transpose of such rows has each colour's beside one another, and one product does all three again.
+
+    Args:
+        old, new: height and width of the frames.
+        span: first of the new frame's rows, and the one after the last.
+        one, other: memory, float32.
+        rounded: memory, uint8.
+    """
+
+    def __init__(
+        self,
+        old: tuple[int, int],
+        new: tuple[int, int],
+        span: tuple[int, int],
+        one: np.ndarray,
+        other: np.ndarray,
+        rounded: np.ndarray,
+    ) -> None:
+        start, stop = span
+        height, across = stop - start, 3 * old[1]
+        down = _bands(old[0], new[0], start, stop)
+        low, high = down[0][1].start, max(used.stop for _, used, _ in down)
+        self.source, self.target = slice(low, high), slice(start, stop)
+        # What is no longer needed gives its memory to what comes next: less falls out of the cache.
+        self.values = _shaped(one, high - low, across)
+        self.rows = _shaped(other, height, across)
+        self.turned = _shaped(one, across, height)
+        self.columns = _shaped(other, new[1], 3 * height)
+        self.rounded = _shaped(rounded, new[1], 3 * height)
+        self.planes = np.hsplit(self.rounded, 3)
+        # The slices are made once: there are hundreds a frame.
+        self.down: list[Product] = [
+            (
+                block,
+                self.values[used.start - low : used.stop - low],
+                self.rows[i.start - start : i.stop - start],
+            )
+            for i, used, block in down
+        ]
+        pixels = _shaped(one, old[1], 3 * height)
+        self.across: list[Product] = [
+            (block, pixels[used], self.columns[i])
+            for i, used, block in _bands(old[1], new[1], 0, new[1])
+        ]
+
+
+def _shaped(memory: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    return memory[: rows * columns].reshape(rows, columns)
 
 
 class Resizer:
@@ -80,37 +141,41 @@ class Resizer:
 
     def __init__(self, old: tuple[int, int], new: tuple[int, int]) -> None:
         self.old, self.new = old, new
-        self._down = _bands(old[0], new[0], 8)
-        self._across = _bands(old[1], new[1], 16)
-        # What is no longer needed gives its memory to what comes next: less falls out of the cache.
-        one = np.empty(old[1] * max(old[0], new[0]), np.float32)
-        other = np.empty(new[0] * max(old[1], new[1]), np.float32)
-        self._colour = one[: old[0] * old[1]].reshape(old)
-        self._rows = other[: new[0] * old[1]].reshape(new[0], old[1])
-        self._turned = one[: old[1] * new[0]].reshape(old[1], new[0])
-        self._columns = other[: new[1] * new[0]].reshape(new[::-1])
-        self._rounded = np.empty(new[::-1], np.uint8)
+        most = 12 * max(old[0], new[0]) * max(old[1], new[1])  # bytes, all at once
+        height = -(-new[0] // -(-most // STRIP_BYTES))
+        spans = [(i, min(i + height, new[0])) for i in range(0, new[0], height)]
+        taken = max(
+            _bands(old[0], new[0], *s)[-1][1].stop - _bands(old[0], new[0], *s)[0][1].start
+            for s in spans
+        )
+        one = np.empty(3 * old[1] * max(taken, height), np.float32)
+        other = np.empty(3 * height * max(old[1], new[1]), np.float32)
+        rounded = np.empty(3 * height * new[1], np.uint8)
+        self._strips = [_Strip(old, new, span, one, other, rounded) for span in spans]
 
     def __call__(self, frame: np.ndarray, out: np.ndarray) -> None:
-        """Resize uint8 [H, W, 3] into uint8 [3, h, w], rounded; each [h, w] contiguous."""
+        """Resize uint8 [H, W, 3] into uint8 [3, h, w], rounded; each [h, w] contiguous.
+
+        The frame's rows may lie apart in memory, its pixels not.
+        """
         import cv2
 
-        colour, rows, turned, columns = self._colour, self._rows, self._turned, self._columns
-        # A colour at a time stays in the processor's cache.
-        for plane, values in zip(out, cv2.split(frame), strict=True):
-            if self.old == self.new:
-                plane[:] = values
-                continue
-            np.copyto(colour, values)
-            for new, old, block in self._down:
-                np.matmul(block, colour[old], out=rows[new])
+        if self.old == self.new:
+            cv2.split(frame, list(out))
+            return
+        for strip in self._strips:
+            taken = frame[strip.source]
+            np.copyto(strip.values.reshape(taken.shape), taken)
+            for block, values, rows in strip.down:
+                np.matmul(block, values, out=rows)
             # Both passes go down the rows of a matrix, whose memory is contiguous.
-            cv2.transpose(rows, turned)
-            for new, old, block in self._across:
-                np.matmul(block, turned[old], out=columns[new])
+            cv2.transpose(strip.rows, strip.turned)
+            for block, values, columns in strip.across:
+                np.matmul(block, values, out=columns)
             # Rounds halves to even and saturates, in one pass.
-            cv2.addWeighted(columns, 1.0, columns, 0.0, 0.0, self._rounded, cv2.CV_8U)
-            cv2.transpose(self._rounded, plane)
+            cv2.addWeighted(strip.columns, 1.0, strip.columns, 0.0, 0.0, strip.rounded, cv2.CV_8U)
+            for colour, plane in zip(strip.planes, out, strict=True):
+                cv2.transpose(colour, plane[strip.target])
 
 
 def resize(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:

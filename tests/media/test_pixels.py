@@ -1,6 +1,7 @@
 """Sizes, pixels and patches against the released pipeline's."""
 
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from support import places
 
 from livecc_jax.errors import ConfigError, MediaError
+from livecc_jax.media import pixels
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.pixels import _resampling, patch_places, patchify, resize, smart_resize
 from livecc_jax.media.video import probe, read_frames
@@ -43,15 +45,21 @@ def test_pixels_are_the_released_ones(i):
 
 
 @settings(max_examples=25, deadline=None)
-@given(*[st.integers(28, 300)] * 2, *[st.integers(1, 8)] * 2, st.randoms(use_true_random=False))
-def test_resizing_in_bands_is_resizing_at_once(height, width, new_h, new_w, random):
+@given(
+    *[st.integers(28, 300)] * 2,
+    *[st.integers(1, 8)] * 2,
+    st.sampled_from([1 << 14, 1 << 17, pixels.STRIP_BYTES]),
+    st.randoms(use_true_random=False),
+)
+def test_resizing_in_bands_is_resizing_at_once(height, width, new_h, new_w, strip, random):
     """Noise of any size to any other, and patches of memory that lies colour by colour or not."""
     size = (28 * new_h, 28 * new_w)
     rng = np.random.default_rng(random.getrandbits(32))
     frames = rng.integers(0, 256, (2, height, width, 3), np.uint8)
     down, across = _resampling(height, size[0]), _resampling(width, size[1])
     exact = np.einsum("ih,fhwc,jw->fijc", down, frames.astype(np.float64), across, optimize=True)
-    ours = resize(frames, size)
+    with mock.patch.object(pixels, "STRIP_BYTES", strip):
+        ours = resize(frames, size)
     assert np.abs(ours - np.clip(exact, 0, 255)).max() < 0.501
     patches, grid = patchify(ours)
     np.testing.assert_array_equal(patches, patchify(np.ascontiguousarray(ours))[0])
