@@ -19,7 +19,7 @@ from livecc_jax.data.mixture import Mixture, chosen
 from livecc_jax.data.packing import PackPlan, RowShape, plan_rows
 from livecc_jax.data.plan import ExamplePlan
 from livecc_jax.data.prefetch import ahead
-from livecc_jax.data.quarantine import Quarantined
+from livecc_jax.data.quarantine import EVERY_ROW, Quarantined
 from livecc_jax.data.rows import Row, build_row, empty_row
 from livecc_jax.data.spent import measuring, part
 from livecc_jax.data.tokens import Remembering
@@ -56,7 +56,7 @@ class RowSource:
         weighting: `token` or `example`.
         seed: of the packing.
         epochs: passes over the mixture; how often every example of one index comes.
-        quarantined: examples left out.
+        quarantined: (example, row) left out, as `Quarantine.left_out` has them.
         root: what the index's relative paths are relative to; "": what it remembers.
         cache: folder for copies of videos in buckets; "": in the user's cache folder.
         cache_gb: most that it may hold, in GB.
@@ -71,7 +71,7 @@ class RowSource:
     weighting: str
     seed: int
     epochs: int
-    quarantined: frozenset[int] = field(default=frozenset(), repr=False)
+    quarantined: frozenset[tuple[int, int]] = field(default=frozenset(), repr=False)
     root: str = ""
     cache: str = ""
     cache_gb: float = DEFAULT_GB
@@ -139,12 +139,12 @@ class RowSource:
             return empty_row(self.shape), []
         good, failed = [], []
         for number in self.plan.row(i):
-            if number in self.quarantined:
+            if not self.quarantined.isdisjoint([(number, i), (number, EVERY_ROW)]):
                 continue
             try:
                 good.append(self._load(number))
             except (ExampleError, MediaError) as error:
-                failed.append(Quarantined(number, *self.opened.where(number), str(error)))
+                failed.append(Quarantined(number, *self.opened.where(number), str(error), i))
         with part("lay out"):
             row = build_row(good, self.shape, self.tokenizer.special, self.positions, self.weighting)
         return row, failed

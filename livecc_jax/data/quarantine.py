@@ -9,39 +9,48 @@ from pathlib import Path
 
 from livecc_jax.errors import DataError
 
+EVERY_ROW = -1
 
-@dataclass(frozen=True, order=True)
+
+@dataclass(frozen=True)
 class Quarantined:
-    """Example `example` of the index (line `line` of `annotations`), and why it was left out."""
+    """Example `example` of the index (line `line` of `annotations`), and why it was left out.
+
+    row: number of the row it was left out of, or EVERY_ROW. An example comes in a row an epoch, and one
+    that a store did not give may be there again in the next: repeating the run means leaving it out
+    where it was left out.
+    """
 
     example: int
     annotations: str
     line: int
     reason: str
+    row: int = EVERY_ROW
 
 
 class Quarantine:
-    """A growing set of quarantined examples, at most one entry an example."""
+    """A growing set of quarantined examples, at most one entry an example and row."""
 
     def __init__(self, entries: list[Quarantined] | None = None) -> None:
-        self._entries = {e.example: e for e in entries or []}
+        self._entries = {(e.example, e.row): e for e in entries or []}
 
     def __len__(self) -> int:
-        return len(self._entries)
+        """Examples that were left out of some row."""
+        return len({example for example, _ in self._entries})
 
     def add(self, entry: Quarantined) -> bool:
-        """Take an entry; False when its example is there already."""
-        return self._entries.setdefault(entry.example, entry) is entry
+        """Take an entry; False when its example is there already, for its row."""
+        return self._entries.setdefault((entry.example, entry.row), entry) is entry
 
     @property
-    def examples(self) -> frozenset[int]:
-        """Numbers of the examples."""
+    def left_out(self) -> frozenset[tuple[int, int]]:
+        """(example, row or EVERY_ROW) of the entries."""
         return frozenset(self._entries)
 
     @property
     def entries(self) -> list[Quarantined]:
-        """Entries in order of their examples."""
-        return sorted(self._entries.values())
+        """Entries in order of their examples, then of their rows."""
+        return [self._entries[key] for key in sorted(self._entries)]
 
     def to_json(self) -> list[dict]:
         """Entries as JSON objects."""

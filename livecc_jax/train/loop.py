@@ -334,7 +334,7 @@ def _source(config: Config, run: RunDirectory, resumed: bool, quarantine: Quaran
         weighting=data.weighting,
         seed=config.seed,
         epochs=data.epochs,
-        quarantined=quarantine.examples,
+        quarantined=quarantine.left_out,
         root=data.root,
         cache=data.cache,
         cache_gb=data.cache_gb,

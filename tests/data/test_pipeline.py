@@ -1,5 +1,6 @@
 """From annotation files to packed rows, on real clips."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -11,8 +12,9 @@ from support import Segment, pack
 from livecc_jax.data.index import Index, build_index
 from livecc_jax.data.pipeline import RowSource, batches, steps_in
 from livecc_jax.data.plan import plan_example
+from livecc_jax.data.quarantine import Quarantine
 from livecc_jax.data.records import AnnotationFile
-from livecc_jax.errors import ConfigError, DataError
+from livecc_jax.errors import ConfigError, DataError, MediaError
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.pixels import patchify, resize
 from livecc_jax.media.video import probe, read_frames
@@ -120,6 +122,38 @@ def test_rows_do_not_depend_on_who_builds_them(tokenizer, tmp_path):
             np.testing.assert_array_equal(a[name], b[name])
     with pytest.raises(ConfigError, match=r"data\.rows_per_step 4 does not divide"):
         run(processes=3)
+
+
+def test_what_failed_in_one_epoch_is_repeated(tokenizer, tmp_path, monkeypatch):
+    """A store that is away for a while: the list leaves the clip out of the same rows, of no other."""
+    small = build_index(FILES[:1], tmp_path / "index", tokenizer, PixelBudget.parse(8))
+    rows = source(small, tokens=512, windows=24, epochs=2)
+    holding = [i for i in range(len(rows)) if 0 in rows.plan.row(i)]
+    assert len(holding) == 2
+    load = RowSource._load
+
+    def away(self, number):
+        if number == 0:
+            raise MediaError("the store failed")
+        return load(self, number)
+
+    with monkeypatch.context() as context:
+        context.setattr(RowSource, "_load", away)
+        lacking, failed = rows.row(holding[0])
+    assert [(q.example, q.row) for q in failed] == [(0, holding[0])]
+    Quarantine(failed).save(tmp_path / "quarantine.jsonl")
+    listed = Quarantine.load(tmp_path / "quarantine.jsonl")
+    again = dataclasses.replace(rows, quarantined=listed.left_out)
+    for i, expected in zip(holding, (lacking, rows.row(holding[1])[0]), strict=True):
+        row, failed = again.row(i)
+        assert failed == []
+        for name in row:
+            np.testing.assert_array_equal(row[name], expected[name])
+    # Without a row, an entry is about every row.
+    everywhere = Quarantine.from_json([{"example": 0, "annotations": "", "line": 1, "reason": ""}], "")
+    never = dataclasses.replace(rows, quarantined=everywhere.left_out)
+    assert all((a[k] == lacking[k]).all() for a in [never.row(holding[0])[0]] for k in lacking)
+    assert never.row(holding[1])[0]["segment_ids"].max() < row["segment_ids"].max()
 
 
 def test_the_index_knows_what_it_planned(index, tokenizer, tmp_path):

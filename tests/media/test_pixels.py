@@ -96,8 +96,10 @@ def test_budgets_hold(height, width, frames, tokens):
         h, w = budget.size(height, width, frames)
         assert h % 28 == 0
         assert w % 28 == 0
-        # Enlarging rounds up, and a side is never below 28: only there may it go over.
-        if min(h, w) > 28 and height * width >= low:
+        # What rounding makes too small is enlarged, which rounds up, and a side is never below 28: only
+        # there may it go over.
+        nearest = round(height / 28) * round(width / 28) * 784
+        if min(h, w) > 28 and min(height * width, nearest) >= low:
             assert h * w <= high
             assert h * w // 196 <= budget.max_pair_patches
     expected = max(min(768, 24576 / frames * 2), 105)

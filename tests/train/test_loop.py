@@ -57,7 +57,10 @@ def test_a_bad_clip_is_left_out_and_the_run_repeats(home, straight):
     assert [b[2] for b in broken.values()][-1] == 1
     assert broken != straight
     listed = home / "broken/quarantine.jsonl"
-    entry = json.loads(listed.read_text())
+    entries = [json.loads(line) for line in listed.read_text().splitlines()]
+    assert len({e["example"] for e in entries}) == 1
+    assert len({e["row"] for e in entries}) == len(entries) > 1  # once an epoch
+    entry = entries[0]
     assert entry["annotations"].endswith("train.jsonl")
     assert entry["line"] == 4
     assert str(clip.name) in entry["reason"]
