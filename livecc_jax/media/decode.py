@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 TOLERANCE_US = 1_000
 SEEK_FROM_US = 1_000_000  # nearer targets are reached as fast by decoding up to them
 FURTHER_US = 10_000_000  # how much earlier to land when a first landing did not lead to the target
+DISORDER_US = 2_000_000  # how much later a picture may come than its time says
 FIRST_PACKETS = 64  # of which one must give a picture, or the codec's own size is believed
 
 
@@ -145,15 +146,27 @@ def go(
             _seek(container, stream, max(0, wanted[0] + lead_us - way.margin_us))
         usable = way.margin_us is None  # after a seek, only what follows a key frame
         convert, done = Converter(), 0
+        early: dict[int, np.ndarray] = {}
         for frame, stamp in _frames(container, stream, way, wanted, lead_us):
             at = microseconds(stamp - start, stream.time_base) - lead_us
             usable = usable or (frame.key_frame and not frame.is_corrupt)
             if not usable or at < wanted[done] - TOLERANCE_US:
                 continue
-            if at > wanted[done] + TOLERANCE_US or (frame.is_corrupt and way != STRAIGHT):
+            late = at - wanted[done]
+            if way != STRAIGHT and (frame.is_corrupt or late > TOLERANCE_US):
                 raise Missed
+            if late > DISORDER_US:
+                raise Missed
+            if late > TOLERANCE_US:  # stamps that run backwards: the one wanted may yet come
+                place = _place(wanted, at)
+                if place is not None:
+                    early[place] = convert(frame)
+                continue
             yield convert(frame)
             done += 1
+            while done in early:
+                yield early.pop(done)
+                done += 1
             if done == len(wanted):
                 return
     raise Missed
@@ -181,7 +194,7 @@ def _frames(
         if way.skip and stamp is not None:
             skips = skips or Skips(container, stream, stamp if packet.dts is None else packet.dts, last)
             at = microseconds(stamp - start, stream.time_base) - lead_us
-            skip = skips.may_skip(packet.dts) and not _near(wanted, at)
+            skip = skips.may_skip(packet.dts) and _place(wanted, at) is None
             context.skip_frame = "NONREF" if skip else "DEFAULT"
         for frame in decode_packet(context, packet):
             if by_order:
@@ -197,9 +210,10 @@ def _stamps_are_places(container: av.container.InputContainer, stream: av.VideoS
     return container.format.name == "avi" and stream.codec_context.has_b_frames
 
 
-def _near(times: Sequence[int], at: int) -> bool:
+def _place(times: Sequence[int], at: int) -> int | None:
+    """Which of the times it is, if any."""
     i = bisect.bisect_left(times, at - TOLERANCE_US)
-    return i < len(times) and times[i] <= at + TOLERANCE_US
+    return i if i < len(times) and times[i] <= at + TOLERANCE_US else None
 
 
 def _seek(container: av.container.InputContainer, stream: av.VideoStream, target_us: int) -> None:

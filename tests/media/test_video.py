@@ -84,6 +84,76 @@ def test_only_what_is_cut_is_cut_short(tmp_path):
             probe(tmp_path / "cut.mp4")
 
 
+def test_one_frame(tmp_path):
+    """It is shown twice to a question, and is too short for a commentary."""
+    info = probe(make_video(tmp_path / "one.mp4", [0]))
+    assert info.pts_us.tolist() == [0]
+    assert sample_uniform(1, 0).tolist() == sample_strict(info.frame_times_us).tolist() == [0, 0]
+    assert read_frames(info, [0, 0]).shape == (2, 64, 80, 3)
+
+
+def test_with_sound_and_without():
+    """Both are among the shipped clips, which all tests here read."""
+    sounds = set()
+    for clip in CLIPS.glob("*.mp4"):
+        with av.open(str(clip)) as container:
+            sounds.add(bool(container.streams.audio))
+    assert sounds == {True, False}
+
+
+def test_a_header_that_lies_about_its_length(tmp_path):
+    """An AVI that says 444 frames and holds 10: those are counted that are there."""
+    path = make_video(tmp_path / "liar.avi", range(0, 1000, 100), "mpeg4", {}, frame_rate=10)
+    content = bytearray(path.read_bytes())
+    for field in (content.index(b"avih") + 24, content.index(b"strh") + 40):  # frames of file, stream
+        assert int.from_bytes(content[field : field + 4], "little") == 10
+        content[field : field + 4] = (444).to_bytes(4, "little")
+    path.write_bytes(content)
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].frames == 444
+    info = probe(path)
+    assert len(info.pts_us) == 10
+    assert len(read_frames(info, sample_uniform(10, 1_000_000))) == 4
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_timestamps_that_run_backwards(tmp_path, suffix):
+    """A picture is found by its own timestamp, wherever in the file it comes."""
+    path = make_video(
+        tmp_path / f"plain.{suffix}", range(0, 1000, 100), options={"preset": "ultrafast", "bf": "0"}
+    )
+    order = [0, 100, 300, 200, 400, 500, 800, 700, 600, 900]  # ms, as they are stored
+    mixed = tmp_path / f"mixed.{suffix}"
+    with av.open(str(path)) as source, av.open(str(mixed), "w") as copy:
+        out = copy.add_stream_from_template(source.streams.video[0])
+        packets = [p for p in source.demux(video=0) if p.dts is not None]
+        for number, (packet, stamp) in enumerate(zip(packets, order, strict=True)):
+            packet.pts = int(Fraction(stamp + 300, 1000) / packet.time_base)
+            packet.dts = int(Fraction(100 * number, 1000) / packet.time_base)
+            packet.stream = out
+            copy.mux(packet)
+    stored, info = read_frames(probe(path), range(10)), probe(mixed)
+    np.testing.assert_allclose(info.pts_us, np.arange(10) * 100_000, atol=1000)
+    for wanted in (range(10), [2, 8], [6], [3, 7]):
+        expected = [stored[order.index(100 * i)] for i in wanted]
+        np.testing.assert_array_equal(read_frames(info, list(wanted)), expected)
+
+
+def test_a_decoder_that_returns_nothing(tmp_path):
+    """Its timestamps are there, no picture is: one sentence."""
+    path = make_video(tmp_path / "nothing.mp4", range(0, 3000, 100))
+    content = bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        for packet in container.demux(video=0):
+            if packet.size:
+                content[packet.pos : packet.pos + packet.size] = bytes(packet.size)
+    path.write_bytes(content)
+    info = probe(path)
+    assert len(info.pts_us) == 30
+    with pytest.raises(MediaError, match=r"nothing\.mp4: the frame at 2\.000 s cannot be decoded"):
+        read_frames(info, [20])
+
+
 times_lists = st.lists(st.integers(1, 900_000), min_size=1, max_size=60).map(np.cumsum)
 
 
