@@ -52,15 +52,26 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the timeline, the row or the figures."""
+    if args.sheet and args.row is None:
+        from livecc_jax.errors import ConfigError
+
+        raise ConfigError("--sheet draws a row of an index: give --row R too")
     if args.row is not None or args.throughput is not None:
         return _rows(args)
+    from pathlib import Path
+
     from livecc_jax.commands.options import timeline_settings
     from livecc_jax.data.datasets import open_annotations
     from livecc_jax.data.inspect import describe, save_npz
     from livecc_jax.data.plan import plan_example
-    from livecc_jax.errors import ExampleError
+    from livecc_jax.errors import ConfigError, ExampleError
     from livecc_jax.timeline.chat import ChatTemplate
 
+    if (Path(args.annotations) / "meta.json").is_file():
+        raise ConfigError(
+            f"{args.annotations}: is an index; show a row with --row R, or rows a second with "
+            "--throughput SECONDS"
+        )
     tokenizer, budget, mode = timeline_settings(args)
     file = open_annotations(args.annotations)
     example = file[args.example]

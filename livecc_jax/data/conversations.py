@@ -19,6 +19,9 @@ from livecc_jax.timeline.example import (
     microseconds,
 )
 
+NUMBERS = (int, float)  # and not their subclass bool
+MUCH = 1e9  # seconds, more than any file has
+
 
 @dataclass(frozen=True)
 class DeclaredClip(Clip):
@@ -122,14 +125,24 @@ def _string(item: dict, key: str) -> str:
         return ""
     if not isinstance(value, str):
         raise ExampleError(f"{key!r} must be a string, not {value!r:.40}")
-    return value
+    return _whole(value)
+
+
+def _whole(text: str) -> str:
+    """The text, if it is Unicode: JSON can spell halves of characters, which no tokenizer takes."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ExampleError(f"{text!a:.60} holds half a character (a lone surrogate)") from error
+    return text
 
 
 def _path(item: dict, key: str, folder: str) -> str:
     value = item.get(key)
     if not isinstance(value, str) or not value:
         raise ExampleError(f"a {key} must name its file")
-    return join(folder, value)
+    return join(folder, _whole(value))
 
 
 def _clip(item: dict, folder: str) -> Clip:
@@ -172,4 +185,8 @@ def _seconds(value: Any, what: str) -> int:
 def _word(i: int, raw: Any) -> Word:
     if not isinstance(raw, list) or len(raw) != 3 or not isinstance(raw[2], str):
         raise ExampleError(f"word {i} must be [start, end, word], not {raw!r:.60}")
-    return Word(_seconds(raw[0], f"word {i} start"), _seconds(raw[1], f"word {i} end"), raw[2])
+    start, end, text = raw[0], raw[1], _whole(raw[2])
+    # Nearly always so, and there are a thousand words a clip (NaN and Infinity are in no range).
+    if type(start) in NUMBERS and type(end) in NUMBERS and 0 <= start < MUCH and 0 <= end < MUCH:
+        return Word(microseconds(start), microseconds(end), text)
+    return Word(_seconds(start, f"word {i} start"), _seconds(end, f"word {i} end"), text)

@@ -6,7 +6,6 @@ Indexing, row building and `livecc inspect` all ask here, so what was counted is
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -169,13 +168,20 @@ def plan_example(
         MediaError: a file cannot be read.
     """
     if isinstance(example, StreamExample):
-        plan, chat = _plan_stream(example, budget, context, form, files)
+        plan = _plan_stream(example, budget, context, form, files)
     else:
-        plan, chat = _plan_chat(example, budget, files)
-    if count:
-        plan = dataclasses.replace(plan, counted=template.count(chat))
+        plan = _plan_chat(example, budget, files)
+    if plan.turns:
+        spoken = plan.turns, plan.media[0].rows_cols, plan.prompt
+        if count:
+            plan = dataclasses.replace(plan, counted=template.count_stream(*spoken))
+        else:
+            encoded = template.conversation(stream_conversation(*spoken))
+            plan = dataclasses.replace(plan, encoded=encoded)
+    elif count:
+        plan = dataclasses.replace(plan, counted=template.count(plan.chat))
     else:
-        plan = dataclasses.replace(plan, encoded=template.conversation(chat))
+        plan = dataclasses.replace(plan, encoded=template.conversation(plan.chat))
     if not plan.targets:
         raise ExampleError("no token is supervised")
     return plan
@@ -183,12 +189,11 @@ def plan_example(
 
 NOTHING = Encoded(*(np.zeros(0, np.int32) for _ in range(4)))
 
-Outline = tuple[ExamplePlan, Sequence[ChatTurn]]  # a plan without tokens, and what is to be tokenised
-
 
 def _plan_stream(
     example: StreamExample, budget: PixelBudget, context: bool, form: str, files: MediaFiles
-) -> Outline:
+) -> ExamplePlan:
+    """A plan without tokens."""
     clip = example.clip
     info = files.video(clip)
     frames = sample_strict(info.frame_times_us, clip.start_us, clip.end_us)
@@ -203,12 +208,12 @@ def _plan_stream(
         caption = " ".join(turn.text for turn in turns if turn.text)
         asked = (Visual("video", (media.pairs, *media.rows_cols)), *([prompt] if prompt else []))
         chat = (ChatTurn("user", asked), ChatTurn("assistant", (caption,)))
-        return ExamplePlan(NOTHING, (media,), chat=chat), chat
-    spoken = stream_conversation(turns, media.rows_cols, prompt)
-    return ExamplePlan(NOTHING, (media,), tuple(turns), prompt), spoken
+        return ExamplePlan(NOTHING, (media,), chat=chat)
+    return ExamplePlan(NOTHING, (media,), tuple(turns), prompt)
 
 
-def _plan_chat(example: ChatExample, budget: PixelBudget, files: MediaFiles) -> Outline:
+def _plan_chat(example: ChatExample, budget: PixelBudget, files: MediaFiles) -> ExamplePlan:
+    """A plan without tokens."""
     media: list[MediaPlan] = []
 
     def visual(item: Clip | Picture) -> Visual:
@@ -221,7 +226,7 @@ def _plan_chat(example: ChatExample, budget: PixelBudget, files: MediaFiles) -> 
         ChatTurn(m.role, tuple(c if isinstance(c, str) else visual(c) for c in m.content))
         for m in example.messages
     )
-    return ExamplePlan(NOTHING, tuple(media), chat=chat), chat
+    return ExamplePlan(NOTHING, tuple(media), chat=chat)
 
 
 def _plan_clip(clip: Clip, budget: PixelBudget, files: MediaFiles) -> MediaPlan:

@@ -77,9 +77,10 @@ class Planner:
             if isinstance(result, Exception):
                 rejected.append((line, result))
                 continue
+            raw, planned = result
             try:
-                for piece, plan in result[1]:
-                    self._add(shard, stretch.source, line, piece, plan, file.folder, result[0])
+                for piece, plan in planned:
+                    self._add(shard, stretch.source, line, piece, plan, file.folder, raw)
             except (ExampleError, MediaError) as error:
                 rejected.append((line, error))
         lines = [
@@ -99,13 +100,16 @@ class Planner:
 
     def _results(
         self, file: Annotations, stretch: Stretch
-    ) -> Iterator[tuple[int, tuple[Any, Planned] | Exception]]:
+    ) -> Iterator[tuple[int, tuple[bytes, Planned] | Exception]]:
         lines = range(stretch.first, stretch.stop)
         raws = list(file.raws(stretch.first, stretch.stop))
 
-        def work(line: int, raw: Any) -> tuple[Any, Planned] | Exception:
+        def work(line: int, raw: Any) -> tuple[bytes, Planned] | Exception:
             try:
-                return raw, self._plan(file.parse(line, raw))
+                example = file.parse(line, raw)
+                # Only a provisional entry needs the conversation itself, as text.
+                kept = _text(raw) if self.settings.provisional else b""
+                return kept, self._plan(example)
             except ExampleError as error:
                 return ExampleError(located(file.path, line + 1, str(error)))
             except MediaError as error:
@@ -145,7 +149,7 @@ class Planner:
         piece: Piece | None,
         plan: ExamplePlan,
         folder: str,
-        raw: Any,
+        raw: bytes,
     ) -> None:
         kind, text = pack(plan)
         files = []
@@ -155,11 +159,18 @@ class Planner:
             facts = NOT_READ if self.settings.provisional else self._files.facts(path, video)
             files.append((paths.store(path, folder, self.settings.root), facts))
         if self.settings.provisional and plan.media:
-            kind = PROVISIONAL
-            text = json.dumps(raw, ensure_ascii=False, separators=(",", ":")).encode()
+            kind, text = PROVISIONAL, raw
         need = plan.tokens, plan.targets, plan.windows(self.settings.budget.max_pair_patches)
         need = tuple(a + b for a, b in zip(need, self._slack(plan)))
         shard.add(source, line, piece, kind, plan.media, need, text, files)
+
+
+def _text(raw: Any) -> bytes:
+    # What the parser ignores may hold halves of characters; they stay as JSON spells them.
+    try:
+        return json.dumps(raw, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:
+        return json.dumps(raw, separators=(",", ":")).encode()
 
 
 def _names_remote(raw: Any) -> bool:

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from livecc_jax.text.tokenizer import Tokenizer
+from livecc_jax.text.tokenizer import SILENCE, Tokenizer
 from livecc_jax.timeline.turns import Turn, turn_label
 
 SYSTEM_PROMPT = "You are a helpful assistant."
@@ -117,7 +117,12 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self._counted = functools.lru_cache(COUNTS_KEPT)(self._count_turn)
+        remembered = functools.lru_cache(COUNTS_KEPT)
+        self._counted = remembered(self._count_turn)
+        self._asked = remembered(
+            lambda start_us, stop_us: self._count_turn("user", (turn_label(start_us, stop_us), None))[0]
+        )
+        self._said = remembered(self._count_said)
 
     def conversation(self, turns: Sequence[ChatTurn]) -> Encoded:
         """A whole conversation, answers and their `<|im_end|>` supervised.
@@ -145,6 +150,28 @@ class ChatTemplate:
             more = self._counted(turn.role, tuple(kept))
             tokens, targets = tokens + more[0], targets + more[1]
         return tokens, targets
+
+    def count_stream(
+        self, turns: Sequence[Turn], rows_cols: tuple[int, int], prompt: str
+    ) -> tuple[int, int]:
+        """As `count(stream_conversation(turns, rows_cols, prompt))`, in a fraction of the time."""
+        tokens, targets = self.count(stream_conversation(turns[:1], rows_cols, prompt))
+        pair = (rows_cols[0] // MERGE) * (rows_cols[1] // MERGE)
+        for turn in turns[1:]:
+            said, more = self._said(turn.text)
+            tokens += self._asked(turn.start_us, turn.stop_us) + turn.num_frames // 2 * pair + said
+            targets += more
+        return tokens, targets
+
+    @functools.cached_property
+    def _around_answer(self) -> int:
+        """Tokens of an assistant turn beside what it says; no text is tokenised across that."""
+        return self._count_turn("assistant", (SILENCE,))[0] - len(self.tokenizer.encode(SILENCE))
+
+    def _count_said(self, text: str) -> tuple[int, int]:
+        """Tokens and supervised tokens of a streaming answer."""
+        said = len(self.tokenizer.encode(text + SILENCE))
+        return self._around_answer + said, said + 1  # and its <|im_end|>
 
     def _count_turn(self, role: str, content: tuple[str | None, ...]) -> tuple[int, int]:
         """As `count`, of one turn and without the visuals' own tokens; None stands for a visual."""

@@ -7,7 +7,7 @@ later turn one second, two frames. Times are integer microseconds, so every comp
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,8 +21,7 @@ OPENING_US = 3_000_000
 TURN_US = 1_000_000
 
 
-@dataclass(frozen=True)
-class Turn:
+class Turn(NamedTuple):  # quick to make: there are hundreds a clip
     """A span of the clip, its frames and its words.
 
     start_us and stop_us are relative to the clip's start and nominal (0 to 3 s, then each second);

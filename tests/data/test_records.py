@@ -27,7 +27,10 @@ def stream(words, **text):
 
 
 def write(path, conversations, offsets=True):
-    lines = [json.dumps(c, ensure_ascii=False).encode() + b"\n" for c in conversations]
+    # As UTF-8, and as JSON spells it.
+    lines = [
+        json.dumps(c, ensure_ascii=bool(i % 2)).encode() + b"\n" for i, c in enumerate(conversations)
+    ]
     starts = [sum(map(len, lines[:i])) for i in range(len(lines))]
     tail = json.dumps(starts).encode() + b"\n" if offsets else b""
     path.write_bytes(b"".join(lines) + tail)
@@ -115,6 +118,8 @@ def test_a_broken_file_is_named(tmp_path, content, reason):
         (stream([[1, 2]]), r"word 0 must be \[start, end, word\]"),
         (stream([[1, float("nan"), "a"]]), "word 0 end must be a number"),
         (stream([[1, "2", "a"]]), "word 0 end must be a number"),
+        (stream([[1, 2, "\ud800"]]), r"'\\ud800' holds half a character"),
+        ([{"role": "user", "content": "\udfff"}], "holds half a character"),
         (stream([], title=3), "'title' must be a string"),
         ([*stream([[1, 2, "a"]]), QA[0]], "one user and one assistant turn"),
         ([{"role": "robot", "content": "x"}], "role 'robot'"),

@@ -68,3 +68,7 @@ def test_inspect_a_row_and_its_speed(index, small_tokenizer, tmp_path, capsys):
     assert 97 <= sum(map(int, shares.values())) <= 103
     assert int(shares[" decode"]) > 10
     assert main(["inspect", str(index), "--throughput", "nan", *options]) == 2
+    assert main(["inspect", str(index), *options]) == 2
+    assert "is an index; show a row with --row R" in capsys.readouterr().err
+    assert main(["inspect", str(index), "--sheet", str(sheet), *options]) == 2
+    assert "give --row R too" in capsys.readouterr().err
