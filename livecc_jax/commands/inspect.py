@@ -122,11 +122,17 @@ def _source(args: argparse.Namespace) -> RowSource:
     """The rows that training with the config, or with its defaults, would have."""
     from livecc_jax.commands.options import timeline_settings
     from livecc_jax.data.pipeline import RowSource
+    from livecc_jax.errors import ConfigError
     from livecc_jax.train.config import Config, load_config
 
     config = load_config(args.config) if args.config else Config()
     _, _, mode = timeline_settings(args)
-    shape = {name: getattr(args, f"row_{name}") or getattr(config.data, name) for name in SHAPE}
+    shape = {}
+    for name in SHAPE:
+        asked = getattr(args, f"row_{name}")
+        if asked is not None and asked < 1:
+            raise ConfigError(f"--row-{name} must be at least 1, not {asked}")
+        shape[name] = getattr(config.data, name) if asked is None else asked
     return RowSource(
         args.annotations,
         tokenizer_path=args.model or args.tokenizer,
