@@ -152,7 +152,6 @@ def test_what_failed_in_one_epoch_is_repeated(tokenizer, tmp_path, monkeypatch):
     # Without a row, an entry is about every row.
     everywhere = Quarantine.from_json([{"example": 0, "annotations": "", "line": 1, "reason": ""}], "")
     never = dataclasses.replace(rows, quarantined=everywhere.left_out)
-    assert all((a[k] == lacking[k]).all() for a in [never.row(holding[0])[0]] for k in lacking)
     assert never.row(holding[1])[0]["segment_ids"].max() < row["segment_ids"].max()
 
 

@@ -13,12 +13,13 @@ from livecc_jax.data.conversations import parse
 from livecc_jax.data.index import build_index
 from livecc_jax.data.media_files import MediaFiles
 from livecc_jax.data.pipeline import RowSource
-from livecc_jax.data.plan import plan_example
+from livecc_jax.data.plan import FORMATS, plan_example
 from livecc_jax.data.stored import pack, unpack
 from livecc_jax.errors import DataError, ExampleError, MediaError
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.text.tokenizer import open_tokenizer
 from livecc_jax.timeline.chat import ChatTemplate
+from livecc_jax.timeline.modes import MODES
 
 texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
     ["<|im_end|>", "<|im_start|>assistant\n", "<|video_pad|>", " ...", "Time=0.0-3.0s"]
@@ -71,8 +72,10 @@ class Imagined(MediaFiles):
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(conversations, min_size=1, max_size=8), st.sampled_from(["sequential", "mrope"]))
-def test_rows_are_sound(small_tokenizer, lines, mode):
+@given(
+    st.lists(conversations, min_size=1, max_size=8), st.sampled_from(MODES), st.sampled_from(FORMATS)
+)
+def test_rows_are_sound(small_tokenizer, lines, mode, form):
     tokenizer = open_tokenizer(small_tokenizer)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "a.jsonl")
@@ -80,7 +83,7 @@ def test_rows_are_sound(small_tokenizer, lines, mode):
         try:
             index = build_index(
                 [path], Path(folder, "index"), tokenizer, PixelBudget.parse(6),
-                provisional=True, row_tokens=500,
+                provisional=True, row_tokens=500, form=form,
             )  # fmt: skip
         except DataError as error:
             assert "none of" in str(error)  # noqa: PT017
@@ -99,7 +102,7 @@ def test_rows_are_sound(small_tokenizer, lines, mode):
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(conversations, st.sampled_from(["stream", "caption"]))
+@given(conversations, st.sampled_from(FORMATS))
 def test_what_is_stored_is_the_example(small_tokenizer, conversation, form):
     """Text and media give back every token; counting without vision tokens counts them."""
     template, budget = ChatTemplate(open_tokenizer(small_tokenizer)), PixelBudget.parse(6)
