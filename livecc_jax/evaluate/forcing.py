@@ -167,7 +167,7 @@ def _pictures(model: StreamModel, frames: np.ndarray, chunk: int) -> jax.Array:
         group = frames[first : first + OPENING_FRAMES]
         short = OPENING_FRAMES - len(group)
         group = np.concatenate([group, np.repeat(group[-1:], short, axis=0)])
-        merged = look(model.config, model.weights, (group,))
+        merged = look(model.config, model.weights.for_seeing(), (group,))
         to = first // 2 * pair + np.arange(merged.shape[1], dtype=np.int32)
         seen = place(seen, merged, np.where(to < total, to, most)[None])
     return seen

@@ -117,7 +117,7 @@ class _Chat(Dialogue):
         for first in range(0, last, CHUNK):
             part = stack_prompts([_prompt(tokens, first, first + CHUNK)])
             self._cache, self._state = read(
-                self.model.config, self.model.weights, self._cache, self._state, part
+                self.model.config, self.model.weights.for_saying(), self._cache, self._state, part
             )
             self.length += CHUNK
         return self._take(stack_prompts([_prompt(tokens, last, len(tokens))]), limit, None)[0]

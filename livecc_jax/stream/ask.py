@@ -106,7 +106,7 @@ class VideoChat(Dialogue):
             turn = stack_prompts([prompt])._replace(pictures=pictures)
             with self.model.devices():
                 self._cache, self._state = read(
-                    self.model.config, self.model.weights, self._cache, self._state, turn
+                    self.model.config, self.model.weights.for_saying(), self._cache, self._state, turn
                 )
             self.length += len(prompt.tokens)
         self.next_position = whole.next_position
@@ -121,7 +121,7 @@ class VideoChat(Dialogue):
             # One size for all, so that they share a program.
             part = np.pad(part, ((0, size - len(part)), (0, 0), (0, 0), (0, 0)))
             with self.model.devices():
-                pieces.append(look(self.model.config, self.model.weights, (part,)))
+                pieces.append(look(self.model.config, self.model.weights.for_seeing(), (part,)))
         return jnp.concatenate(pieces, axis=1)
 
     def _so_far(self) -> str:

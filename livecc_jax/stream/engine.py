@@ -469,13 +469,15 @@ class Engine:
             if rows[0].turn.frames is not None:
                 shown = tuple(row.turn.frames for row in padded)
                 pictures = look(
-                    config, weights, shown if self.model.mesh is None else place(np.stack(shown))
+                    config,
+                    weights.for_seeing(),
+                    shown if self.model.mesh is None else place(np.stack(shown)),
                 )
-            out, self._pool = take_turns(
+            said, self._pool = take_turns(
                 config,
                 self.model.stop.watching(bases),
                 limit,
-                weights,
+                weights.for_saying(),
                 self._pool,
                 place(_stack_contexts(gathered, self.options.room)),
                 place(turn)._replace(pictures=pictures),
@@ -485,8 +487,8 @@ class Engine:
                 place(seeds.astype(np.uint32)),
                 any(row.conversation.options.temperature > 0 for row in rows),
             )
-        said, cut = jax.device_get((out.tokens, out.cut))
-        return said[seats], cut[seats]
+        said = np.asarray(said)[seats]
+        return said, np.sum(said >= 0, axis=1) == limits[seats]
 
     def _remember(
         self, row: Row, said: np.ndarray, cut: bool, latency: float, now: float

@@ -167,10 +167,10 @@ def plan_stream(
     side = next(n for n in range(math.isqrt(load.pair), 0, -1) if load.pair % n == 0)
     frames = rows(jnp.uint8, 2, 28 * side, 28 * load.pair // side, 3)
     with jax.set_mesh(mesh):
-        looking = look.trace(config, weights, frames)
+        looking = look.trace(config, weights.for_seeing(), frames)
         places = Places(rows(ints, q), rows(ints, m))
         taking = take_turns.trace(
-            config, END, m, weights, pool, context, turn, places, controls, rows(ints),
+            config, END, m, weights.for_saying(), pool, context, turn, places, controls, rows(ints),
             rows(jnp.uint32, 2), False,
         )  # fmt: skip
         try:

@@ -166,26 +166,26 @@ class Dialogue:
         """Run a turn: (what was said, whether the limit cut it)."""
         self._make_room(turn.tokens.shape[1], int(turn.count[0]), limit)
         with self.model.devices():
-            out, self._cache, self._state = run_turn(
+            said, self._cache, self._state = run_turn(
                 self.model.config,
                 self.model.stop.watching([silence_base]),
                 limit,
-                self.model.weights,
+                self.model.weights.for_saying(),
                 self._cache,
                 self._state,
                 turn,
                 self._controls,
                 self.options.temperature > 0,
             )
-        said, cut = (np.asarray(x[0]) for x in jax.device_get((out.tokens, out.cut)))
-        tokens = [int(t) for t in said if t >= 0]
-        kept = len(tokens) - bool(cut)
+        tokens = [int(t) for t in np.asarray(said)[0] if t >= 0]
+        cut = len(tokens) == limit
+        kept = len(tokens) - cut
         self.length += int(turn.count[0]) + kept
         self.next_position = int(turn.next_position[0]) + kept
         # The released decoder shows a cut turn's last token but forgets it, and `hybrid` is for being
         # exactly that; otherwise it opens the next prompt.
         self._unkept = tokens[-1:] if cut and self.options.positions != "hybrid" else []
-        return tokens, bool(cut)
+        return tokens, cut
 
     def _answer(self, question: str, prompt: Prompt, limit: int, at: float, began: float) -> Answer:
         """Run a question's turn."""
@@ -302,7 +302,7 @@ class Session(Dialogue):
             raise MediaError(f"a turn takes an even number of frames, not {len(frames)}")
         # Under way before the prompt is made.
         with self.model.devices():
-            pictures = look(self.model.config, self.model.weights, (frames,))
+            pictures = look(self.model.config, self.model.weights.for_seeing(), (frames,))
         prompt = self._prompt(frames, label, self.prompt)
         return stack_prompts([prompt])._replace(pictures=pictures)
 

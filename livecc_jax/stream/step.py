@@ -50,15 +50,6 @@ class Controls(NamedTuple):
     silence_step: jax.Array
 
 
-class TurnOutput(NamedTuple):
-    """What each slot said."""
-
-    tokens: jax.Array  # int32 [B, M], -1 after the end
-    cut: (
-        jax.Array
-    )  # bool [B]: the limit came before an end token, so the last token is not in the cache
-
-
 @dataclass(frozen=True)
 class StopIds:
     """Token ids with a meaning to the loop."""
@@ -119,7 +110,7 @@ def run_turn(
     turn: TurnInput,
     controls: Controls,
     sampled: bool = True,
-) -> tuple[TurnOutput, Cache, SlotState]:
+) -> tuple[jax.Array, Cache, SlotState]:
     """Take one turn with every slot.
 
     Args:
@@ -132,6 +123,10 @@ def run_turn(
         turn: the prompt, and what was seen.
         controls: sampling.
         sampled: whether any slot has a temperature; without, no randomness is spent.
+
+    Returns:
+        (int32 [B, limit] what each slot said, -1 after the end; the cache; the state). A slot that said
+        as many tokens as it may was cut: its last one is not in the cache.
     """
     model = bind(config, weights.rest)
     batch = len(turn.tokens)
@@ -183,4 +178,4 @@ def run_turn(
         return n + 1, token, speaking, said, cache, length, seen, keys
 
     _, _, speaking, said, cache, length, seen, keys = jax.lax.while_loop(unfinished, say, carry)
-    return TurnOutput(said, speaking), cache, SlotState(length, seen, keys)
+    return said, cache, SlotState(length, seen, keys)

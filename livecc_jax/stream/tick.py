@@ -17,7 +17,7 @@ from livecc_jax.model.inference import Weights
 from livecc_jax.model.pool import Context, Pool, keep_answers, no_answer, read_turn, say_token
 from livecc_jax.model.qwen2_vl import bind
 from livecc_jax.stream.sampling import choose, forbid_hasty_silence, greedy, penalize
-from livecc_jax.stream.step import Controls, StopIds, TurnInput, TurnOutput
+from livecc_jax.stream.step import Controls, StopIds, TurnInput
 
 
 class Places(NamedTuple):
@@ -43,7 +43,7 @@ def take_turns(
     limits: jax.Array,
     seeds: jax.Array,
     sampled: bool,
-) -> tuple[TurnOutput, Pool]:
+) -> tuple[jax.Array, Pool]:
     """Take one turn with every row.
 
     Args:
@@ -62,7 +62,8 @@ def take_turns(
         sampled: whether any row has a temperature.
 
     Returns:
-        (what was said, the pool).
+        (int32 [B, M] what each row said, -1 after the end; the pool). A row that said as many tokens as
+        it may was cut: its last one is not in the pool.
     """
     model = bind(config, weights.rest)
     batch, bucket = turn.tokens.shape
@@ -123,4 +124,4 @@ def take_turns(
         return n + 1, token, speaking & ~ended, said, seen, there, own, fresh
 
     _, _, speaking, said, _, _, _, fresh = jax.lax.while_loop(unfinished, say, carry)
-    return TurnOutput(said, speaking), keep_answers(pool, fresh, places.answer)
+    return said, keep_answers(pool, fresh, places.answer)

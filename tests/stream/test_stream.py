@@ -338,13 +338,14 @@ def test_a_slot_is_the_same_whoever_its_neighbours_are():
                 shown = panned(turn + 1) // seed
                 inputs.append(stream._turn_input(shown, turn_label(*turn_span(stream.turns))))
             joined = TurnInput(*(jnp.concatenate(parts) for parts in zip(*inputs)))
-            out, cache, state = run_turn(
+            spoken, cache, state = run_turn(
                 CONFIG, model.stop, limit, model.weights, cache, state, joined, controls
             )
-            said.append(out.tokens.tolist())
-            for stream, asked, tokens, cut in zip(streams, inputs, out.tokens, out.cut):
+            said.append(spoken.tolist())
+            for stream, asked, tokens in zip(streams, inputs, spoken):
+                cut = bool(tokens[-1] >= 0)
                 stream.turns += 1
-                kept = int((tokens >= 0).sum()) - int(cut)
+                kept = int((tokens >= 0).sum()) - cut
                 stream.next_position = int(asked.next_position[0]) + kept
                 stream._unkept = [int(tokens[-1])] if cut else []
         # The keys decide what is drawn in turns to come.
