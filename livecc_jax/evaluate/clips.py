@@ -6,6 +6,7 @@ so nothing is waited for within a turn, and processes meet again when all clips 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import re
@@ -17,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from livecc_jax.data.records import AnnotationFile
@@ -39,6 +41,7 @@ from livecc_jax.evaluate.timed import (
 from livecc_jax.evaluate.watching import frames_of
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.model.config import ModelConfig
+from livecc_jax.model.lora import LORA, merged
 from livecc_jax.model.qwen2_vl import Params
 from livecc_jax.parallel.mesh import MeshConfig, make_mesh
 from livecc_jax.parallel.processes import gather, wait_for_all
@@ -47,6 +50,7 @@ from livecc_jax.stream.session import ContextFull, Session, StreamModel
 from livecc_jax.text.tokenizer import Tokenizer
 from livecc_jax.timeline.example import StreamExample, microseconds
 from livecc_jax.timeline.turns import OPENING_FRAMES, TURN_FRAMES, stream_prompt
+from livecc_jax.train.config import ComputeConfig
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +106,7 @@ class CommentedClips:
         most: clips at most.
         budget: pixels a frame.
         model: the architecture.
-        dtype: of weights and cache.
+        compute: as in training: the dtype of weights and cache, and the adapters' scale.
         tokenizer: the model's.
         options: decoding.
         mesh: of the run.
@@ -116,13 +120,14 @@ class CommentedClips:
         most: int,
         budget: PixelBudget,
         model: ModelConfig,
-        dtype: str,
+        compute: ComputeConfig,
         tokenizer: Tokenizer,
         options: StreamOptions,
         mesh: Mesh,
     ) -> None:
         self._file, self._clips = annotations, read_clips(annotations, most)
-        self._budget, self._model, self._dtype = budget, model, jnp.dtype(dtype)
+        self._budget, self._model, self._dtype = budget, model, jnp.dtype(compute.dtype)
+        self._scale = compute.lora.scale
         self._tokenizer, self._options, self._mesh = tokenizer, options, mesh
         self._device = jax.local_devices()[0]
         self._alone = make_mesh(MeshConfig(devices=1), [self._device])
@@ -161,10 +166,27 @@ class CommentedClips:
         return self._told({int(i): row for theirs in gather(rows) for i, row in theirs.items()})
 
     def _fetched(self, params: Params) -> Params:
-        """The weights on this host, a parameter at a time. Every process must call it."""
+        """The weights on this host with what adapters add, a parameter at a time. Every process must
+        call it."""
         whole = NamedSharding(self._mesh, PartitionSpec())
         fetch = jax.jit(lambda x: x.astype(self._dtype), out_shardings=whole)
-        return jax.tree.map(lambda x: np.asarray(fetch(x).addressable_data(0)), params)
+        flat = traverse_util.flatten_dict(params, sep="/")
+        adapters = {k: v for k, v in flat.items() if k.startswith(f"{LORA}/")}
+
+        @functools.partial(jax.jit, out_shardings=whole)
+        def adapted(kernel: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+            add = functools.partial(merged, scale=self._scale)
+            return jax.vmap(add)(kernel, a, b).astype(self._dtype)
+
+        fetched = {}
+        for path, x in flat.items():
+            if path in adapters:
+                continue
+            own = f"{LORA}/{path.removesuffix('/kernel')}"
+            ab = [adapters[f"{own}/{name}"] for name in "ab" if f"{own}/{name}" in adapters]
+            given = adapted(x, *ab) if ab and path.endswith("/kernel") else fetch(x)
+            fetched[path] = np.asarray(given.addressable_data(0))
+        return traverse_util.unflatten_dict(fetched, sep="/")
 
     def _comment(self, model: StreamModel, clip: CommentedClip, frames: np.ndarray) -> dict[str, Any]:
         """A prediction as `evaluate.timed` reads it, and what the transcript costs."""

@@ -56,6 +56,6 @@ def examinations(
         context = model.text.max_positions
         options = StreamOptions(positions=config.positions, context=context)
         found["commentary/"] = CommentedClips(
-            asked.commentary, asked.clips, budget, model, config.compute.dtype, tokenizer, options, mesh
+            asked.commentary, asked.clips, budget, model, config.compute, tokenizer, options, mesh
         )
     return found

@@ -108,7 +108,7 @@ class PackedChoice:
         def logits(params: Any, batch: dict[str, jax.Array], options: jax.Array) -> jax.Array:
             rows = jax.tree.map(lambda x: x[0], batch)
             dtype = jnp.dtype(compute.dtype)
-            bound = bind(model, jax.tree.map(lambda x: x.astype(dtype), params))
+            bound = bind(model, jax.tree.map(lambda x: x.astype(dtype), params), compute.lora.scale)
             hidden = bound.hidden(rows, compute.remat, compute.unroll)
             states = jnp.take_along_axis(hidden, rows["target_slots"][..., None], axis=1)
             return jnp.take_along_axis(bound.text.logits(states), options, axis=-1)

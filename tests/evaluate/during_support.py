@@ -97,7 +97,7 @@ def examine(root, tokenizer_path, sizes):
         mesh,
     )
     clips = CommentedClips(
-        str(root / "clips.jsonl"), 9, BUDGET, config, "float32", tokenizer, STREAM, mesh
+        str(root / "clips.jsonl"), 9, BUDGET, config, compute, tokenizer, STREAM, mesh
     )
     told, polls = [], []
     with jax.set_mesh(mesh):  # as the loop has it

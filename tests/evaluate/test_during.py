@@ -13,19 +13,22 @@ import numpy as np
 import pytest
 from during_support import BUDGET, FRAMES, STREAM, examine, make, model_of
 
+from livecc_jax.data.packing import RowShape
 from livecc_jax.data.pipeline import RowSource
 from livecc_jax.errors import ConfigError
 from livecc_jax.evaluate.annotations import ASKING, read_questions
 from livecc_jax.evaluate.choice import Chooser, Shapes
-from livecc_jax.evaluate.clips import read_clips, tag
+from livecc_jax.evaluate.clips import CommentedClips, read_clips, tag
 from livecc_jax.evaluate.commentary import METRICS, SaidTurn, count_clip, summarize
 from livecc_jax.evaluate.during import examinations
 from livecc_jax.evaluate.forcing import force
+from livecc_jax.evaluate.packed_choice import PackedChoice
 from livecc_jax.evaluate.watching import frames_of, watch
+from livecc_jax.model.lora import LORA, LoraConfig, abstract_adapters
 from livecc_jax.parallel.mesh import MeshConfig, make_mesh
 from livecc_jax.stream.session import Session, StreamModel
 from livecc_jax.train import loop
-from livecc_jax.train.config import Config, DataConfig, EvaluateConfig
+from livecc_jax.train.config import ComputeConfig, Config, DataConfig, EvaluateConfig
 
 
 @pytest.fixture(scope="module")
@@ -67,19 +70,22 @@ def test_choice_equals_the_evaluation(data, told, small_tokenizer):
 
 def test_commentary_equals_sessions_by_hand(data, told, small_tokenizer):
     (_, found), (_, polls) = told
-    tokenizer, config, params = model_of(small_tokenizer, make_mesh(MeshConfig(devices=1)))
-    stream = StreamModel(config, params, tokenizer)
+    alone = make_mesh(MeshConfig(devices=1))
+    tokenizer, config, params = model_of(small_tokenizer, alone)
     counts = []
-    for clip in read_clips(str(data / "clips.jsonl"), 9):
-        if "gone" in clip.source.path:
-            continue
-        session = Session(stream, STREAM, clip.prompt, offset_us=clip.reference.start_us)
-        frames, turns = frames_of(clip.source, BUDGET), []
-        for a, b in [(0, 6), *((i, i + 2) for i in range(6, len(frames), 2))]:
-            said = session.push(frames[a:b])
-            turns.append(SaidTurn(round(1e6 * said.start), round(1e6 * said.stop), said.words))
-        forced = force(stream, frames, clip.reference, clip.prompt, "mrope", 4096)
-        counts.append(count_clip(clip.reference, turns, forced))
+    # In the same scope as the examination, so that nothing is compiled again.
+    with jax.set_mesh(alone), jax.default_device(jax.local_devices()[0]):
+        stream = StreamModel(config, jax.tree.map(np.asarray, params), tokenizer)
+        for clip in read_clips(str(data / "clips.jsonl"), 9):
+            if "gone" in clip.source.path:
+                continue
+            session = Session(stream, STREAM, clip.prompt, offset_us=clip.reference.start_us)
+            frames, turns = frames_of(clip.source, BUDGET), []
+            for a, b in [(0, 6), *((i, i + 2) for i in range(6, len(frames), 2))]:
+                said = session.push(frames[a:b])
+                turns.append(SaidTurn(round(1e6 * said.start), round(1e6 * said.stop), said.words))
+            forced = force(stream, frames, clip.reference, clip.prompt, "mrope", 4096)
+            counts.append(count_clip(clip.reference, turns, forced))
     expected = {tag(k): v for k, v in summarize(counts).items()}
     assert "perplexity_reference_words" in expected
     assert len(expected) == len(METRICS)
@@ -146,3 +152,45 @@ def test_a_run_asks_for_them_by_configuration(data, tmp_path, monkeypatch):
         monkeypatch.setitem(source.__dict__, "tokenizer", None)
         with pytest.raises(ConfigError, match="must be BENCHMARK=PATH"):
             examinations(settings(choice=(entry,)), None, source, None)
+
+
+def test_what_adapters_add_is_measured(data, small_tokenizer):
+    """A run with adapters has the figures of a model into which they are merged."""
+    mesh = make_mesh(MeshConfig(devices=1))
+    tokenizer, config, params = model_of(small_tokenizer, mesh)
+    lora = LoraConfig(rank=2, targets=("v", "down"))
+    adapters = jax.tree.map(
+        lambda x: 0.3 * jax.random.normal(jax.random.key(0), x.shape), abstract_adapters(config, lora)
+    )
+    adapted = ComputeConfig(dtype="float32", remat="none", lora=lora)
+    clips = CommentedClips(
+        str(data / "clips.jsonl"), 1, BUDGET, config, adapted, tokenizer, STREAM, mesh
+    )
+    whole = clips._fetched(params | {LORA: adapters})
+    assert whole.keys() == params.keys()
+    kernel, ab = params["text"]["layers"]["mlp"]["down"]["kernel"][0], adapters["text"]["layers"]["mlp"]
+    by_hand = kernel + 8 * ab["down"]["a"][0] @ ab["down"]["b"][0]
+    np.testing.assert_allclose(whole["text"]["layers"]["mlp"]["down"]["kernel"][0], by_hand, atol=1e-5)
+    shape = RowShape(tokens=256, windows=8, window=64, targets=8)
+
+    def told(compute, params):
+        examination = PackedChoice(
+            "videomme",
+            str(data),
+            20,
+            FRAMES,
+            BUDGET,
+            config,
+            compute,
+            tokenizer,
+            "mrope",
+            shape,
+            1,
+            mesh,
+        )
+        with jax.set_mesh(mesh):
+            return examination(params, lambda: False)["answer_loss"]
+
+    plain = ComputeConfig(dtype="float32", remat="none")
+    assert told(adapted, params | {LORA: adapters}) == pytest.approx(told(plain, whole), abs=1e-4)
+    assert abs(told(plain, whole) - told(plain, params)) > 1e-3
