@@ -82,6 +82,7 @@ class StreamPlan:
     context: int  # tokens that a turn may attend to
     memory: dict[str, float]  # bytes a chip, by use
     hbm: float  # bytes a program may use
+    hbm_rate: float  # bytes a second
     vision: Part
     prompt: Part
     token: Part  # one of every row
@@ -99,18 +100,18 @@ class StreamPlan:
 
     @property
     def tick_seconds(self) -> float:
-        """At least, for a batch of turns."""
+        """For a batch of turns, by the programs' text: an array that is read in part counts whole."""
         said = (self.load.spoken - 1) * self.token.seconds
         return self.vision.seconds + self.prompt.seconds + said
 
     @property
-    def served(self) -> int:
-        """Conversations that get a turn a second, at most."""
-        return int(self.load.batch / self.tick_seconds)
+    def weights_seconds(self) -> float:
+        """To read a chip's weights once, which every token does."""
+        return self.memory["weights"] / self.hbm_rate
 
     def to_json(self) -> dict[str, Any]:
         """Every figure by name."""
-        derived = ("used", "fits", "tick_seconds", "served")
+        derived = ("used", "fits", "tick_seconds", "weights_seconds")
         return dataclasses.asdict(self) | {name: getattr(self, name) for name in derived}
 
 
@@ -201,6 +202,7 @@ def plan_stream(
             "programs": float(sum(x.memory_analysis().generated_code_size_in_bytes for x in compiled)),
         },
         hbm=topology.chip.hbm_bytes,
+        hbm_rate=topology.chip.hbm_rate,
         vision=figure(sum(counted_flops(looking.jaxpr).values()), read_program(vision, mesh.size)),
         prompt=figure(sum(counted_flops(taking.jaxpr).values()) - body, without),
         token=figure(body, once, without),

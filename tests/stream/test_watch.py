@@ -120,11 +120,14 @@ def test_what_fails_or_ends_concerns_no_other(clips, tmp_path):
 
 def test_a_reader_that_stops_holds_up_its_own_file_alone(clips):
     with watch(slots=2) as made:
-        held, free = (made.add(clips[n], BUDGET, QUERY, options("mrope")) for n in ("long", "medium"))
+        free = made.add(clips["medium"], BUDGET, QUERY, options("mrope"))
+        gate = free.said(limit=1)  # unread: it does not end before it may
+        held = made.add(clips["long"], BUDGET, QUERY, options("mrope"))
         feed = held.said(limit=2)
         first = next(feed)
         with pytest.raises(SlotsFull):
             made.add(clips["short"], BUDGET)
+        gate.close()
         while not free.over:
             made.wait(0.01)
         assert not held.over
