@@ -1,18 +1,22 @@
 """Streaming at real sizes on one accelerator: milliseconds a second of video, and sessions at once.
 
-    python benchmarks/streaming.py --preset 7b --streams 10 --sessions 16,32,48
+    python benchmarks/streaming.py --preset 7b --streams 10 --sessions 16,32,48 --peer 1x30
 
 Random weights, bf16, frame pairs of 384 tokens, six new tokens a turn. One stream at a time as fast as
 possible through the `full` cache, 60 turns each, then many sessions with the `rolling` cache in
-back-to-back ticks. Beside each part its floor: FLOPs over the matrix-product rate and bytes over the
-memory bandwidth, both measured here first.
+back-to-back ticks. With `--peer`, transformers first, in a process of its own on the same device
+(`transformers_stream.py`). Beside each part its floor: FLOPs over the matrix-product rate and bytes
+over the memory bandwidth, both measured here first.
 """
 
 import argparse
 import collections
 import functools
 import heapq
+import json
 import re
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -115,12 +119,29 @@ def where_time_goes(label, run, shown=18):
     print(flush=True, end="")
 
 
+def peer(args):
+    """Milliseconds a second of video in transformers, the better of its two loops; None without --peer.
+
+    Run before this process takes the device's memory.
+    """
+    if not args.peer:
+        return None
+    streams, turns = args.peer.split("x")
+    script = Path(__file__).with_name("transformers_stream.py")
+    command = [sys.executable, str(script), "--preset", args.preset, "--streams", streams]
+    command += ["--turns", turns, "--tokenizer", args.tokenizer]
+    told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    print(told, flush=True)
+    loops = json.loads(told.splitlines()[-1]).values()
+    return min(loop["median_ms"] for loop in loops)
+
+
 def percentiles(times):
     p = 1e3 * np.percentile(times, [50, 99])
     return f"p50 {p[0]:7.1f} ms  p99 {p[1]:7.1f} ms  worst {1e3 * max(times):7.1f} ms"
 
 
-def one_stream(model, frames, args):
+def one_stream(model, frames, args, theirs=None):
     options = StreamOptions(max_new_tokens=NEW, context=32768, reserve=32768)
     times, began = [], time.perf_counter()
     for stream in range(args.streams + 1):
@@ -139,6 +160,10 @@ def one_stream(model, frames, args):
         f"one stream, {len(times)} turns, {session.length} tokens at the end, {tokens:.1f} new a turn"
     )
     print(f"  a second of video: {percentiles(later)}")
+    if theirs:
+        print(
+            f"  transformers takes {theirs:.0f} ms: {theirs / 1e3 / np.median(later):.1f} times as long"
+        )
     for low, high in ((1, 20), (20, 40), (40, 60)):
         part = [t for turn, t, _ in times if low <= turn < high]
         if part:
@@ -249,8 +274,10 @@ def main():
     parser.add_argument("--batch", type=int, default=16, help="sessions a tick, at the wall clock")
     parser.add_argument("--seconds", type=int, default=30, help="of wall clock")
     parser.add_argument("--precision", default="weights", help="weights or fp8")
+    parser.add_argument("--peer", default="", help="transformers too: streams x turns, say 1x30")
     parser.add_argument("--profile", action="store_true", help="print the busiest kernels too")
     args = parser.parse_args()
+    theirs = peer(args)
     device = jax.devices()[0]
     facts = device.device_kind, f"jax {jax.__version__}", args.preset, args.precision
     print(*facts, time.strftime("%Y-%m-%d"), sep=", ")
@@ -266,7 +293,7 @@ def main():
     frames = [rng.integers(0, 256, (6 if i == 0 else 2, *SIZE, 3), np.uint8) for i in range(4)]
     parts(model, frames, flops, bandwidth)
     if args.streams:
-        one_stream(model, frames, args)
+        one_stream(model, frames, args, theirs)
     for kind, counts in ((many_sessions, args.sessions), (live_sessions, args.live)):
         for count in map(int, filter(None, counts.split(","))):
             try:

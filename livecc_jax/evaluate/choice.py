@@ -135,7 +135,7 @@ class Chooser:
         self.phrasing, self.shapes, self.mesh = Phrasing(tokenizer, asking), shapes, mesh
         self.rows = parts(mesh, "batch") if mesh else 1  # videos at once
         # Taken apart where they are (views, on the host) and then moved, so they never lie there twice.
-        self.weights = lay_out(params, vision=False, spread=(config, mesh) if mesh else None)
+        self.weights = lay_out(params, spread=(config, mesh) if mesh else None)
         self.dtype = params["text"]["embed"].dtype
         with self._devices():
             one = jax.ShapeDtypeStruct((1, 1, config.text.heads, config.text.head_dim), self.dtype)
@@ -216,14 +216,14 @@ class Chooser:
             places[row, :, :, :size] = np.array(patch_places(*video.grid[1:]))[:, None]
         for first, windows in calls:
             patches = np.zeros((count, windows, bucket, PATCH_VALUES), np.uint8)
-            numbers = np.zeros((count, windows, bucket), np.int32)
+            counts = np.zeros((count, windows), np.int32)
             to = np.full((count, windows, bucket // 4), most, np.int32)
             for row, (video, size) in enumerate(zip(videos, each)):
                 some = video.patches[first : first + windows]
                 n, merged = len(some), size // 4
-                patches[row, :n, :size], numbers[row, :n, :size] = some, 1
+                patches[row, :n, :size], counts[row, :n] = some, size
                 to[row, :n, :merged] = (first + np.arange(n))[:, None] * merged + np.arange(merged)
-            inputs = patches, numbers, places[:, :, :windows]
+            inputs = patches, counts, places[:, :, :windows]
             fresh = encode(self.config, self.weights, *map(self._place, inputs))
             seen = place(seen, fresh, self._place(to.reshape(count, -1)))
         return seen

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from livecc_jax.model.cache import Cache, append, start
 from livecc_jax.model.cache_attention import attend_masked, attend_past, together
 from livecc_jax.model.config import ModelConfig
-from livecc_jax.model.inference import Weights, decoder_layer
+from livecc_jax.model.inference import Weights, decoder_layer, see_windows
 from livecc_jax.model.qwen2_vl import bind
 from livecc_jax.model.rope import rotate
 from livecc_jax.parallel.rules import constrain
@@ -22,7 +22,7 @@ from livecc_jax.parallel.rules import constrain
 
 @functools.partial(jax.jit, static_argnames="config")
 def encode(
-    config: ModelConfig, weights: Weights, patches: jax.Array, pairs: jax.Array, places: jax.Array
+    config: ModelConfig, weights: Weights, patches: jax.Array, counts: jax.Array, places: jax.Array
 ) -> jax.Array:
     """Encode windows.
 
@@ -30,13 +30,21 @@ def encode(
         config: the architecture.
         weights: for decoding.
         patches: uint8 [B, W, S, 1176].
-        pairs: int32 [B, W, S], 0 for padding.
+        counts: int32 [B, W], real patches of each window.
         places: int32 [B, 2, W, S], rows and columns.
 
     Returns:
         [B, W * S / 4, D].
     """
-    return bind(config, weights.rest).encode(patches, pairs, places[:, 0], places[:, 1])
+    batch, count = patches.shape[:2]
+
+    def flat(x: jax.Array) -> jax.Array:
+        x = x.reshape(batch * count, *x.shape[2:])
+        return constrain(x, "flat_windows", *[None] * (x.ndim - 1))
+
+    where = jnp.stack([flat(places[:, 0]), flat(places[:, 1])])
+    merged = see_windows(config, weights, flat(patches), where, flat(counts))
+    return constrain(merged.reshape(batch, -1, merged.shape[-1]), "batch", "windows", None)
 
 
 @functools.partial(jax.jit, donate_argnames="seen")

@@ -8,6 +8,8 @@ products of the same input are one.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -28,6 +30,8 @@ from livecc_jax.model.qwen2_vl import Params, logical_axes
 from livecc_jax.model.rope import rotate, vision_angles
 from livecc_jax.model.vision import normalize
 from livecc_jax.parallel.rules import sharding_tree
+
+Attention = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 class Weights(NamedTuple):
@@ -193,11 +197,13 @@ def see(config: ModelConfig, weights: Weights, frames: jax.Array) -> jax.Array:
     angles = vision_angles(jnp.asarray(rows), jnp.asarray(cols), sizes.head_dim)[None]
     for i, block in enumerate(weights.blocks):
         with jax.named_scope(f"block_{i}"):
-            x = _vision_block(sizes, block, x, angles)
+            x = _vision_block(sizes, block, x, angles, _attend_all)
+    return _merged(rest["merger"], x, (batch, -1, sizes.width * sizes.merge_size**2))
+
+
+def _merged(merger: Params, x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     with jax.named_scope("merger"):
-        merger = rest["merger"]
-        x = layer_norm(x, **merger["norm"])
-        x = x.reshape(batch, -1, sizes.width * sizes.merge_size**2)
+        x = layer_norm(x, **merger["norm"]).reshape(shape)
         return product(jax.nn.gelu(product(x, merger["fc1"]), approximate=False), merger["fc2"])
 
 
@@ -209,11 +215,40 @@ def cut(frames: jax.Array) -> jax.Array:
     return x.transpose(0, 1, 3, 6, 4, 7, 9, 2, 5, 8).reshape(b, t, h * w, -1)
 
 
-def _vision_block(config: VisionConfig, weights: Params, x: jax.Array, angles: jax.Array) -> jax.Array:
-    """As `model.vision.VisionBlock`; x [W, S, D], each window one frame pair without padding."""
+def see_windows(
+    config: ModelConfig, weights: Weights, patches: jax.Array, places: jax.Array, counts: jax.Array
+) -> jax.Array:
+    """What the vision tower makes of windows that each hold one frame pair and padding behind it.
+
+    Args:
+        config: the architecture.
+        weights: from `lay_out`.
+        patches: uint8 [W, S, 1176].
+        places: int32 [2, W, S], rows and columns.
+        counts: int32 [W], real patches; a window of none is padding.
+
+    Returns:
+        [W, S / 4, D].
+    """
+    rest, sizes = weights.rest["vision"], config.vision
+    with jax.named_scope("patch_embed"):
+        kernel = rest["patch_embed"]
+        x = normalize(patches, sizes).astype(kernel.dtype) @ kernel
+    angles = vision_angles(*places, sizes.head_dim)
+    attend = functools.partial(_attend_first, counts=counts)
+    for i, block in enumerate(weights.blocks):
+        with jax.named_scope(f"block_{i}"):
+            x = _vision_block(sizes, block, x, angles, attend)
+    return _merged(rest["merger"], x, (len(x), -1, sizes.width * sizes.merge_size**2))
+
+
+def _vision_block(
+    config: VisionConfig, weights: Params, x: jax.Array, angles: jax.Array, attend: Attention
+) -> jax.Array:
+    """As `model.vision.VisionBlock`; x [W, S, D], each window one frame pair."""
     qkv = product(layer_norm(x, **weights["norm1"]), weights["attn"]["qkv"])
     q, k, v = (qkv[..., i, :, :] for i in range(3))
-    out = _attend_all(rotate(q, angles), rotate(k, angles), v)
+    out = attend(rotate(q, angles), rotate(k, angles), v)
     x = x + product(out, weights["attn"]["proj"], 2)
     hidden = quick_gelu(product(layer_norm(x, **weights["norm2"]), weights["mlp"]["fc1"]))
     return x + product(hidden, weights["mlp"]["fc2"])
@@ -221,8 +256,24 @@ def _vision_block(config: VisionConfig, weights: Params, x: jax.Array, angles: j
 
 def _attend_all(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """Attention of everything in a window to everything in it."""
-    layout = layout_in_scope(("flat_windows", None))
-    if layout.platform == "gpu" and layout.mesh is None and usable(q, k, layout):
+    if _dense(q, k):
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     ones = jnp.ones(q.shape[:2], jnp.int32)
     return attend(q, k, v, ones, causal=False, axes=("flat_windows", None))
+
+
+def _attend_first(q: jax.Array, k: jax.Array, v: jax.Array, counts: jax.Array) -> jax.Array:
+    """Attention within the first `counts` int32 [W] of each window; what is behind is padding."""
+    if _dense(q, k):
+        # A sequence of nothing is not defined: an empty window looks at one.
+        lengths = jnp.maximum(counts, 1)
+        return jax.nn.dot_product_attention(
+            q, k, v, query_seq_lengths=lengths, key_value_seq_lengths=lengths, implementation="cudnn"
+        )
+    real = (jnp.arange(q.shape[1]) < counts[:, None]).astype(jnp.int32)
+    return attend(q, k, v, real, causal=False, axes=("flat_windows", None))
+
+
+def _dense(q: jax.Array, k: jax.Array) -> bool:
+    layout = layout_in_scope(("flat_windows", None))
+    return layout.platform == "gpu" and layout.mesh is None and usable(q, k, layout)
