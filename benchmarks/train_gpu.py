@@ -109,7 +109,7 @@ def our_steps(args, config, batch, remat):
     from livecc_jax.train.config import ComputeConfig, OptimConfig
     from livecc_jax.train.optimizer import make_optimizer
     from livecc_jax.train.state import join, split
-    from livecc_jax.train.step import compiler_options, make_step
+    from livecc_jax.train.step import compiler_options, jit_step, make_step
 
     def made(seed, shape, dtype):
         values = 0.02 * jax.random.normal(jax.random.key(seed, impl="rbg"), shape, dtype)
@@ -125,7 +125,7 @@ def our_steps(args, config, batch, remat):
     del learning, frozen
     rows = jax.device_put(batch)
     options = compiler_options(compute, jax.devices()[0].platform)
-    step = jax.jit(make_step(config, compute, optimizer), donate_argnums=0, compiler_options=options)
+    step = jit_step(make_step(config, compute, optimizer), state, options)
     began = time.perf_counter()
     step = step.lower(state, rows).compile()
     print(f"compiled in {time.perf_counter() - began:.0f} s", flush=True)

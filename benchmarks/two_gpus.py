@@ -53,7 +53,7 @@ class Step:
         from livecc_jax.train import state as states
         from livecc_jax.train.config import OptimConfig
         from livecc_jax.train.optimizer import make_optimizer
-        from livecc_jax.train.step import compiler_options, make_step
+        from livecc_jax.train.step import compiler_options, jit_step, make_step
 
         sizes = {"fsdp": 1} | ({} if split == "one" else {split: 2})
         mesh = make_mesh(MeshConfig(**sizes, devices=1 if split == "one" else 2))
@@ -81,9 +81,7 @@ class Step:
         options = compiler_options(compute, mesh.devices.flat[0].platform)
         with jax.set_mesh(mesh):
             self._batch = place_batch(mesh, rows, micro)
-            step = jax.jit(
-                make_step(config, compute, optimizer), donate_argnums=0, compiler_options=options
-            )
+            step = jit_step(make_step(config, compute, optimizer), self._state, options)
             began = time.perf_counter()
             self._step = step.lower(self._state, self._batch).compile()
         self.compiled = time.perf_counter() - began

@@ -32,7 +32,7 @@ from livecc_jax.train.preempt import Notice, Preempted
 from livecc_jax.train.report import Board, Counts, Meter, Progress, Report
 from livecc_jax.train.shared_quarantine import SharedQuarantine
 from livecc_jax.train.start import Start, begin, check_config, resume
-from livecc_jax.train.step import compiler_options, make_step
+from livecc_jax.train.step import compiler_options, jit_step, make_step
 from livecc_jax.train.trace import Trace
 from livecc_jax.train.watchdog import Watchdog
 
@@ -168,7 +168,7 @@ class _Loop:
         config = self.config
         step_fn = guarded(make_step(self.started.model, config.compute, self.optimizer), config.guard)
         options = compiler_options(config.compute, self.mesh.devices.flat[0].platform)
-        jitted = jax.jit(step_fn, donate_argnums=0, compiler_options=options)
+        jitted = jit_step(step_fn, self.state, options)
         with jax.set_mesh(self.mesh), closing(self._batches()) as numbered:
             for step, batch in numbered:
                 self.trace.before(step)

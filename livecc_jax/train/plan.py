@@ -40,7 +40,7 @@ from livecc_jax.train.state import (
     param_shardings,
     split,
 )
-from livecc_jax.train.step import make_step
+from livecc_jax.train.step import jit_step, make_step
 
 log = logging.getLogger(__name__)
 
@@ -169,7 +169,7 @@ def make_plan(
     state = abstract_training_state(config, model, mesh, stored)
     batch = _abstract_batch(mesh, shape, data.rows_per_step, config.optim.accumulate)
     began = time.perf_counter()
-    step = jax.jit(make_step(model, config.compute, optimizer), donate_argnums=0)
+    step = jit_step(make_step(model, config.compute, optimizer), state)
     with jax.set_mesh(mesh):
         traced = step.trace(state, batch)
         try:

@@ -84,6 +84,27 @@ def compiler_options(compute: ComputeConfig, platform: str) -> dict[str, bool]:
     return {"xla_gpu_enable_triton_gemm": False} if compute.unroll and platform == "gpu" else {}
 
 
+def jit_step(
+    step: Callable[[State, Rows], tuple[State, Any]],
+    state: State,
+    options: dict[str, bool] | None = None,
+) -> Any:
+    """`jax.jit` of a step whose state is donated and comes back where it lay.
+
+    Left to itself, XLA may split slots of the optimizer over axes that their parameter is not split
+    over, and the next call would be another program.
+
+    Args:
+        step: from `make_step`, guarded or not.
+        state: arrays, or their shapes, with the shardings that they keep.
+        options: of the compiler.
+    """
+    places = jax.tree.map(lambda x: x.sharding, state)
+    return jax.jit(
+        step, donate_argnums=0, out_shardings=(places, None), compiler_options=options or None
+    )
+
+
 def make_step(
     model: ModelConfig, compute: ComputeConfig, optimizer: optax.GradientTransformation
 ) -> Callable[[State, Rows], tuple[State, dict[str, jax.Array]]]:

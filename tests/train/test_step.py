@@ -19,8 +19,14 @@ from livecc_jax.parallel.batch import ROW_AXES, place_batch
 from livecc_jax.parallel.mesh import MeshConfig, make_mesh
 from livecc_jax.train.config import ComputeConfig, OptimConfig
 from livecc_jax.train.optimizer import make_optimizer
-from livecc_jax.train.state import check_learning, param_shardings, split
-from livecc_jax.train.step import gradients, make_step
+from livecc_jax.train.state import (
+    abstract_state,
+    check_learning,
+    init_opt_state,
+    param_shardings,
+    split,
+)
+from livecc_jax.train.step import gradients, jit_step, make_step
 
 TINY = preset("tiny")
 MODEL = dataclasses.replace(TINY, text=dataclasses.replace(TINY.text, vocab_size=VOCAB))
@@ -140,11 +146,17 @@ def test_what_is_stored_of_cudnns_attention(monkeypatch, remat, times):
 def two_steps(params, mesh):
     rows = stack(*[pack(segments(2, text=2 + i), **SHAPE) for i in range(8)])
     optimizer = make_optimizer(OptimConfig(learning_rate=1e-3, warmup_ratio=0.0), 10)
-    placed = jax.device_put(params, param_shardings(MODEL, mesh))
-    state = {"params": placed, "opt_state": optimizer.init(split(placed, COMPUTE.freeze)[0])}
+    # A copy: the step takes it over.
+    placed = jax.device_put(jax.tree.map(np.array, params), param_shardings(MODEL, mesh))
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), placed)
+    abstract = abstract_state(shapes, optimizer, COMPUTE.freeze, mesh)
+    slots = init_opt_state(optimizer, abstract, COMPUTE.freeze)(placed)
+    state = {"params": placed, "opt_state": slots}
     with jax.set_mesh(mesh):
         batch = place_batch(mesh, rows, 1)
-        step = jax.jit(make_step(MODEL, COMPUTE, optimizer)).lower(state, batch).compile()
+        step = jit_step(make_step(MODEL, COMPUTE, optimizer), state).lower(state, batch).compile()
+        lay = jax.tree.map(lambda x: x.sharding, state)
+        assert jax.tree.all(jax.tree.map(lambda a, b: a == b, step.output_shardings[0], lay))
         for _ in range(2):
             state, metrics = step(state, batch)
     return state["params"], metrics
