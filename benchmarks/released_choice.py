@@ -224,6 +224,7 @@ def check(args):
         processor = Qwen2VLImageProcessor.from_pretrained(args.model)
         processor.do_resize = False
     print(f"transformers {transformers.__version__}, torch {torch.__version__}, {args.dtype}, {device}")
+    answered = {}
     for name in args.benchmarks:
         lines = (args.root / f"out-{name}/answers.jsonl").read_text().splitlines()
         ours = [json.loads(line) for line in lines]
@@ -232,7 +233,7 @@ def check(args):
         order = list(dict.fromkeys(q[:3] for q in asked))
         asked.sort(key=lambda q: order.index(q[:3]))
         worst = same = 0
-        spread = []
+        spread, found = [], []
         for row, (clip, start, end, text, prefix, before, options) in zip(ours, asked, strict=True):
             shown = clip, start, end, args.max_frames, args.pixel_budget
             if args.frames == "ours":
@@ -260,11 +261,17 @@ def check(args):
             theirs = logits[letters].numpy()
             spread.append(theirs.std())
             worst = max(worst, np.abs(theirs - np.array(row["logits"])).max())
-            same += options[int(theirs.argmax())] == row["option"]
+            chosen = options[int(theirs.argmax())]
+            found.append([chosen, [round(float(x), 6) for x in theirs]])
+            same += chosen == row["option"]
         print(
             f"{name}: {same} of {len(asked)} answers are the same; logits differ by {worst:.2g} at "
-            f"most (standard deviation over options {np.mean(spread):.2g})"
+            f"most (standard deviation over options {np.mean(spread):.2g})",
+            flush=True,
         )
+        answered[name] = found
+    if args.save:
+        args.save.write_text(json.dumps(answered) + "\n")
 
 
 def main():
@@ -280,6 +287,7 @@ def main():
         asking.add_argument("--max-frames", type=int, default=12)
         asking.add_argument("--positions", default="mrope", choices=("mrope", "sequential"))
         asking.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+        asking.add_argument("--save", type=Path, help="check only: a file for transformers' answers")
         asking.add_argument("--frames", default="decord", choices=("decord", "ours"), help="check only")
         asking.add_argument(
             "--benchmarks", nargs="+", default=["videomme", "mvbench", "ovobench", "livesports-qa"]
