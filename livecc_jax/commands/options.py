@@ -79,6 +79,17 @@ def add_sampling_options(parser: argparse.ArgumentParser, tokens: int, of: str) 
     )
 
 
+def add_cache_precision(parser: argparse.ArgumentParser, of: str) -> None:
+    """--cache-precision, of which cache."""
+    parser.add_argument(
+        "--cache-precision",
+        choices=("weights", "int8"),
+        default="weights",
+        help=f"of the keys and values that {of} keeps: that of the weights, or eight bits, in half the "
+        "memory and nearly the same (default weights)",
+    )
+
+
 def add_device_options(parser: argparse.ArgumentParser) -> None:
     """--mesh and --compile-cache, for `load_stream_model`."""
     parser.add_argument(

@@ -6,6 +6,7 @@ import argparse
 import math
 
 from livecc_jax.commands.options import (
+    add_cache_precision,
     add_decoding_options,
     add_device_options,
     add_span_options,
@@ -40,6 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="of a file: as fast as it is decoded, or as if it were live (default: fast)",
     )
     add_decoding_options(parser)
+    add_cache_precision(parser, "a rolling cache")
     add_device_options(parser)
     parser.add_argument(
         "--warm-up", action="store_true", help="compile before the first turn rather than during it"
@@ -63,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
 
     from livecc_jax.checkpoints.open import open_checkpoint
+    from livecc_jax.errors import ConfigError
     from livecc_jax.media.budget import PixelBudget
     from livecc_jax.media.ingest import turns
     from livecc_jax.stream.commentary import comment
@@ -73,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
     from livecc_jax.timeline.turns import stream_prompt
 
     check_span(args)
+    if args.cache_precision != "weights" and args.cache != "rolling":
+        raise ConfigError(f"--cache-precision {args.cache_precision} needs --cache rolling")
     checkpoint = open_checkpoint(args.model)
     options = decoding_options(args, checkpoint)
     asked = questions(args.ask)
@@ -82,8 +87,11 @@ def run(args: argparse.Namespace) -> int:
     first = next(watched, None)
     model = load_stream_model(args, checkpoint)
     prompt = stream_prompt(args.query, args.title, args.previous)
-    kind = RollingSession if args.cache == "rolling" else Session
-    session = kind(model, options, prompt, offset_us=microseconds(args.start or 0.0))
+    offset = microseconds(args.start or 0.0)
+    if args.cache == "rolling":
+        session = RollingSession(model, options, prompt, offset, cache_precision=args.cache_precision)
+    else:
+        session = Session(model, options, prompt, offset)
     if args.warm_up and first:
         session.warm_up(first.frames.shape[1:3])
     kinds = {JsonLines: args.jsonl, WebVtt: args.vtt, Srt: args.srt}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TextIO
 from urllib.parse import urlsplit
 
 from livecc_jax.commands.options import (
+    add_cache_precision,
     add_decoding_options,
     add_device_options,
     add_timeline_options,
@@ -77,6 +78,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--batch", type=int, default=16, metavar="N", help="turns a tick, at most (default 16)"
     )
     add_decoding_options(parser)
+    add_cache_precision(parser, "the engine")
     add_device_options(parser)
     parser.add_argument(
         "--warm-up",
@@ -113,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
         Path(args.out).mkdir(parents=True, exist_ok=True)
     prompts = [stream_prompt(query, args.title) for query in queries(args.query, len(names))]
     model = load_stream_model(args, checkpoint)
-    engine = make_engine(model, options, budget, prompts, args.batch, args.cache)
+    engine = make_engine(model, options, budget, prompts, args.batch, args.cache, args.cache_precision)
     for size, prompt in itertools.product(sizes, {*prompts}):
         engine.warm_up(size, prompt, options)
     screen = Screen(sys.stdout)
@@ -164,6 +166,7 @@ def make_engine(
     prompts: Sequence[str],
     batch: int,
     cache: str,
+    cache_precision: str,
 ) -> Engine:
     """With room for what each source may keep, as many for each group of the model's devices."""
     from livecc_jax.stream.engine import Engine, EngineOptions
@@ -185,6 +188,7 @@ def make_engine(
             retention=ROLLING if cache == "rolling" else FULL,
             max_new_tokens=options.max_new_tokens,
             room=room,
+            cache_precision=cache_precision,
         ),
     )
 

@@ -24,12 +24,13 @@ from jax.sharding import Mesh, NamedSharding
 from livecc_jax.model.cache_attention import attend_causal, attend_masked, attend_past, together
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.inference import decoder_layer
+from livecc_jax.model.kept import Eight, narrow, widen
 from livecc_jax.model.qwen2_vl import Params, Qwen2VL
 from livecc_jax.model.rope import rotate
 from livecc_jax.parallel.rules import on_own_part, partition_spec
 
 # One entry a layer: keys (not rotated) and values, each [N, K, D].
-Pool = list[tuple[jax.Array, jax.Array]]
+Pool = list[tuple[jax.Array | Eight, jax.Array | Eight]]
 POOL_AXES = ("batch", "kv_heads", None)
 # One entry a layer: keys (rotated) and values of the context, each [B, C, K, D].
 Past = list[tuple[jax.Array, jax.Array]]
@@ -48,16 +49,38 @@ class Context(NamedTuple):
     length: jax.Array  # int32 [B]
 
 
-def empty_pool(config: ModelConfig, tokens: int, dtype: Any, mesh: Mesh | None = None) -> Pool:
-    """Zeros for so many tokens, split over a mesh if one is given."""
+def empty_pool(
+    config: ModelConfig,
+    tokens: int,
+    dtype: Any,
+    mesh: Mesh | None = None,
+    precision: str = "weights",
+) -> Pool:
+    """Zeros for so many tokens, split over a mesh if one is given.
+
+    Args:
+        config: the architecture.
+        tokens: N.
+        dtype: of the weights.
+        mesh: devices to split over.
+        precision: `weights` to keep keys and values in `dtype`, `int8` in eight bits.
+    """
     shape = (tokens, config.text.kv_heads, config.text.head_dim)
     place = NamedSharding(mesh, partition_spec(POOL_AXES)) if mesh else None
-    zeros = functools.partial(jnp.zeros, shape, dtype, device=place)
-    return [(zeros(), zeros()) for _ in range(config.text.layers)]
+    zeros = functools.partial(jnp.zeros, device=place)
+
+    def one() -> jax.Array | Eight:
+        if precision == "int8":
+            return Eight(zeros(shape, jnp.int8), zeros((*shape[:2], 1), jnp.float32))
+        return zeros(shape, dtype)
+
+    return [(one(), one()) for _ in range(config.text.layers)]
 
 
-def _stored(pool: jax.Array, new: jax.Array, places: jax.Array) -> jax.Array:
+def _stored(pool: jax.Array | Eight, new: jax.Array, places: jax.Array) -> jax.Array | Eight:
     """[N, K, D] with new rows; that no two share a place is what makes this a plain copy."""
+    if isinstance(pool, Eight):
+        return Eight(*(_stored(old, part, places) for old, part in zip(pool, narrow(new))))
 
     def put(pool: jax.Array, new: jax.Array, places: jax.Array) -> jax.Array:
         return pool.at[places].set(new, mode="drop", unique_indices=True)
@@ -66,8 +89,10 @@ def _stored(pool: jax.Array, new: jax.Array, places: jax.Array) -> jax.Array:
     return on_own_part(put, (POOL_AXES, rows, ("batch", None)), POOL_AXES)(pool, new, places)
 
 
-def _found(pool: jax.Array, places: jax.Array) -> jax.Array:
+def _found(pool: jax.Array | Eight, places: jax.Array, dtype: Any) -> jax.Array:
     """[B, C, K, D] of the pool."""
+    if isinstance(pool, Eight):
+        return widen(Eight(*(_found(part, places, part.dtype) for part in pool)), dtype)
     find = on_own_part(
         lambda pool, places: pool[places],
         (POOL_AXES, ("batch", None)),
@@ -101,7 +126,7 @@ def read_turn(
     Returns:
         ([B, Q, D] hidden states after the final norm, the pool, context and turn to attend to).
     """
-    batch = len(x)
+    batch, dtype = len(x), x.dtype
     old, new = model.text.angles(context.positions), model.text.angles(positions)
     kept: Pool = []
     pasts: Past = []
@@ -112,14 +137,17 @@ def read_turn(
             q: jax.Array,
             k: jax.Array,
             v: jax.Array,
-            pool_k: jax.Array = pool_k,
-            pool_v: jax.Array = pool_v,
+            pool_k: jax.Array | Eight = pool_k,
+            pool_v: jax.Array | Eight = pool_v,
         ) -> tuple[jax.Array, Any]:
-            k, v = k.astype(pool_k.dtype), v.astype(pool_v.dtype)
+            k, v = k.astype(dtype), v.astype(dtype)
             here = rotate(k, new)
             parts = [attend_causal(q, here, v)]
             # The context is written once, rotated on the way.
-            past = rotate(_found(pool_k, context.places), old), _found(pool_v, context.places)
+            past = (
+                rotate(_found(pool_k, context.places, dtype), old),
+                _found(pool_v, context.places, dtype),
+            )
             if past[0].shape[1]:
                 parts.append(attend_past(q, *past, context.length))
             unsaid = jnp.zeros((batch, room, *k.shape[2:]), k.dtype)
@@ -136,9 +164,13 @@ def read_turn(
     return model.text.final(x), kept, pasts, owns
 
 
-def no_answer(pool: Pool, batch: int, room: int) -> Fresh:
+def no_answer(own: Own, room: int) -> Fresh:
     """Zeros for the answers' keys and values."""
-    return [tuple(jnp.zeros((batch, room, *a.shape[1:]), a.dtype) for a in pair) for pair in pool]
+
+    def none(x: jax.Array) -> jax.Array:
+        return jnp.zeros((len(x), room, *x.shape[2:]), x.dtype)
+
+    return [(none(k), none(v)) for k, v in own]
 
 
 def say_token(

@@ -21,6 +21,7 @@ import jax
 import numpy as np
 
 from livecc_jax.errors import ConfigError, LiveCCError, MediaError
+from livecc_jax.model.kept import PRECISIONS
 from livecc_jax.model.pool import Context, Pool, empty_pool
 from livecc_jax.stream.options import StreamOptions, stack_controls
 from livecc_jax.stream.places import Places, PoolFull
@@ -57,7 +58,8 @@ class EngineOptions:
     question; waiting: turns a
     conversation may have waiting before the oldest is dropped; room: tokens of context that programs
     are compiled for, 0 for several sizes as contexts grow (a fixed room compiles once, a context that
-    outgrows it once more).
+    outgrows it once more); cache_precision: of keys and values in the pool, as `model.pool.empty_pool`
+    has it.
     """
 
     slots: int = 8
@@ -68,8 +70,13 @@ class EngineOptions:
     max_answer: int = MAX_ANSWER
     waiting: int = 2
     room: int = 0
+    cache_precision: str = "weights"
 
     def __post_init__(self) -> None:
+        if self.cache_precision not in PRECISIONS:
+            raise ConfigError(
+                f"cache-precision {self.cache_precision!r} is not one of {', '.join(PRECISIONS)}"
+            )
         for name in ("slots", "batch", "pool", "max_new_tokens", "max_answer", "waiting"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"an engine's {name} must be at least 1, not {getattr(self, name)}")
@@ -271,7 +278,9 @@ class Engine:
                 )
         # Of each group; places are numbered within its part of the pool.
         self._places = [Places(self.options.pool // model.shards) for _ in range(model.shards)]
-        self._pool: Pool = empty_pool(model.config, self.options.pool, model.dtype, model.mesh)
+        self._pool: Pool = empty_pool(
+            model.config, self.options.pool, model.dtype, model.mesh, self.options.cache_precision
+        )
         self._open: dict[int, Conversation] = {}
         self._serial = 0
 

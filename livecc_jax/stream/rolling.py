@@ -47,6 +47,7 @@ class RollingSession:
         prompt: the first turn's text.
         offset_us: microseconds of the source at which its clock starts.
         retention: what is kept.
+        cache_precision: of what is kept, as in `EngineOptions`.
     """
 
     def __init__(
@@ -56,9 +57,11 @@ class RollingSession:
         prompt: str = "",
         offset_us: int = 0,
         retention: Retention = ROLLING,
+        cache_precision: str = "weights",
     ) -> None:
         self._model, self._options, self._prompt = model, options, prompt
         self._offset_us, self._retention = offset_us, retention
+        self._cache_precision = cache_precision
         self._engine: Engine | None = None
         self._conversation: Conversation | None = None
 
@@ -107,5 +110,6 @@ class RollingSession:
             retention=self._retention,
             max_new_tokens=limit,
             room=room,
+            cache_precision=self._cache_precision,
         )
         return Engine(self._model, options)

@@ -99,7 +99,7 @@ def take_turns(
     said = jnp.full((batch, limit), -1, jnp.int32).at[:, 0].set(jnp.where(speaking, token, -1))
     there = jnp.concatenate([real, jnp.zeros((batch, limit), bool)], axis=1)
     carry = (jnp.ones((), jnp.int32), token, speaking, said, seen, there, own)
-    carry = (*carry, no_answer(pool, batch, limit))
+    carry = (*carry, no_answer(own, limit))
 
     def unfinished(carry: tuple) -> jax.Array:
         n, _, speaking = carry[:3]

@@ -12,6 +12,7 @@ from livecc_jax.media.pixels import patchify
 from livecc_jax.model import attention_one, cache_attention, product_one
 from livecc_jax.model.cache_attention import attend_causal, attend_masked, attend_past, together
 from livecc_jax.model.inference import cut, lay_out
+from livecc_jax.model.kept import narrow, widen
 from livecc_jax.model.quantize import product8, quantize
 
 
@@ -90,6 +91,16 @@ def test_one_token_meets_the_weights_as_they_are_stored():
     np.testing.assert_allclose(product8(x, weights).reshape(-1), wanted, rtol=1e-5, atol=1e-5)
     by_kernel = product_one.by_kernel(x[0, 0], weights["kernel8"], interpret=True)
     np.testing.assert_allclose(by_kernel, product_one.times(x[0, 0], weights["kernel8"]), rtol=1e-4)
+
+
+def test_a_vector_in_eight_bits_is_off_by_half_a_step():
+    x = np.random.default_rng(0).normal(size=(5, 3, 16)).astype(np.float32)
+    x *= 10.0 ** np.arange(-7, 8).reshape(5, 3, 1)  # of all sizes
+    x[2, 1] = 0
+    kept = narrow(jnp.asarray(x))
+    assert kept.values.dtype == jnp.int8
+    step = abs(x).max(-1, keepdims=True) / 127
+    assert (abs(np.asarray(widen(kept, jnp.float32)) - x) <= step * (0.5 + 1e-5)).all()
 
 
 def test_another_precision_is_refused():

@@ -81,8 +81,8 @@ def _embedded(tokens, index, patches, rows, cols):
 class Replay:
     """A conversation as the definition has it: growing lists, nothing ever moved or dropped."""
 
-    def __init__(self, mode, retention, silence):
-        self.mode, self.retention, self.silence = mode, retention, silence
+    def __init__(self, mode, retention, silence, keep=lambda x: x):
+        self.mode, self.retention, self.silence, self.keep = mode, retention, silence, keep
         self.turns = []  # of (prompt, answer), each a list of (id, place within the piece, leftovers)
         self.spans = []
         self.unkept = []
@@ -150,6 +150,7 @@ class Replay:
             {*tokens.tolist(), *(i for i, _, _ in kept)}, memories,
             limit=limit, penalty=PENALTY, ends=model().stop.end,
         )  # fmt: skip
+        left, leaves = ([[tuple(map(self.keep, kv)) for kv in t] for t in x] for x in (left, leaves))
         prompt = list(zip(tokens.tolist(), places.T, left))
         answer = [(i, np.zeros(3), leaf) for i, leaf in zip(said, leaves)]
         cut = len(said) == limit
@@ -185,6 +186,25 @@ def test_rolling_is_the_replay(mode, turns, monkeypatch):
         assert tokens.tolist() == [i for i, _, _ in kept]
         np.testing.assert_array_equal(positions.T, [at for _, at, _ in kept])
         assert conversation._memory.next_position == start
+
+
+def rounded(x):
+    """[K, D] in 255 steps a head, by the definition."""
+    step = abs(x).max(-1, keepdims=True) / 127
+    return np.round(x / step) * step
+
+
+def test_a_pool_of_eight_bits_is_the_replay_of_what_was_rounded():
+    """A turn sees its own keys and values as they are, and older ones rounded."""
+    replay = Replay("mrope", SHORT, model().stop.silence, rounded)
+    made = engine(SHORT, cache_precision="int8")
+    conversation = made.open(QUERY, options("mrope"))
+    for number in range(8):
+        assert say(made, conversation, number) == replay.turn(frames(number)), number
+    held = sum(x.nbytes for x in jax.tree.leaves(made._pool))
+    whole = sum(x.nbytes for x in jax.tree.leaves(engine(SHORT)._pool))
+    per_head = CONFIG.text.head_dim
+    assert held / whole == (per_head + 4) / (4 * per_head)  # the model is float32
 
 
 @pytest.mark.parametrize("mode", ["mrope", "sequential", "hybrid"])
