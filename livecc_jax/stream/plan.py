@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import re
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +27,7 @@ from livecc_jax.stream.step import Controls, StopIds, TurnInput, look
 from livecc_jax.stream.tick import Places, take_turns
 from livecc_jax.train.plan_chips import Topology
 from livecc_jax.train.plan_flops import counted_flops
-from livecc_jax.train.plan_hlo import Program, read_program
+from livecc_jax.train.plan_hlo import Program, read_program, wanted_memory
 
 END = StopIds((151645, 151643), None)
 ASKED = 64  # tokens of the query
@@ -277,11 +276,10 @@ def _bytes(tree: Any) -> float:
 
 def _explained(error: Exception, topology: Topology) -> Exception:
     """XLA's report of too little memory as one sentence; any other error as it is."""
-    found = re.search(r"Used ([\d.]+)([GM]) of ([\d.]+)([GM])", str(error))
-    if not found:
+    wanted = wanted_memory(str(error))
+    if wanted is None:
         return error
-    used = float(found[1]) / (1 if found[2] == "G" else 1024)
     return ConfigError(
-        f"the engine does not fit on {topology}: it needs {used:.1f} GiB a chip, of {found[3]} GiB; "
+        f"the engine does not fit on {topology}: it needs {wanted[0]} a chip, of {wanted[1]}; "
         "take fewer --sessions, a smaller --batch or a larger slice"
     )

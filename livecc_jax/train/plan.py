@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-import re
 import resource
 import time
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from livecc_jax.train.flops import step_flops
 from livecc_jax.train.optimizer import make_optimizer
 from livecc_jax.train.plan_chips import Topology
 from livecc_jax.train.plan_flops import counted_flops
-from livecc_jax.train.plan_hlo import read_program
+from livecc_jax.train.plan_hlo import read_program, wanted_memory
 from livecc_jax.train.state import (
     State,
     abstract_state,
@@ -295,11 +294,10 @@ def _is_frozen(config: Config, prefix: str) -> bool:
 
 def _explained(error: Exception, topology: Topology, config: Config) -> Exception:
     """XLA's report of too little memory as one sentence; any other error as it is."""
-    found = re.search(r"Used ([\d.]+)([GM]) of ([\d.]+)([GM])", str(error))
-    if not found:
+    wanted = wanted_memory(str(error))
+    if wanted is None:
         return error
-    used = float(found[1]) / (1 if found[2] == "G" else 1024)
     return DoesNotFitError(
-        f"the step does not fit on {topology}: it needs {used:.1f} GiB a chip, of {found[3]} GiB, with "
+        f"the step does not fit on {topology}: it needs {wanted[0]} a chip, of {wanted[1]}, with "
         f"compute.remat {config.compute.remat} and optim.accumulate {config.optim.accumulate}"
     )

@@ -14,6 +14,10 @@ _HEADER = re.compile(r"^(ENTRY )?%([\w.\-]+) \(.*\{\s*$")
 _LINE = re.compile(r"^\s+(ROOT )?%([\w.\-]+) = (.*)$")
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\](\{[^{}]*\})?")
 _NAME = re.compile(r"%([\w.\-]+)")
+# Two wordings of having too little memory: found while buffers are placed, or before.
+_USED = re.compile(
+    r"(?:Used |temporaries \()([\d.]+)([GM])(?: of |\) exceeds available HBM \()([\d.]+)G"
+)
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _CALLS = re.compile(
@@ -290,3 +294,14 @@ def _mesh_group(axes: str, members: str) -> tuple[int, ...]:
         else:
             index[axis] = slice(None)
     return tuple(int(n) for n in ids[tuple(index)].ravel())
+
+
+def wanted_memory(message: str) -> tuple[str, str] | None:
+    """What a compiler that ran out of memory wanted of a chip and what there is, as it reads in a
+    sentence ("20.1 GiB", "15.75 GiB"); None if the message is about something else.
+    """
+    found = _USED.search(message)
+    if found is None:
+        return None
+    used = float(found[1]) / (1 if found[2] == "G" else 1024)
+    return f"{used:.1f} GiB", f"{found[3]} GiB"

@@ -23,7 +23,7 @@ from livecc_jax.train.flops import forward_flops
 from livecc_jax.train.plan import abstract_training_state, bytes_of, check_plan, nominal_row
 from livecc_jax.train.plan_chips import Topology
 from livecc_jax.train.plan_flops import counted_flops
-from livecc_jax.train.plan_hlo import read_program
+from livecc_jax.train.plan_hlo import read_program, wanted_memory
 from livecc_jax.train.plan_search import candidates, estimate
 
 V5P = Topology.parse("v5p:4x4x4")
@@ -238,3 +238,23 @@ def test_a_small_slice_is_planned_whole(tmp_path, capsys):
     assert plan["flops"]["full attention"] > 0
     assert plan["exchanged"]
     assert plan["model_flops"] < sum(plan["flops"].values())
+
+
+@pytest.mark.parametrize(
+    ("message", "wanted"),
+    [
+        (
+            "Ran out of memory in memory space hbm. Used 20.06G of 15.75G hbm.",
+            ("20.1 GiB", "15.75 GiB"),
+        ),
+        (
+            "Ran out of memory on HBM, the total memory required for HLO temporaries (177.04G) exceeds "
+            "available HBM (15.75G).",
+            ("177.0 GiB", "15.75 GiB"),
+        ),
+        ("something else went wrong", None),
+    ],
+)
+def test_too_little_memory_is_said_in_numbers(message, wanted):
+    """In both of the wordings that XLA has for it."""
+    assert wanted_memory(message) == wanted
