@@ -159,20 +159,26 @@ def _named(name: str) -> ModelConfig:
     return PRESETS[name] if name in PRESETS else open_checkpoint(name).config
 
 
+def _mesh(plan: Plan | StreamPlan) -> str:
+    return " x ".join(f"{axis} {n}" for axis, n in plan.mesh.items() if n > 1) or "one chip"
+
+
+def _memory(plan: Plan | StreamPlan) -> list[str]:
+    """What a chip holds, line by line."""
+    whole = f"HBM a chip: {plan.used / GIB:.2f} of {plan.hbm / GIB:.2f} GiB"
+    parts = [f"  {name:28s} {size / GIB:9.2f} GiB" for name, size in plan.memory.items()]
+    return [whole + ("" if plan.fits else "  DOES NOT FIT"), *parts]
+
+
 def _streaming(plan: StreamPlan) -> str:
     """Everything about a plan of streaming."""
-    mesh = " x ".join(f"{axis} {n}" for axis, n in plan.mesh.items() if n > 1) or "one chip"
     load = plan.load
     lines = [
-        f"{plan.topology}: {plan.chips} chips as {mesh}, {load.sessions} sessions of up to "
+        f"{plan.topology}: {plan.chips} chips as {_mesh(plan)}, {load.sessions} sessions of up to "
         f"{plan.context:,} tokens, {load.batch} turns a tick",
         f"compiled in {plan.compile_seconds:.0f} s",
         "",
-        f"HBM a chip: {plan.used / GIB:.2f} of {plan.hbm / GIB:.2f} GiB"
-        + ("" if plan.fits else "  DOES NOT FIT"),
-    ]
-    lines += [f"  {name:28s} {size / GIB:9.2f} GiB" for name, size in plan.memory.items()]
-    lines += [
+        *_memory(plan),
         "",
         f"{'':12s} {'FLOPs':>9s} {'GB moved':>9s} {'GB sent':>8s} {'computing':>10s} {'memory':>9s} "
         f"{'network':>9s}   (FLOPs of all chips, the rest of one; ms)",
@@ -209,17 +215,12 @@ def _model(config: Config) -> ModelConfig:
 
 def _described(plan: Plan, tokens: float) -> str:
     """Everything about one plan."""
-    mesh = " x ".join(f"{axis} {n}" for axis, n in plan.mesh.items() if n > 1) or "one chip"
     lines = [
-        f"{plan.topology}: {plan.chips} chips as {mesh}, remat {plan.remat}, "
+        f"{plan.topology}: {plan.chips} chips as {_mesh(plan)}, remat {plan.remat}, "
         f"{plan.tokens:,} tokens a step in {plan.accumulate} micro-batches",
         f"compiled in {plan.compile_seconds:.0f} s, {plan.host_bytes / GIB:.1f} GiB of host memory",
         "",
-        f"HBM a chip: {plan.used / GIB:.2f} of {plan.hbm / GIB:.2f} GiB"
-        + ("" if plan.fits else "  DOES NOT FIT"),
-    ]
-    lines += [f"  {name:28s} {size / GIB:9.2f} GiB" for name, size in plan.memory.items()]
-    lines += [
+        *_memory(plan),
         "",
         f"FLOPs a step: {sum(plan.flops.values()):.3g} counted, {plan.model_flops:.3g} needed",
     ]

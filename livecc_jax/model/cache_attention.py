@@ -91,17 +91,12 @@ def together(parts: list[Part]) -> jax.Array:
     """Attention to the keys of all parts, [B, Q, H, D] in q's dtype; no row may see nothing."""
     if len(parts) == 1:
         return parts[0].out
-    return _merged(*(jnp.stack(x) for x in zip(*parts)))[0].astype(parts[0].out.dtype)
-
-
-def _merged(out: jax.Array, size: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Parts stacked along the first axis, as one: float32 (out, size)."""
+    out, size = (jnp.stack(x) for x in zip(*parts))
     most = jnp.maximum(jnp.max(size, axis=0), jnp.finfo(jnp.float32).min)
     share = jnp.exp(size - most)
-    total = jnp.sum(share, axis=0)
-    share = share / jnp.maximum(total, jnp.finfo(jnp.float32).tiny)
-    mixed = jnp.sum(out.astype(jnp.float32) * share[..., None], axis=0)
-    return mixed, jnp.where(total > 0, most + jnp.log(total), -jnp.inf)
+    total = jnp.maximum(jnp.sum(share, axis=0), jnp.finfo(jnp.float32).tiny)
+    mixed = jnp.sum(out.astype(jnp.float32) * (share / total)[..., None], axis=0)
+    return mixed.astype(parts[0].out.dtype)
 
 
 _cudnn = functools.partial(jax.nn.dot_product_attention, implementation="cudnn", return_residual=True)
