@@ -1,10 +1,14 @@
-"""A matrix of 8-bit numbers times one vector: what decoding one stream spends its time on.
+"""One vector through a linear map, with what comes before and after it, in one kernel (GPU).
 
-The matrix is read once, a few rows to a block of the device, and widened where it is used; anything
-that widens it in memory first reads and writes several times as much.
+Decoding one stream spends its time on reading weights, and between the products on small kernels whose
+work is nothing beside their starting. Here a product normalises its input on the way in, and adds a
+bias or a residual, or gates one half of its outputs by the other, on the way out. The matrix is read
+once, a few rows to a block of the device; one of 8-bit numbers is widened where it is used.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,56 +16,150 @@ import jax.numpy as jnp
 from livecc_jax.model.attention_layout import layout_in_scope
 from livecc_jax.model.attention_one import triton_of_pallas
 
-ROWS = 4  # of the matrix that one block takes
+MOST = 8  # the most rows of a matrix that a block takes, of both halves
 STEPS = (512, 256, 128)  # numbers of a row at a time
 
 
-def times(x: jax.Array, matrix: jax.Array) -> jax.Array:
-    """matrix . x in float32.
+STAGES = 4  # loads under way
+
+
+class Tuning(NamedTuple):
+    """How the kernel lies on the device."""
+
+    rows: int  # of the matrix that one block takes
+    warps: int
+
+
+def tuned(eight: bool, norm: bool, gated: bool) -> Tuning:
+    """The fastest on an H100, of one, two and four rows and warps, over the layers of 2B and 7B."""
+    if eight:
+        return Tuning(4, 2) if norm else Tuning(1, 2)
+    return Tuning(1, 2) if norm and not gated else Tuning(1, 1)
+
+
+class Norm(NamedTuple):
+    """Root mean square normalisation of the input."""
+
+    scale: jax.Array  # [K]
+    eps: float
+
+
+def usable(outputs: int, inputs: int) -> bool:
+    """Whether the kernel serves here, with this jax, for a matrix of this shape."""
+    layout = layout_in_scope(("batch", None))
+    return (
+        layout.platform == "gpu"
+        and layout.mesh is None
+        and outputs % MOST == 0
+        and inputs % STEPS[-1] == 0
+        and triton_of_pallas() is not None
+    )
+
+
+def times(
+    x: jax.Array,
+    matrix: jax.Array,
+    *,
+    norm: Norm | None = None,
+    scale: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    gated: bool = False,
+    add: jax.Array | None = None,
+    tuning: Tuning | None = None,
+    interpret: bool = False,
+) -> jax.Array:
+    """matrix . norm(x) * scale + bias, gated, + add; sums in float32.
 
     Args:
-        x: [K], of any float dtype.
-        matrix: [N, K], of eight bits.
+        x: [K].
+        matrix: [N, K], of x's dtype or of eight bits.
+        norm: of x.
+        scale: float32 [N], of each row of the matrix.
+        bias: [N].
+        gated: the first half of the outputs through SiLU, times the second half.
+        add: [N], or half of it if gated.
+        tuning: another than `tuned` gives.
+        interpret: run the kernel's meaning instead, on any device.
 
     Returns:
-        float32 [N].
+        [N], or half of it if gated, in x's dtype.
     """
-    layout = layout_in_scope(("batch", None))
-    if layout.platform == "gpu" and layout.mesh is None and usable(matrix):
-        return by_kernel(x, matrix)
-    return jnp.dot(matrix.astype(jnp.float32), x.astype(jnp.float32))
-
-
-def usable(matrix: jax.Array) -> bool:
-    """Whether the kernel serves this shape, with this jax."""
-    rows, size = matrix.shape
-    return rows % ROWS == 0 and size % STEPS[-1] == 0 and triton_of_pallas() is not None
-
-
-def by_kernel(x: jax.Array, matrix: jax.Array, interpret: bool = False) -> jax.Array:
-    """`times` on a GPU; with `interpret` the kernel's meaning on any device."""
     from jax.experimental import pallas as pl
 
-    rows, size = matrix.shape
+    size = len(x)
     step = next(n for n in STEPS if size % n == 0)
+    halves = 2 if gated else 1
+    outputs = len(matrix) // halves
+    eight = matrix.dtype.itemsize == 1
+    rows, warps = tuning or tuned(eight, norm is not None, gated)
+    blocks = outputs // rows
 
-    def kernel(x_ref, matrix_ref, out_ref) -> None:  # noqa: ANN001
-        def add(i: jax.Array, total: jax.Array) -> jax.Array:
+    whole = pl.BlockSpec((size,), lambda i: (0,))
+    operands, specs = [x], [whole]
+    if norm is not None:
+        operands.append(norm.scale)
+        specs.append(whole)
+    for half in range(halves):
+        operands.append(matrix)
+        specs.append(pl.BlockSpec((rows, size), lambda i, half=half: (i + half * blocks, 0)))
+    for by_row in (scale, bias):
+        if by_row is not None:
+            operands += [by_row] * halves
+            specs += [
+                pl.BlockSpec((rows,), lambda i, half=half: (i + half * blocks,)) for half in range(halves)
+            ]
+    if add is not None:
+        operands.append(add)
+        specs.append(pl.BlockSpec((rows,), lambda i: (i,)))
+
+    def kernel(*refs) -> None:  # noqa: ANN002
+        refs = list(refs)
+        x_ref = refs.pop(0)
+        norm_ref = refs.pop(0) if norm is not None else None
+        matrices = [refs.pop(0) for _ in range(halves)]
+        scales = [refs.pop(0) for _ in range(halves)] if scale is not None else None
+        biases = [refs.pop(0) for _ in range(halves)] if bias is not None else None
+        add_ref = refs.pop(0) if add is not None else None
+        (out_ref,) = refs
+
+        def along(i: jax.Array, carry: tuple) -> tuple:
+            totals, squares = carry
             here = pl.ds(i * step, step)
-            return total + matrix_ref[:, here].astype(jnp.float32) * x_ref[here].astype(jnp.float32)
+            part = x_ref[here].astype(jnp.float32)
+            if norm is not None:
+                # What the norm divides by is one number, and is divided by at the end.
+                squares = squares + part * part
+                part = part * norm_ref[here].astype(jnp.float32)
+            totals = tuple(
+                total + ref[:, here].astype(jnp.float32) * part for total, ref in zip(totals, matrices)
+            )
+            return totals, squares
 
-        total = jax.lax.fori_loop(0, size // step, add, jnp.zeros((ROWS, step), jnp.float32))
-        out_ref[...] = total.sum(axis=1)
+        none = tuple(jnp.zeros((rows, step), jnp.float32) for _ in range(halves))
+        totals, squares = jax.lax.fori_loop(
+            0, size // step, along, (none, jnp.zeros((step,), jnp.float32))
+        )
+        y = [total.sum(axis=1) for total in totals]
+        if norm is not None:
+            y = [part * jax.lax.rsqrt(squares.sum() / size + norm.eps) for part in y]
+        if scales is not None:
+            y = [part * ref[...] for part, ref in zip(y, scales)]
+        if biases is not None:
+            y = [part + ref[...].astype(jnp.float32) for part, ref in zip(y, biases)]
+        out = y[0] * jax.nn.sigmoid(y[0]) * y[1] if gated else y[0]
+        if add_ref is not None:
+            out = out + add_ref[...].astype(jnp.float32)
+        out_ref[...] = out.astype(out_ref.dtype)
 
     return pl.pallas_call(
         kernel,
-        grid=(rows // ROWS,),
-        in_specs=[
-            pl.BlockSpec((size,), lambda i: (0,)),
-            pl.BlockSpec((ROWS, size), lambda i: (i, 0)),
-        ],
-        out_specs=pl.BlockSpec((ROWS,), lambda i: (i,)),
-        out_shape=jax.ShapeDtypeStruct((rows,), jnp.float32),
-        compiler_params=triton_of_pallas().CompilerParams(num_warps=2, num_stages=4),
+        grid=(blocks,),
+        in_specs=specs,
+        out_specs=pl.BlockSpec((rows,), lambda i: (i,)),
+        out_shape=jax.ShapeDtypeStruct((outputs,), x.dtype),
+        compiler_params=triton_of_pallas().CompilerParams(
+            num_warps=warps, num_stages=STAGES
+        ),
         interpret=interpret,
-    )(x, matrix)
+        name="product_one",
+    )(*operands)
