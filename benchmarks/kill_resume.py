@@ -5,7 +5,8 @@
 
 Trains a tiny model on the shipped clips, once undisturbed and once killed at random moments (SIGKILL of
 all or of one process, SIGTERM to all or to one; at the start, in a step, in a save) and started again.
-Compares the rows of every step, every loss, and the parameters; exits with 1 where they differ.
+Compares the rows of every step, every loss, and the parameters; exits with 1 where they differ, and where a
+SIGTERM to a run in its steps did not end it, saved, within `HEEDED` of them.
 """
 
 import argparse
@@ -28,6 +29,7 @@ KINDS = ("KILL all", "KILL one", "TERM all", "TERM one")
 MOMENTS = ("step", "step", "save", "start")
 ROWS = 4  # a step, so that 1, 2 or 4 processes can share them
 TOLERANCE = 1e-4  # on another number of processes, sums are in another order
+HEEDED = 6  # steps: jax looks for the signal once a second, and all have to hear of it
 PATIENCE = 30  # seconds for the processes that were not killed themselves to end
 
 
@@ -256,6 +258,7 @@ def disturb(
             print(f"the run finished before kill {len(told) + 1}: use more --steps", flush=True)
             return told
         sign, whom = kind.split()
+        at = attempt.done()
         victims = attempt.workers if whom == "all" else [rng.choice(attempt.workers)]
         for victim in victims:
             if victim.poll() is None:
@@ -264,11 +267,21 @@ def disturb(
         statuses = attempt.end()
         entry = {
             "kill": len(told) + 1, "kind": kind, "moment": moment, "processes": count,
-            "resumed": attempt.resumed(), "done": attempt.done(), "statuses": statuses,
+            "resumed": attempt.resumed(), "at": at, "done": attempt.done(), "statuses": statuses,
             "ended_after_s": round(time.time() - sent, 1), "seconds": round(time.time() - began, 1),
         }  # fmt: skip
         told.append(entry)
         print(json.dumps(entry), flush=True)
+
+
+def heeded(entry: dict, steps: int) -> bool:
+    """Whether a SIGTERM ended a run that was in its steps, soon and with its state saved."""
+    if entry["kind"].startswith("KILL") or not entry["at"]:
+        return True
+    saved = (
+        all(status == 128 + signal.SIGTERM for status in entry["statuses"]) or entry["done"] == steps
+    )
+    return saved and entry["done"] - entry["at"] <= HEEDED
 
 
 def lost_steps(run: Run) -> list[int | None]:
@@ -361,13 +374,15 @@ def main() -> int:
         "steps_lost_after_TERM": [
             n for n, t in zip(lost, told) if t["kind"].startswith("TERM") and t["statuses"][0] == 143
         ],
+        "SIGTERM_not_heeded": [t["kill"] for t in told if not heeded(t, steps)],
         **found,
     }
+    summary["good"] = found["good"] and not summary["SIGTERM_not_heeded"]
     (home / "result.json").write_text(json.dumps(summary | {"each": told}, indent=1) + "\n")
     print(json.dumps(summary, indent=1))
-    if not args.out and found["good"]:
+    if not args.out and summary["good"]:
         shutil.rmtree(home)
-    return 0 if found["good"] else 1
+    return 0 if summary["good"] else 1
 
 
 if __name__ == "__main__":

@@ -98,6 +98,19 @@ def _bounded_writers() -> dict[str, Any]:
     }
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, that leaves notices of preemption to the training loop."""
+
+    def reached_preemption(self, step: int) -> bool:
+        """False, without asking jax's preemption service.
+
+        The service compares one count with the number it agreed on, and whoever asks last sets the
+        count: asked about steps, it would agree on one that the loop's polls reach much later or never.
+        """
+        del step
+        return False
+
+
 class RunDirectory:
     """One run.
 
@@ -115,7 +128,7 @@ class RunDirectory:
         self.keep = keep
         self.keep_every = keep_every
         self.asynchronous = asynchronous
-        self._manager: ocp.CheckpointManager | None = None
+        self._manager: _Manager | None = None
 
     def create(
         self, config: ModelConfig, livecc: LiveCCBlock, tokenizer: Tokenizer | None, train: dict
@@ -171,7 +184,7 @@ class RunDirectory:
         with self._writing():
             if self._manager is None:
                 self._clear_unfinished()
-                self._manager = ocp.CheckpointManager(
+                self._manager = _Manager(
                     self.path,
                     item_names=ITEMS,
                     item_handlers=None if self.asynchronous else _bounded_writers(),

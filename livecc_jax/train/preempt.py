@@ -22,7 +22,8 @@ class Notice:
     """While entered, SIGTERM does not end the process but makes `reached` true.
 
     With several processes a notice to any of them reaches all, at the same poll: jax's preemption
-    service agrees on one that none has passed yet.
+    service agrees on one that none has passed yet. It knows one count, so nothing else may ask it
+    (`checkpoints.run` keeps orbax from doing so).
     """
 
     def __init__(self) -> None:

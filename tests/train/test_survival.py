@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 from train_support import config, losses, params_of
 
 from livecc_jax.checkpoints.hf_config import LiveCCBlock
@@ -21,7 +22,7 @@ from livecc_jax.model.presets import preset
 from livecc_jax.train import loop
 from livecc_jax.train.config import CheckpointConfig, EvaluateConfig, GuardConfig
 from livecc_jax.train.guard import Diverged
-from livecc_jax.train.preempt import Preempted
+from livecc_jax.train.preempt import Notice, Preempted
 
 
 def test_a_terminated_run_saves_and_goes_on(home, straight):
@@ -127,6 +128,22 @@ def test_some_steps_are_kept_for_ever(tmp_path):
         run.save(step, {"w": jnp.ones(3)})
     run.close()
     assert steps_of(run.path) == [4, 8, 9, 10]
+
+
+def test_saving_asks_nobody_about_preemption(tmp_path, monkeypatch):
+    """The service that agrees on a step to save at knows one count of polls: the loop's."""
+    asked = []
+    monkeypatch.setattr(
+        multihost_utils, "reached_preemption_sync_point", lambda step: bool(asked.append(step))
+    )
+    with Notice() as notice:
+        run = RunDirectory(tmp_path / "run")
+        run.save(7, {"w": jnp.ones(3)})
+        run.close()
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+        assert not notice.reached()
+    assert steps_of(run.path) == [7]
+    assert asked == [1]
 
 
 @pytest.fixture
