@@ -5,8 +5,8 @@
 
 Trains a tiny model on the shipped clips, once undisturbed and once killed at random moments (SIGKILL of
 all or of one process, SIGTERM to all or to one; at the start, in a step, in a save) and started again.
-Compares the rows of every step, every loss, and the parameters; exits with 1 where they differ, and where a
-SIGTERM to a run in its steps did not end it, saved, within `HEEDED` of them.
+Compares the rows of every step, every loss, and the parameters; exits with 1 where they differ, and
+where a SIGTERM to a run in its steps did not end it, saved, within `HEEDED` of them.
 """
 
 import argparse

@@ -124,10 +124,10 @@ def ask(
         def attend(
             q: jax.Array, k: jax.Array, v: jax.Array, past: tuple[jax.Array, ...] = (past_k, past_v)
         ) -> tuple[jax.Array, None]:
-            k = rotate(k, angles)
+            q, k = rotate(q, angles), rotate(k, angles)
             return together([attend_past(q, *past, length), attend_masked(q, k, v, own)]), None
 
         with jax.named_scope(f"layer_{i}"):
-            x, _ = decoder_layer(config.text, layer, x, angles, attend)
+            x, _ = decoder_layer(config.text, layer, x, attend)
     ends = jax.vmap(lambda row, at: row[at])(model.text.final(x), last)
     return model.text.logits(ends)

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
-from livecc_jax.model.cache_attention import attend_causal, attend_past, together
+from livecc_jax.model.attention_one import keep_and_attend
+from livecc_jax.model.cache_attention import attend_causal, attend_past, served_alone, together
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.inference import decoder_layer
 from livecc_jax.model.qwen2_vl import Params, Qwen2VL
@@ -78,14 +79,17 @@ def append(
         def attend(
             q: jax.Array, k: jax.Array, v: jax.Array, old_k: jax.Array = old_k, old_v: jax.Array = old_v
         ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-            k, v = rotate(k, angles).astype(old_k.dtype), v.astype(old_v.dtype)
+            if served_alone(q, old_k):
+                return keep_and_attend(q, k, v, angles, (old_k, old_v), start)
+            q, k = rotate(q, angles), rotate(k, angles).astype(old_k.dtype)
+            v = v.astype(old_v.dtype)
             kept = write(old_k, k), write(old_v, v)
             if q.shape[1] == 1:
                 return attend_past(q, *kept, start + 1).out, kept
             return together([attend_past(q, *kept, start), attend_causal(q, k, v)]), kept
 
         with jax.named_scope(f"layer_{i}"):
-            x, kept = decoder_layer(model.config.text, weights, x, angles, attend)
+            x, kept = decoder_layer(model.config.text, weights, x, attend)
         written.append(kept)
     return model.text.final(x), written
 
@@ -109,13 +113,13 @@ def start(
     spare = ((0, 0), (0, capacity - x.shape[1]), (0, 0), (0, 0))
 
     def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        k = rotate(k, angles)
+        q, k = rotate(q, angles), rotate(k, angles)
         kept = tuple(constrain(jnp.pad(x, spare), *CACHE_AXES) for x in (k, v))
         return attend_causal(q, k, v).out, kept
 
     written: Cache = []
     for i, weights in enumerate(layers):
         with jax.named_scope(f"layer_{i}"):
-            x, kept = decoder_layer(model.config.text, weights, x, angles, attend)
+            x, kept = decoder_layer(model.config.text, weights, x, attend)
         written.append(kept)
     return model.text.final(x), written

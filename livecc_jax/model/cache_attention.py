@@ -17,6 +17,9 @@ from livecc_jax.model import attention_cudnn, attention_one
 from livecc_jax.model.attention_layout import layout_in_scope
 
 MANY = 4  # rows that keep a device busy, so that full blocks matter more than many of them
+TILE = 128  # queries that a block of the device takes
+FEW = 64  # blocks that leave half of a device idle, so that keys are split over more of them
+SPLIT = 8  # in so many
 
 
 class Part(NamedTuple):
@@ -34,6 +37,11 @@ def fused(q: jax.Array, k: jax.Array) -> bool:
     return attention_cudnn.usable(q, k, layout)
 
 
+def served_alone(q: jax.Array, k: jax.Array) -> bool:
+    """Whether each row's queries are one token's and the kernel for that serves, keys [B, C, K, D]."""
+    return fused(q, k) and attention_one.usable(q, k)
+
+
 def attend_past(q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array) -> Part:
     """Attention to the first `length` keys.
 
@@ -47,12 +55,18 @@ def attend_past(q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array) -> 
     """
     if not fused(q, k):
         return attend_masked(q, k, v, jnp.arange(k.shape[1]) < length[:, None, None])
-    if attention_one.usable(q, k):
+    if served_alone(q, k):
         return Part(*attention_one.attend_one(q, k, v, length))
-    if q.shape[1] > 1 and len(q) < MANY:
+    kv = k.shape[2]
+    by_key_head = _by_key_head(q, kv)
+    blocks = len(q) * kv * -(-by_key_head.shape[1] // TILE)
+    if blocks <= FEW and k.shape[1] % (SPLIT * TILE) == 0:
+        part = _split(by_key_head, k, v, length)
+    elif q.shape[1] > 1 and len(q) < MANY:
         return _filled(q, k, v, length)
-    by_key_head = _filled(_by_key_head(q, k.shape[2]), k, v, length)
-    return Part(*(_by_query_head(x, q.shape[2]) for x in by_key_head))
+    else:
+        part = _filled(by_key_head, k, v, length)
+    return Part(*(_by_query_head(x, q.shape[2]) for x in part))
 
 
 def attend_causal(q: jax.Array, k: jax.Array, v: jax.Array) -> Part:
@@ -91,12 +105,18 @@ def together(parts: list[Part]) -> jax.Array:
     """Attention to the keys of all parts, [B, Q, H, D] in q's dtype; no row may see nothing."""
     if len(parts) == 1:
         return parts[0].out
-    out, size = (jnp.stack(x) for x in zip(*parts))
+    return _together(*(jnp.stack(x) for x in zip(*parts))).out
+
+
+def _together(out: jax.Array, size: jax.Array) -> Part:
+    """Parts [P, B, Q, H, D] and [P, B, Q, H] as one."""
     most = jnp.maximum(jnp.max(size, axis=0), jnp.finfo(jnp.float32).min)
     share = jnp.exp(size - most)
-    total = jnp.maximum(jnp.sum(share, axis=0), jnp.finfo(jnp.float32).tiny)
-    mixed = jnp.sum(out.astype(jnp.float32) * (share / total)[..., None], axis=0)
-    return mixed.astype(parts[0].out.dtype)
+    total = jnp.sum(share, axis=0)
+    weight = jnp.where(total > 0, most + jnp.log(total), -jnp.inf)
+    share /= jnp.maximum(total, jnp.finfo(jnp.float32).tiny)
+    mixed = jnp.sum(out.astype(jnp.float32) * share[..., None], axis=0)
+    return Part(mixed.astype(out.dtype), weight)
 
 
 _cudnn = functools.partial(jax.nn.dot_product_attention, implementation="cudnn", return_residual=True)
@@ -113,6 +133,16 @@ def _filled(q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array) -> Part
         key_value_seq_lengths=jnp.maximum(length, 1),
     )
     return Part(out, jnp.where((length > 0)[:, None, None], size, -jnp.inf))
+
+
+def _split(q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array) -> Part:
+    """`_filled` with the keys of each row in `SPLIT` parts, side by side."""
+    rows, each = len(q), k.shape[1] // SPLIT
+    many = jnp.broadcast_to(q[:, None], (rows, SPLIT, *q.shape[1:])).reshape(-1, *q.shape[1:])
+    k, v = (x.reshape(-1, each, *x.shape[2:]) for x in (k, v))
+    there = jnp.clip(length[:, None] - each * jnp.arange(SPLIT), 0, each).reshape(-1)
+    parts = (x.reshape(rows, SPLIT, *x.shape[1:]).swapaxes(0, 1) for x in _filled(many, k, v, there))
+    return _together(*parts)
 
 
 def _by_key_head(q: jax.Array, kv: int) -> jax.Array:

@@ -2,8 +2,9 @@
 
 Values are those of the NNX modules that training runs (`model.decoder`, `model.vision`); what differs
 is how weights lie. Indexing stacked weights inside a loop copies each slice before its matrix product,
-three times the memory traffic of reading it in place, so every layer has arrays of its own; and
-products of the same input are one.
+three times the memory traffic of reading it in place, so every layer has arrays of its own; products
+of the same input are one; and what an output is made of lies together, for the kernel that serves one
+token alone.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from livecc_jax.model.attention_cudnn import usable
 from livecc_jax.model.attention_layout import layout_in_scope
 from livecc_jax.model.config import ModelConfig, TextConfig, VisionConfig
 from livecc_jax.model.decoder import Attend
-from livecc_jax.model.layers import layer_norm, quick_gelu, rms_norm
-from livecc_jax.model.quantize import product8, quantize
+from livecc_jax.model.layers import layer_norm, quick_gelu
+from livecc_jax.model.product import product
+from livecc_jax.model.product_one import Norm
+from livecc_jax.model.quantize import quantize
 from livecc_jax.model.qwen2_vl import Params, logical_axes
 from livecc_jax.model.rope import rotate, vision_angles
 from livecc_jax.model.vision import normalize
@@ -57,13 +60,13 @@ PRECISIONS = ("weights", "fp8")
 LAYER_AXES: Params = {
     "input_norm": ("norm",),
     "qkv": {
-        "kernel": ("embed", "kv_heads", None, "head_dim"),
+        "rows": ("kv_heads", None, "head_dim", "embed"),
         "bias": ("kv_heads", None, "head_dim"),
     },
-    "o": {"kernel": ("heads", "head_dim", "embed")},
+    "o": {"rows": ("embed", "heads", "head_dim")},
     "post_norm": ("norm",),
-    "gate_up": {"kernel": ("embed", None, "mlp")},
-    "down": {"kernel": ("mlp", "embed")},
+    "gate_up": {"rows": (None, "mlp", "embed")},
+    "down": {"rows": ("embed", "mlp")},
 }
 
 
@@ -86,7 +89,7 @@ def lay_out(
     """
     if precision not in PRECISIONS:
         raise ConfigError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
-    narrow = _narrow if precision == "fp8" else lambda x: x
+    of_decoder, of_tower = (quantize, quantize) if precision == "fp8" else (_turned, _same)
     text, tower = params["text"], params["vision"]
     rest = {
         "text": {k: v for k, v in text.items() if k != "layers"},
@@ -99,9 +102,11 @@ def lay_out(
     axes = logical_axes(spread[0]) if spread else None
     of_block = _axes_apart(axes["vision"]["blocks"]) if axes else None
     of_rest = {k: {name: axes[k][name] for name in v} for k, v in rest.items()} if axes else None
-    # Layer by layer, so that a second copy on the host is never larger than one.
-    layers = [narrow(put(_fused(layer), LAYER_AXES)) for layer in _apart(text["layers"])]
-    blocks = [narrow(put(block, of_block)) for block in _apart(tower["blocks"])] if vision else []
+    of_layer = _maps(LAYER_AXES, _unturned_axes)
+    # Layer by layer, so that a second copy, of host or device, is never larger than one.
+    layers = [_maps(put(_fused(layer), of_layer), of_decoder) for layer in _apart(text["layers"])]
+    blocks = _apart(tower["blocks"]) if vision else []
+    blocks = [_maps(put(block, of_block), of_tower) for block in blocks]
     return Weights(put(rest, of_rest), layers, blocks)
 
 
@@ -136,23 +141,35 @@ def _fused(layer: Params) -> Params:
     }
 
 
-def _narrow(weights: Params, name: str = "") -> Params:
-    """Every linear map of a layer in eight bits; norms stay as they are."""
-    if "kernel" in weights:
-        return quantize(weights, 2 if name in ("o", "proj") else 1)
-    return {k: _narrow(v, k) if isinstance(v, dict) else v for k, v in weights.items()}
+def _maps(layer: Params, change: Callable[[Params, int], Params], name: str = "") -> Params:
+    """A layer with every linear map changed, given how many axes are its inputs."""
+    if any(k in layer for k in ("kernel", "rows")):
+        return change(layer, 2 if name in ("o", "proj") else 1)
+    return {k: _maps(v, change, k) if isinstance(v, dict) else v for k, v in layer.items()}
 
 
-def product(x: jax.Array, weights: Params, contract: int = 1) -> jax.Array:
-    """x times a kernel over x's last `contract` axes, plus its bias if it has one."""
-    if "kernel8" in weights:
-        return product8(x, weights, contract)
-    y = jnp.tensordot(x, weights["kernel"], axes=contract)
-    return y + weights["bias"] if "bias" in weights else y
+def _same(weights: Params, contract: int) -> Params:
+    del contract
+    return weights
+
+
+@functools.partial(jax.jit, static_argnames="contract")
+def _turned(weights: Params, contract: int) -> Params:
+    """[*inputs, *outputs] as [*outputs, *inputs]."""
+    kernel = weights["kernel"]
+    inputs = tuple(range(contract))
+    rows = kernel.transpose(*range(contract, kernel.ndim), *inputs)
+    return {"rows": rows, **{k: v for k, v in weights.items() if k != "kernel"}}
+
+
+def _unturned_axes(axes: Params, contract: int) -> Params:
+    rows = axes["rows"]
+    kernel = rows[-contract:] + rows[:-contract]
+    return {"kernel": kernel, **{k: v for k, v in axes.items() if k != "rows"}}
 
 
 def decoder_layer(
-    config: TextConfig, weights: Params, x: jax.Array, angles: jax.Array, attend: Attend
+    config: TextConfig, weights: Params, x: jax.Array, attend: Attend
 ) -> tuple[jax.Array, Any]:
     """One layer of the decoder, as `model.decoder.DecoderLayer`.
 
@@ -160,21 +177,20 @@ def decoder_layer(
         config: its sizes.
         weights: from `lay_out`.
         x: [B, T, D].
-        angles: float32 [B, T, head_dim / 2].
-        attend: what keys and values are for.
+        attend: what queries, keys and values are for, none of them rotated yet.
 
     Returns:
         ([B, T, D], what `attend` hands back).
     """
     with jax.named_scope("attn"):
-        qkv = product(rms_norm(x, weights["input_norm"], config.norm_eps), weights["qkv"])
+        qkv = product(x, weights["qkv"], norm=Norm(weights["input_norm"], config.norm_eps))
         q = qkv[..., :-2, :].reshape(*x.shape[:2], config.heads, config.head_dim)
-        out, kept = attend(rotate(q, angles), qkv[..., -2, :], qkv[..., -1, :])
-        x = x + product(out, weights["o"], 2)
+        out, kept = attend(q, qkv[..., -2, :], qkv[..., -1, :])
+        x = product(out, weights["o"], 2, add=x)
     with jax.named_scope("mlp"):
-        both = product(rms_norm(x, weights["post_norm"], config.norm_eps), weights["gate_up"])
-        gated = jax.nn.silu(both[..., 0, :]) * both[..., 1, :]
-        return x + product(gated, weights["down"]), kept
+        norm = Norm(weights["post_norm"], config.norm_eps)
+        hidden = product(x, weights["gate_up"], norm=norm, gated=True)
+        return product(hidden, weights["down"], add=x), kept
 
 
 def see(config: ModelConfig, weights: Weights, frames: jax.Array) -> jax.Array:
@@ -249,9 +265,9 @@ def _vision_block(
     qkv = product(layer_norm(x, **weights["norm1"]), weights["attn"]["qkv"])
     q, k, v = (qkv[..., i, :, :] for i in range(3))
     out = attend(rotate(q, angles), rotate(k, angles), v)
-    x = x + product(out, weights["attn"]["proj"], 2)
+    x = product(out, weights["attn"]["proj"], 2, add=x)
     hidden = quick_gelu(product(layer_norm(x, **weights["norm2"]), weights["mlp"]["fc1"]))
-    return x + product(hidden, weights["mlp"]["fc2"])
+    return product(hidden, weights["mlp"]["fc2"], add=x)
 
 
 def _attend_all(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:

@@ -141,7 +141,7 @@ def read_turn(
             pool_v: jax.Array | Eight = pool_v,
         ) -> tuple[jax.Array, Any]:
             k, v = k.astype(dtype), v.astype(dtype)
-            here = rotate(k, new)
+            q, here = rotate(q, new), rotate(k, new)
             parts = [attend_causal(q, here, v)]
             # The context is written once, rotated on the way.
             past = (
@@ -157,7 +157,7 @@ def read_turn(
             )  # fmt: skip
 
         with jax.named_scope(f"layer_{i}"):
-            x, (stored, past, own) = decoder_layer(model.config.text, weights, x, new, attend)
+            x, (stored, past, own) = decoder_layer(model.config.text, weights, x, attend)
         kept.append(stored)
         pasts.append(past)
         owns.append(own)
@@ -220,13 +220,14 @@ def say_token(
             k, v = k.astype(turn[0].dtype), v.astype(turn[1].dtype)
             turn = put(turn[0], rotate(k, angles), at, axis=1), put(turn[1], v, at, axis=1)
             answer = put(answer[0], k, number, axis=1), put(answer[1], v, number, axis=1)
+            q = rotate(q, angles)
             parts = [attend_masked(q, *turn, seen[:, None])]
             if old[0].shape[1]:
                 parts.append(attend_past(q, *old, context.length))
             return together(parts), (turn, answer)
 
         with jax.named_scope(f"layer_{i}"):
-            x, (turn, answer) = decoder_layer(model.config.text, weights, x, angles, attend)
+            x, (turn, answer) = decoder_layer(model.config.text, weights, x, attend)
         written.append(turn)
         said.append(answer)
     return model.text.final(x)[:, 0], written, said

@@ -106,7 +106,8 @@ def times(
         if by_row is not None:
             operands += [by_row] * halves
             specs += [
-                pl.BlockSpec((rows,), lambda i, half=half: (i + half * blocks,)) for half in range(halves)
+                pl.BlockSpec((rows,), lambda i, half=half: (i + half * blocks,))
+                for half in range(halves)
             ]
     if add is not None:
         operands.append(add)
@@ -157,9 +158,7 @@ def times(
         in_specs=specs,
         out_specs=pl.BlockSpec((rows,), lambda i: (i,)),
         out_shape=jax.ShapeDtypeStruct((outputs,), x.dtype),
-        compiler_params=triton_of_pallas().CompilerParams(
-            num_warps=warps, num_stages=STAGES
-        ),
+        compiler_params=triton_of_pallas().CompilerParams(num_warps=warps, num_stages=STAGES),
         interpret=interpret,
         name="product_one",
     )(*operands)

@@ -2,7 +2,7 @@
 
 Weights have a scale for each output, inputs one for each token, taken as they come; nothing needs to be
 calibrated. The product itself is exact in float32 (FP8 Formats for Deep Learning, arXiv 2209.05433).
-One token alone is bound by reading weights, so its input stays as it is.
+One token alone is bound by reading weights, so its input stays as it is (on a GPU: `product_one`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import math
 import jax
 import jax.numpy as jnp
 
-from livecc_jax.model import product_one
 from livecc_jax.model.qwen2_vl import Params
 
 E4M3 = jnp.float8_e4m3fn
@@ -53,7 +52,8 @@ def product8(x: jax.Array, weights: Params, contract: int = 1) -> jax.Array:
     flat = x.reshape(math.prod(lead), -1)
     rows = len(flat)
     if rows == 1:
-        y = (product_one.times(flat[0], weights["kernel8"]) * scale.reshape(-1)).reshape(scale.shape)
+        y = jnp.dot(weights["kernel8"].astype(jnp.float32), flat[0].astype(jnp.float32))
+        y = (y * scale.reshape(-1)).reshape(scale.shape)
         y = y + weights["bias"] if "bias" in weights else y
         return y.reshape(*lead, *scale.shape).astype(x.dtype)
     values, own = _rounded(jnp.pad(flat, ((0, -rows % ROWS), (0, 0))).astype(jnp.float32))

@@ -496,6 +496,7 @@ class Engine:
                 place(seeds.astype(np.uint32)),
                 any(row.conversation.options.temperature > 0 for row in rows),
             )
+        said.copy_to_host_async()
         said = np.asarray(said)[seats]
         return said, np.sum(said >= 0, axis=1) == limits[seats]
 

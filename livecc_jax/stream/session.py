@@ -177,6 +177,7 @@ class Dialogue:
                 self._controls,
                 self.options.temperature > 0,
             )
+        said.copy_to_host_async()
         tokens = [int(t) for t in np.asarray(said)[0] if t >= 0]
         cut = len(tokens) == limit
         kept = len(tokens) - cut

@@ -16,6 +16,7 @@ from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.inference import Weights
 from livecc_jax.model.pool import Context, Pool, keep_answers, no_answer, read_turn, say_token
 from livecc_jax.model.qwen2_vl import bind
+from livecc_jax.stream.compiled import LOOPS_IN_GRAPHS, Compiled
 from livecc_jax.stream.sampling import choose, forbid_hasty_silence, greedy, penalize
 from livecc_jax.stream.step import Controls, StopIds, TurnInput
 
@@ -28,7 +29,10 @@ class Places(NamedTuple):
 
 
 @functools.partial(
-    jax.jit, static_argnames=("config", "stop", "limit", "sampled"), donate_argnames=("pool",)
+    Compiled,
+    gpu=LOOPS_IN_GRAPHS,
+    static_argnames=("config", "stop", "limit", "sampled"),
+    donate_argnames=("pool",),
 )
 def take_turns(
     config: ModelConfig,

@@ -126,7 +126,7 @@ def test_over_a_mesh_the_answers_are_the_same(config, params, tokenizer):
     alone = Chooser(config, params, tokenizer, "mrope", Asking(), SMALL)
     mesh = make_mesh(parse_mesh("data=2,fsdp=2,tensor=2"))
     spread = Chooser(config, params, tokenizer, "mrope", Asking(), SMALL, mesh)
-    kernel = spread.weights.layers[0]["qkv"]["kernel"]
+    kernel = spread.weights.layers[0]["qkv"]["rows"]
     assert kernel.addressable_shards[0].data.size == kernel.size // 4
     films = [  # of four rows one has no video
         Shown(film(5, 4, 6, 1), QUESTIONS, [OPTIONS] * 3),

@@ -13,7 +13,10 @@ from livecc_jax.model import attention_one, cache_attention, product_one
 from livecc_jax.model.cache_attention import attend_causal, attend_masked, attend_past, together
 from livecc_jax.model.inference import cut, lay_out
 from livecc_jax.model.kept import narrow, widen
+from livecc_jax.model.product import product
+from livecc_jax.model.product_one import Norm
 from livecc_jax.model.quantize import product8, quantize
+from livecc_jax.model.rope import rotate
 
 
 def test_frames_are_cut_as_on_the_host():
@@ -39,7 +42,7 @@ def plain_cudnn(q, k, v, query_seq_lengths=None, key_value_seq_lengths=None, is_
 
 
 @pytest.mark.parametrize("rows", [1, 3, 5])
-@pytest.mark.parametrize(("queries", "capacity"), [(1, 2048), (1, 96), (6, 96)])
+@pytest.mark.parametrize(("queries", "capacity"), [(1, 1536), (1, 96), (6, 96), (6, 1024)])
 def test_parts_together_are_the_whole(monkeypatch, rows, queries, capacity):
     """However many rows and queries there are, and whether or not cuDNN computes the parts."""
     keys = jax.random.split(jax.random.key(rows), 5)
@@ -63,6 +66,25 @@ def test_parts_together_are_the_whole(monkeypatch, rows, queries, capacity):
         np.testing.assert_allclose(mine, whole, atol=2e-6)
 
 
+@pytest.mark.parametrize("heads", [4, 12])
+def test_a_token_is_rotated_kept_and_attends(heads):
+    """In kernels of its own as step by step; what was kept before stays."""
+    keys = jax.random.split(jax.random.key(heads), 6)
+    q = jax.random.normal(keys[0], (2, 1, heads, 32))
+    k, v = (jax.random.normal(key, (2, 1, 4, 32)) for key in keys[1:3])
+    angles = jax.random.uniform(keys[3], (2, 1, 16), maxval=6.0)
+    kept = tuple(jax.random.normal(key, (2, 192, 4, 32)) for key in keys[4:])
+    length = jnp.array([0, 130])
+    out, (now_k, now_v) = attention_one.keep_and_attend(q, k, v, angles, kept, length, interpret=True)
+    for now, old, new in zip((now_k, now_v), kept, (rotate(k, angles), v)):
+        wanted = np.array(old)
+        wanted[0, 0], wanted[1, 130] = new[:, 0]
+        np.testing.assert_allclose(now, wanted, atol=1e-6)
+    seen = jnp.arange(192) <= length[:, None, None]
+    wanted = attend_masked(rotate(q, angles), now_k, now_v, seen).out
+    np.testing.assert_allclose(out, wanted, atol=2e-6)
+
+
 def test_eight_bits_are_as_near_as_they_can_be():
     """e4m3 keeps three bits of a mantissa: each factor is off by 1/16 at most."""
     rng = np.random.default_rng(0)
@@ -80,17 +102,44 @@ def test_eight_bits_are_as_near_as_they_can_be():
     assert np.median(typical) < 0.04
 
 
-def test_one_token_meets_the_weights_as_they_are_stored():
-    """No rounding of its own beyond theirs; and the GPU's kernel means the same."""
+def linear_maps(rng):
+    """A linear map of 384 inputs and [2, 4, 24] outputs, as decoding may have it."""
+    kernel = jnp.asarray(rng.normal(size=(384, 2, 96)) / 20, jnp.float32)
+    bias = jnp.asarray(rng.normal(size=(2, 96)), jnp.float32)
+    yield {"rows": jnp.moveaxis(kernel, 0, -1), "bias": bias}
+    yield {"rows": jnp.moveaxis(kernel, 0, -1)}
+    yield quantize({"kernel": kernel, "bias": bias})
+    yield quantize({"kernel": kernel})
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("normed", [False, True])
+def test_one_token_by_a_kernel_of_its_own(monkeypatch, gated, normed):
+    """Norm, product, bias, gate and residual in one are what they are one after the other."""
     rng = np.random.default_rng(1)
-    kernel = jnp.asarray(rng.normal(size=(384, 4, 24)), jnp.float32)
-    weights = quantize({"kernel": kernel, "bias": jnp.ones((4, 24))})
+    norm = Norm(jnp.asarray(rng.normal(size=384), jnp.float32), 1e-6) if normed else None
+    x = jnp.asarray(rng.normal(size=(1, 1, 384)), jnp.float32)
+    for weights in linear_maps(rng):
+        for add in (None, jnp.asarray(rng.normal(size=(1, 1, 96) if gated else (1, 1, 2, 96)))):
+            run = functools.partial(product, x, weights, norm=norm, gated=gated, add=add)
+            plain = run()
+            with monkeypatch.context() as patch:
+                patch.setattr(product_one, "usable", lambda *shape: True)
+                interpreted = functools.partial(product_one.times, interpret=True)
+                patch.setattr(product_one, "times", interpreted)
+                one = run()
+            assert one.shape == plain.shape
+            np.testing.assert_allclose(one, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_one_token_meets_weights_of_eight_bits_as_they_are_stored():
+    """No rounding beyond theirs."""
+    rng = np.random.default_rng(1)
+    weights = quantize({"kernel": jnp.asarray(rng.normal(size=(384, 4, 24)), jnp.float32)})
     x = jnp.asarray(rng.normal(size=(1, 1, 384)), jnp.float32)
     wide = np.asarray(weights["kernel8"], np.float64)
-    wanted = wide @ np.asarray(x, np.float64)[0, 0] * np.asarray(weights["scale"]).reshape(-1) + 1
+    wanted = wide @ np.asarray(x, np.float64)[0, 0] * np.asarray(weights["scale"]).reshape(-1)
     np.testing.assert_allclose(product8(x, weights).reshape(-1), wanted, rtol=1e-5, atol=1e-5)
-    by_kernel = product_one.by_kernel(x[0, 0], weights["kernel8"], interpret=True)
-    np.testing.assert_allclose(by_kernel, product_one.times(x[0, 0], weights["kernel8"]), rtol=1e-4)
 
 
 def test_a_vector_in_eight_bits_is_off_by_half_a_step():

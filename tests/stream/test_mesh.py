@@ -31,7 +31,7 @@ def test_one_stream_over_devices(kind):
     assert said == told(model())[0]
     assert len({*said}) > 2
     held = stream._cache if kind is Session else stream._engine._pool
-    for x in (held[0][0], stream_model(stream).weights.layers[0]["qkv"]["kernel"]):
+    for x in (held[0][0], stream_model(stream).weights.layers[0]["qkv"]["rows"]):
         assert x.addressable_shards[0].data.size == x.size // 2
 
 
@@ -71,7 +71,7 @@ def test_an_engines_streams_over_groups_of_devices():
     assert max(map(len, found.values())) > 3
     keys = over._pool[0][0]
     assert keys.addressable_shards[0].data.shape == (2000, 1, CONFIG.text.head_dim)
-    kernel = over.model.weights.layers[0]["qkv"]["kernel"]
+    kernel = over.model.weights.layers[0]["qkv"]["rows"]
     assert kernel.addressable_shards[0].data.size == kernel.size // 2
 
 

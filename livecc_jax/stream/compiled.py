@@ -1,0 +1,42 @@
+"""Compiling the calls of a turn as each platform runs them best."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+# CUDA graphs. By default XLA makes graphs of what is within a loop and has the host start each round,
+# which for one token at a time is a few percent of a turn; with WHILE the loop is in the graph.
+_KINDS = "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,WHILE,CONDITIONAL"
+LOOPS_IN_GRAPHS = {"xla_gpu_enable_command_buffer": _KINDS}
+# A graph is started when all of it is prepared; kernels one by one, as soon as there is one.
+NO_GRAPHS = {"xla_gpu_enable_command_buffer": ""}
+
+
+class Compiled:
+    """`jax.jit` with compiler options for GPUs, decided at the first use; else like what it returns.
+
+    Args:
+        function: what to compile.
+        gpu: compiler options where the default backend is a GPU.
+        options: of `jax.jit`.
+    """
+
+    def __init__(self, function: Callable[..., Any], gpu: dict[str, str], **options: Any) -> None:
+        self._function, self._gpu, self._options = function, gpu, options
+        functools.update_wrapper(self, function)
+
+    @functools.cached_property
+    def _jitted(self) -> Any:
+        gpu = self._gpu if jax.default_backend() == "gpu" else None
+        return jax.jit(self._function, compiler_options=gpu, **self._options)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As of a jitted function."""
+        return self._jitted(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._jitted, name)
