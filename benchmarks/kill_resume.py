@@ -247,7 +247,7 @@ def disturb(
         attempt = run.start(count)
         began = time.time()
         if len(told) == kills:
-            statuses = attempt.end()
+            statuses = [worker.wait() for worker in attempt.workers]
             assert statuses == [0] * count, statuses
             return told
         kind, moment = rng.choice(KINDS), rng.choice(MOMENTS)

@@ -12,8 +12,6 @@ import jax
 # which for one token at a time is a few percent of a turn; with WHILE the loop is in the graph.
 _KINDS = "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,WHILE,CONDITIONAL"
 LOOPS_IN_GRAPHS = {"xla_gpu_enable_command_buffer": _KINDS}
-# A graph is started when all of it is prepared; kernels one by one, as soon as there is one.
-NO_GRAPHS = {"xla_gpu_enable_command_buffer": ""}
 
 
 class Compiled:

@@ -19,7 +19,7 @@ from livecc_jax.model.cache import Cache, append
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.inference import Weights, see
 from livecc_jax.model.qwen2_vl import bind
-from livecc_jax.stream.compiled import LOOPS_IN_GRAPHS, NO_GRAPHS, Compiled
+from livecc_jax.stream.compiled import LOOPS_IN_GRAPHS, Compiled
 from livecc_jax.stream.sampling import choose, forbid_hasty_silence, greedy, penalize
 
 
@@ -64,7 +64,7 @@ class StopIds:
         return self if controlled else dataclasses.replace(self, silence=None)
 
 
-@functools.partial(Compiled, gpu=NO_GRAPHS, static_argnames="config")
+@functools.partial(jax.jit, static_argnames="config")
 def look(config: ModelConfig, weights: Weights, frames: tuple[jax.Array, ...]) -> jax.Array:
     """What the tower makes of the frames of each row, uint8 [F, H, W, 3]: [B, P, D].
 
