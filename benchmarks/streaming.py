@@ -25,10 +25,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from livecc_jax.model import attention_one, product_one
 from livecc_jax.model.cache_attention import attend_causal, attend_masked, attend_past, together
 from livecc_jax.model.inference import see
 from livecc_jax.model.presets import preset
+from livecc_jax.model.product import product
+from livecc_jax.model.quantize import quantize
 from livecc_jax.model.qwen2_vl import abstract_params
+from livecc_jax.model.rope import rotate
 from livecc_jax.stream.engine import DUE, Engine, EngineOptions
 from livecc_jax.stream.options import StreamOptions
 from livecc_jax.stream.prompt import make_prompt
@@ -89,6 +93,40 @@ def check_attention():
         ours = together([attend_past(q, *past, length), turn])
         differs = float(jnp.abs(plain.astype(jnp.float32) - ours.astype(jnp.float32)).max())
         print(f"attention of {queries} queries in parts: {differs:.2e} from the plain one", flush=True)
+
+
+def apart(one, other):
+    """The largest difference, of the largest value."""
+    one, other = (np.asarray(x, np.float32) for x in (one, other))
+    return np.abs(one - other).max() / np.abs(other).max()
+
+
+def check_one_token():
+    """The kernels of one token against what they mean: cache, attention, products."""
+    keys = jax.random.split(jax.random.key(0), 8)
+    q = jax.random.normal(keys[0], (1, 1, 28, 128), jnp.bfloat16)
+    k, v = (jax.random.normal(key, (1, 1, 4, 128), jnp.bfloat16) for key in keys[1:3])
+    angles = jax.random.uniform(keys[3], (1, 1, 64), maxval=6.0)
+    kept = tuple(jax.random.normal(key, (1, 2048, 4, 128), jnp.bfloat16) for key in keys[4:6])
+    length = jnp.array([1500])
+    wanted = [old.at[:, 1500].set(new[:, 0]) for old, new in zip(kept, (rotate(k, angles), v))]
+    seen = jnp.arange(2048) <= length[:, None, None]
+    plain = attend_masked(rotate(q, angles), *wanted, seen).out
+    out, now = jax.jit(attention_one.keep_and_attend, donate_argnums=4)(q, k, v, angles, kept, length)
+    told = [apart(x, y) for x, y in zip((out, *now), (plain, *wanted))]
+    print(
+        f"one token: attention {told[0]:.1e} from the plain one, keys {told[1]:.1e}, values {told[2]:.1e}"
+    )
+    x = jax.random.normal(keys[6], (1, 1, 3584), jnp.bfloat16)
+    kernel = jax.random.normal(keys[7], (3584, 2, 18944), jnp.bfloat16)
+    norm = product_one.Norm(jnp.full((3584,), 1.5, jnp.bfloat16), 1e-6)
+    for weights in ({"rows": jnp.moveaxis(kernel, 0, -1)}, quantize({"kernel": kernel})):
+        run = functools.partial(product, norm=norm, gated=True)
+        many = jnp.broadcast_to(x, (1, 16, 3584))  # not one token, so by other means
+        told = apart(jax.jit(run)(x, weights)[0, 0], jax.jit(run)(many, weights)[0, 0])
+        print(
+            f"one token: a product with {', '.join(weights)} {told:.1e} from the plain one", flush=True
+        )
 
 
 def where_time_goes(label, run, shown=18):
@@ -235,30 +273,41 @@ def many_sessions(model, frames, count, args):
     )  # fmt: skip
 
 
-def live_sessions(model, frames, count, args):
-    """At the wall clock: a turn a second of each, at phases of their own; a tick when a batch waits."""
-    count -= count % args.batch  # whole ticks while the caches fill
-    engine, streams, _ = filled_engine(model, frames, count, args.batch, args)
-    rng = np.random.default_rng(count)
-    began = time.perf_counter() + 0.1
-    due = sorted((began + p, i) for i, p in enumerate(rng.uniform(0, 1, count)))
-    heapq.heapify(due)
-    late, dropped = [], sum(s.lateness.dropped for s in streams)
-    while (now := time.perf_counter()) < began + args.seconds:
-        while due[0][0] <= now:
-            when, i = heapq.heappop(due)
-            streams[i].push(frames[1 + i % 3], captured=when)
-            heapq.heappush(due, (when + 1.0, i))
-        if engine.waiting() >= args.batch:
-            late += [(now, who.lateness.last + DUE) for who, _ in engine.tick()]
-        else:
-            time.sleep(max(0.0, due[0][0] - time.perf_counter()))
-    settled = [x for now, x in late if now > began + 5]
-    dropped = sum(s.lateness.dropped for s in streams) - dropped
-    print(
-        f"{count} sessions live for {args.seconds} s, {args.batch} a tick, from capture to words: "
-        f"{percentiles(settled)}, {len(settled)} turns, {dropped} dropped", flush=True,
-    )  # fmt: skip
+def live_sessions(model, frames, plan, args):
+    """At the wall clock: a turn a second of each, at phases of its own; a tick when half of them wait.
+
+    `plan` is COUNT:SECONDS,...: so many of the engine's conversations go on for so long, one after the
+    other.
+    """
+    plan = [tuple(map(int, part.split(":"))) for part in plan.split(",")]
+    most = max(count for count, _ in plan)
+    most += -most % args.batch  # whole ticks while the caches fill
+    engine, streams, _ = filled_engine(model, frames, most, args.batch, args)
+    for count, length in plan:
+        rng = np.random.default_rng(count)
+        together = min(args.batch, -(-count // 2))
+        dropped = sum(s.lateness.dropped for s in streams)
+        began = time.perf_counter() + 0.1
+        due = sorted((began + p, i) for i, p in enumerate(rng.uniform(0, 1, count)))
+        heapq.heapify(due)
+        late, busy = [], 0.0
+        while (now := time.perf_counter()) < began + length:
+            while due[0][0] <= now:
+                when, i = heapq.heappop(due)
+                streams[i].push(frames[1 + i % 3], captured=when)
+                heapq.heappush(due, (when + 1.0, i))
+            if engine.waiting() >= together:
+                late += [(now, who.lateness.last + DUE) for who, _ in engine.tick()]
+                busy += time.perf_counter() - now
+            else:
+                time.sleep(max(0.0, due[0][0] - time.perf_counter()))
+        settled = [x for now, x in late if now > began + 5]
+        dropped = sum(s.lateness.dropped for s in streams) - dropped
+        print(
+            f"{count} sessions live for {length} s, {together} a tick, from capture to words: "
+            f"{percentiles(settled)}, {len(settled)} turns, {dropped} dropped, "
+            f"busy {busy / length:.0%}", flush=True,
+        )  # fmt: skip
 
 
 def main():
@@ -270,9 +319,8 @@ def main():
     parser.add_argument("--sessions", default="16,32,48")
     parser.add_argument("--fill", type=int, default=20, help="ticks until the caches are full")
     parser.add_argument("--ticks", type=int, default=20)
-    parser.add_argument("--live", default="", help="numbers of sessions at the wall clock")
+    parser.add_argument("--live", default="", help="at the wall clock: sessions:seconds,...")
     parser.add_argument("--batch", type=int, default=16, help="sessions a tick, at the wall clock")
-    parser.add_argument("--seconds", type=int, default=30, help="of wall clock")
     parser.add_argument("--precision", default="weights", help="weights or fp8")
     parser.add_argument("--peer", default="", help="transformers too: streams x turns, say 1x30")
     parser.add_argument("--profile", action="store_true", help="print the busiest kernels too")
@@ -283,6 +331,7 @@ def main():
     print(*facts, time.strftime("%Y-%m-%d"), sep=", ")
     if device.platform == "gpu":
         check_attention()
+        check_one_token()
     flops, bandwidth = machine()
     print(f"measured: {flops / 1e12:.0f} TFLOP/s, {bandwidth / 1e12:.2f} TB/s", flush=True)
     config = preset(args.preset)
@@ -294,12 +343,13 @@ def main():
     parts(model, frames, flops, bandwidth)
     if args.streams:
         one_stream(model, frames, args, theirs)
-    for kind, counts in ((many_sessions, args.sessions), (live_sessions, args.live)):
-        for count in map(int, filter(None, counts.split(","))):
-            try:
-                kind(model, frames, count, args)
-            except jax.errors.JaxRuntimeError as error:
-                print(f"{count} sessions: {str(error).splitlines()[0][:200]}", flush=True)
+    runs = [(many_sessions, int(count)) for count in filter(None, args.sessions.split(","))]
+    runs += [(live_sessions, args.live)] * bool(args.live)
+    for kind, what in runs:
+        try:
+            kind(model, frames, what, args)
+        except jax.errors.JaxRuntimeError as error:
+            print(f"{what} sessions: {str(error).splitlines()[0][:200]}", flush=True)
 
 
 if __name__ == "__main__":
