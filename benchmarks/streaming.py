@@ -114,9 +114,8 @@ def check_one_token():
     plain = attend_masked(rotate(q, angles), *wanted, seen).out
     out, now = jax.jit(attention_one.keep_and_attend, donate_argnums=4)(q, k, v, angles, kept, length)
     told = [apart(x, y) for x, y in zip((out, *now), (plain, *wanted))]
-    print(
-        f"one token: attention {told[0]:.1e} from the plain one, keys {told[1]:.1e}, values {told[2]:.1e}"
-    )
+    parts = zip(("attention", "keys", "values"), told)
+    print("one token, from the plain one:", ", ".join(f"{name} {x:.1e}" for name, x in parts))
     x = jax.random.normal(keys[6], (1, 1, 3584), jnp.bfloat16)
     kernel = jax.random.normal(keys[7], (3584, 2, 18944), jnp.bfloat16)
     norm = product_one.Norm(jnp.full((3584,), 1.5, jnp.bfloat16), 1e-6)
