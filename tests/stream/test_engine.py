@@ -298,6 +298,35 @@ def test_neighbours_change_nothing():
     assert spoken == expected
 
 
+def test_within_one_program_neighbours_change_no_bit():
+    """Keys and values of a stream, in float32, whoever has the other rows and whichever row it has."""
+
+    def kept(row, others):
+        made = engine(SHORT, room=512)
+        kinds = [options(mode, repetition_penalty=1.0 + 0.3 * i) for i, mode in enumerate(others)]
+        kinds.insert(row, options("mrope", max_new_tokens=3))
+        streams = [made.open(QUERY, kind) for kind in kinds]
+        one = streams[row]
+        said = []
+        for turn in range(6):
+            for i, stream in enumerate(streams):
+                stream.push(picture(stream, turn if stream is one else 5 * (i + row) + turn))
+            while made.waiting():
+                spoken = made.tick()
+                assert len(spoken) == len(streams)  # one program, in which every row is somebody
+                said += [turn.tokens for who, turn in spoken if who is one]
+        places = one._memory.places()
+        assert len(places) > 20
+        return said, [np.asarray(x)[places] for layer in made._pool for x in layer]
+
+    modes = ["mrope", "hybrid", "sequential"]
+    (said, one), (again, other) = kept(0, modes), kept(2, modes[::-1])
+    assert said == again
+    assert any(said)
+    for x, y in zip(one, other, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
 def test_few_programs_serve_many_turns():
     before = take_turns._cache_size()
     made = engine(SHORT)
