@@ -95,70 +95,55 @@ def times(
     blocks = outputs // rows
 
     whole = pl.BlockSpec((size,), lambda i: (0,))
-    operands, specs = [x], [whole]
-    if norm is not None:
-        operands.append(norm.scale)
-        specs.append(whole)
-    for half in range(halves):
-        operands.append(matrix)
-        specs.append(pl.BlockSpec((rows, size), lambda i, half=half: (i + half * blocks, 0)))
-    for by_row in (scale, bias):
-        if by_row is not None:
-            operands += [by_row] * halves
-            specs += [
-                pl.BlockSpec((rows,), lambda i, half=half: (i + half * blocks,))
-                for half in range(halves)
-            ]
-    if add is not None:
-        operands.append(add)
-        specs.append(pl.BlockSpec((rows,), lambda i: (i,)))
+    by_row = [pl.BlockSpec((rows,), lambda i, at=half * blocks: (i + at,)) for half in range(halves)]
+    matrices = [
+        pl.BlockSpec((rows, size), lambda i, at=half * blocks: (i + at, 0)) for half in range(halves)
+    ]
+    given = {
+        "x": (x, whole),
+        "matrix": ([matrix] * halves, matrices),
+        "norm": None if norm is None else (norm.scale, whole),
+        "scale": None if scale is None else ([scale] * halves, by_row),
+        "bias": None if bias is None else ([bias] * halves, by_row),
+        "add": None if add is None else (add, by_row[0]),
+    }
+    given = {name: pair for name, pair in given.items() if pair is not None}
 
-    def kernel(*refs) -> None:  # noqa: ANN002
-        refs = list(refs)
-        x_ref = refs.pop(0)
-        norm_ref = refs.pop(0) if norm is not None else None
-        matrices = [refs.pop(0) for _ in range(halves)]
-        scales = [refs.pop(0) for _ in range(halves)] if scale is not None else None
-        biases = [refs.pop(0) for _ in range(halves)] if bias is not None else None
-        add_ref = refs.pop(0) if add is not None else None
-        (out_ref,) = refs
-
+    def kernel(refs: dict, out_ref) -> None:  # noqa: ANN001
         def along(i: jax.Array, carry: tuple) -> tuple:
             totals, squares = carry
             here = pl.ds(i * step, step)
-            part = x_ref[here].astype(jnp.float32)
+            part = refs["x"][here].astype(jnp.float32)
             if norm is not None:
                 # What the norm divides by is one number, and is divided by at the end.
                 squares = squares + part * part
-                part = part * norm_ref[here].astype(jnp.float32)
-            totals = tuple(
-                total + ref[:, here].astype(jnp.float32) * part for total, ref in zip(totals, matrices)
-            )
-            return totals, squares
+                part = part * refs["norm"][here].astype(jnp.float32)
+            found = (ref[:, here].astype(jnp.float32) for ref in refs["matrix"])
+            return [total + some * part for total, some in zip(totals, found)], squares
 
-        none = tuple(jnp.zeros((rows, step), jnp.float32) for _ in range(halves))
+        none = [jnp.zeros((rows, step), jnp.float32)] * halves
         totals, squares = jax.lax.fori_loop(
             0, size // step, along, (none, jnp.zeros((step,), jnp.float32))
         )
         y = [total.sum(axis=1) for total in totals]
         if norm is not None:
             y = [part * jax.lax.rsqrt(squares.sum() / size + norm.eps) for part in y]
-        if scales is not None:
-            y = [part * ref[...] for part, ref in zip(y, scales)]
-        if biases is not None:
-            y = [part + ref[...].astype(jnp.float32) for part, ref in zip(y, biases)]
+        if scale is not None:
+            y = [part * ref[...] for part, ref in zip(y, refs["scale"])]
+        if bias is not None:
+            y = [part + ref[...].astype(jnp.float32) for part, ref in zip(y, refs["bias"])]
         out = y[0] * jax.nn.sigmoid(y[0]) * y[1] if gated else y[0]
-        if add_ref is not None:
-            out = out + add_ref[...].astype(jnp.float32)
+        if add is not None:
+            out = out + refs["add"][...].astype(jnp.float32)
         out_ref[...] = out.astype(out_ref.dtype)
 
     return pl.pallas_call(
         kernel,
         grid=(blocks,),
-        in_specs=specs,
+        in_specs=[{name: spec for name, (_, spec) in given.items()}],
         out_specs=pl.BlockSpec((rows,), lambda i: (i,)),
         out_shape=jax.ShapeDtypeStruct((outputs,), x.dtype),
         compiler_params=triton_of_pallas().CompilerParams(num_warps=warps, num_stages=STAGES),
         interpret=interpret,
         name="product_one",
-    )(*operands)
+    )({name: operand for name, (operand, _) in given.items()})

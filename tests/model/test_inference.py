@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractDevice, AbstractMesh
 
 from livecc_jax.errors import ConfigError
 from livecc_jax.media.pixels import patchify
@@ -130,6 +131,25 @@ def test_one_token_by_a_kernel_of_its_own(monkeypatch, gated, normed):
                 one = run()
             assert one.shape == plain.shape
             np.testing.assert_allclose(one, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_the_kernels_of_one_token_are_made_for_a_gpu():
+    """Lowered for one, which need not be there."""
+    one = AbstractDevice("NVIDIA H100 80GB HBM3", None, "gpu")
+    x, rows = jnp.zeros(384, jnp.bfloat16), jnp.zeros((64, 384), jnp.bfloat16)
+    norm = Norm(x, 1e-6)
+    token = [jnp.zeros((1, 1, heads, 128), jnp.bfloat16) for heads in (28, 4, 4)]
+    kept = (jnp.zeros((1, 2048, 4, 128), jnp.bfloat16),) * 2
+    calls = {
+        "product_one": (functools.partial(product_one.times, norm=norm, gated=True), x, rows),
+        "keep_one": (
+            attention_one.keep_and_attend, *token, jnp.zeros((1, 1, 64)), kept, jnp.array([5])
+        ),
+    }  # fmt: skip
+    with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=one)):
+        for name, (function, *given) in calls.items():
+            text = jax.jit(function).trace(*given).lower(lowering_platforms=("cuda",)).as_text()
+            assert f'name = "{name}"' in text
 
 
 def test_one_token_meets_weights_of_eight_bits_as_they_are_stored():
