@@ -138,8 +138,11 @@ class Chooser:
         self.weights = lay_out(params, spread=(config, mesh) if mesh else None)
         self.dtype = params["text"]["embed"].dtype
         with self._devices():
-            one = jax.ShapeDtypeStruct((1, 1, config.text.heads, config.text.head_dim), self.dtype)
-            self.whole = shapes.whole if fused(one, one) else 0
+            q, k = (
+                jax.ShapeDtypeStruct((self.rows, 1, heads, config.text.head_dim), self.dtype)
+                for heads in (config.text.heads, config.text.kv_heads)
+            )
+            self.whole = shapes.whole if fused(q, k) else 0
 
     def _devices(self) -> contextlib.AbstractContextManager[Any]:
         return jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext()

@@ -8,10 +8,12 @@ parts are put together by the log-sum-exp of their scores (FlashAttention-2, arX
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from livecc_jax.model import attention_cudnn, attention_one
 from livecc_jax.model.attention_layout import layout_in_scope
@@ -30,16 +32,23 @@ class Part(NamedTuple):
 
 
 def fused(q: jax.Array, k: jax.Array) -> bool:
-    """Whether cuDNN can serve: half precision on one GPU of its kind."""
+    """Whether cuDNN can serve: half precision on GPUs of its kind, rows and key heads whole on each."""
     layout = layout_in_scope(("batch", None))
-    if layout.platform != "gpu" or layout.mesh is not None:
-        return False
-    return attention_cudnn.usable(q, k, layout)
+    return (
+        layout.platform == "gpu"
+        and attention_cudnn.usable(q, k, layout)
+        and k.shape[2] % layout.parts(layout.heads) == 0
+        and q.shape[0] % layout.parts(layout.batch) == 0
+    )
 
 
 def served_alone(q: jax.Array, k: jax.Array) -> bool:
-    """Whether each row's queries are one token's and the kernel for that serves, keys [B, C, K, D]."""
-    return fused(q, k) and attention_one.usable(q, k)
+    """Whether each row's queries are one token's, and one device has it all and kernels for that.
+
+    Keys are [B, C, K, D].
+    """
+    alone = layout_in_scope(("batch", None)).mesh is None
+    return alone and fused(q, k) and attention_one.usable(q, k)
 
 
 def attend_past(q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array) -> Part:
@@ -55,7 +64,32 @@ def attend_past(q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array) -> 
     """
     if not fused(q, k):
         return attend_masked(q, k, v, jnp.arange(k.shape[1]) < length[:, None, None])
-    if served_alone(q, k):
+    return _on_own_part(_past, q, k, v, length)
+
+
+def attend_causal(q: jax.Array, k: jax.Array, v: jax.Array) -> Part:
+    """Attention of each query to the keys up to its own; k and v [B, Q, K, D]."""
+    if fused(q, k):
+        return _on_own_part(lambda *qkv: Part(*_cudnn(*qkv, is_causal=True)), q, k, v)
+    return attend_masked(q, k, v, jnp.tril(jnp.ones((1, q.shape[1], q.shape[1]), bool)))
+
+
+def _on_own_part(act: Callable[..., Part], *arrays: jax.Array) -> Part:
+    """`act` by each device of the mesh in scope, with its own rows and heads."""
+    layout = layout_in_scope(("batch", None))
+    if layout.mesh is None:
+        return act(*arrays)
+    by_row = PartitionSpec(layout.batch or None)
+    of_size = PartitionSpec(layout.batch or None, None, layout.heads or None)
+    given = tuple(layout.qkv if x.ndim == 4 else by_row for x in arrays)
+    return jax.shard_map(
+        act, in_specs=given, out_specs=Part(layout.qkv, of_size), check_vma=False
+    )(*arrays)  # fmt: skip
+
+
+def _past(q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array) -> Part:
+    """`attend_past` on one device that cuDNN serves."""
+    if attention_one.usable(q, k):
         return Part(*attention_one.attend_one(q, k, v, length))
     kv = k.shape[2]
     by_key_head = _by_key_head(q, kv)
@@ -67,13 +101,6 @@ def attend_past(q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array) -> 
     else:
         part = _filled(by_key_head, k, v, length)
     return Part(*(_by_query_head(x, q.shape[2]) for x in part))
-
-
-def attend_causal(q: jax.Array, k: jax.Array, v: jax.Array) -> Part:
-    """Attention of each query to the keys up to its own; k and v [B, Q, K, D]."""
-    if fused(q, k):
-        return Part(*_cudnn(q, k, v, is_causal=True))
-    return attend_masked(q, k, v, jnp.tril(jnp.ones((1, q.shape[1], q.shape[1]), bool)))
 
 
 def attend_masked(q: jax.Array, k: jax.Array, v: jax.Array, seen: jax.Array) -> Part:
