@@ -28,6 +28,7 @@ import numpy as np
 from livecc_jax.model import attention_one, product_one
 from livecc_jax.model.cache_attention import attend_causal, attend_masked, attend_past, together
 from livecc_jax.model.inference import see
+from livecc_jax.model.layers import rms_norm
 from livecc_jax.model.presets import preset
 from livecc_jax.model.product import product
 from livecc_jax.model.quantize import quantize
@@ -119,13 +120,16 @@ def check_one_token():
     x = jax.random.normal(keys[6], (1, 1, 3584), jnp.bfloat16)
     kernel = jax.random.normal(keys[7], (3584, 2, 18944), jnp.bfloat16)
     norm = product_one.Norm(jnp.full((3584,), 1.5, jnp.bfloat16), 1e-6)
-    for weights in ({"rows": jnp.moveaxis(kernel, 0, -1)}, quantize({"kernel": kernel})):
-        run = functools.partial(product, norm=norm, gated=True)
-        many = jnp.broadcast_to(x, (1, 16, 3584))  # not one token, so by other means
-        told = apart(jax.jit(run)(x, weights)[0, 0], jax.jit(run)(many, weights)[0, 0])
-        print(
-            f"one token: a product with {', '.join(weights)} {told:.1e} from the plain one", flush=True
-        )
+    rows = jnp.moveaxis(kernel, 0, -1)
+    eight = quantize({"kernel": kernel})
+    wide = eight["kernel8"].astype(jnp.float32).reshape(rows.shape) * eight["scale"][..., None]
+    for name, weights, plain in (("rows", {"rows": rows}, rows), ("eight bits", eight, wide)):
+        one = jax.jit(functools.partial(product, norm=norm, gated=True))(x, weights)
+        y = plain.astype(jnp.float32) @ rms_norm(x[0, 0].astype(jnp.float32), *norm)
+        told.append(apart(one[0, 0], jax.nn.silu(y[0]) * y[1]))
+        print(f"one token, from the plain one: a product of {name} {told[-1]:.1e}", flush=True)
+    if max(told) > 0.02:
+        raise SystemExit("the kernels of one token do not compute what they mean")
 
 
 def where_time_goes(label, run, shown=18):

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from livecc_jax.model import attention_xla
-from livecc_jax.model.attention_layout import Layout
+from livecc_jax.model.attention_layout import Layout, gpu_capability
 
 MAX_SEGMENTS = 32  # of a row, its padding among them; rows with more go through plain XLA
 NARROW_SEGMENTS = 8  # of a vision window (not causal), likewise
@@ -34,14 +34,8 @@ def usable(q: jax.Array, k: jax.Array, layout: Layout) -> bool:
         and q.shape[-1] <= 256
         and q.shape[2] % split == 0
         and local < 2**31  # offsets are int32, in elements
-        and _capability() >= HOPPER
+        and gpu_capability() >= HOPPER
     )
-
-
-@functools.cache
-def _capability() -> float:
-    """Compute capability of the first GPU; 0 when it is not CUDA's."""
-    return float(getattr(jax.local_devices()[0], "compute_capability", 0) or 0)
 
 
 def attend(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -67,6 +68,12 @@ def layout_in_scope(axes: tuple[str, str | None]) -> Layout:
         return Layout(None, platform)
     batch, length = (RULES[axis] if axis else () for axis in axes)
     return Layout(mesh, platform, batch, length, RULES["heads"])
+
+
+@functools.cache
+def gpu_capability() -> float:
+    """Compute capability of the first GPU; 0 when it is not CUDA's."""
+    return float(getattr(jax.local_devices()[0], "compute_capability", 0) or 0)
 
 
 def _default_platform() -> str:

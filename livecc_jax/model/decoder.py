@@ -21,7 +21,7 @@ from livecc_jax.model.rope import rotate, text_angles
 from livecc_jax.parallel.rules import constrain
 
 # (q [B,T,H,D] rotated, k [B,T,K,D] not yet, v [B,T,K,D]) -> (out [B,T,H,D], whatever it wants handed
-# back). Keys come as they are because a context that forgets turns moves what it keeps.
+# back). Keys come as they are because what is kept of them may be rotated later.
 Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
 

@@ -24,7 +24,6 @@ from livecc_jax.model.attention import attend
 from livecc_jax.model.attention_cudnn import usable
 from livecc_jax.model.attention_layout import layout_in_scope
 from livecc_jax.model.config import ModelConfig, TextConfig, VisionConfig
-from livecc_jax.model.decoder import Attend
 from livecc_jax.model.layers import layer_norm, quick_gelu
 from livecc_jax.model.product import product
 from livecc_jax.model.product_one import Norm
@@ -35,6 +34,9 @@ from livecc_jax.model.vision import normalize
 from livecc_jax.parallel.rules import sharding_tree
 
 Attention = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+# (q [B,T,H,D], k [B,T,K,D], v [B,T,K,D]) -> (out [B,T,H,D], whatever it wants handed back). Nothing is
+# rotated: a context that forgets turns moves what it keeps, and one kernel may rotate, keep and attend.
+Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
 
 class Weights(NamedTuple):

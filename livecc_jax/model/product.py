@@ -39,9 +39,9 @@ def product(
     """
     lead = x.shape[: x.ndim - contract]
     if math.prod(lead) == 1 and "kernel" not in weights:
-        outputs = (weights["scale"] if "kernel8" in weights else weights["rows"]).shape
-        outputs = outputs if "kernel8" in weights else outputs[:-contract]
-        if product_one.usable(math.prod(outputs), x.size):
+        eight = "kernel8" in weights
+        outputs = weights["scale"].shape if eight else weights["rows"].shape[:-contract]
+        if product_one.usable(math.prod(outputs), x.size, eight):
             y = product_one.times(
                 x.reshape(-1),
                 weights.get("kernel8", weights.get("rows")).reshape(-1, x.size),

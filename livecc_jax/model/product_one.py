@@ -13,13 +13,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from livecc_jax.model.attention_layout import layout_in_scope
+from livecc_jax.model.attention_layout import gpu_capability, layout_in_scope
 from livecc_jax.model.attention_one import triton_of_pallas
 
 MOST = 8  # the most rows of a matrix that a block takes, of both halves
 STEPS = (512, 256, 128)  # numbers of a row at a time
 
 
+EIGHT_BITS = 8.9  # compute capability from which on a GPU widens e4m3
 STAGES = 4  # loads under way
 
 
@@ -44,14 +45,15 @@ class Norm(NamedTuple):
     eps: float
 
 
-def usable(outputs: int, inputs: int) -> bool:
-    """Whether the kernel serves here, with this jax, for a matrix of this shape."""
+def usable(outputs: int, inputs: int, eight: bool = False) -> bool:
+    """Whether the kernel serves here, with this jax, for a matrix of this shape (and eight bits)."""
     layout = layout_in_scope(("batch", None))
     return (
         layout.platform == "gpu"
         and layout.mesh is None
         and outputs % MOST == 0
         and inputs % STEPS[-1] == 0
+        and (not eight or gpu_capability() >= EIGHT_BITS)
         and triton_of_pallas() is not None
     )
 

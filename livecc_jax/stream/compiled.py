@@ -37,4 +37,6 @@ class Compiled:
         return self._jitted(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "_options" not in self.__dict__:
+            raise AttributeError(name)  # whoever only looks around starts no backend
         return getattr(self._jitted, name)

@@ -174,7 +174,7 @@ def test_the_device_compiled_for_decides():
 
 
 def test_cudnn_is_for_what_it_can_do(monkeypatch):
-    monkeypatch.setattr(attention_cudnn, "_capability", lambda: 9.0)
+    monkeypatch.setattr(attention_cudnn, "gpu_capability", lambda: 9.0)
     layout = Layout(None, "gpu")
 
     def asked(*shape, dtype=jnp.bfloat16):
@@ -186,7 +186,7 @@ def test_cudnn_is_for_what_it_can_do(monkeypatch):
     assert asked(1, 32768, 28, 128, dtype=jnp.float32) == "xla"
     assert asked(1, 64, 4, 12) == "xla"  # heads in eights
     assert asked(32, 32768, 28, 128) == "xla"  # offsets of the last row would not fit int32
-    monkeypatch.setattr(attention_cudnn, "_capability", lambda: 8.0)
+    monkeypatch.setattr(attention_cudnn, "gpu_capability", lambda: 8.0)
     assert asked(1, 32768, 28, 128) == "xla"
 
 
