@@ -277,7 +277,10 @@ def many_sessions(model, frames, count, args):
 
 
 def live_sessions(model, frames, plan, args):
-    """At the wall clock: a turn a second of each, at phases of its own; a tick when half of them wait.
+    """At the wall clock: a turn a second of each, at phases of its own; a tick when enough of them wait.
+
+    Enough is one of `--share`: with 3, a stable engine is through a third of them while the next third
+    comes in, so a turn takes two thirds of a second at most, and a backlog is taken in fuller ticks.
 
     `plan` is COUNT:SECONDS,...: so many of the engine's conversations go on for so long, one after the
     other.
@@ -288,7 +291,7 @@ def live_sessions(model, frames, plan, args):
     engine, streams, _ = filled_engine(model, frames, most, args.batch, args)
     for count, length in plan:
         rng = np.random.default_rng(count)
-        together = min(args.batch, -(-count // 2))
+        together = min(args.batch, -(-count // args.share))
         dropped = sum(s.lateness.dropped for s in streams)
         began = time.perf_counter() + 0.1
         due = sorted((began + p, i) for i, p in enumerate(rng.uniform(0, 1, count)))
@@ -307,8 +310,8 @@ def live_sessions(model, frames, plan, args):
         settled = [x for now, x in late if now > began + 5]
         dropped = sum(s.lateness.dropped for s in streams) - dropped
         print(
-            f"{count} sessions live for {length} s, {together} a tick, from capture to words: "
-            f"{percentiles(settled)}, {len(settled)} turns, {dropped} dropped, "
+            f"{count} sessions live for {length} s, a tick when {together} wait, from capture to "
+            f"words: {percentiles(settled)}, {len(settled)} turns, {dropped} dropped, "
             f"busy {busy / length:.0%}", flush=True,
         )  # fmt: skip
 
@@ -324,6 +327,7 @@ def main():
     parser.add_argument("--ticks", type=int, default=20)
     parser.add_argument("--live", default="", help="at the wall clock: sessions:seconds,...")
     parser.add_argument("--batch", type=int, default=16, help="sessions a tick, at the wall clock")
+    parser.add_argument("--share", type=int, default=3, help="a tick waits for 1 of so many")
     parser.add_argument("--precision", default="weights", help="weights or fp8")
     parser.add_argument("--peer", default="", help="transformers too: streams x turns, say 1x30")
     parser.add_argument("--profile", action="store_true", help="print the busiest kernels too")
