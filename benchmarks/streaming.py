@@ -277,7 +277,7 @@ def many_sessions(model, frames, count, args):
 
 
 def live_sessions(model, frames, plan, args):
-    """At the wall clock: a turn a second of each, at phases of its own; a tick when enough of them wait.
+    """At the wall clock: a turn a second of each, at phases of its own; a tick when enough wait.
 
     Enough is one of `--share`: with 3, a stable engine is through a third of them while the next third
     comes in, so a turn takes two thirds of a second at most, and a backlog is taken in fuller ticks.
