@@ -132,7 +132,15 @@ def together(parts: list[Part]) -> jax.Array:
     """Attention to the keys of all parts, [B, Q, H, D] in q's dtype; no row may see nothing."""
     if len(parts) == 1:
         return parts[0].out
-    return _together(*(jnp.stack(x) for x in zip(*parts))).out
+    # Not stacked first: that would be a copy, and this is one pass over what is there.
+    most = functools.reduce(jnp.maximum, (part.size for part in parts))
+    most = jnp.maximum(most, jnp.finfo(jnp.float32).min)
+    shares = [jnp.exp(part.size - most) for part in parts]
+    total = jnp.maximum(sum(shares), jnp.finfo(jnp.float32).tiny)
+    mixed = sum(
+        part.out.astype(jnp.float32) * (share / total)[..., None] for part, share in zip(parts, shares)
+    )
+    return mixed.astype(parts[0].out.dtype)
 
 
 def _together(out: jax.Array, size: jax.Array) -> Part:
