@@ -27,8 +27,8 @@ _CALLS = re.compile(
 # What neither reads nor writes memory by itself.
 _FREE = (
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call",
-    "after-all", "partition-id", "replica-id", "iota", "copy-done", "async-done", "async-update",
-    "optimization-barrier",
+    "after-all", "partition-id", "replica-id", "iota", "copy-done", "slice-done", "async-done",
+    "async-update", "optimization-barrier",
 )  # fmt: skip
 
 
@@ -220,6 +220,9 @@ def _traffic(op: Instruction, body: dict[str, Instruction], computations: Comput
     if op.opcode == "copy-start":  # its result names both ends
         source = body.get(op.operands[0])
         return sum(_sizes(op.kind, memory_only=True)) if source else 0.0
+    if op.opcode == "slice-start":  # its result names the whole and the slice, often on the chip
+        part, whole = _sizes(op.kind)[2], size(op.operands[0])
+        return part * ((whole > 0) + (result > whole))
     if op.opcode in ("dynamic-slice", "slice", "gather"):
         return 2 * result
     if op.opcode == "dynamic-update-slice":

@@ -129,6 +129,21 @@ def test_collectives_and_memory_are_read_off_a_compiled_program():
     assert least <= program.memory_bytes < 4 * least
 
 
+def test_a_slice_fetched_ahead_counts_what_it_fetches():
+    """As XLA for TPUs writes it: two of the eight parts of an array, one to the chip, one to memory."""
+    text = """HloModule m, is_scheduled=true
+
+ENTRY %main (p: s8[8388608]) -> s8[1048576] {
+  %p = s8[8388608]{0:T(1024)(128)(4,1)} parameter(0)
+  %a = ((s8[8388608]{0}), s8[1048576]{0:S(1)}, s32[]{:S(2)}) slice-start(%p), slice={[0:1048576]}
+  %b = ((s8[8388608]{0}), s8[1048576]{0}, s32[]{:S(2)}) slice-start(%p), slice={[0:1048576]}
+  %c = s8[1048576]{0:T(1024)S(1)} slice-done(%a)
+  ROOT %d = s8[1048576]{0:T(1024)} slice-done(%b)
+}
+"""
+    assert read_program(text, 1).memory_bytes == 3 * 2**20
+
+
 @pytest.mark.parametrize(
     ("groups", "first"),
     [
