@@ -69,6 +69,63 @@ def attend(
     return shard(kernel, q, k, v, ids)[:, :length]
 
 
+def attend_past(
+    q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array, interpret: bool = False
+) -> tuple[jax.Array, jax.Array]:
+    """Attention to the first `length` keys, on one device; scores are never in memory.
+
+    All C keys are gone through.
+
+    Args:
+        q: [B, Q, H, D].
+        k: [B, C, K, D], C a multiple of 128.
+        v: [B, C, K, D].
+        length: int32 [B]; a row of none gives anything, of no weight.
+        interpret: run the kernel's meaning instead, on any device.
+
+    Returns:
+        ([B, Q, H, D], float32 [B, Q, H] logarithm of the sum of exponentials).
+    """
+    count, capacity = q.shape[1], k.shape[1]
+    padded = -(-count // LANES) * LANES
+    mine = _pad((q.astype(jnp.float32) * q.shape[-1] ** -0.5).astype(q.dtype), padded, 0)
+    kernel = _past_kernel(q.shape[2], padded, capacity, interpret)
+    there = (jnp.arange(capacity) < length[:, None]).astype(jnp.int32)
+    ids = splash.SegmentIds(jnp.ones((len(q), padded), jnp.int32), there)
+    mine, k, v = (jnp.swapaxes(x, 1, 2) for x in (mine, k, v))
+    out, (size,) = jax.vmap(kernel)(mine, k, v, ids)
+    out, size = (jnp.swapaxes(x, 1, 2)[:, :count] for x in (out, size))
+    return out, jnp.where((length > 0)[:, None, None], size, -jnp.inf)
+
+
+@functools.lru_cache(maxsize=64)
+def _past_kernel(
+    heads: int, count: int, capacity: int, interpret: bool
+) -> splash.SplashAttentionKernel:
+    """Every query sees every key, but for what segments say."""
+    block_kv = _block(capacity)
+    blocks = splash.BlockSizes(
+        block_q=_block(count), block_kv=block_kv, block_kv_compute=min(block_kv, 512)
+    )
+    mask = masks.MultiHeadMask([masks.FullMask((count, capacity))] * heads)
+    forward, function = mask_info.process_mask(
+        mask, (blocks.block_q, block_kv), head_shards=1, q_seq_shards=1
+    )
+    return splash.SplashAttentionKernel(
+        forward,
+        None,
+        None,
+        block_sizes=blocks,
+        is_mqa=False,
+        save_residuals=True,
+        mask_value=splash.DEFAULT_MASK_VALUE,
+        attn_logits_soft_cap=None,
+        residual_checkpoint_name=None,
+        mask_function=function,
+        interpret=interpret,
+    )
+
+
 def _pad(x: jax.Array, length: int, fill: int) -> jax.Array:
     extra = length - x.shape[1]
     pad = [(0, 0), (0, extra)] + [(0, 0)] * (x.ndim - 2)

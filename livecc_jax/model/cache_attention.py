@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from livecc_jax.model import attention_cudnn, attention_one
+from livecc_jax.model import attention_cudnn, attention_one, attention_splash
 from livecc_jax.model.attention_layout import layout_in_scope
 
 MANY = 4  # rows that keep a device busy, so that full blocks matter more than many of them
@@ -42,6 +42,19 @@ def fused(q: jax.Array, k: jax.Array) -> bool:
     )
 
 
+def blockwise(q: jax.Array, k: jax.Array) -> bool:
+    """Whether splash is for these: queries that fill a block, on TPUs with whole rows and key heads."""
+    layout, lanes = layout_in_scope(("batch", None)), attention_splash.LANES
+    return (
+        layout.platform == "tpu"
+        and q.shape[1] >= lanes
+        and k.shape[1] % lanes == 0
+        and k.shape[3] % lanes == 0
+        and k.shape[2] % layout.parts(layout.heads) == 0
+        and q.shape[0] % layout.parts(layout.batch) == 0
+    )
+
+
 def served_alone(q: jax.Array, k: jax.Array) -> bool:
     """Whether each row's queries are one token's, and one device has it all and kernels for that.
 
@@ -54,7 +67,7 @@ def served_alone(q: jax.Array, k: jax.Array) -> bool:
 def attend_past(q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array) -> Part:
     """Attention to the first `length` keys.
 
-    Where cuDNN serves it costs what is there, not its capacity.
+    Where cuDNN serves it costs what is there, not its capacity; on TPUs scores stay on the chip.
 
     Args:
         q: [B, Q, H, D].
@@ -62,9 +75,11 @@ def attend_past(q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array) -> 
         v: [B, C, K, D].
         length: int32 [B]; a row of none has no weight.
     """
-    if not fused(q, k):
-        return attend_masked(q, k, v, jnp.arange(k.shape[1]) < length[:, None, None])
-    return _on_own_part(_past, q, k, v, length)
+    if fused(q, k):
+        return _on_own_part(_past, q, k, v, length)
+    if blockwise(q, k):
+        return _on_own_part(lambda *given: Part(*attention_splash.attend_past(*given)), q, k, v, length)
+    return attend_masked(q, k, v, jnp.arange(k.shape[1]) < length[:, None, None])
 
 
 def attend_causal(q: jax.Array, k: jax.Array, v: jax.Array) -> Part:

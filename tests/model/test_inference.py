@@ -11,7 +11,7 @@ from jax.sharding import AbstractDevice, AbstractMesh
 
 from livecc_jax.errors import ConfigError
 from livecc_jax.media.pixels import patchify
-from livecc_jax.model import attention_one, cache_attention, product_one
+from livecc_jax.model import attention_one, attention_splash, cache_attention, product_one
 from livecc_jax.model.cache_attention import attend_causal, attend_masked, attend_past, together
 from livecc_jax.model.inference import cut, lay_out
 from livecc_jax.model.kept import narrow, widen
@@ -71,6 +71,19 @@ def test_parts_together_are_the_whole(monkeypatch, rows, queries, capacity):
         with jax.set_mesh(make_mesh(parse_mesh(over))) if over else contextlib.nullcontext():
             run = jax.jit(lambda: together([attend_past(q, *past, length), attend_causal(q, *own)]))
             np.testing.assert_allclose(run(), whole, atol=2e-6)
+
+
+def test_blocks_of_a_past_are_the_whole():
+    """As a TPU goes through it; the first row has none."""
+    keys = jax.random.split(jax.random.key(2), 3)
+    q = jax.random.normal(keys[0], (3, 130, 4, 128))
+    k, v = (jax.random.normal(key, (3, 384, 2, 128)) for key in keys[1:])
+    length = jnp.array([0, 200, 384])
+    out, size = attention_splash.attend_past(q, k, v, length, interpret=True)
+    whole = attend_masked(q, k, v, jnp.arange(384) < length[:, None, None])
+    np.testing.assert_allclose(out[1:], whole.out[1:], atol=2e-6)
+    np.testing.assert_allclose(size, whole.size, atol=2e-6)
+    assert jnp.all(jnp.isfinite(out))  # it is to be multiplied by no weight
 
 
 @pytest.mark.parametrize("heads", [4, 12])
