@@ -39,9 +39,7 @@ def attend(
     length, shards = q.shape[1], layout.parts(layout.length)
     local = -(-length // (shards * LANES)) * LANES  # queries of one device
     padded = local * shards
-    # Scaled in float32: 1 / sqrt(128) has no exact bfloat16.
-    q = (q.astype(jnp.float32) * q.shape[-1] ** -0.5).astype(q.dtype)
-    q, k, v = (_pad(x, padded, 0) for x in (q, k, v))
+    q, k, v = (_pad(x, padded, 0) for x in (_scaled(q), k, v))
     ids = _pad(segment_ids, padded, -1)
     heads = q.shape[2] // layout.parts(layout.heads)
     kernel = _kernel(
@@ -88,7 +86,7 @@ def attend_past(
     """
     count, capacity = q.shape[1], k.shape[1]
     padded = -(-count // LANES) * LANES
-    mine = _pad((q.astype(jnp.float32) * q.shape[-1] ** -0.5).astype(q.dtype), padded, 0)
+    mine = _pad(_scaled(q), padded, 0)
     kernel = _past_kernel(q.shape[2], padded, capacity, interpret)
     there = (jnp.arange(capacity) < length[:, None]).astype(jnp.int32)
     ids = splash.SegmentIds(jnp.ones((len(q), padded), jnp.int32), there)
@@ -111,19 +109,30 @@ def _past_kernel(
     forward, function = mask_info.process_mask(
         mask, (blocks.block_q, block_kv), head_shards=1, q_seq_shards=1
     )
-    return splash.SplashAttentionKernel(
-        forward,
-        None,
-        None,
+    return _made(
+        (forward, None, None),
         block_sizes=blocks,
-        is_mqa=False,
         save_residuals=True,
-        mask_value=splash.DEFAULT_MASK_VALUE,
-        attn_logits_soft_cap=None,
         residual_checkpoint_name=None,
         mask_function=function,
         interpret=interpret,
     )
+
+
+def _made(mask_infos: tuple[Any, Any, Any], **settings: Any) -> splash.SplashAttentionKernel:
+    """A kernel for several heads, of masks forward and, if it is to be differentiated, backward."""
+    return splash.SplashAttentionKernel(
+        *mask_infos,
+        is_mqa=False,
+        mask_value=splash.DEFAULT_MASK_VALUE,
+        attn_logits_soft_cap=None,
+        **settings,
+    )
+
+
+def _scaled(q: jax.Array) -> jax.Array:
+    """Queries as the kernels want them, scaled in float32: 1 / sqrt(128) has no exact bfloat16."""
+    return (q.astype(jnp.float32) * q.shape[-1] ** -0.5).astype(q.dtype)
 
 
 def _pad(x: jax.Array, length: int, fill: int) -> jax.Array:
@@ -164,15 +173,10 @@ def _kernel(
     backward, _ = mask_info.process_mask_dkv(
         heads_mask, (block_q, block_kv), head_shards=1, q_seq_shards=shards
     )
-    return splash.SplashAttentionKernel(
-        forward,
-        forward,
-        backward,
+    return _made(
+        (forward, forward, backward),
         block_sizes=blocks,
-        is_mqa=False,
         save_residuals=False,
-        mask_value=splash.DEFAULT_MASK_VALUE,
-        attn_logits_soft_cap=None,
         residual_checkpoint_name=ATTENTION,
         mask_function=function,
         interpret=interpret,

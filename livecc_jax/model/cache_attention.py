@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from livecc_jax.model import attention_cudnn, attention_one, attention_splash
-from livecc_jax.model.attention_layout import layout_in_scope
+from livecc_jax.model.attention_layout import Layout, layout_in_scope
 
 MANY = 4  # rows that keep a device busy, so that full blocks matter more than many of them
 TILE = 128  # queries that a block of the device takes
@@ -34,12 +34,8 @@ class Part(NamedTuple):
 def fused(q: jax.Array, k: jax.Array) -> bool:
     """Whether cuDNN can serve: half precision on GPUs of its kind, rows and key heads whole on each."""
     layout = layout_in_scope(("batch", None))
-    return (
-        layout.platform == "gpu"
-        and attention_cudnn.usable(q, k, layout)
-        and k.shape[2] % layout.parts(layout.heads) == 0
-        and q.shape[0] % layout.parts(layout.batch) == 0
-    )
+    usable = layout.platform == "gpu" and attention_cudnn.usable(q, k, layout)
+    return usable and _whole(k, layout)
 
 
 def blockwise(q: jax.Array, k: jax.Array) -> bool:
@@ -50,9 +46,14 @@ def blockwise(q: jax.Array, k: jax.Array) -> bool:
         and q.shape[1] >= lanes
         and k.shape[1] % lanes == 0
         and k.shape[3] % lanes == 0
-        and k.shape[2] % layout.parts(layout.heads) == 0
-        and q.shape[0] % layout.parts(layout.batch) == 0
+        and _whole(k, layout)
     )
+
+
+def _whole(k: jax.Array, layout: Layout) -> bool:
+    """Whether each device has whole rows and key heads."""
+    rows, _, heads, _ = k.shape
+    return rows % layout.parts(layout.batch) == 0 and heads % layout.parts(layout.heads) == 0
 
 
 def served_alone(q: jax.Array, k: jax.Array) -> bool:
