@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     from livecc_jax.checkpoints.open import open_checkpoint
     from livecc_jax.errors import ConfigError
     from livecc_jax.media.budget import PixelBudget
-    from livecc_jax.media.ingest import turns
+    from livecc_jax.media.ingest import is_live, turns
     from livecc_jax.stream.commentary import comment
     from livecc_jax.stream.outputs import JsonLines, Srt, WebVtt
     from livecc_jax.stream.rolling import RollingSession
@@ -99,7 +99,8 @@ def run(args: argparse.Namespace) -> int:
 
     latencies = []
     frames = itertools.chain([first] if first else [], watched)
-    for spoken in comment(session, frames, sinks, asked):
+    ahead = args.pace == "fast" and not is_live(args.source)
+    for spoken in comment(session, frames, sinks, asked, ahead=ahead):
         if isinstance(spoken, Answer):
             print(f"{spoken.at:7.1f} ? {spoken.question}\n        > {spoken.text.strip()}", flush=True)
             continue

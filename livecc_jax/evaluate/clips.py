@@ -49,7 +49,7 @@ from livecc_jax.stream.options import StreamOptions
 from livecc_jax.stream.session import ContextFull, Session, StreamModel
 from livecc_jax.text.tokenizer import Tokenizer
 from livecc_jax.timeline.example import StreamExample, microseconds
-from livecc_jax.timeline.turns import OPENING_FRAMES, TURN_FRAMES, stream_prompt
+from livecc_jax.timeline.turns import stream_prompt, turns_of
 from livecc_jax.train.config import ComputeConfig
 
 log = logging.getLogger(__name__)
@@ -193,10 +193,10 @@ class CommentedClips:
         options, start = self._options, clip.reference.start_us
         session = Session(model, options, clip.prompt, offset_us=start)
         turns = []
-        for first in (0, *range(OPENING_FRAMES, len(frames) - 1, TURN_FRAMES)):
-            stop = first + TURN_FRAMES if first else OPENING_FRAMES
+        shown = turns_of(frames)
+        for turn, following in itertools.zip_longest(shown, shown[1:]):
             try:
-                said = session.push(frames[first:stop])
+                said = session.push(turn, following)
             except ContextFull as error:
                 log.warning("%s: the commentary ends early: %s", clip.reference.id, error)
                 break

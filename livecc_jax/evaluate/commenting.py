@@ -8,6 +8,7 @@ before.
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -44,7 +45,7 @@ from livecc_jax.evaluate.watching import frames_of
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.stream.options import StreamOptions
 from livecc_jax.stream.session import ContextFull, Session, SpokenTurn, StreamModel
-from livecc_jax.timeline.turns import OPENING_FRAMES, TURN_FRAMES, stream_prompt, turn_span
+from livecc_jax.timeline.turns import stream_prompt, turn_span, turns_of
 
 log = logging.getLogger(__name__)
 
@@ -199,18 +200,18 @@ def _speak(
 ) -> Iterator[SpokenTurn]:
     prompt, offset = event_prompt(event, prompting), event.source.start_us or 0
     session = Session(model, options, prompt, offset_us=offset)
-    starts = [0, *range(OPENING_FRAMES, len(frames) - 1, TURN_FRAMES)]
-    for number, first in enumerate(starts):
-        stop = OPENING_FRAMES if number == 0 else first + TURN_FRAMES
+    shown, stop = turns_of(frames), 0
+    for number, (turn, following) in enumerate(itertools.zip_longest(shown, shown[1:])):
         if memory is None:
             try:
-                yield session.push(frames[first:stop])
+                yield session.push(turn, following)
             except ContextFull as error:
                 log.warning("%s: the commentary ends early: %s", event.id, error)
                 return
             continue
         # As if each turn were the first of a stream that began a few frames ago.
-        begin = max(0, min(stop, len(frames)) - memory)
+        stop += len(turn)
+        begin = max(0, stop - memory)
         spoken = Session(model, options, prompt).push(frames[begin:stop])
         a, b = turn_span(number)
         yield SpokenTurn(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
 from livecc_jax.model.attention_one import keep_and_attend
-from livecc_jax.model.cache_attention import attend_causal, attend_past, served_alone, together
+from livecc_jax.model.cache_attention import attend_causal, attend_past, attend_turn, served_alone
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.inference import decoder_layer
 from livecc_jax.model.qwen2_vl import Params, Qwen2VL
@@ -86,7 +86,7 @@ def append(
             kept = write(old_k, k), write(old_v, v)
             if q.shape[1] == 1:
                 return attend_past(q, *kept, start + 1).out, kept
-            return together([attend_past(q, *kept, start), attend_causal(q, k, v)]), kept
+            return attend_turn(q, k, v, kept, start), kept
 
         with jax.named_scope(f"layer_{i}"):
             x, kept = decoder_layer(model.config.text, weights, x, attend)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from livecc_jax.model import attention_cudnn, attention_one, attention_splash
+from livecc_jax.model import attention_cudnn, attention_one, attention_prompt, attention_splash
 from livecc_jax.model.attention_layout import Layout, layout_in_scope
 
 MANY = 4  # rows that keep a device busy, so that full blocks matter more than many of them
@@ -65,6 +65,34 @@ def served_alone(q: jax.Array, k: jax.Array) -> bool:
     return alone and fused(q, k) and attention_one.usable(q, k)
 
 
+def attend_turn(
+    q: jax.Array, k: jax.Array, v: jax.Array, past: tuple[jax.Array, jax.Array], length: jax.Array
+) -> jax.Array:
+    """Attention of a prompt to the first `length` keys of the past and, causally, to its own.
+
+    Args:
+        q: [B, Q, H, D].
+        k: [B, Q, K, D].
+        v: [B, Q, K, D].
+        past: keys and values, [B, C, K, D] each, C possibly 0.
+        length: int32 [B] of the past.
+
+    Returns:
+        [B, Q, H, D] in q's dtype.
+    """
+    if not past[0].shape[1]:
+        return attend_causal(q, k, v).out
+    if fused(q, k) and attention_prompt.usable(q, past[0]):
+
+        def act(q: jax.Array, k: jax.Array, v: jax.Array, *past_and_length: jax.Array) -> jax.Array:
+            *past, length = past_and_length
+            parts = attention_prompt.attend_prompt(q, k, v, tuple(past), length)
+            return together([Part(*part) for part in parts])
+
+        return _on_own_part(act, q, k, v, *past, length, whole=True)
+    return together([attend_past(q, *past, length), attend_causal(q, k, v)])
+
+
 def attend_past(q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array) -> Part:
     """Attention to the first `length` keys.
 
@@ -90,16 +118,20 @@ def attend_causal(q: jax.Array, k: jax.Array, v: jax.Array) -> Part:
     return attend_masked(q, k, v, jnp.tril(jnp.ones((1, q.shape[1], q.shape[1]), bool)))
 
 
-def _on_own_part(act: Callable[..., Part], *arrays: jax.Array) -> Part:
-    """`act` by each device of the mesh in scope, with its own rows and heads."""
+def _on_own_part(act: Callable[..., Any], *arrays: jax.Array, whole: bool = False) -> Any:
+    """`act` by each device of the mesh in scope, with its own rows and heads.
+
+    It makes a part; with `whole`, the output alone.
+    """
     layout = layout_in_scope(("batch", None))
     if layout.mesh is None:
         return act(*arrays)
     by_row = PartitionSpec(layout.batch or None)
     of_size = PartitionSpec(layout.batch or None, None, layout.heads or None)
     given = tuple(layout.qkv if x.ndim == 4 else by_row for x in arrays)
+    made = layout.qkv if whole else Part(layout.qkv, of_size)
     return jax.shard_map(
-        act, in_specs=given, out_specs=Part(layout.qkv, of_size), check_vma=False
+        act, in_specs=given, out_specs=made, check_vma=False
     )(*arrays)  # fmt: skip
 
 

@@ -10,7 +10,7 @@ token alone.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -44,7 +44,8 @@ class Weights(NamedTuple):
 
     rest: Params  # what `model.qwen2_vl.bind` takes: all but the layers and the blocks
     layers: list[Params]  # of the decoder
-    blocks: list[Params]  # of the vision tower
+    blocks: list[Params]  # of the vision tower, without what is a vector
+    vectors: Params  # of the tower: norms and biases, those of all blocks together
 
     # A call is begun the sooner, the fewer arrays it is given: hundreds take a millisecond.
     def for_seeing(self) -> Weights:
@@ -53,7 +54,7 @@ class Weights(NamedTuple):
 
     def for_saying(self) -> Weights:
         """Without the tower's blocks."""
-        return self._replace(blocks=[])
+        return self._replace(blocks=[], vectors={})
 
 
 PRECISIONS = ("weights", "fp8")
@@ -109,7 +110,44 @@ def lay_out(
     layers = [_maps(put(_fused(layer), of_layer), of_decoder) for layer in _apart(text["layers"])]
     blocks = _apart(tower["blocks"]) if vision else []
     blocks = [_maps(put(block, of_block), of_tower) for block in blocks]
-    return Weights(put(rest, of_rest), layers, blocks)
+    blocks, vectors = _packed(blocks)
+    of_vectors = axes_of(vectors, axes["vision"]["blocks"]) if axes else None
+    return Weights(put(rest, of_rest), layers, blocks, put(vectors, of_vectors))
+
+
+def axes_of(tree: Params, axes: Params) -> Params:
+    """Of `axes`, those of what is in a tree."""
+    return {k: axes_of(v, axes[k]) if isinstance(v, dict) else axes[k] for k, v in tree.items()}
+
+
+SMALL = "scale", "bias"  # what the tower's vectors are called
+
+
+def _packed(blocks: list[Params]) -> tuple[list[Params], Params]:
+    """Blocks without their norms and biases, and those of all of them in one array each."""
+    if not blocks:
+        return blocks, {}
+
+    def taken(tree: Params, small: bool) -> Params:
+        parts = {k: taken(v, small) if isinstance(v, dict) else v for k, v in tree.items()}
+        return {k: v for k, v in parts.items() if (v if isinstance(v, dict) else (k in SMALL) == small)}
+
+    together = jax.jit(lambda *vectors: jax.tree.map(lambda *x: jnp.stack(x), *vectors))
+    return [taken(b, False) for b in blocks], together(*(taken(b, True) for b in blocks))
+
+
+def _blocks(weights: Weights) -> Iterator[Params]:
+    """The tower's blocks, whole."""
+
+    def joined(block: Params, vectors: Params, i: int) -> Params:
+        parts = {
+            k: joined(block.get(k, {}), v, i) if isinstance(v, dict) else v[i]
+            for k, v in vectors.items()
+        }
+        return block | parts
+
+    for i, block in enumerate(weights.blocks):
+        yield joined(block, weights.vectors, i)
 
 
 def _axes_apart(stacked: Params) -> Params:
@@ -213,7 +251,7 @@ def see(config: ModelConfig, weights: Weights, frames: jax.Array) -> jax.Array:
         x = patches.reshape(batch * count // 2, -1, patches.shape[-1]) @ rest["patch_embed"]
     rows, cols = patch_places(height // PATCH, width // PATCH)
     angles = vision_angles(jnp.asarray(rows), jnp.asarray(cols), sizes.head_dim)[None]
-    for i, block in enumerate(weights.blocks):
+    for i, block in enumerate(_blocks(weights)):
         with jax.named_scope(f"block_{i}"):
             x = _vision_block(sizes, block, x, angles, _attend_all)
     return _merged(rest["merger"], x, (batch, -1, sizes.width * sizes.merge_size**2))
@@ -254,7 +292,7 @@ def see_windows(
         x = normalize(patches, sizes).astype(kernel.dtype) @ kernel
     angles = vision_angles(*places, sizes.head_dim)
     attend = functools.partial(_attend_first, counts=counts)
-    for i, block in enumerate(weights.blocks):
+    for i, block in enumerate(_blocks(weights)):
         with jax.named_scope(f"block_{i}"):
             x = _vision_block(sizes, block, x, angles, attend)
     return _merged(rest["merger"], x, (len(x), -1, sizes.width * sizes.merge_size**2))

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
-from livecc_jax.model.cache_attention import attend_causal, attend_masked, attend_past, together
+from livecc_jax.model.cache_attention import attend_masked, attend_past, attend_turn, together
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.inference import decoder_layer
 from livecc_jax.model.kept import Eight, narrow, widen
@@ -142,17 +142,15 @@ def read_turn(
         ) -> tuple[jax.Array, Any]:
             k, v = k.astype(dtype), v.astype(dtype)
             q, here = rotate(q, new), rotate(k, new)
-            parts = [attend_causal(q, here, v)]
             # The context is written once, rotated on the way.
             past = (
                 rotate(_found(pool_k, context.places, dtype), old),
                 _found(pool_v, context.places, dtype),
             )
-            if past[0].shape[1]:
-                parts.append(attend_past(q, *past, context.length))
+            out = attend_turn(q, here, v, past, context.length)
             unsaid = jnp.zeros((batch, room, *k.shape[2:]), k.dtype)
             own = (jnp.concatenate([x, unsaid], axis=1) for x in (here, v))
-            return together(parts), (
+            return out, (
                 (_stored(pool_k, k, places), _stored(pool_v, v, places)), past, tuple(own),
             )  # fmt: skip
 

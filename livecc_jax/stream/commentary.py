@@ -6,6 +6,7 @@ import collections
 import contextlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from livecc_jax.media.ingest import Turn
 from livecc_jax.stream.outputs import Sink
@@ -20,6 +21,8 @@ def comment(
     turns: Iterable[Turn],
     sinks: Sequence[Sink],
     questions: Sequence[tuple[float, str]] = (),
+    *,
+    ahead: bool = False,
 ) -> Iterator[SpokenTurn | Answer]:
     """Speak turn by turn, writing each to the sinks before it is handed on.
 
@@ -28,6 +31,7 @@ def comment(
         turns: of the source.
         sinks: written to, and closed at the end.
         questions: (seconds of the source, question), each asked once so much has been seen.
+        ahead: read, and see, the next turn while one is spoken; of a source that does not let wait.
 
     Ends when the source does, or, with a warning, when the context is full. Closes the sinks.
     """
@@ -35,9 +39,9 @@ def comment(
         for sink in sinks:
             stack.callback(sink.close)
         left = collections.deque(sorted(questions))
-        for turn in turns:
+        for turn, following in _ahead(turns) if ahead else ((turn, None) for turn in turns):
             try:
-                spoken = session.push(turn.frames)
+                spoken = session.push(turn.frames, following and following.frames)
                 for sink in sinks:
                     sink.write(spoken)
                 yield spoken
@@ -51,3 +55,16 @@ def comment(
                 return
         for at, question in left:
             log.warning("the source ended before %g s: %r was not asked", at, question)
+
+
+def _ahead(turns: Iterable[Turn]) -> Iterator[tuple[Turn, Turn | None]]:
+    """Each turn with the one after it; the one after that is read meanwhile, in another thread."""
+    turns = iter(turns)
+    with ThreadPoolExecutor(1, "turns") as pool:
+        turn, coming = next(turns, None), pool.submit(next, turns, None)
+        while turn is not None:
+            following = coming.result()
+            if following is not None:
+                coming = pool.submit(next, turns, None)
+            yield turn, following
+            turn = following

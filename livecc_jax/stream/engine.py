@@ -171,7 +171,7 @@ class Conversation:
         if captured < self._captured:
             raise MediaError("a turn's frames are older than those of the turn before it")
         self._frame_shape = frames.shape[1:]
-        if self._engine.model.mesh is None:
+        if self._engine.model.mesh is None and not isinstance(frames, jax.Array):
             # On their way to the device at once, while it may be busy with others.
             frames = jax.device_put(frames)
         turn = _Waiting(frames, self._pushed, captured)
@@ -283,6 +283,8 @@ class Engine:
         )
         self._open: dict[int, Conversation] = {}
         self._serial = 0
+        # Frames seen ahead of their tick, seat by seat, and what the tower made of them.
+        self._foreseen: tuple[tuple[np.ndarray | jax.Array, ...], jax.Array | None] = ((), None)
 
     @property
     def free(self) -> int:
@@ -373,44 +375,94 @@ class Engine:
         """Turns that wait."""
         return sum(c.waiting for c in list(self._open.values()))
 
-    def tick(self) -> list[tuple[Conversation, SpokenTurn | Answer | LiveCCError]]:
+    def tick(
+        self, following: jax.Array | None = None
+    ) -> list[tuple[Conversation, SpokenTurn | Answer | LiveCCError]]:
         """Take the most urgent turns, one of each conversation, together.
+
+        Args:
+            following: frames that will be pushed next, the array itself, where no other turn can be in
+                the next tick: they are seen while this one's words are awaited.
 
         Returns:
             What each of them said; or, for a conversation whose next turn does not fit its context or
             the pool, why. That conversation is closed, unless it was a question that does not fit.
         """
         began = self.clock()
-        # Others may push meanwhile, and so drop what waits first.
-        ready = sorted(
-            ((c._waiting[0], c) for c in list(self._open.values()) if c._waiting),
-            key=lambda x: (x[0].captured, x[1]._serial),
-        )
+        chosen = [(c, turn) for c, turn in self._urgent() if c._claim(turn)]
+        if not chosen:
+            return []
+        seen = self._see(chosen)  # under way while prompts are made
         rows: list[Row] = []
-        taken = collections.Counter[int]()  # turns, of each group of devices
         ended: list[tuple[Conversation, SpokenTurn | Answer | LiveCCError]] = []
-        for turn, conversation in ready:
-            # Turns share a program when their frames are as many, of one size.
-            alike = not rows or turn.shape == rows[0].turn.shape
-            full = taken[conversation._shard] == self.options.batch // self.model.shards
-            if full or not alike or not conversation._claim(turn):
-                continue
+        for conversation, turn in chosen:
             try:
                 rows.append(Row(conversation, turn, *self._prepare(conversation, turn)))
-                taken[conversation._shard] += 1
             except (ContextFull, PoolFull) as error:
                 ended.append((conversation, error))
                 if turn.frames is not None:
                     conversation.close()
         if not rows:
             return ended
-        said, cut = self._run(rows)
+        if ended:
+            seen = self._see([(row.conversation, row.turn) for row in rows])
+        said, cut = self._run(rows, seen, following)
         now = self.clock()
         spoken = [
             (row.conversation, self._remember(row, said[i], bool(cut[i]), now - began, now))
             for i, row in enumerate(rows)
         ]
         return [*spoken, *ended]
+
+    def _urgent(self) -> list[tuple[Conversation, _Waiting]]:
+        """The most urgent waiting turn, and those that can be in its tick."""
+        # Others may push meanwhile, and so drop what waits first.
+        ready = sorted(
+            ((c._waiting[0], c) for c in list(self._open.values()) if c._waiting),
+            key=lambda x: (x[0].captured, x[1]._serial),
+        )
+        chosen: list[tuple[Conversation, _Waiting]] = []
+        taken = collections.Counter[int]()  # turns, of each group of devices
+        for turn, conversation in ready:
+            # Turns share a program when their frames are as many, of one size.
+            alike = not chosen or turn.shape == chosen[0][1].shape
+            if alike and taken[conversation._shard] < self.options.batch // self.model.shards:
+                chosen.append((conversation, turn))
+                taken[conversation._shard] += 1
+        return chosen
+
+    def _see(self, chosen: list[tuple[Conversation, _Waiting]]) -> jax.Array | None:
+        """What the tower makes of these turns' frames, each in its seat; None of questions."""
+        if chosen[0][1].frames is None:
+            return None
+        seats, count = self._seated([conversation for conversation, _ in chosen])
+        shown = [chosen[0][1].frames] * count
+        for seat, (_, turn) in zip(seats, chosen):
+            shown[seat] = turn.frames
+        (foreseen, pictures), self._foreseen = self._foreseen, ((), None)
+        if len(foreseen) == count and all(a is b for a, b in zip(shown, foreseen)):
+            return pictures
+        return self._look(tuple(shown))
+
+    def _look(self, shown: tuple[np.ndarray | jax.Array, ...]) -> jax.Array:
+        with self.model.devices():
+            moved = shown if self.model.mesh is None else self.model.place(np.stack(shown))
+            return look(self.model.config, self.model.weights.for_seeing(), moved)
+
+    def _foresee(self, following: jax.Array | None) -> None:
+        """Have the device see the next tick's frames, if they are known, after all it has to do."""
+        shown = () if following is None else (following,)
+        if not shown and len(chosen := self._urgent()) == self.options.batch:
+            # As many as can be, and none that comes later is more urgent.
+            seats, _ = self._seated([conversation for conversation, _ in chosen])
+            by_seat = dict(zip(seats, chosen))
+            shown = tuple(by_seat[seat][1].frames for seat in sorted(by_seat))
+        if shown and shown[0] is not None:
+            self._foreseen = shown, self._look(shown)
+
+    def _seated(self, conversations: list[Conversation]) -> tuple[list[int], int]:
+        shards = [conversation._shard for conversation in conversations]
+        return seated(shards, self.model.shards, self.options.batch)
 
     def _prepare(self, conversation: Conversation, turn: _Waiting) -> tuple[Prompt, np.ndarray]:
         """A turn's prompt, and places for it and its answer."""
@@ -446,11 +498,11 @@ class Engine:
             return self.options.max_answer
         return conversation.options.max_new_tokens
 
-    def _run(self, rows: list[Row]) -> tuple[np.ndarray, np.ndarray]:
+    def _run(
+        self, rows: list[Row], seen: jax.Array | None, following: jax.Array | None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """(said int32 [rows, M], cut bool [rows])."""
-        seats, count = seated(
-            [row.conversation._shard for row in rows], self.model.shards, self.options.batch
-        )
+        seats, count = self._seated([row.conversation for row in rows])
         # Padding rows repeat the first one with no answer to give, and write where nobody reads.
         padded, gathered = [rows[0]] * count, [Remembered(FULL).gather()] * count
         for seat, row in zip(seats, rows):
@@ -474,14 +526,6 @@ class Engine:
         bases = [row.conversation.options.silence_base for row in rows if row.turn.frames is not None]
         place, config, weights = self.model.place, self.model.config, self.model.weights
         with self.model.devices():
-            pictures = None
-            if rows[0].turn.frames is not None:
-                shown = tuple(row.turn.frames for row in padded)
-                pictures = look(
-                    config,
-                    weights.for_seeing(),
-                    shown if self.model.mesh is None else place(np.stack(shown)),
-                )
             said, self._pool = take_turns(
                 config,
                 self.model.stop.watching(bases),
@@ -489,7 +533,7 @@ class Engine:
                 weights.for_saying(),
                 self._pool,
                 place(_stack_contexts(gathered, self.options.room)),
-                place(turn)._replace(pictures=pictures),
+                place(turn)._replace(pictures=seen),
                 place(TurnPlaces(prompts, answers)),
                 place(stack_controls(options)),
                 place(limits),
@@ -497,6 +541,7 @@ class Engine:
                 any(row.conversation.options.temperature > 0 for row in rows),
             )
         said.copy_to_host_async()
+        self._foresee(following)
         said = np.asarray(said)[seats]
         return said, np.sum(said >= 0, axis=1) == limits[seats]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 
 from livecc_jax.errors import LiveCCError
@@ -64,20 +65,28 @@ class RollingSession:
         self._cache_precision = cache_precision
         self._engine: Engine | None = None
         self._conversation: Conversation | None = None
+        # Frames told to follow, and as they are on the device.
+        self._following: tuple[np.ndarray | None, jax.Array | None] = (None, None)
 
     def warm_up(self, size: tuple[int, int]) -> None:
         """Compile everything that this stream will run; arguments as `Session.warm_up`."""
         self._engine = self._make_engine((OPENING_FRAMES, *size))
         self._engine.warm_up(size, self._prompt, self._options)
 
-    def push(self, frames: np.ndarray) -> SpokenTurn:
+    def push(self, frames: np.ndarray, following: np.ndarray | None = None) -> SpokenTurn:
         """Take a turn; arguments and errors as `Session.push`."""
         if self._conversation is None:
             if self._engine is None:
                 self._engine = self._make_engine(frames.shape)
             self._conversation = self._engine.open(self._prompt, self._options, self._offset_us)
-        self._conversation.push(frames)
-        ((_, result),) = self._engine.tick()
+        known, moved = self._following
+        self._conversation.push(moved if known is frames else frames)
+        self._following = (None, None)
+        # What cannot be a turn says so when it is pushed.
+        alike = following is not None and following.shape[1:] == frames.shape[1:]
+        if alike and self._model.mesh is None and len(following) and len(following) % 2 == 0:
+            self._following = following, jax.device_put(following)
+        ((_, result),) = self._engine.tick(self._following[1])
         if isinstance(result, LiveCCError):
             raise result
         return result

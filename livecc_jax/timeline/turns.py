@@ -49,6 +49,12 @@ def turn_span(number: int) -> tuple[int, int]:
     return start, start + TURN_US
 
 
+def turns_of(frames: np.ndarray) -> list[np.ndarray]:
+    """[F, ...] as turns: six frames, then two each; of the last one what there is, two at least."""
+    starts = [0, *range(OPENING_FRAMES, len(frames) - 1, TURN_FRAMES)]
+    return [frames[i : i + (TURN_FRAMES if i else OPENING_FRAMES)] for i in starts]
+
+
 def turn_label(start_us: int, stop_us: int) -> str:
     """The text that opens a user turn, `Time=0.0-3.0s`."""
     return f"Time={start_us / 1e6:.1f}-{stop_us / 1e6:.1f}s"

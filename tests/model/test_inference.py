@@ -7,12 +7,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
 from jax.sharding import AbstractDevice, AbstractMesh
 
 from livecc_jax.errors import ConfigError
 from livecc_jax.media.pixels import patchify
-from livecc_jax.model import attention_one, attention_splash, cache_attention, product_one
-from livecc_jax.model.cache_attention import attend_causal, attend_masked, attend_past, together
+from livecc_jax.model import (
+    attention_one,
+    attention_prompt,
+    attention_splash,
+    cache_attention,
+    product_one,
+)
+from livecc_jax.model.cache_attention import (
+    Part,
+    attend_causal,
+    attend_masked,
+    attend_past,
+    together,
+)
 from livecc_jax.model.inference import cut, lay_out
 from livecc_jax.model.kept import narrow, widen
 from livecc_jax.model.product import product
@@ -84,6 +97,26 @@ def test_blocks_of_a_past_are_the_whole():
     np.testing.assert_allclose(out[1:], whole.out[1:], atol=2e-6)
     np.testing.assert_allclose(size, whole.size, atol=2e-6)
     assert jnp.all(jnp.isfinite(out))  # it is to be multiplied by no weight
+
+
+@pytest.mark.parametrize(
+    ("queries", "heads", "lengths", "parts"),
+    [(70, (1, 1), [100], 3), (10, (2, 1), [0, 128], 2)],
+)
+def test_a_prompt_attends_in_one_kernel(monkeypatch, queries, heads, lengths, parts):
+    """To its past and causally to itself, in parts of which some have no keys for some queries."""
+    monkeypatch.setattr(attention_prompt, "parts_of", lambda *_: parts)
+    monkeypatch.setattr(attention_prompt, "KEYS", 64)
+    keys = jax.random.split(jax.random.key(queries), 5)
+    rows, (h, kv) = len(lengths), heads
+    q = jax.random.normal(keys[0], (rows, queries, h, 64))
+    own = [jax.random.normal(key, (rows, queries, kv, 64)) for key in keys[1:3]]
+    past = tuple(jax.random.normal(key, (rows, 128, kv, 64)) for key in keys[3:])
+    length = jnp.array(lengths)
+    made = attention_prompt.attend_prompt(q, *own, past, length, interpret=InterpretGPUParams())
+    assert len(made) == parts
+    wanted = together([attend_past(q, *past, length), attend_causal(q, *own)])
+    np.testing.assert_allclose(together([Part(*part) for part in made]), wanted, atol=2e-6)
 
 
 @pytest.mark.parametrize("heads", [4, 12])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from test_session import CONFIG, LIMIT, QUERY, SPECIAL, frames, model, options, 
 from livecc_jax.errors import ConfigError, LiveCCError, MediaError
 from livecc_jax.media.pixels import patch_places, patchify
 from livecc_jax.model.qwen2_vl import bind
+from livecc_jax.stream import engine as engine_module
 from livecc_jax.stream.engine import Engine, EngineOptions, SlotsFull
 from livecc_jax.stream.places import PoolFull
 from livecc_jax.stream.retention import FULL, Retention
@@ -274,6 +276,34 @@ def test_one_stream_without_an_end():
         RollingSession(model(), options("mrope"), retention=FULL).push(frames(0))
 
 
+def test_seeing_ahead_changes_nothing(monkeypatch):
+    """The tower sees each tick's frames once, ahead of it where they are known, and in their seats."""
+    seen = []
+    see = engine_module.look
+    monkeypatch.setattr(engine_module, "look", lambda *args: seen.append(args) or see(*args))
+    stream = RollingSession(model(), options("mrope"), QUERY, retention=SHORT)
+    shown = [frames(i) for i in range(8)]
+    said = [stream.push(a, b).tokens for a, b in itertools.zip_longest(shown, shown[1:])]
+    assert said == alone(8, retention=SHORT)
+    assert len(seen) == 8 + 8
+
+    expected = alone(3), alone(3, start=5)
+    crowd = engine(batch=2, waiting=3)
+    pair = [crowd.open(QUERY, options("mrope")) for _ in range(2)]
+    for stream, start in zip(pair, (0, 5)):
+        for turn in range(3):
+            stream.push(picture(stream, start + turn))
+    seen.clear()
+    for turn in range(2):
+        told = {who: spoken.tokens for who, spoken in crowd.tick()}
+        assert [told[stream] for stream in pair] == [tokens[turn] for tokens in expected]
+    assert len(seen) == 3
+    pair[0].close()  # whose frames have been seen for nothing
+    ((who, spoken),) = crowd.tick()
+    assert (who, spoken.tokens) == (pair[1], expected[1][2])
+    assert len(seen) == 4
+
+
 def test_neighbours_change_nothing():
     """Conversations of different ages, modes, limits and penalties share ticks; and come and go."""
     kinds = [
@@ -343,11 +373,12 @@ def test_few_programs_serve_many_turns():
 def test_an_engine_warms_up_every_number_of_rows(monkeypatch):
     made, seen = engine(SHORT, slots=3), []
 
-    def run(rows):
+    def run(rows, *_):
         seen.append((len(rows), rows[0].turn.shape[:1]))
         return np.full((len(rows), LIMIT), -1), np.zeros(len(rows), bool)
 
     monkeypatch.setattr(made, "_run", run)
+    monkeypatch.setattr(made, "_see", lambda chosen: None)
     made.warm_up((56, 84), QUERY, options("mrope"))
     assert made.free == 4000
     assert {*seen} == {(rows, kind) for rows in (1, 2, 3) for kind in ((6,), (2,), ())}
@@ -375,13 +406,14 @@ def come_and_go(monkeypatch, script):
     made = engine(SHORT, slots=3, pool=500)
     rng = np.random.default_rng(0)
 
-    def run(rows):
+    def run(rows, *_):
         said = np.full((len(rows), LIMIT), -1)
         for row in said:
             row[: rng.integers(0, LIMIT + 1)] = rng.integers(5, 20)
         return said, (said >= 0).all(axis=1)
 
     monkeypatch.setattr(made, "_run", run)
+    monkeypatch.setattr(made, "_see", lambda chosen: None)
     streams = {}
     for name, action in script:
         held = name in streams

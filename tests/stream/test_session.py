@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -169,6 +170,24 @@ def test_hybrid_says_what_the_released_system_says():
     # The other modes keep a cut turn's last token, so they part from it after the first.
     other = Session(model(), options("mrope"), QUERY)
     assert [list(other.push(frames(i)).tokens) for i in range(3)][2] != expected[2]
+
+
+def test_seeing_ahead_changes_nothing(monkeypatch):
+    """Frames told to follow are seen once, before they are pushed; others are forgotten."""
+    shown = [frames(i) for i in range(TURNS)]
+    plain = Session(model(), options("mrope"), QUERY)
+    expected = [plain.push(turn).tokens for turn in shown]
+    seen = []
+    see = session_module.look
+    monkeypatch.setattr(session_module, "look", lambda *args: seen.append(args) or see(*args))
+    stream = Session(model(), options("mrope"), QUERY)
+    said = [stream.push(a, b).tokens for a, b in itertools.zip_longest(shown, shown[1:])]
+    assert said == expected
+    assert len(seen) == TURNS
+    stream = Session(model(), options("mrope"), QUERY)
+    others = [shown[2], shown[2][:1], None]  # another turn, no turn at all, none
+    assert [stream.push(a, b).tokens for a, b in zip(shown, others)] == expected[:3]
+    assert len(seen) == TURNS + 4
 
 
 @pytest.mark.parametrize("mode", ["mrope", "sequential"])

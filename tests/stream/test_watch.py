@@ -53,13 +53,13 @@ def clips(tmp_path_factory):
 def watch(**changes):
     made = engine(**({"pool": 8000} | changes))
 
-    def run(rows):
+    def run(rows, *_):
         said = np.full((len(rows), LIMIT), -1)
         for row, (_, turn, *_) in zip(said, rows):
             row[: turn.number % 3] = words(turn.number)
         return said, np.zeros(len(rows), bool)
 
-    made._run = run
+    made._run, made._see = run, lambda chosen: None
     return Watch(made)
 
 

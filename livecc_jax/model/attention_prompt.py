@@ -1,0 +1,317 @@
+"""Attention of a prompt to what is remembered and to itself, in one kernel (GPUs of Hopper's kind).
+
+FlashAttention-3 (arXiv 2407.08608): two groups of warps multiply and take exponentials in turns, a
+third one fetches keys and values. What is particular here: the query heads of a key head are its
+queries, so that blocks are full and each key is fetched once for all of them; a past is cut into parts
+that are attended to side by side, as a prompt alone has too few blocks for the device; and the prompt's
+own keys are one more part. After jax's own kernel for whole sequences
+(`jax.experimental.pallas.ops.gpu.attention_mgpu`, Apache 2.0), which knows neither lengths nor parts.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from livecc_jax.model.attention_layout import gpu_capability
+
+HOPPER = 9.0  # and no other: later ones have no `wgmma`
+GROUP = 64  # queries of a group of warps
+BLOCK = 2 * GROUP  # queries of a block of the device
+KEYS = 128  # at a time
+STAGES = 2  # of them fetched ahead
+PROCESSORS = 132  # of an H100 or H200
+MOST_PARTS = 8  # of a past
+OVERHEAD = 4.4  # what starting and ending a part costs, in blocks of keys (measured: 7 us of 1.6)
+LOG2_E = math.log2(math.e)
+LEAST = -1e30  # a score that weighs nothing, and can be subtracted from itself
+
+
+@functools.cache
+def mosaic() -> Any:
+    """Pallas for Mosaic GPU, or None: later versions of jax may leave it out."""
+    try:
+        from jax.experimental.pallas import mosaic_gpu
+    except ImportError:
+        return None
+    return mosaic_gpu
+
+
+def usable(q: jax.Array, k: jax.Array) -> bool:
+    """Whether the kernel serves these on one device of the kind there is.
+
+    q is [B, Q, H, D], k [B, C, K, D].
+    """
+    return (
+        q.dtype == k.dtype
+        and q.dtype in (jnp.bfloat16, jnp.float16)
+        and q.shape[-1] in (64, 128)
+        and q.shape[1] > 1
+        and k.shape[1] % KEYS == 0
+        and gpu_capability() == HOPPER
+        and mosaic() is not None
+    )
+
+
+def parts_of(blocks: int, keys: int) -> int:
+    """In how many parts keys are attended to, for so many blocks of queries."""
+
+    def cost(parts: int) -> float:
+        rounds = -(-blocks * parts // PROCESSORS)
+        return rounds * (keys / KEYS / parts + OVERHEAD)
+
+    return min(range(1, MOST_PARTS + 1), key=cost)
+
+
+def attend_prompt(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    past: tuple[jax.Array, jax.Array],
+    length: jax.Array,
+    interpret: Any = None,
+) -> list[tuple[jax.Array, jax.Array]]:
+    """Attention to the first `length` keys of the past, and of each query to new keys up to its own.
+
+    Args:
+        q: [B, Q, H, D].
+        k: [B, Q, K, D].
+        v: [B, Q, K, D].
+        past: keys and values, [B, C, K, D] each.
+        length: int32 [B] of the past.
+        interpret: run the kernel's meaning instead, on any device.
+
+    Returns:
+        Parts to be put together: [B, Q, H, D] in q's dtype, and float32 [B, Q, H] logarithms of the
+        sums of exponentials, very small ones for a part of no keys.
+    """
+    batch, queries, heads, size = q.shape
+    kv, capacity = k.shape[2], past[0].shape[1]
+    group = heads // kv
+    rows = queries * group
+    folded = q.reshape(batch, queries, kv, group, size).transpose(0, 2, 1, 3, 4)
+    folded = folded.reshape(batch, kv, rows, size)
+    tiles = -(-rows // BLOCK)
+    parts = parts_of(tiles * kv * batch, capacity // 2 + queries)
+    out, weight = _run(folded, k, v, *past, length, group, parts, interpret)
+    out = out[..., :rows, :].reshape(parts, batch, kv, queries, group, size).transpose(0, 1, 3, 2, 4, 5)
+    weight = weight[..., :rows].reshape(parts, batch, kv, queries, group).transpose(0, 1, 3, 2, 4)
+    shape = batch, queries, heads
+    return [(out[i].reshape(*shape, size), weight[i].reshape(shape)) for i in range(parts)]
+
+
+# A function of its own in the program, the same for every layer: else each would be compiled.
+@functools.partial(jax.jit, static_argnames=("group", "parts", "interpret"))
+def _run(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    old_k: jax.Array,
+    old_v: jax.Array,
+    length: jax.Array,
+    group: int,
+    parts: int,
+    interpret: Any,
+) -> tuple[jax.Array, jax.Array]:
+    """([P, B, K, Q * H / K, D], float32 [P, B, K, that and up to a whole block])."""
+    from jax.experimental import pallas as pl
+
+    gpu = mosaic()
+    batch, kv, rows, size = q.shape
+    tiles = -(-rows // BLOCK)
+    q = jnp.pad(q, ((0, 0), (0, 0), (0, -rows % BLOCK), (0, 0)))
+    k, v = (jnp.pad(x, ((0, 0), (0, -x.shape[1] % KEYS), (0, 0), (0, 0))) for x in (k, v))
+    scale = size**-0.5 * LOG2_E
+    # Interpreted, there are no layouts of registers, nor products of them.
+    laid = (lambda x, layout: x) if interpret else gpu.layout_cast
+    number = (
+        lax.broadcasted_iota
+        if interpret
+        else functools.partial(gpu.broadcasted_iota, layout=gpu.Layout.WGMMA)
+    )
+
+    def kernel(q_ref, k_ref, v_ref, old_k_ref, old_v_ref, length_ref, out_ref, weight_ref, scoped):  # noqa: ANN001, ANN202
+        row, head = lax.axis_index("row"), lax.axis_index("head")
+        part, tile = lax.axis_index("part"), lax.axis_index("tile")
+        who = lax.axis_index("who")
+        (q_smem, k_smem, v_smem, weight_smem), (k_there, v_there, q_there), gone, turn = scoped
+        k_gone, v_gone = gone
+        # Blocks of keys, first the past's and then the prompt's own up to the tile's last query; this
+        # part's of them, and how many of those need no mask.
+        there = length_ref[row]
+        old = lax.div(there + KEYS - 1, jnp.int32(KEYS))
+        last = lax.div(jnp.minimum((tile + 1) * BLOCK, rows) - 1, jnp.int32(group))
+        blocks = old + lax.div(last, jnp.int32(KEYS)) + 1
+        each = lax.div(blocks + parts - 1, jnp.int32(parts))
+        first = part * each
+        steps = jnp.clip(blocks - first, 0, each)
+        whole = jnp.clip(lax.div(there, jnp.int32(KEYS)) - first, 0, steps)
+
+        def pass_turn() -> None:
+            gpu.barrier_arrive(turn)
+            gpu.barrier_wait(turn)
+
+        @pl.when(who < 2)
+        def _() -> None:
+            gpu.set_max_registers(232, action="increase")
+            mine, my_weight = q_smem.at[who], weight_smem.at[who]
+            begin = tile * BLOCK + who * GROUP
+            gpu.copy_gmem_to_smem(q_ref.at[row, head, pl.ds(begin, GROUP)], mine, q_there.at[who])
+            gpu.barrier_wait(q_there.at[who])
+            vector = gpu.Layout.WGMMA.reduce(1)
+            most = laid(jnp.full((GROUP,), LEAST, jnp.float32), vector)
+            total = laid(jnp.zeros((GROUP,), jnp.float32), vector)
+            acc = laid(jnp.zeros((GROUP, size), jnp.float32), gpu.Layout.WGMMA)
+
+            @pl.when(steps > 0)
+            def _() -> None:
+                gpu.barrier_wait(k_there.at[0])
+
+            pl.when(who == 1)(pass_turn)
+
+            def step(i: jax.Array, carry: tuple, masked: bool) -> tuple:
+                acc, most, total = carry
+                slot = lax.rem(i, jnp.int32(STAGES))
+
+                def score(acc_ref):  # noqa: ANN001, ANN202
+                    gpu.wgmma(acc_ref, mine, k_smem.at[slot].transpose((1, 0)))
+                    pass_turn()
+                    return acc_ref[...]
+
+                if interpret:
+                    scores = jnp.dot(mine[...], k_smem[slot].T, preferred_element_type=jnp.float32)
+                    pass_turn()
+                else:
+                    scores = pl.run_scoped(score, gpu.ACC((GROUP, KEYS), jnp.float32))
+                gpu.barrier_arrive(k_gone.at[slot])
+                if masked:
+                    # A key's number times `group` against a query's own: no division.
+                    query, key = (number(jnp.int32, (GROUP, KEYS), i) for i in (0, 1))
+                    block = first + i
+                    own = block >= old
+                    key = (key + jnp.where(own, block - old, block) * KEYS) * group
+                    of_own, of_past = jnp.where(own, 1, 0), jnp.where(own, 0, there * group)
+                    bound = of_own * (query + begin + 1) + of_past
+                    scores = jnp.where(key < bound, scores, -jnp.inf)
+                higher = jnp.maximum(most, scores.max(axis=1) * scale)
+                fade = jnp.exp2(most - higher)
+                p = jnp.exp2(scores * scale - lax.broadcast_in_dim(higher, scores.shape, [0]))
+                acc *= lax.broadcast_in_dim(fade, acc.shape, [0])
+                total *= fade
+                p16 = p.astype(q.dtype)
+                total += p.sum(axis=1)
+                acc, total, higher, p16 = lax.optimization_barrier((acc, total, higher, p16))
+                gpu.barrier_arrive(turn)
+                gpu.barrier_wait(v_there.at[slot])
+                gpu.barrier_wait(turn)
+
+                def await_following() -> None:
+                    following = i + 1
+
+                    @pl.when(following < steps)
+                    def _() -> None:
+                        gpu.barrier_wait(k_there.at[lax.rem(following, jnp.int32(STAGES))])
+
+                def mix(acc_ref) -> None:  # noqa: ANN001
+                    gpu.wgmma(acc_ref, p16, v_smem.at[slot])
+                    await_following()
+
+                if interpret:
+                    acc += jnp.dot(p16, v_smem[slot], preferred_element_type=jnp.float32)
+                    await_following()
+                else:
+                    acc = pl.run_state(mix)(gpu.ACC.init(acc))
+                gpu.barrier_arrive(v_gone.at[slot])
+                return acc, higher, total
+
+            carry = acc, most, total
+            carry = lax.fori_loop(0, whole, functools.partial(step, masked=False), carry)
+            carry = lax.fori_loop(whole, steps, functools.partial(step, masked=True), carry)
+            acc, most, total = carry
+            pl.when(who == 0)(pass_turn)
+            some = jnp.maximum(total, 1e-37)  # of no keys: nothing, of very little weight
+            acc /= lax.broadcast_in_dim(some, acc.shape, [0])
+            mine[...] = acc.astype(q.dtype)
+            my_weight[...] = most / LOG2_E + jnp.log(some)
+            gpu.commit_smem()
+            gpu.copy_smem_to_gmem(mine, out_ref.at[part, row, head, pl.ds(begin, GROUP)])
+            gpu.copy_smem_to_gmem(my_weight, weight_ref.at[part, row, head, pl.ds(begin, GROUP)])
+            gpu.wait_smem_to_gmem(0)
+
+        @pl.when(who == 2)
+        def _() -> None:
+            gpu.set_max_registers(40, action="decrease")
+
+            def fetch(i: jax.Array, what: str) -> None:
+                block = first + i
+                slot = lax.rem(i, jnp.int32(STAGES))
+                to, there, new, kept = {
+                    "k": (k_smem, k_there, k_ref, old_k_ref), "v": (v_smem, v_there, v_ref, old_v_ref)
+                }[what]  # fmt: skip
+
+                @pl.when(block < old)
+                def _() -> None:
+                    keys = row, pl.ds(block * KEYS, KEYS), head
+                    gpu.copy_gmem_to_smem(kept.at[keys], to.at[slot], there.at[slot])
+
+                @pl.when(block >= old)
+                def _() -> None:
+                    keys = row, pl.ds((block - old) * KEYS, KEYS), head
+                    gpu.copy_gmem_to_smem(new.at[keys], to.at[slot], there.at[slot])
+
+            @pl.loop(0, jnp.minimum(steps, STAGES))
+            def _(i: jax.Array) -> None:
+                fetch(i, "k")
+                fetch(i, "v")
+
+            @pl.loop(STAGES, jnp.maximum(steps, STAGES))
+            def _(i: jax.Array) -> None:
+                slot = lax.rem(i, jnp.int32(STAGES))
+                gpu.barrier_wait(k_gone.at[slot])
+                fetch(i, "k")
+                gpu.barrier_wait(v_gone.at[slot])
+                fetch(i, "v")
+
+    def entry(*refs) -> None:  # noqa: ANN002
+        transforms = gpu.TilingTransform((8, 128 // q.dtype.itemsize)), gpu.SwizzleTransform(128)
+
+        def tiled(*shape: int) -> Any:
+            return gpu.SMEM(shape, q.dtype, transforms=transforms)
+
+        pl.run_scoped(
+            lambda *scoped: kernel(*refs, scoped),
+            [
+                tiled(2, GROUP, size),
+                tiled(STAGES, KEYS, size),
+                tiled(STAGES, KEYS, size),
+                gpu.SMEM((2, GROUP), jnp.float32),
+            ],
+            (
+                gpu.Barrier(num_barriers=STAGES),
+                gpu.Barrier(num_barriers=STAGES),
+                gpu.Barrier(num_barriers=2),
+            ),
+            (gpu.Barrier(num_arrivals=2, num_barriers=STAGES),) * 2,
+            gpu.Barrier(num_arrivals=2),
+            collective_axes="who",
+        )
+
+    return gpu.kernel(
+        entry,
+        out_type=[
+            jax.ShapeDtypeStruct((parts, *q.shape), q.dtype),
+            jax.ShapeDtypeStruct((parts, batch, kv, tiles * BLOCK), jnp.float32),
+        ],
+        # Side by side run blocks of one part, which read the same keys.
+        grid=(batch, kv, parts, tiles),
+        grid_names=("row", "head", "part", "tile"),
+        num_threads=3,
+        thread_name="who",
+        compiler_params=gpu.CompilerParams(approx_math=True),
+        interpret=interpret,
+    )(q, k, v, old_k, old_v, length)
