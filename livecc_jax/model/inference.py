@@ -10,6 +10,7 @@ token alone.
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -44,8 +45,8 @@ class Weights(NamedTuple):
 
     rest: Params  # what `model.qwen2_vl.bind` takes: all but the layers and the blocks
     layers: list[Params]  # of the decoder
-    blocks: list[Params]  # of the vision tower, without what is a vector
-    vectors: Params  # of the tower: norms and biases, those of all blocks together
+    blocks: list[Params]  # of the vision tower, without their norms
+    norms: Params  # of the tower's blocks, stacked
 
     # A call is begun the sooner, the fewer arrays it is given: hundreds take a millisecond.
     def for_seeing(self) -> Weights:
@@ -54,10 +55,11 @@ class Weights(NamedTuple):
 
     def for_saying(self) -> Weights:
         """Without the tower's blocks."""
-        return self._replace(blocks=[], vectors={})
+        return self._replace(blocks=[], norms={})
 
 
 PRECISIONS = ("weights", "fp8")
+NORMS = "norm1", "norm2"  # of a block of the tower: in elementwise work, where a slice costs nothing
 
 # Logical axes of a decoder layer as it lies here; `parallel.rules` has the mesh's.
 LAYER_AXES: Params = {
@@ -110,44 +112,10 @@ def lay_out(
     layers = [_maps(put(_fused(layer), of_layer), of_decoder) for layer in _apart(text["layers"])]
     blocks = _apart(tower["blocks"]) if vision else []
     blocks = [_maps(put(block, of_block), of_tower) for block in blocks]
-    blocks, vectors = _packed(blocks)
-    of_vectors = axes_of(vectors, axes["vision"]["blocks"]) if axes else None
-    return Weights(put(rest, of_rest), layers, blocks, put(vectors, of_vectors))
-
-
-def axes_of(tree: Params, axes: Params) -> Params:
-    """Of `axes`, those of what is in a tree."""
-    return {k: axes_of(v, axes[k]) if isinstance(v, dict) else axes[k] for k, v in tree.items()}
-
-
-SMALL = "scale", "bias"  # what the tower's vectors are called
-
-
-def _packed(blocks: list[Params]) -> tuple[list[Params], Params]:
-    """Blocks without their norms and biases, and those of all of them in one array each."""
-    if not blocks:
-        return blocks, {}
-
-    def taken(tree: Params, small: bool) -> Params:
-        parts = {k: taken(v, small) if isinstance(v, dict) else v for k, v in tree.items()}
-        return {k: v for k, v in parts.items() if (v if isinstance(v, dict) else (k in SMALL) == small)}
-
-    together = jax.jit(lambda *vectors: jax.tree.map(lambda *x: jnp.stack(x), *vectors))
-    return [taken(b, False) for b in blocks], together(*(taken(b, True) for b in blocks))
-
-
-def _blocks(weights: Weights) -> Iterator[Params]:
-    """The tower's blocks, whole."""
-
-    def joined(block: Params, vectors: Params, i: int) -> Params:
-        parts = {
-            k: joined(block.get(k, {}), v, i) if isinstance(v, dict) else v[i]
-            for k, v in vectors.items()
-        }
-        return block | parts
-
-    for i, block in enumerate(weights.blocks):
-        yield joined(block, weights.vectors, i)
+    norms = {k: tower["blocks"][k] for k in NORMS if vision}
+    of_norms = {k: axes["vision"]["blocks"][k] for k in norms} if axes else None
+    blocks = [{k: v for k, v in block.items() if k not in NORMS} for block in blocks]
+    return Weights(put(rest, of_rest), layers, blocks, put(norms, of_norms))
 
 
 def _axes_apart(stacked: Params) -> Params:
@@ -261,6 +229,12 @@ def _merged(merger: Params, x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     with jax.named_scope("merger"):
         x = layer_norm(x, **merger["norm"]).reshape(shape)
         return product(jax.nn.gelu(product(x, merger["fc1"]), approximate=False), merger["fc2"])
+
+
+def _blocks(weights: Weights) -> Iterator[Params]:
+    """The tower's blocks, whole."""
+    for i, block in enumerate(weights.blocks):
+        yield block | jax.tree.map(operator.itemgetter(i), weights.norms)
 
 
 def cut(frames: jax.Array) -> jax.Array:

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from livecc_jax.errors import ConfigError
 from livecc_jax.model.config import ModelConfig
-from livecc_jax.model.inference import LAYER_AXES, Weights, axes_of, lay_out
+from livecc_jax.model.inference import LAYER_AXES, Weights, lay_out
 from livecc_jax.model.pool import POOL_AXES, Context
 from livecc_jax.model.qwen2_vl import abstract_params, logical_axes
 from livecc_jax.parallel.mesh import AXES, MeshConfig, make_mesh, resolve, slice_of
@@ -214,8 +214,8 @@ def abstract_weights(config: ModelConfig, mesh: Mesh, dtype: Any) -> Weights:
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), abstract_params(config))
     shapes: Weights = jax.eval_shape(lay_out, params)
     axes = logical_axes(config)
-    of_blocks = axes["vision"]["blocks"]
-    of_block = jax.tree.map(lambda a: a[1:], of_blocks, is_leaf=lambda a: isinstance(a, tuple))
+    stacked = axes["vision"]["blocks"]
+    of_block = jax.tree.map(lambda a: a[1:], stacked, is_leaf=lambda a: isinstance(a, tuple))
     of_rest = {k: {name: axes[k][name] for name in v} for k, v in shapes.rest.items()}
 
     def placed(tree: Any, axes: Any) -> Any:
@@ -228,8 +228,8 @@ def abstract_weights(config: ModelConfig, mesh: Mesh, dtype: Any) -> Weights:
     return Weights(
         placed(shapes.rest, of_rest),
         [placed(layer, LAYER_AXES) for layer in shapes.layers],
-        [placed(block, axes_of(block, of_block)) for block in shapes.blocks],
-        placed(shapes.vectors, axes_of(shapes.vectors, of_blocks)),
+        [placed(block, {k: of_block[k] for k in block}) for block in shapes.blocks],
+        placed(shapes.norms, {k: stacked[k] for k in shapes.norms}),
     )
 
 
