@@ -63,8 +63,11 @@ def _ahead(turns: Iterable[Turn]) -> Iterator[tuple[Turn, Turn | None]]:
     with ThreadPoolExecutor(1, "turns") as pool:
         turn, coming = next(turns, None), pool.submit(next, turns, None)
         while turn is not None:
-            following = coming.result()
+            failure = coming.exception()
+            following = None if failure else coming.result()
             if following is not None:
                 coming = pool.submit(next, turns, None)
             yield turn, following
+            if failure:  # once all that was read before has been spoken of
+                raise failure
             turn = following

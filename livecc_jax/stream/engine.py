@@ -452,8 +452,10 @@ class Engine:
     def _foresee(self, following: jax.Array | None) -> None:
         """Have the device see the next tick's frames, if they are known, after all it has to do."""
         shown = () if following is None else (following,)
-        if not shown and len(chosen := self._urgent()) == self.options.batch:
-            # As many as can be, and none that comes later is more urgent.
+        chosen = [] if shown else self._urgent()
+        # As many as can be, none that comes later is more urgent, and none is dropped for the next one.
+        full = len(chosen) == self.options.batch
+        if full and all(c.waiting < self.options.waiting for c, _ in chosen):
             seats, _ = self._seated([conversation for conversation, _ in chosen])
             by_seat = dict(zip(seats, chosen))
             shown = tuple(by_seat[seat][1].frames for seat in sorted(by_seat))

@@ -24,6 +24,7 @@ from livecc_jax.model.cache_attention import (
     attend_causal,
     attend_masked,
     attend_past,
+    attend_turn,
     together,
 )
 from livecc_jax.model.inference import cut, lay_out
@@ -57,6 +58,13 @@ def plain_cudnn(q, k, v, query_seq_lengths=None, key_value_seq_lengths=None, is_
     return out, jax.nn.logsumexp(scores, axis=-1).swapaxes(1, 2)
 
 
+def plain_prompt(q, k, v, past, length):
+    """What the kernel of a prompt computes, by definition: parts to be put together."""
+    seen = jnp.arange(past[0].shape[1]) < length[:, None, None]
+    own = jnp.tril(jnp.ones((1, q.shape[1], q.shape[1]), bool))
+    return [attend_masked(q, *past, seen), attend_masked(q, k, v, own)]
+
+
 @pytest.mark.parametrize(
     ("rows", "queries", "capacity"),
     [(1, 1, 1536), (4, 1, 1536), (3, 1, 96), (1, 6, 96), (4, 6, 96), (3, 6, 1024), (1, 6, 1024)],
@@ -78,12 +86,19 @@ def test_parts_together_are_the_whole(monkeypatch, rows, queries, capacity):
     monkeypatch.setattr(cache_attention, "_cudnn", plain_cudnn)
     interpreted = functools.partial(attention_one.attend_one, interpret=True)
     monkeypatch.setattr(cache_attention.attention_one, "attend_one", interpreted)
+    monkeypatch.setattr(attention_prompt, "attend_prompt", plain_prompt)
     splits = {1: "tensor=4", 3: None, 4: "data=4,tensor=2"}
     for by_cudnn, over in ((False, None), (True, None), (True, splits[rows])):
         monkeypatch.setattr(cache_attention, "fused", lambda q, k, by_cudnn=by_cudnn: by_cudnn)
         with jax.set_mesh(make_mesh(parse_mesh(over))) if over else contextlib.nullcontext():
             run = jax.jit(lambda: together([attend_past(q, *past, length), attend_causal(q, *own)]))
             np.testing.assert_allclose(run(), whole, atol=2e-6)
+            for in_one in (False, True):
+                monkeypatch.setattr(
+                    attention_prompt, "usable", lambda *_, usable=in_one and by_cudnn: usable
+                )
+                run = jax.jit(lambda: attend_turn(q, *own, tuple(past), length))
+                np.testing.assert_allclose(run(), whole, atol=2e-6)
 
 
 def test_blocks_of_a_past_are_the_whole():

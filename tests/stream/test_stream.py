@@ -386,15 +386,18 @@ class Failing:
 class SaysNumbers:
     """A session whose words are known."""
 
-    turns = 0
+    turns, told = 0, None
 
-    def push(self, frames):
+    def push(self, frames, following=None):
+        assert self.told is None or frames is self.told
+        self.told = following
         start, stop = turn_span(self.turns)
         self.turns += 1
         return SpokenTurn(start / 1e6, stop / 1e6, f"turn {self.turns} ...", (7,), False, 0.02)
 
 
-def test_sinks_are_complete_and_closed_however_a_stream_ends(tmp_path):
+@pytest.mark.parametrize("ahead", [False, True])
+def test_sinks_are_complete_and_closed_however_a_stream_ends(tmp_path, ahead):
     """Each turn is in each file when it is handed on; a broken source or an early leave closes them."""
 
     def sinks(name):
@@ -406,7 +409,7 @@ def test_sinks_are_complete_and_closed_however_a_stream_ends(tmp_path):
         raise MediaError("the camera is gone")
 
     made, texts = sinks("broken")
-    stream = comment(SaysNumbers(), broken(), [Failing(), *made])
+    stream = comment(SaysNumbers(), broken(), [Failing(), *made], ahead=ahead)
     for n in (1, 2):
         next(stream)
         lines, vtt, srt = texts()
@@ -419,10 +422,14 @@ def test_sinks_are_complete_and_closed_however_a_stream_ends(tmp_path):
     assert all(sink._file.closed for sink in made)
 
     made, _ = sinks("left")
-    stream = comment(SaysNumbers(), (Turn(panned(i)) for i in range(9)), made)
+    session = SaysNumbers()
+    stream = comment(session, (Turn(panned(i)) for i in range(9)), made, ahead=ahead)
     next(stream)
+    assert (session.told is not None) == ahead
     stream.close()
     assert all(sink._file.closed for sink in made)
+    few = (Turn(panned(i)) for i in range(4))
+    assert len([*comment(SaysNumbers(), few, [], ahead=ahead)]) == 4
 
 
 CUE = r"(\d\d+):([0-5]\d):([0-5]\d)[.,](\d{3})"
