@@ -55,7 +55,16 @@ def usable(q: jax.Array, k: jax.Array) -> bool:
         and k.shape[1] % KEYS == 0
         and gpu_capability() == HOPPER
         and mosaic() is not None
+        and not _miscompiled()
     )
+
+
+@functools.cache
+def _miscompiled() -> bool:
+    """Whether this is a CUDA whose assembler gets masks like ours wrong, as jax's own kernel has it."""
+    from jax._src.lib import cuda_versions
+
+    return cuda_versions is not None and 12080 <= cuda_versions.cuda_runtime_get_version() < 12091
 
 
 def parts_of(blocks: int, keys: int) -> int:
