@@ -138,12 +138,12 @@ def _conclude(summary: dict, out: Path, clip: Path) -> None:
         ("words nobody expected", str(summary["words_not_expected"])),
         ("words in a silent second", f"{summary['words_in_silence']} "
                                      f"(in {summary['silent_turns']} silent turns)"),
-        ("from frames to words", f"{summary['latency_ms']:.0f} ms a turn (median)"),
+        ("to words, frames seen ahead", f"{summary['latency_ms']:.0f} ms a turn (median)"),
         ("time", ", ".join(f"{name} {s:.0f} s" for name, s in seconds.items())),
     ]  # fmt: skip
     print()
     for name, value in rows:
-        print(f"  {name:<26} {value}")
+        print(f"  {name:<28} {value}")
     print(
         f"""
   {out}/commentary.vtt       subtitles to show beside {clip}

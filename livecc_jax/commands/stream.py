@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
         ms = 1000 * np.array(latencies[2:])  # the first two turns may compile
         print(
             f"{len(latencies)} turns; after the first two, {np.median(ms):.0f} ms a turn "
-            f"(median), {ms.max():.0f} ms at most"
+            f"(median), {ms.max():.0f} ms at most" + ", their frames seen ahead" * ahead
         )
     return 0
 

@@ -11,6 +11,7 @@ own keys are one more part. After jax's own kernel for whole sequences
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from typing import Any
 
@@ -34,12 +35,12 @@ LEAST = -1e30  # a score that weighs nothing, and can be subtracted from itself
 
 @functools.cache
 def mosaic() -> Any:
-    """Pallas for Mosaic GPU, or None: later versions of jax may leave it out."""
+    """Pallas for Mosaic GPU, or None where jax lacks it or has it in another form."""
     try:
         from jax.experimental.pallas import mosaic_gpu
     except ImportError:
         return None
-    return mosaic_gpu
+    return mosaic_gpu if "out_type" in inspect.signature(mosaic_gpu.kernel).parameters else None
 
 
 def usable(q: jax.Array, k: jax.Array) -> bool:
@@ -62,8 +63,10 @@ def usable(q: jax.Array, k: jax.Array) -> bool:
 @functools.cache
 def _miscompiled() -> bool:
     """Whether this is a CUDA whose assembler gets masks like ours wrong, as jax's own kernel has it."""
-    from jax._src.lib import cuda_versions
-
+    try:
+        from jax._src.lib import cuda_versions
+    except ImportError:
+        return False
     return cuda_versions is not None and 12080 <= cuda_versions.cuda_runtime_get_version() < 12091
 
 

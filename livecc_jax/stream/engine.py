@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import logging
 import math
 import threading
 import time
@@ -39,6 +40,8 @@ from livecc_jax.stream.step import look
 from livecc_jax.stream.tick import Places as TurnPlaces
 from livecc_jax.stream.tick import take_turns
 from livecc_jax.timeline.turns import OPENING_FRAMES, TURN_FRAMES, turn_label, turn_span
+
+log = logging.getLogger(__name__)
 
 DUE = 1.0  # seconds after its last frame that a turn's words should be out
 SMALLEST_CONTEXT = 512
@@ -376,7 +379,7 @@ class Engine:
         return sum(c.waiting for c in list(self._open.values()))
 
     def tick(
-        self, following: jax.Array | None = None
+        self, following: np.ndarray | jax.Array | None = None
     ) -> list[tuple[Conversation, SpokenTurn | Answer | LiveCCError]]:
         """Take the most urgent turns, one of each conversation, together.
 
@@ -389,7 +392,7 @@ class Engine:
             the pool, why. That conversation is closed, unless it was a question that does not fit.
         """
         began = self.clock()
-        chosen = [(c, turn) for c, turn in self._urgent() if c._claim(turn)]
+        chosen = self._urgent(claim=True)
         if not chosen:
             return []
         seen = self._see(chosen)  # under way while prompts are made
@@ -414,8 +417,8 @@ class Engine:
         ]
         return [*spoken, *ended]
 
-    def _urgent(self) -> list[tuple[Conversation, _Waiting]]:
-        """The most urgent waiting turn, and those that can be in its tick."""
+    def _urgent(self, claim: bool = False) -> list[tuple[Conversation, _Waiting]]:
+        """The most urgent waiting turn and those that can be in its tick, claimed or only looked up."""
         # Others may push meanwhile, and so drop what waits first.
         ready = sorted(
             ((c._waiting[0], c) for c in list(self._open.values()) if c._waiting),
@@ -426,7 +429,8 @@ class Engine:
         for turn, conversation in ready:
             # Turns share a program when their frames are as many, of one size.
             alike = not chosen or turn.shape == chosen[0][1].shape
-            if alike and taken[conversation._shard] < self.options.batch // self.model.shards:
+            full = taken[conversation._shard] == self.options.batch // self.model.shards
+            if alike and not full and not (claim and not conversation._claim(turn)):
                 chosen.append((conversation, turn))
                 taken[conversation._shard] += 1
         return chosen
@@ -449,18 +453,21 @@ class Engine:
             moved = shown if self.model.mesh is None else self.model.place(np.stack(shown))
             return look(self.model.config, self.model.weights.for_seeing(), moved)
 
-    def _foresee(self, following: jax.Array | None) -> None:
+    def _foresee(self, following: np.ndarray | jax.Array | None) -> None:
         """Have the device see the next tick's frames, if they are known, after all it has to do."""
         shown = () if following is None else (following,)
         chosen = [] if shown else self._urgent()
-        # As many as can be, none that comes later is more urgent, and none is dropped for the next one.
+        # As many as can be, so that what comes later is less urgent; and the next push drops none.
         full = len(chosen) == self.options.batch
         if full and all(c.waiting < self.options.waiting for c, _ in chosen):
             seats, _ = self._seated([conversation for conversation, _ in chosen])
             by_seat = dict(zip(seats, chosen))
             shown = tuple(by_seat[seat][1].frames for seat in sorted(by_seat))
         if shown and shown[0] is not None:
-            self._foreseen = shown, self._look(shown)
+            try:
+                self._foreseen = shown, self._look(shown)
+            except jax.errors.JaxRuntimeError as error:  # the tick that needs it will say so itself
+                log.warning("the next frames could not be seen ahead: %s", error)
 
     def _seated(self, conversations: list[Conversation]) -> tuple[list[int], int]:
         shards = [conversation._shard for conversation in conversations]
@@ -501,7 +508,7 @@ class Engine:
         return conversation.options.max_new_tokens
 
     def _run(
-        self, rows: list[Row], seen: jax.Array | None, following: jax.Array | None
+        self, rows: list[Row], seen: jax.Array | None, following: np.ndarray | jax.Array | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """(said int32 [rows, M], cut bool [rows])."""
         seats, count = self._seated([row.conversation for row in rows])

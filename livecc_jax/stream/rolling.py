@@ -10,7 +10,7 @@ from livecc_jax.media.pixels import PATCH
 from livecc_jax.stream.engine import Conversation, Engine, EngineOptions
 from livecc_jax.stream.options import StreamOptions
 from livecc_jax.stream.retention import ROLLING, Retention
-from livecc_jax.stream.session import MAX_ANSWER, Answer, SpokenTurn, StreamModel
+from livecc_jax.stream.session import MAX_ANSWER, Answer, SpokenTurn, StreamModel, can_follow
 from livecc_jax.timeline.chat import Visual
 from livecc_jax.timeline.turns import OPENING_FRAMES
 
@@ -66,7 +66,7 @@ class RollingSession:
         self._engine: Engine | None = None
         self._conversation: Conversation | None = None
         # Frames told to follow, and as they are on the device.
-        self._following: tuple[np.ndarray | None, jax.Array | None] = (None, None)
+        self._following: tuple[np.ndarray | None, np.ndarray | jax.Array | None] = (None, None)
 
     def warm_up(self, size: tuple[int, int]) -> None:
         """Compile everything that this stream will run; arguments as `Session.warm_up`."""
@@ -82,10 +82,9 @@ class RollingSession:
         known, moved = self._following
         self._conversation.push(moved if known is frames else frames)
         self._following = (None, None)
-        # What cannot be a turn says so when it is pushed.
-        alike = following is not None and following.shape[1:] == frames.shape[1:]
-        if alike and self._model.mesh is None and len(following) and len(following) % 2 == 0:
-            self._following = following, jax.device_put(following)
+        if can_follow(following, frames):
+            moved = following if self._model.mesh else jax.device_put(following)
+            self._following = following, moved
         ((_, result),) = self._engine.tick(self._following[1])
         if isinstance(result, LiveCCError):
             raise result

@@ -10,6 +10,7 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ class SpokenTurn:
     text: str  # as decoded, with its closing ` ...`
     tokens: tuple[int, ...]  # as shown, without end-of-sequence ids
     cut: bool  # the token limit ended it
-    latency: float  # seconds from frames in to words out
+    latency: float  # seconds from `push` to words: of frames seen ahead, without the tower
 
     @property
     def words(self) -> str:
@@ -67,6 +68,8 @@ class Answer:
     cut: bool  # the token limit ended it
     latency: float  # seconds from question to answer
 
+
+log = logging.getLogger(__name__)
 
 MAX_ANSWER = 128  # tokens
 LATE_TURN = 1_000_000  # after eleven days: a time label as long as they get
@@ -222,6 +225,16 @@ class Dialogue:
             self._cache = grow_cache(self._cache, capacity)
 
 
+def can_follow(frames: np.ndarray | None, before: np.ndarray) -> bool:
+    """Whether frames can be a turn after others; what cannot says so when it is pushed."""
+    return (
+        frames is not None
+        and frames.shape[1:] == before.shape[1:]
+        and len(frames) > 0
+        and len(frames) % 2 == 0
+    )
+
+
 def _first_key(seed: int) -> jax.Array:
     return jax.random.split(jax.random.key(seed), 1)
 
@@ -255,8 +268,8 @@ class Session(Dialogue):
             frames: uint8 [F, H, W, 3] RGB at the size the budget gives (sides multiples of 28), F even:
                 6 to open, 2 for each later second.
             following: the next turn's frames if they are there already, the very array that will be
-                pushed next: the device sees them as soon as it has nothing else to do, so that turns
-                as fast as possible follow each other without a pause.
+                pushed next, and not written to until then: the device sees them as soon as it has
+                nothing else to do, so that turns as fast as possible follow each other without a pause.
 
         Raises:
             MediaError: frames of another size than before, or an odd number of them.
@@ -269,7 +282,7 @@ class Session(Dialogue):
             turn,
             self.options.max_new_tokens,
             self.options.silence_base,
-            functools.partial(self._look_ahead, following, frames.shape[1:]),
+            functools.partial(self._look_ahead, following if can_follow(following, frames) else None),
         )
         self.turns += 1
         self._frame_shape = frames.shape[1:]
@@ -333,10 +346,13 @@ class Session(Dialogue):
             moved = frames if self.model.mesh else jax.device_put(frames)
             return look(self.model.config, self.model.weights.for_seeing(), (moved,))
 
-    def _look_ahead(self, frames: np.ndarray | None, size: tuple[int, ...]) -> None:
-        # What cannot be a turn says so when it is pushed.
-        if frames is not None and frames.shape[1:] == size and len(frames) and len(frames) % 2 == 0:
+    def _look_ahead(self, frames: np.ndarray | None) -> None:
+        if frames is None:
+            return
+        try:
             self._seen_ahead = frames, self._look(frames)
+        except jax.errors.JaxRuntimeError as error:  # the turn that needs it will say so itself
+            log.warning("the next frames could not be seen ahead: %s", error)
 
     def _prompt(self, frames: np.ndarray | None, label: str, text: str) -> Prompt:
         return make_prompt(

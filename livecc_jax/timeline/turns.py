@@ -50,7 +50,7 @@ def turn_span(number: int) -> tuple[int, int]:
 
 
 def turns_of(frames: np.ndarray) -> list[np.ndarray]:
-    """[F, ...] as turns: six frames, then two each; of the last one what there is, two at least."""
+    """[F, ...] as turns: six frames, or all there are, then two each; an odd last one is dropped."""
     starts = [0, *range(OPENING_FRAMES, len(frames) - 1, TURN_FRAMES)]
     return [frames[i : i + (TURN_FRAMES if i else OPENING_FRAMES)] for i in starts]
 

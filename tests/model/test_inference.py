@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
 from jax.sharding import AbstractDevice, AbstractMesh
 
 from livecc_jax.errors import ConfigError
@@ -120,6 +119,8 @@ def test_blocks_of_a_past_are_the_whole():
 )
 def test_a_prompt_attends_in_one_kernel(monkeypatch, queries, heads, lengths, parts):
     """To its past and causally to itself, in parts of which some have no keys for some queries."""
+    from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
+
     monkeypatch.setattr(attention_prompt, "parts_of", lambda *_: parts)
     monkeypatch.setattr(attention_prompt, "KEYS", 64)
     keys = jax.random.split(jax.random.key(queries), 5)
