@@ -172,7 +172,7 @@ def test_hybrid_says_what_the_released_system_says():
     assert [list(other.push(frames(i)).tokens) for i in range(3)][2] != expected[2]
 
 
-def test_seeing_ahead_changes_nothing(monkeypatch):
+def test_seeing_ahead_changes_nothing(monkeypatch, caplog):
     """Frames told to follow are seen once, before they are pushed; others are forgotten."""
     shown = [frames(i) for i in range(TURNS)]
     plain = Session(model(), options("mrope"), QUERY)
@@ -188,6 +188,19 @@ def test_seeing_ahead_changes_nothing(monkeypatch):
     others = [shown[2], shown[2][:1], None]  # another turn, no turn at all, none
     assert [stream.push(a, b).tokens for a, b in zip(shown, others)] == expected[:3]
     assert len(seen) == TURNS + 4
+    # One that fails is logged and tried again when its turn has come.
+    calls = itertools.count()
+
+    def failing(*args):
+        if next(calls) == 1:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no memory")
+        return see(*args)
+
+    monkeypatch.setattr(session_module, "look", failing)
+    stream = Session(model(), options("mrope"), QUERY)
+    said = [stream.push(a, b).tokens for a, b in itertools.zip_longest(shown, shown[1:])]
+    assert said == expected
+    assert "could not be seen ahead: RESOURCE_EXHAUSTED" in caplog.text
 
 
 @pytest.mark.parametrize("mode", ["mrope", "sequential"])
