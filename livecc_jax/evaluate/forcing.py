@@ -23,7 +23,6 @@ from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.inference import Weights
 from livecc_jax.model.qwen2_vl import bind
 from livecc_jax.stream.session import StreamModel
-from livecc_jax.stream.step import look
 from livecc_jax.text.tokenizer import Tokenizer
 from livecc_jax.timeline.chat import stream_conversation
 from livecc_jax.timeline.positions import token_positions
@@ -167,7 +166,7 @@ def _pictures(model: StreamModel, frames: np.ndarray, chunk: int) -> jax.Array:
         group = frames[first : first + OPENING_FRAMES]
         short = OPENING_FRAMES - len(group)
         group = np.concatenate([group, np.repeat(group[-1:], short, axis=0)])
-        merged = look(model.config, model.weights.for_seeing(), (group,))
+        merged = model.look((group,))
         to = first // 2 * pair + np.arange(merged.shape[1], dtype=np.int32)
         seen = place(seen, merged, np.where(to < total, to, most)[None])
     return seen

@@ -2,9 +2,9 @@
 
 FlashAttention-3 (arXiv 2407.08608): two groups of warps multiply and take exponentials in turns, a
 third one fetches keys and values. What is particular here: the query heads of a key head are its
-queries, so that blocks are full and each key is fetched once for all of them; a past is cut into parts
-that are attended to side by side, as a prompt alone has too few blocks for the device; and the prompt's
-own keys are one more part. After jax's own kernel for whole sequences
+queries, so that blocks are full and each key is fetched once for all of them; the prompt's own keys
+come after the past's; and all are cut into parts that are attended to side by side, as a prompt alone
+has too few blocks for the device. After jax's own kernel for whole sequences
 (`jax.experimental.pallas.ops.gpu.attention_mgpu`, Apache 2.0), which knows neither lengths nor parts.
 """
 
@@ -19,18 +19,18 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from livecc_jax.model.attention_cudnn import HOPPER
 from livecc_jax.model.attention_layout import gpu_capability
+from livecc_jax.model.attention_one import LEAST
 
-HOPPER = 9.0  # and no other: later ones have no `wgmma`
 GROUP = 64  # queries of a group of warps
 BLOCK = 2 * GROUP  # queries of a block of the device
 KEYS = 128  # at a time
 STAGES = 2  # of them fetched ahead
 PROCESSORS = 132  # of an H100 or H200
-MOST_PARTS = 8  # of a past
+MOST_PARTS = 8  # of the keys
 OVERHEAD = 4.4  # what starting and ending a part costs, in blocks of keys (measured: 7 us of 1.6)
 LOG2_E = math.log2(math.e)
-LEAST = -1e30  # a score that weighs nothing, and can be subtracted from itself
 
 
 @functools.cache
@@ -54,7 +54,7 @@ def usable(q: jax.Array, k: jax.Array) -> bool:
         and q.shape[-1] in (64, 128)
         and q.shape[1] > 1
         and k.shape[1] % KEYS == 0
-        and gpu_capability() == HOPPER
+        and gpu_capability() == HOPPER  # later ones have no `wgmma`
         and mosaic() is not None
         and not _miscompiled()
     )

@@ -14,7 +14,7 @@ from livecc_jax.media.shown import Shown
 from livecc_jax.stream.options import StreamOptions
 from livecc_jax.stream.prompt import Prompt, make_prompt, stack_prompts
 from livecc_jax.stream.session import MAX_ANSWER, Answer, ContextFull, Dialogue, StreamModel
-from livecc_jax.stream.step import look, read
+from livecc_jax.stream.step import read
 from livecc_jax.timeline.chat import Visual
 from livecc_jax.timeline.positions import token_positions
 
@@ -120,8 +120,7 @@ class VideoChat(Dialogue):
             part = frames[first : first + size]
             # One size for all, so that they share a program.
             part = np.pad(part, ((0, size - len(part)), (0, 0), (0, 0), (0, 0)))
-            with self.model.devices():
-                pieces.append(look(self.model.config, self.model.weights.for_seeing(), (part,)))
+            pieces.append(self.model.look((part,)))
         return jnp.concatenate(pieces, axis=1)
 
     def _so_far(self) -> str:

@@ -9,10 +9,6 @@ telling the time.
 from __future__ import annotations
 
 import collections
-import dataclasses
-import logging
-import math
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,9 +17,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from livecc_jax.errors import ConfigError, LiveCCError, MediaError
+from livecc_jax.errors import ConfigError, LiveCCError
 from livecc_jax.model.kept import PRECISIONS
 from livecc_jax.model.pool import Context, Pool, empty_pool
+from livecc_jax.stream.conversation import Conversation, Waiting
 from livecc_jax.stream.options import StreamOptions, stack_controls
 from livecc_jax.stream.places import Places, PoolFull
 from livecc_jax.stream.prompt import Prompt, make_prompt, stack_prompts
@@ -36,16 +33,12 @@ from livecc_jax.stream.session import (
     SpokenTurn,
     StreamModel,
 )
-from livecc_jax.stream.step import look
 from livecc_jax.stream.tick import Places as TurnPlaces
 from livecc_jax.stream.tick import take_turns
 from livecc_jax.timeline.turns import OPENING_FRAMES, TURN_FRAMES, turn_label, turn_span
 
-log = logging.getLogger(__name__)
-
 DUE = 1.0  # seconds after its last frame that a turn's words should be out
 SMALLEST_CONTEXT = 512
-QUESTIONS = 1 << 31  # their numbers start here
 
 
 class SlotsFull(LiveCCError):
@@ -85,169 +78,11 @@ class EngineOptions:
                 raise ConfigError(f"an engine's {name} must be at least 1, not {getattr(self, name)}")
 
 
-@dataclass(frozen=True, eq=False)
-class _Waiting:
-    """A turn's frames, and when they were captured; or a question, and when it was asked."""
-
-    frames: np.ndarray | jax.Array | None
-    number: int  # of the turn; questions have numbers of their own
-    captured: float
-    question: str = ""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the frames: turns of one shape can share a program."""
-        return () if self.frames is None else self.frames.shape
-
-
-@dataclass
-class Lateness:
-    """How a conversation keeps up: turns taken and dropped, and the last one's lateness in seconds."""
-
-    taken: int = 0
-    dropped: int = 0
-    last: float = 0.0
-
-
-class Conversation:
-    """One stream in an engine; made by `Engine.open`."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        options: StreamOptions,
-        prompt: str,
-        offset_us: int,
-        serial: int,
-        shard: int,
-    ) -> None:
-        self.options, self.prompt, self.offset_us = options, prompt, offset_us
-        self.lateness = Lateness()
-        self._engine = engine
-        self._serial = serial
-        self._pushed = self._asked = 0
-        self._taken = 0  # the turn after the last one taken
-        self._captured = -math.inf  # the latest frame
-        self._seen = -math.inf  # the latest frame taken
-        self._waiting: collections.deque[_Waiting] = collections.deque()
-        self._changing = threading.Lock()  # of what waits
-        self._memory = Remembered(engine.options.retention, engine.model.stop.silence)
-        self._shard = shard
-        self._places = engine._places[shard]
-        self._unkept: list[int] = []
-        self._frame_shape: tuple[int, ...] | None = None
-
-    @property
-    def length(self) -> int:
-        """Tokens that it remembers."""
-        return self._memory.length
-
-    @property
-    def waiting(self) -> int:
-        """Turns and questions that wait."""
-        return len(self._waiting)
-
-    @property
-    def closed(self) -> bool:
-        """Whether it has given its slot back."""
-        return self._engine._open.get(self._serial) is not self
-
-    def push(self, frames: np.ndarray, captured: float | None = None) -> None:
-        """Queue a turn; from any one thread, while the engine may be busy.
-
-        Args:
-            frames: as in `Session.push`; not to be written to afterwards.
-            captured: when its last frame was, by the engine's clock; now by default.
-
-        Raises:
-            MediaError: frames of another size than before, an odd number, or of an earlier time.
-            LiveCCError: the conversation is closed.
-        """
-        self._engine._check_open(self)
-        captured = self._engine.clock() if captured is None else captured
-        if len(frames) == 0 or len(frames) % 2:
-            raise MediaError(f"a turn takes an even number of frames, not {len(frames)}")
-        if self._frame_shape not in (None, frames.shape[1:]):
-            raise MediaError(
-                f"frames changed size within a stream, from {self._frame_shape} to {frames.shape[1:]}"
-            )
-        if captured < self._captured:
-            raise MediaError("a turn's frames are older than those of the turn before it")
-        self._frame_shape = frames.shape[1:]
-        if self._engine.model.mesh is None and not isinstance(frames, jax.Array):
-            # On their way to the device at once, while it may be busy with others.
-            frames = jax.device_put(frames)
-        turn = _Waiting(frames, self._pushed, captured)
-        self._captured = captured
-        self._pushed += 1
-        with self._changing:
-            self._waiting.append(turn)
-            shown = [w for w in self._waiting if w.frames is not None]
-            # The opening is never dropped: the query is in it.
-            while len(shown) > self._engine.options.waiting and shown[0].number:
-                self._waiting.remove(shown.pop(0))
-                self.lateness.dropped += 1
-
-    def ask(self, question: str) -> None:
-        """Queue a question behind the turns that wait. Its answer comes out of a tick as one more turn
-        of the conversation, which then goes on.
-
-        Raises LiveCCError when the conversation is closed, or nothing was pushed yet.
-        """
-        self._engine._check_open(self)
-        if not self._pushed:
-            raise LiveCCError("nothing has been seen yet that a question could be about")
-        with self._changing:
-            number = QUESTIONS + self._asked
-            self._waiting.append(_Waiting(None, number, self._engine.clock(), question))
-            self._asked += 1
-
-    def fork(self, seed: int | None = None) -> Conversation:
-        """Another conversation with the same past, which then goes its own way; from the thread that
-        ticks. Nothing is computed again, and what both remember is in the pool once.
-
-        The past is what has been taken: what waits stays with this one, and the first turn pushed to
-        the other follows the last one taken.
-
-        Args:
-            seed: of its randomness; by default this one's.
-
-        Raises:
-            SlotsFull: there are as many conversations as slots.
-            LiveCCError: the conversation is closed.
-        """
-        self._engine._check_open(self)
-        options = self.options if seed is None else dataclasses.replace(self.options, seed=seed)
-        other = self._engine._add(options, self.prompt, self.offset_us, self._shard)
-        with self._changing:
-            waiting = sum(turn.frames is None for turn in self._waiting)
-            other._asked = self._asked - waiting
-        other._pushed = other._taken = self._taken
-        other._captured = other._seen = self._seen
-        other._frame_shape = self._frame_shape if self._taken else None
-        other._unkept = self._unkept
-        other._memory = self._memory.fork()
-        self._places.share(other._memory.places())
-        return other
-
-    def _claim(self, turn: _Waiting) -> bool:
-        """Take a turn out of those that wait; False if it was dropped meanwhile."""
-        with self._changing:
-            there = turn in self._waiting
-            if there:
-                self._waiting.remove(turn)
-        return there
-
-    def close(self) -> None:
-        """Give its slot and places back; nothing that waits is said."""
-        self._engine._close(self)
-
-
 class Row(NamedTuple):
     """A turn that takes part in a tick, and where in the pool it and its answer go."""
 
     conversation: Conversation
-    turn: _Waiting
+    turn: Waiting
     prompt: Prompt
     places: np.ndarray
 
@@ -417,14 +252,14 @@ class Engine:
         ]
         return [*spoken, *ended]
 
-    def _urgent(self, claim: bool = False) -> list[tuple[Conversation, _Waiting]]:
+    def _urgent(self, claim: bool = False) -> list[tuple[Conversation, Waiting]]:
         """The most urgent waiting turn and those that can be in its tick, claimed or only looked up."""
         # Others may push meanwhile, and so drop what waits first.
         ready = sorted(
             ((c._waiting[0], c) for c in list(self._open.values()) if c._waiting),
             key=lambda x: (x[0].captured, x[1]._serial),
         )
-        chosen: list[tuple[Conversation, _Waiting]] = []
+        chosen: list[tuple[Conversation, Waiting]] = []
         taken = collections.Counter[int]()  # turns, of each group of devices
         for turn, conversation in ready:
             # Turns share a program when their frames are as many, of one size.
@@ -435,7 +270,7 @@ class Engine:
                 taken[conversation._shard] += 1
         return chosen
 
-    def _see(self, chosen: list[tuple[Conversation, _Waiting]]) -> jax.Array | None:
+    def _see(self, chosen: list[tuple[Conversation, Waiting]]) -> jax.Array | None:
         """What the tower makes of these turns' frames, each in its seat; None of questions."""
         if chosen[0][1].frames is None:
             return None
@@ -444,14 +279,10 @@ class Engine:
         for seat, (_, turn) in zip(seats, chosen):
             shown[seat] = turn.frames
         (foreseen, pictures), self._foreseen = self._foreseen, ((), None)
-        if len(foreseen) == count and all(a is b for a, b in zip(shown, foreseen)):
+        same = len(foreseen) == count and all(a is b for a, b in zip(shown, foreseen))
+        if pictures is not None and same:
             return pictures
-        return self._look(tuple(shown))
-
-    def _look(self, shown: tuple[np.ndarray | jax.Array, ...]) -> jax.Array:
-        with self.model.devices():
-            moved = shown if self.model.mesh is None else self.model.place(np.stack(shown))
-            return look(self.model.config, self.model.weights.for_seeing(), moved)
+        return self.model.look(shown)
 
     def _foresee(self, following: np.ndarray | jax.Array | None) -> None:
         """Have the device see the next tick's frames, if they are known, after all it has to do."""
@@ -464,16 +295,13 @@ class Engine:
             by_seat = dict(zip(seats, chosen))
             shown = tuple(by_seat[seat][1].frames for seat in sorted(by_seat))
         if shown and shown[0] is not None:
-            try:
-                self._foreseen = shown, self._look(shown)
-            except jax.errors.JaxRuntimeError as error:  # the tick that needs it will say so itself
-                log.warning("the next frames could not be seen ahead: %s", error)
+            self._foreseen = shown, self.model.look_ahead(shown)
 
     def _seated(self, conversations: list[Conversation]) -> tuple[list[int], int]:
         shards = [conversation._shard for conversation in conversations]
         return seated(shards, self.model.shards, self.options.batch)
 
-    def _prepare(self, conversation: Conversation, turn: _Waiting) -> tuple[Prompt, np.ndarray]:
+    def _prepare(self, conversation: Conversation, turn: Waiting) -> tuple[Prompt, np.ndarray]:
         """A turn's prompt, and places for it and its answer."""
         memory, options = conversation._memory, conversation.options
         places = conversation._places
@@ -501,7 +329,7 @@ class Engine:
             )
         return prompt, places.take(fresh)
 
-    def _limit(self, conversation: Conversation, turn: _Waiting) -> int:
+    def _limit(self, conversation: Conversation, turn: Waiting) -> int:
         """Most tokens of the answer."""
         if turn.frames is None:
             return self.options.max_answer

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -119,6 +119,24 @@ class StreamModel:
             return rows  # the call that takes them moves them all at once
         return jax.device_put(rows, NamedSharding(self.mesh, partition_spec(("batch",))))
 
+    def look(self, shown: Sequence[np.ndarray | jax.Array]) -> jax.Array:
+        """What the tower makes of each row's frames, uint8 [F, H, W, 3]: [B, P, D]; not awaited."""
+        # Frames first: they are moved while the call is prepared.
+        if self.mesh is None:
+            moved = tuple(x if isinstance(x, jax.Array) else jax.device_put(x) for x in shown)
+        else:
+            moved = self.place(np.stack(shown))
+        with self.devices():
+            return look(self.config, self.weights.for_seeing(), moved)
+
+    def look_ahead(self, shown: Sequence[np.ndarray | jax.Array]) -> jax.Array | None:
+        """As `look`; None if it fails, which the turn that needs it will say itself."""
+        try:
+            return self.look(shown)
+        except jax.errors.JaxRuntimeError as error:
+            log.warning("the next frames could not be seen ahead: %s", error)
+            return None
+
 
 class Dialogue:
     """A conversation's keys and values on the device, and taking its next turn.
@@ -172,7 +190,7 @@ class Dialogue:
         turn: TurnInput,
         limit: int,
         silence_base: float | None,
-        meanwhile: Callable[[], None] = lambda: None,
+        meanwhile: Callable[[], None] | None = None,
     ) -> tuple[list[int], bool]:
         """Run a turn, and `meanwhile` while it runs: (what was said, whether the limit cut it)."""
         self._make_room(turn.tokens.shape[1], int(turn.count[0]), limit)
@@ -189,7 +207,8 @@ class Dialogue:
                 self.options.temperature > 0,
             )
         said.copy_to_host_async()
-        meanwhile()
+        if meanwhile:
+            meanwhile()
         tokens = [int(t) for t in np.asarray(said)[0] if t >= 0]
         cut = len(tokens) == limit
         kept = len(tokens) - cut
@@ -282,7 +301,7 @@ class Session(Dialogue):
             turn,
             self.options.max_new_tokens,
             self.options.silence_base,
-            functools.partial(self._look_ahead, following if can_follow(following, frames) else None),
+            functools.partial(self._look_ahead, following) if can_follow(following, frames) else None,
         )
         self.turns += 1
         self._frame_shape = frames.shape[1:]
@@ -335,24 +354,13 @@ class Session(Dialogue):
             raise MediaError(f"a turn takes an even number of frames, not {len(frames)}")
         # Under way before the prompt is made.
         (known, pictures), self._seen_ahead = self._seen_ahead, (None, None)
-        if known is not frames:
-            pictures = self._look(frames)
+        if pictures is None or known is not frames:
+            pictures = self.model.look((frames,))
         prompt = self._prompt(frames, label, self.prompt)
         return stack_prompts([prompt])._replace(pictures=pictures)
 
-    def _look(self, frames: np.ndarray) -> jax.Array:
-        with self.model.devices():
-            # Frames first: they are moved while the call is prepared.
-            moved = frames if self.model.mesh else jax.device_put(frames)
-            return look(self.model.config, self.model.weights.for_seeing(), (moved,))
-
-    def _look_ahead(self, frames: np.ndarray | None) -> None:
-        if frames is None:
-            return
-        try:
-            self._seen_ahead = frames, self._look(frames)
-        except jax.errors.JaxRuntimeError as error:  # the turn that needs it will say so itself
-            log.warning("the next frames could not be seen ahead: %s", error)
+    def _look_ahead(self, frames: np.ndarray) -> None:
+        self._seen_ahead = frames, self.model.look_ahead((frames,))
 
     def _prompt(self, frames: np.ndarray | None, label: str, text: str) -> Prompt:
         return make_prompt(

@@ -20,7 +20,8 @@ from livecc_jax.errors import LiveCCError
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.ingest import Turn, is_live, turns
 from livecc_jax.media.live import LiveOptions, LiveSource, SourceEvent
-from livecc_jax.stream.engine import DUE, Conversation, Engine
+from livecc_jax.stream.conversation import Conversation
+from livecc_jax.stream.engine import DUE, Engine
 from livecc_jax.stream.feed import Feed
 from livecc_jax.stream.figures import Figures, Tally
 from livecc_jax.stream.options import StreamOptions

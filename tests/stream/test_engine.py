@@ -16,7 +16,7 @@ from test_session import CONFIG, LIMIT, QUERY, SPECIAL, frames, model, options, 
 from livecc_jax.errors import ConfigError, LiveCCError, MediaError
 from livecc_jax.media.pixels import patch_places, patchify
 from livecc_jax.model.qwen2_vl import bind
-from livecc_jax.stream import engine as engine_module
+from livecc_jax.stream import session as session_module
 from livecc_jax.stream.engine import Engine, EngineOptions, SlotsFull
 from livecc_jax.stream.places import PoolFull
 from livecc_jax.stream.retention import FULL, Retention
@@ -279,8 +279,8 @@ def test_one_stream_without_an_end():
 def test_seeing_ahead_changes_nothing(monkeypatch):
     """The tower sees each tick's frames once, ahead of it where they are known, and in their seats."""
     seen = []
-    see = engine_module.look
-    monkeypatch.setattr(engine_module, "look", lambda *args: seen.append(args) or see(*args))
+    see = session_module.look
+    monkeypatch.setattr(session_module, "look", lambda *args: seen.append(args) or see(*args))
     stream = RollingSession(model(), options("mrope"), QUERY, retention=SHORT)
     shown = [frames(i) for i in range(8)]
     said = [stream.push(a, b).tokens for a, b in itertools.zip_longest(shown, shown[1:])]
