@@ -281,7 +281,7 @@ class Watched:
             with contextlib.closing(read()) as found:
                 for turn in found:
                     if not self._may_push():
-                        break
+                        return  # whoever wants no more lets go of it; it is not read to its end
                     # By the engine's clock, which does not run back as the time of day may.
                     latest = max(latest, self.watch.engine.clock() - _age(turn))
                     self.conversation.push(turn.frames, latest)
@@ -356,7 +356,8 @@ class Watched:
             self._state = "full" if isinstance(self.failure, ContextFull) else "failed"
             log.warning("%s is over: %s", self.name, self.failure)
         else:
-            self._state = "finished" if self._read_all and not self._closing else "closed"
+            said_all = self._read_all and not self.conversation.waiting
+            self._state = "finished" if said_all and not self._closing else "closed"
         self._closing = True
         if self._live is not None:
             self._live.close(wait=0)

@@ -173,8 +173,11 @@ def test_async_readers(clips, monkeypatch):
             stalls = made.add(clips["long"], BUDGET, QUERY, options("mrope"), pace="own")
             waits = stalls.said()
 
+            shown = []
+
             async def read():
-                return [t async for t in waits]
+                async for turn in waits:
+                    shown.append(turn)
 
             reading = asyncio.create_task(read())
             film = made.add(clips["medium"], BUDGET, QUERY, options("mrope"))
@@ -189,7 +192,7 @@ def test_async_readers(clips, monkeypatch):
             film.ask("who?")
             left.close()
             rest = [t async for t in later]
-            while stalls.figures().turns < 2:
+            while len(shown) < 2:
                 await asyncio.sleep(0.001)
             reading.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -228,6 +231,29 @@ def test_closing_in_the_middle(clips, monkeypatch):
     assert len(list(feeds[1])) <= 2
     assert not made._thread.is_alive()
     gate.set()
+
+
+def test_what_the_end_cuts_short_has_not_finished(clips):
+    """Neither one that was still being read, nor one whose turns still waited."""
+    made, pause = watch(slots=2), threading.Event()
+
+    def until(condition):
+        while not condition():
+            pause.wait(0.001)
+
+    def is_read(name):
+        return all(thread.name != f"read {name}" for thread in threading.enumerate())
+
+    def hold(_):
+        """The tick that the end comes upon lasts until the other's reading has noticed it."""
+        until(lambda: made._stopping and is_read("long"))
+
+    waits = made.add(clips["short"], BUDGET, QUERY, options("mrope"), name="short", on_said=hold)
+    until(lambda: is_read("short"))
+    read = made.add(clips["long"], BUDGET, QUERY, options("mrope"), name="long")
+    made.close()
+    assert waits.figures().turns == 1
+    assert waits.figures().state == read.figures().state == "closed"
 
 
 def test_a_decoding_that_fails_is_told_to_all(clips):
