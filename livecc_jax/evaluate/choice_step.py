@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from livecc_jax.model.cache import Cache, append, start
 from livecc_jax.model.cache_attention import attend_masked, attend_past, together
 from livecc_jax.model.config import ModelConfig
-from livecc_jax.model.inference import Weights, decoder_layer, see_windows
+from livecc_jax.model.inference import Weights, decoder_layer, see_windows, taken_apart
 from livecc_jax.model.qwen2_vl import bind
 from livecc_jax.model.rope import rotate
 from livecc_jax.parallel.rules import constrain
@@ -122,8 +122,9 @@ def ask(
     for i, (layer, (past_k, past_v)) in enumerate(zip(weights.layers, cache, strict=True)):
 
         def attend(
-            q: jax.Array, k: jax.Array, v: jax.Array, past: tuple[jax.Array, ...] = (past_k, past_v)
+            qkv: jax.Array, past: tuple[jax.Array, ...] = (past_k, past_v)
         ) -> tuple[jax.Array, None]:
+            q, k, v = taken_apart(qkv)
             q, k = rotate(q, angles), rotate(k, angles)
             return together([attend_past(q, *past, length), attend_masked(q, k, v, own)]), None
 

@@ -1,8 +1,9 @@
-"""Attention of one new token a row to what its row remembers, in two kernels (GPU).
+"""Attention of one new token a row to what its row remembers and to itself, in two kernels (GPU).
 
 Keys lie where the cache has them and are read once, each key head's for all query heads that it
-serves. The past is cut into chunks that are attended to side by side (Flash-Decoding) and put together
-by a second kernel; what lies beyond a row's length is not read. Anything else that a GPU can run takes
+serves. The past is cut into chunks that are attended to side by side (Flash-Decoding); a second kernel
+puts them together with the token's own key and value, and writes those to the cache. Queries and key
+come as the projection leaves them and are rotated on the way in. Anything else that a GPU can run takes
 several kernels for it, which for one token cost more than reading the keys.
 """
 
@@ -21,14 +22,14 @@ COLUMNS = 32  # of an output that one block puts together, at most
 LEAST = -1e30  # a score that weighs nothing, and can be subtracted from itself
 
 
-def usable(q: jax.Array, k: jax.Array) -> bool:
-    """Whether the kernel serves these shapes, q [B, 1, H, D] and k [B, C, K, D], with this jax."""
-    heads, size = q.shape[2:]
+def usable(qkv: jax.Array, k: jax.Array) -> bool:
+    """Whether the kernels serve qkv [B, 1, K, G + 2, D] and keys [B, C, K, D], with this jax."""
+    served, size = qkv.shape[3] - 2, qkv.shape[4]
     return (
-        q.shape[1] == 1
-        and heads // k.shape[2] <= QUERIES
+        qkv.shape[1] == 1
+        and served <= QUERIES
         and size & (size - 1) == 0
-        and size >= BLOCK // 4
+        and size >= BLOCK // 2
         and _chunk(k.shape[1]) > 0
         and triton_of_pallas() is not None
     )
@@ -48,35 +49,8 @@ def triton_of_pallas() -> Any:
     return triton
 
 
-def attend_one(
-    q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array, interpret: bool = False
-) -> tuple[jax.Array, jax.Array]:
-    """Softmax attention to the first `length` keys.
-
-    Args:
-        q: [B, 1, H, D].
-        k: [B, C, K, D], C a multiple of 64.
-        v: [B, C, K, D].
-        length: int32 [B]; a row of none gives zeros of no weight.
-        interpret: run the kernel's meaning instead, on any device.
-
-    Returns:
-        ([B, 1, H, D] in q's dtype, float32 [B, 1, H] logarithm of the sum of exponentials).
-    """
-    rows, _, heads, size = q.shape
-    kv = k.shape[2]
-    served = heads // kv
-    queries = q.reshape(rows, kv, served, size)
-    queries = jnp.pad(queries, ((0, 0), (0, 0), (0, QUERIES - served), (0, 0)))
-    out, weight = _attend(queries, k, v, length, served, interpret)
-    weight = jnp.where((length > 0)[:, None, None], weight, -jnp.inf)
-    return out.reshape(q.shape), weight.reshape(rows, 1, heads)
-
-
 def keep_and_attend(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
+    qkv: jax.Array,
     angles: jax.Array,
     kept: tuple[jax.Array, jax.Array],
     length: jax.Array,
@@ -85,131 +59,78 @@ def keep_and_attend(
     """Rotate a token's queries and key, keep its key and value, and attend to all that is kept.
 
     Args:
-        q: [B, 1, H, D], not rotated.
-        k: [B, 1, K, D], not rotated.
-        v: [B, 1, K, D].
+        qkv: [B, 1, K, G + 2, D], of each key head its queries, key and value; not rotated.
         angles: float32 [B, 1, D / 2].
-        kept: keys (rotated) and values, [B, C, K, D] each; written where they are if they are donated.
+        kept: keys (rotated) and values, [B, C, K, D] each, C a multiple of 64; written where they are
+            if they are donated.
         length: int32 [B] of what is kept without the token.
         interpret: run the kernels' meaning instead, on any device.
 
     Returns:
-        ([B, 1, H, D], what is kept with the token).
+        ([B, 1, K * G, D], what is kept with the token).
     """
-    served = q.shape[2] // k.shape[2]
-    queries, *kept = _keep(q, k, v, angles, *kept, length, interpret)
-    out, _ = _attend(queries, *kept, length + 1, served, interpret)
-    return out.reshape(q.shape), tuple(kept)
+    rows, _, kv, several, size = qkv.shape
+    token = qkv[:, 0]
+    turned = jnp.cos(angles[:, 0]), jnp.sin(angles[:, 0])
+    parts = _attend(token, turned, *kept, length, interpret)
+    out, *kept = _together(*parts, token, turned, *kept, length, interpret)
+    return out.reshape(rows, 1, kv * (several - 2), size), tuple(kept)
 
 
-def _keep(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    angles: jax.Array,
-    kept_k: jax.Array,
-    kept_v: jax.Array,
-    place: jax.Array,
-    interpret: bool,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(rotated queries [B, K, 16, D], of which H / K count; keys and values with the token's)."""
-    from jax.experimental import pallas as pl
-
-    rows, _, heads, size = q.shape
-    capacity, kv = kept_k.shape[1:3]
-    served, half = heads // kv, size // 2
-
-    def kernel(q_ref, k_ref, v_ref, angles_ref, place_ref, _k, _v, out_ref, keys_ref, values_ref):  # noqa: ANN001, ANN202
-        cos, sin = jnp.cos(angles_ref[...]), jnp.sin(angles_ref[...])
-        place = place_ref[...]
-
-        def rotated(ref, *at) -> tuple[jax.Array, jax.Array]:  # noqa: ANN001, ANN002
-            first = ref[(*at, pl.ds(0, half))].astype(jnp.float32)
-            second = ref[(*at, pl.ds(half, half))].astype(jnp.float32)
-            return first * cos - second * sin, second * cos + first * sin
-
-        def put(ref, at, halves: tuple[jax.Array, jax.Array]) -> None:  # noqa: ANN001
-            for i, x in enumerate(halves):
-                ref[at, pl.ds(i * half, half)] = x.astype(ref.dtype)
-
-        for i in range(served):
-            put(out_ref, i, rotated(q_ref, i))
-        put(keys_ref, place, rotated(k_ref))
-        values_ref[place, :] = v_ref[...].astype(values_ref.dtype)
-
-    def of_kept() -> pl.BlockSpec:
-        return pl.BlockSpec((None, capacity, None, size), lambda b, h: (b, 0, h, 0))
-
-    def of_token() -> pl.BlockSpec:
-        return pl.BlockSpec((None, None, size), lambda b, h: (b, h, 0))
-
-    return pl.pallas_call(
-        kernel,
-        grid=(rows, kv),
-        in_specs=[
-            pl.BlockSpec((None, None, served, size), lambda b, h: (b, h, 0, 0)),
-            of_token(),
-            of_token(),
-            pl.BlockSpec((None, half), lambda b, h: (b, 0)),
-            pl.BlockSpec((None,), lambda b, h: (b,)),
-            of_kept(),
-            of_kept(),
-        ],
-        out_specs=[
-            pl.BlockSpec((None, None, QUERIES, size), lambda b, h: (b, h, 0, 0)),
-            of_kept(),
-            of_kept(),
-        ],
-        out_shape=[
-            jax.ShapeDtypeStruct((rows, kv, QUERIES, size), q.dtype),
-            jax.ShapeDtypeStruct(kept_k.shape, kept_k.dtype),
-            jax.ShapeDtypeStruct(kept_v.shape, kept_v.dtype),
-        ],
-        input_output_aliases={5: 1, 6: 2},
-        compiler_params=triton_of_pallas().CompilerParams(num_warps=1, num_stages=1),
-        interpret=interpret,
-        name="keep_one",
-    )(
-        q.reshape(rows, kv, served, size), k[:, 0], v[:, 0], angles[:, 0], place, kept_k, kept_v
-    )  # fmt: skip
+def _rotated(first: jax.Array, second: jax.Array, cos: jax.Array, sin: jax.Array) -> tuple:
+    """The halves of heads [..., D / 2] each, as `model.rope.rotate`, rounded as it rounds."""
+    first32, second32 = first.astype(jnp.float32), second.astype(jnp.float32)
+    turned = first32 * cos - second32 * sin, second32 * cos + first32 * sin
+    return tuple(x.astype(first.dtype) for x in turned)
 
 
 def _attend(
-    queries: jax.Array,
+    token: jax.Array,
+    turned: tuple[jax.Array, jax.Array],
     k: jax.Array,
     v: jax.Array,
     length: jax.Array,
-    served: int,
     interpret: bool,
 ) -> tuple[jax.Array, jax.Array]:
-    """`attend_one` of queries [B, K, 16, D]: ([B, K, H / K, D], [B, K, H / K]).
+    """Attention to the first `length` keys, in P parts.
 
-    The weight of no keys is any number.
+    token is [B, K, G + 2, D], turned cos and sin [B, D / 2]. Returns float32 [B, P, K, 16, D], of which
+    G count, and [B, P, K, 16], the logarithms of sums of exponentials: very small of no keys.
     """
     from jax.experimental import pallas as pl
 
     triton = triton_of_pallas()
-    rows, kv, _, size = queries.shape
-    capacity = k.shape[1]
+    rows, kv, several, size = token.shape
+    capacity, half = k.shape[1], size // 2
     chunk = _chunk(capacity)
 
-    def kernel(q_ref, k_ref, v_ref, length_ref, out_ref, size_ref) -> None:  # noqa: ANN001
+    def kernel(token_ref, cos_ref, sin_ref, k_ref, v_ref, length_ref, out_ref, size_ref) -> None:  # noqa: ANN001
         there = length_ref[...] - pl.program_id(2) * chunk
 
         @pl.when(there > 0)
         def _() -> None:
-            mine = q_ref[...]
+            shape = QUERIES, half
+            row, column = (jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (0, 1))
+            halves = (
+                triton.load(token_ref.at[row, column + at], mask=row < several - 2, other=0)
+                for at in (0, half)
+            )
+            mine = _rotated(*halves, cos_ref[...], sin_ref[...])
 
             def block(i: jax.Array, carry: tuple) -> tuple:
                 out, most, total = carry
                 keys = pl.ds(i * BLOCK, BLOCK)
-                scores = triton.dot(mine, k_ref[keys, :].astype(mine.dtype).T)
+                scores = sum(
+                    triton.dot(part, k_ref[keys, pl.ds(at, half)].astype(part.dtype).T)
+                    for part, at in zip(mine, (0, half))
+                )
                 seen = i * BLOCK + jnp.arange(BLOCK) < there
                 scores = jnp.where(seen[None], scores * size**-0.5, LEAST)
                 higher = jnp.maximum(most, scores.max(axis=1))
                 weights = jnp.exp(scores - higher[:, None])
                 fade = jnp.exp(most - higher)
-                values = triton.dot(weights.astype(mine.dtype), v_ref[keys, :].astype(mine.dtype))
+                value = v_ref[keys, :]
+                values = triton.dot(weights.astype(value.dtype), value)
                 return out * fade[:, None] + values, higher, total * fade + weights.sum(axis=1)
 
             nothing = (
@@ -230,16 +151,21 @@ def _attend(
     def of_keys() -> pl.BlockSpec:
         return pl.BlockSpec((None, chunk, None, size), lambda b, h, j: (b, j, h, 0))
 
+    def of_row(*shape: int) -> pl.BlockSpec:
+        return pl.BlockSpec((None, *shape), lambda b, h, j: (b, *[0] * len(shape)))
+
     # A power of two, as the second kernel takes all parts at once; beyond the capacity none has keys.
     parts = 1 << (capacity // chunk - 1).bit_length()
-    out, sizes = pl.pallas_call(
+    return pl.pallas_call(
         kernel,
         grid=(rows, kv, parts),
         in_specs=[
-            pl.BlockSpec((None, None, QUERIES, size), lambda b, h, j: (b, h, 0, 0)),
+            pl.BlockSpec((None, None, several, size), lambda b, h, j: (b, h, 0, 0)),
+            of_row(half),
+            of_row(half),
             of_keys(),
             of_keys(),
-            pl.BlockSpec((None,), lambda b, h, j: (b,)),
+            of_row(),
         ],
         out_specs=[
             pl.BlockSpec((None, None, None, QUERIES, size), lambda b, h, j: (b, j, h, 0, 0)),
@@ -252,28 +178,59 @@ def _attend(
         compiler_params=triton.CompilerParams(num_warps=2, num_stages=3),
         interpret=interpret,
         name="attend_one",
-    )(queries, k, v, length)
-    return _together(out, sizes, served, queries.dtype, interpret)
+    )(token, *turned, k, v, length)
 
 
 def _together(
-    out: jax.Array, sizes: jax.Array, served: int, dtype: jnp.dtype, interpret: bool
-) -> tuple[jax.Array, jax.Array]:
-    """Parts [B, P, K, 16, D] of weights [B, P, K, 16] as one: [B, K, H / K, D] and [B, K, H / K]."""
+    out: jax.Array,
+    sizes: jax.Array,
+    token: jax.Array,
+    turned: tuple[jax.Array, jax.Array],
+    kept_k: jax.Array,
+    kept_v: jax.Array,
+    place: jax.Array,
+    interpret: bool,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Parts from `_attend` and the token itself as one: [B, K, G, D]; keys and values with its own."""
     from jax.experimental import pallas as pl
 
     rows, parts, kv, _, size = out.shape
+    capacity, served, half = kept_k.shape[1], token.shape[2] - 2, size // 2
     columns = min(COLUMNS, size)
     across = size // columns
 
-    def kernel(out_ref, sizes_ref, mixed_ref, weight_ref) -> None:  # noqa: ANN001
+    def kernel(out_ref, sizes_ref, token_ref, cos_ref, sin_ref, place_ref, *kept_and_new) -> None:  # noqa: ANN001, ANN002
+        _, _, mixed_ref, keys_ref, values_ref = kept_and_new
+        which, column = pl.program_id(2) // across, pl.program_id(2) % across
+
+        def rotated(row: Any) -> tuple[jax.Array, jax.Array]:
+            halves = (token_ref[row, pl.ds(at, half)] for at in (0, half))
+            return _rotated(*halves, cos_ref[...], sin_ref[...])
+
+        key = tuple(x.astype(keys_ref.dtype) for x in rotated(served))
+        pairs = ((q.astype(jnp.float32), k.astype(jnp.float32)) for q, k in zip(rotated(which), key))
+        own = sum((q * k).sum() for q, k in pairs) * size**-0.5
         each = sizes_ref[...]
-        most = each.max()
-        share = jnp.exp(each - most)
-        total = share.sum()
-        mixed = (out_ref[...] * share[:, None]).sum(axis=0) / total
-        mixed_ref[...] = mixed.astype(mixed_ref.dtype)
-        weight_ref[...] = most + jnp.log(total)
+        most = jnp.maximum(each.max(), own)
+        share, of_own = jnp.exp(each - most), jnp.exp(own - most)
+        value = token_ref[served + 1, pl.ds(column * columns, columns)].astype(values_ref.dtype)
+        mixed = (out_ref[...] * share[:, None]).sum(axis=0) + of_own * value.astype(jnp.float32)
+        mixed_ref[...] = (mixed / (share.sum() + of_own)).astype(mixed_ref.dtype)
+
+        @pl.when(which == 0)
+        def _() -> None:
+            values_ref[place_ref[...], pl.ds(column * columns, columns)] = value
+
+        @pl.when(pl.program_id(2) == 0)
+        def _() -> None:
+            for i, x in enumerate(key):
+                keys_ref[place_ref[...], pl.ds(i * half, half)] = x
+
+    def of_kept() -> pl.BlockSpec:
+        return pl.BlockSpec((None, capacity, None, size), lambda b, h, i: (b, 0, h, 0))
+
+    def of_row(*shape: int) -> pl.BlockSpec:
+        return pl.BlockSpec((None, *shape), lambda b, h, i: (b, *[0] * len(shape)))
 
     return pl.pallas_call(
         kernel,
@@ -284,16 +241,25 @@ def _together(
                 lambda b, h, i: (b, 0, h, i // across, i % across),
             ),
             pl.BlockSpec((None, parts, None, None), lambda b, h, i: (b, 0, h, i // across)),
+            pl.BlockSpec((None, None, served + 2, size), lambda b, h, i: (b, h, 0, 0)),
+            of_row(half),
+            of_row(half),
+            of_row(),
+            of_kept(),
+            of_kept(),
         ],
         out_specs=[
             pl.BlockSpec((None, None, None, columns), lambda b, h, i: (b, h, i // across, i % across)),
-            pl.BlockSpec((None, None, None), lambda b, h, i: (b, h, i // across)),
+            of_kept(),
+            of_kept(),
         ],
         out_shape=[
-            jax.ShapeDtypeStruct((rows, kv, served, size), dtype),
-            jax.ShapeDtypeStruct((rows, kv, served), jnp.float32),
+            jax.ShapeDtypeStruct((rows, kv, served, size), token.dtype),
+            jax.ShapeDtypeStruct(kept_k.shape, kept_k.dtype),
+            jax.ShapeDtypeStruct(kept_v.shape, kept_v.dtype),
         ],
+        input_output_aliases={6: 1, 7: 2},
         compiler_params=triton_of_pallas().CompilerParams(num_warps=2, num_stages=1),
         interpret=interpret,
-        name="attend_one_together",
-    )(out, sizes)
+        name="keep_one",
+    )(out, sizes, token, *turned, place, kept_k, kept_v)

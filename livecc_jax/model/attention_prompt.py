@@ -2,9 +2,9 @@
 
 FlashAttention-3 (arXiv 2407.08608): two groups of warps multiply and take exponentials in turns, a
 third one fetches keys and values. What is particular here: the query heads of a key head are its
-queries, so that blocks are full and each key is fetched once for all of them; the prompt's own keys
-come after the past's; and all are cut into parts that are attended to side by side, as a prompt alone
-has too few blocks for the device. After jax's own kernel for whole sequences
+queries, so that blocks are full and each key is fetched once for all of them; the prompt's own keys lie
+behind the past's; and all are cut into parts that are attended to side by side, as a prompt alone has
+too few blocks for the device. After jax's own kernel for whole sequences
 (`jax.experimental.pallas.ops.gpu.attention_mgpu`, Apache 2.0), which knows neither lengths nor parts.
 """
 
@@ -81,20 +81,14 @@ def parts_of(blocks: int, keys: int) -> int:
 
 
 def attend_prompt(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    past: tuple[jax.Array, jax.Array],
-    length: jax.Array,
-    interpret: Any = None,
+    q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array, interpret: Any = None
 ) -> list[tuple[jax.Array, jax.Array]]:
-    """Attention to the first `length` keys of the past, and of each query to new keys up to its own.
+    """Attention of a prompt to what is kept: the past, and of its own keys those up to each query.
 
     Args:
         q: [B, Q, H, D].
-        k: [B, Q, K, D].
-        v: [B, Q, K, D].
-        past: keys and values, [B, C, K, D] each.
+        k: [B, C, K, D], the past's and then the prompt's own.
+        v: [B, C, K, D].
         length: int32 [B] of the past.
         interpret: run the kernel's meaning instead, on any device.
 
@@ -103,14 +97,14 @@ def attend_prompt(
         sums of exponentials, very small ones for a part of no keys.
     """
     batch, queries, heads, size = q.shape
-    kv, capacity = k.shape[2], past[0].shape[1]
+    capacity, kv = k.shape[1:3]
     group = heads // kv
     rows = queries * group
     folded = q.reshape(batch, queries, kv, group, size).transpose(0, 2, 1, 3, 4)
     folded = folded.reshape(batch, kv, rows, size)
     tiles = -(-rows // BLOCK)
-    parts = parts_of(tiles * kv * batch, capacity // 2 + queries)
-    out, weight = _run(folded, k, v, *past, length, group, parts, interpret)
+    parts = parts_of(tiles * kv * batch, (capacity + queries) // 2)
+    out, weight = _run(folded, k, v, length, group, parts, interpret)
     out = out[..., :rows, :].reshape(parts, batch, kv, queries, group, size).transpose(0, 1, 3, 2, 4, 5)
     weight = weight[..., :rows].reshape(parts, batch, kv, queries, group).transpose(0, 1, 3, 2, 4)
     shape = batch, queries, heads
@@ -123,8 +117,6 @@ def _run(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    old_k: jax.Array,
-    old_v: jax.Array,
     length: jax.Array,
     group: int,
     parts: int,
@@ -137,7 +129,6 @@ def _run(
     batch, kv, rows, size = q.shape
     tiles = -(-rows // BLOCK)
     q = jnp.pad(q, ((0, 0), (0, 0), (0, -rows % BLOCK), (0, 0)))
-    k, v = (jnp.pad(x, ((0, 0), (0, -x.shape[1] % KEYS), (0, 0), (0, 0))) for x in (k, v))
     scale = size**-0.5 * LOG2_E
     # Interpreted, there are no layouts of registers, nor products of them.
     laid = (lambda x, layout: x) if interpret else gpu.layout_cast
@@ -147,18 +138,17 @@ def _run(
         else functools.partial(gpu.broadcasted_iota, layout=gpu.Layout.WGMMA)
     )
 
-    def kernel(q_ref, k_ref, v_ref, old_k_ref, old_v_ref, length_ref, out_ref, weight_ref, scoped):  # noqa: ANN001, ANN202
+    def kernel(q_ref, k_ref, v_ref, length_ref, out_ref, weight_ref, scoped):  # noqa: ANN001, ANN202
         row, head = lax.axis_index("row"), lax.axis_index("head")
         part, tile = lax.axis_index("part"), lax.axis_index("tile")
         who = lax.axis_index("who")
         (q_smem, k_smem, v_smem, weight_smem), (k_there, v_there, q_there), gone, turn = scoped
         k_gone, v_gone = gone
-        # Blocks of keys, first the past's and then the prompt's own up to the tile's last query; this
-        # part's of them, and how many of those need no mask.
+        # Blocks of keys up to the own of the tile's last query; this part's of them, and how many of
+        # those are all of the past and need no mask.
         there = length_ref[row]
-        old = lax.div(there + KEYS - 1, jnp.int32(KEYS))
         last = lax.div(jnp.minimum((tile + 1) * BLOCK, rows) - 1, jnp.int32(group))
-        blocks = old + lax.div(last, jnp.int32(KEYS)) + 1
+        blocks = lax.div(there + last, jnp.int32(KEYS)) + 1
         each = lax.div(blocks + parts - 1, jnp.int32(parts))
         first = part * each
         steps = jnp.clip(blocks - first, 0, each)
@@ -204,12 +194,8 @@ def _run(
                 if masked:
                     # A key's number times `group` against a query's own: no division.
                     query, key = (number(jnp.int32, (GROUP, KEYS), i) for i in (0, 1))
-                    block = first + i
-                    own = block >= old
-                    key = (key + jnp.where(own, block - old, block) * KEYS) * group
-                    of_own, of_past = jnp.where(own, 1, 0), jnp.where(own, 0, there * group)
-                    bound = of_own * (query + begin + 1) + of_past
-                    scores = jnp.where(key < bound, scores, -jnp.inf)
+                    bound = there * group + begin + query
+                    scores = jnp.where((key + (first + i) * KEYS) * group <= bound, scores, -jnp.inf)
                 higher = jnp.maximum(most, scores.max(axis=1) * scale)
                 fade = jnp.exp2(most - higher)
                 p = jnp.exp2(scores * scale - lax.broadcast_in_dim(higher, scores.shape, [0]))
@@ -260,21 +246,10 @@ def _run(
             gpu.set_max_registers(40, action="decrease")
 
             def fetch(i: jax.Array, what: str) -> None:
-                block = first + i
+                keys = row, pl.ds((first + i) * KEYS, KEYS), head
                 slot = lax.rem(i, jnp.int32(STAGES))
-                to, there, new, kept = {
-                    "k": (k_smem, k_there, k_ref, old_k_ref), "v": (v_smem, v_there, v_ref, old_v_ref)
-                }[what]  # fmt: skip
-
-                @pl.when(block < old)
-                def _() -> None:
-                    keys = row, pl.ds(block * KEYS, KEYS), head
-                    gpu.copy_gmem_to_smem(kept.at[keys], to.at[slot], there.at[slot])
-
-                @pl.when(block >= old)
-                def _() -> None:
-                    keys = row, pl.ds((block - old) * KEYS, KEYS), head
-                    gpu.copy_gmem_to_smem(new.at[keys], to.at[slot], there.at[slot])
+                to, there, kept = (k_smem, k_there, k_ref) if what == "k" else (v_smem, v_there, v_ref)
+                gpu.copy_gmem_to_smem(kept.at[keys], to.at[slot], there.at[slot])
 
             @pl.loop(0, jnp.minimum(steps, STAGES))
             def _(i: jax.Array) -> None:
@@ -326,4 +301,4 @@ def _run(
         thread_name="who",
         compiler_params=gpu.CompilerParams(approx_math=True),
         interpret=interpret,
-    )(q, k, v, old_k, old_v, length)
+    )(q, k, v, length)

@@ -6,16 +6,22 @@ A cache is a plain pytree, passed in and donated.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
-from livecc_jax.model.attention_one import keep_and_attend
-from livecc_jax.model.cache_attention import attend_causal, attend_past, attend_turn, served_alone
+from livecc_jax.model.cache_attention import (
+    attend_causal,
+    attend_past,
+    attend_turn,
+    keep_and_attend,
+    takes_one,
+)
 from livecc_jax.model.config import ModelConfig
-from livecc_jax.model.inference import decoder_layer
+from livecc_jax.model.inference import decoder_layer, taken_apart
 from livecc_jax.model.qwen2_vl import Params, Qwen2VL
 from livecc_jax.model.rope import rotate
 from livecc_jax.parallel.rules import constrain, partition_spec
@@ -23,6 +29,8 @@ from livecc_jax.parallel.rules import constrain, partition_spec
 # One entry a layer: keys (rotated) and values, each [B, C, K, D].
 Cache = list[tuple[jax.Array, jax.Array]]
 CACHE_AXES = ("batch", None, "kv_heads", None)
+# One entry a layer: keys (not rotated) and values of new tokens, [B, Q, K, 2, D].
+New = list[jax.Array]
 
 
 def empty_cache(
@@ -50,6 +58,18 @@ def append(
     positions: jax.Array,
     start: jax.Array,
 ) -> tuple[jax.Array, Cache]:
+    """`append_new`, without what it tells of the new tokens."""
+    return append_new(model, layers, cache, x, positions, start)[:2]
+
+
+def append_new(
+    model: Qwen2VL,
+    layers: list[Params],
+    cache: Iterable[tuple[jax.Array, jax.Array]],
+    x: jax.Array,
+    positions: jax.Array,
+    start: jax.Array,
+) -> tuple[jax.Array, Cache, New]:
     """Run new tokens through every layer, writing their keys and values to the cache.
 
     Slots past the last real token may be written too (padding of a bucket); they lie beyond the row's
@@ -64,34 +84,43 @@ def append(
         start: int32 [B], the slot of each row's first new token.
 
     Returns:
-        ([B, Q, D] hidden states after the final norm, the cache).
+        ([B, Q, D] hidden states after the final norm, the cache, keys and values of the new tokens).
     """
     angles = model.text.angles(positions)
 
     def write(old: jax.Array, new: jax.Array) -> jax.Array:
-        place = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=0)
-        kept = jax.vmap(place)(old, new.astype(old.dtype), start)
+        new = new.astype(old.dtype)
+        if len(old) == 1:  # of several rows it is a scatter
+            kept = jax.lax.dynamic_update_slice_in_dim(old, new, start[0], axis=1)
+        else:
+            place = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=0)
+            kept = jax.vmap(place)(old, new, start)
         return constrain(kept, *CACHE_AXES)
 
     written: Cache = []
-    for i, (weights, (old_k, old_v)) in enumerate(zip(layers, cache)):
+    told: New = []
+    for i, (weights, old) in enumerate(zip(layers, cache)):
 
         def attend(
-            q: jax.Array, k: jax.Array, v: jax.Array, old_k: jax.Array = old_k, old_v: jax.Array = old_v
-        ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-            if served_alone(q, old_k):
-                return keep_and_attend(q, k, v, angles, (old_k, old_v), start)
-            q, k = rotate(q, angles), rotate(k, angles).astype(old_k.dtype)
-            v = v.astype(old_v.dtype)
-            kept = write(old_k, k), write(old_v, v)
+            qkv: jax.Array, old: tuple[jax.Array, jax.Array] = old
+        ) -> tuple[jax.Array, tuple[tuple[jax.Array, jax.Array], jax.Array]]:
+            new = qkv[..., -2:, :]
+            if takes_one(qkv, old[0]):
+                out, kept = keep_and_attend(qkv, angles, old, start)
+                return out, (kept, new)
+            q, k, v = taken_apart(qkv)
+            q, k = rotate(q, angles), rotate(k, angles).astype(old[0].dtype)
+            v = v.astype(old[1].dtype)
+            kept = write(old[0], k), write(old[1], v)
             if q.shape[1] == 1:
-                return attend_past(q, *kept, start + 1).out, kept
-            return attend_turn(q, k, v, kept, start), kept
+                return attend_past(q, *kept, start + 1).out, (kept, new)
+            return attend_turn(q, k, v, kept, start), (kept, new)
 
         with jax.named_scope(f"layer_{i}"):
-            x, kept = decoder_layer(model.config.text, weights, x, attend)
+            x, (kept, new) = decoder_layer(model.config.text, weights, x, attend)
         written.append(kept)
-    return model.text.final(x), written
+        told.append(new)
+    return model.text.final(x), written, told
 
 
 def start(
@@ -112,7 +141,8 @@ def start(
     angles = model.text.angles(positions)
     spare = ((0, 0), (0, capacity - x.shape[1]), (0, 0), (0, 0))
 
-    def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    def attend(qkv: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        q, k, v = taken_apart(qkv)
         q, k = rotate(q, angles), rotate(k, angles)
         kept = tuple(constrain(jnp.pad(x, spare), *CACHE_AXES) for x in (k, v))
         return attend_causal(q, k, v).out, kept

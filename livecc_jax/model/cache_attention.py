@@ -56,41 +56,46 @@ def _whole(k: jax.Array, layout: Layout) -> bool:
     return rows % layout.parts(layout.batch) == 0 and heads % layout.parts(layout.heads) == 0
 
 
-def served_alone(q: jax.Array, k: jax.Array) -> bool:
-    """Whether each row's queries are one token's, and one device has it all and kernels for that.
+def takes_one(qkv: jax.Array, k: jax.Array) -> bool:
+    """Whether `keep_and_attend` serves these, qkv [B, T, K, G + 2, D] and k [B, C, K, D]."""
+    return fused(qkv, k) and attention_one.usable(qkv, k)
 
-    Keys are [B, C, K, D].
-    """
-    alone = layout_in_scope(("batch", None)).mesh is None
-    return alone and fused(q, k) and attention_one.usable(q, k)
+
+def keep_and_attend(
+    qkv: jax.Array, angles: jax.Array, kept: tuple[jax.Array, jax.Array], length: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """`attention_one.keep_and_attend` by each device, with its own rows and heads."""
+
+    def act(qkv: jax.Array, angles: jax.Array, *kept_and_length: jax.Array) -> tuple:
+        *kept, length = kept_and_length
+        return attention_one.keep_and_attend(qkv, angles, tuple(kept), length)
+
+    return _on_own_part(act, qkv, angles, *kept, length, made=lambda whole, _: (whole, (whole, whole)))
 
 
 def attend_turn(
-    q: jax.Array, k: jax.Array, v: jax.Array, past: tuple[jax.Array, jax.Array], length: jax.Array
+    q: jax.Array, k: jax.Array, v: jax.Array, kept: tuple[jax.Array, jax.Array], length: jax.Array
 ) -> jax.Array:
-    """Attention of a prompt to the first `length` keys of the past and, causally, to its own.
+    """Attention of a prompt to the first `length` keys that are kept and, causally, to its own.
 
     Args:
         q: [B, Q, H, D].
         k: [B, Q, K, D].
         v: [B, Q, K, D].
-        past: keys and values, [B, C, K, D] each, C possibly 0.
+        kept: keys and values, [B, C, K, D] each: of the past, and behind it the prompt's own.
         length: int32 [B] of the past.
 
     Returns:
         [B, Q, H, D] in q's dtype.
     """
-    if not past[0].shape[1]:
-        return attend_causal(q, k, v).out
-    if fused(q, k) and attention_prompt.usable(q, past[0]):
+    if fused(q, k) and attention_prompt.usable(q, kept[0]):
 
-        def act(q: jax.Array, k: jax.Array, v: jax.Array, *past_and_length: jax.Array) -> jax.Array:
-            *past, length = past_and_length
-            parts = attention_prompt.attend_prompt(q, k, v, tuple(past), length)
+        def act(q: jax.Array, *kept_and_length: jax.Array) -> jax.Array:
+            parts = attention_prompt.attend_prompt(q, *kept_and_length)
             return together([Part(*part) for part in parts])
 
-        return _on_own_part(act, q, k, v, *past, length, whole=True)
-    return together([attend_past(q, *past, length), attend_causal(q, k, v)])
+        return _on_own_part(act, q, *kept, length, made=lambda whole, _: whole)
+    return together([attend_past(q, *kept, length), attend_causal(q, k, v)])
 
 
 def attend_past(q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array) -> Part:
@@ -118,27 +123,27 @@ def attend_causal(q: jax.Array, k: jax.Array, v: jax.Array) -> Part:
     return attend_masked(q, k, v, jnp.tril(jnp.ones((1, q.shape[1], q.shape[1]), bool)))
 
 
-def _on_own_part(act: Callable[..., Any], *arrays: jax.Array, whole: bool = False) -> Any:
+def _on_own_part(act: Callable[..., Any], *arrays: jax.Array, made: Callable[..., Any] = Part) -> Any:
     """`act` by each device of the mesh in scope, with its own rows and heads.
 
-    It makes a part; with `whole`, the output alone.
+    Args:
+        act: for arrays of one device.
+        arrays: of rows; those of four axes or more have heads as their third.
+        made: what `act` gives, from the shardings of [B, Q, H, D] and of [B, Q, H].
     """
     layout = layout_in_scope(("batch", None))
     if layout.mesh is None:
         return act(*arrays)
     by_row = PartitionSpec(layout.batch or None)
     of_size = PartitionSpec(layout.batch or None, None, layout.heads or None)
-    given = tuple(layout.qkv if x.ndim == 4 else by_row for x in arrays)
-    made = layout.qkv if whole else Part(layout.qkv, of_size)
+    given = tuple(layout.qkv if x.ndim > 3 else by_row for x in arrays)
     return jax.shard_map(
-        act, in_specs=given, out_specs=made, check_vma=False
+        act, in_specs=given, out_specs=made(layout.qkv, of_size), check_vma=False
     )(*arrays)  # fmt: skip
 
 
 def _past(q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array) -> Part:
     """`attend_past` on one device that cuDNN serves."""
-    if attention_one.usable(q, k):
-        return Part(*attention_one.attend_one(q, k, v, length))
     kv = k.shape[2]
     by_key_head = _by_key_head(q, kv)
     blocks = len(q) * kv * -(-by_key_head.shape[1] // TILE)

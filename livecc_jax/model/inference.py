@@ -35,9 +35,10 @@ from livecc_jax.model.vision import normalize
 from livecc_jax.parallel.rules import sharding_tree
 
 Attention = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-# (q [B,T,H,D], k [B,T,K,D], v [B,T,K,D]) -> (out [B,T,H,D], whatever it wants handed back). Nothing is
-# rotated: a context that forgets turns moves what it keeps, and one kernel may rotate, keep and attend.
-Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
+# qkv [B,T,K,G+2,D], each key head's queries, key and value -> (out [B,T,K*G,D], whatever it wants
+# handed back). Nothing is rotated: a context that forgets turns moves what it keeps, and one kernel may
+# take them apart, rotate, keep and attend.
+Attend = Callable[[jax.Array], tuple[jax.Array, Any]]
 
 
 class Weights(NamedTuple):
@@ -185,20 +186,25 @@ def decoder_layer(
         config: its sizes.
         weights: from `lay_out`.
         x: [B, T, D].
-        attend: what queries, keys and values are for, none of them rotated yet.
+        attend: what queries, keys and values are for, none of them taken apart or rotated yet.
 
     Returns:
         ([B, T, D], what `attend` hands back).
     """
     with jax.named_scope("attn"):
         qkv = product(x, weights["qkv"], norm=Norm(weights["input_norm"], config.norm_eps))
-        q = qkv[..., :-2, :].reshape(*x.shape[:2], config.heads, config.head_dim)
-        out, kept = attend(q, qkv[..., -2, :], qkv[..., -1, :])
+        out, kept = attend(qkv)
         x = product(out, weights["o"], 2, add=x)
     with jax.named_scope("mlp"):
         norm = Norm(weights["post_norm"], config.norm_eps)
         hidden = product(x, weights["gate_up"], norm=norm, gated=True)
         return product(hidden, weights["down"], add=x), kept
+
+
+def taken_apart(qkv: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """[B, T, K, G + 2, D] as queries [B, T, K * G, D], keys and values [B, T, K, D]."""
+    queries, size = qkv[..., :-2, :], qkv.shape[-1]
+    return queries.reshape(*qkv.shape[:2], -1, size), qkv[..., -2, :], qkv[..., -1, :]
 
 
 def see(config: ModelConfig, weights: Weights, frames: jax.Array) -> jax.Array:

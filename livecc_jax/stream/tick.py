@@ -12,9 +12,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from livecc_jax.model.cache import append_new
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.inference import Weights
-from livecc_jax.model.pool import Context, Pool, keep_answers, no_answer, read_turn, say_token
+from livecc_jax.model.pool import Context, Pool, keep, read_turn
 from livecc_jax.model.qwen2_vl import bind
 from livecc_jax.stream.compiled import LOOPS_IN_GRAPHS, Compiled
 from livecc_jax.stream.sampling import choose, forbid_hasty_silence, greedy, penalize
@@ -73,9 +74,7 @@ def take_turns(
     batch, bucket = turn.tokens.shape
     rows = jnp.arange(batch)
     x = model.embed(turn.tokens, turn.pictures, turn.vision_index)
-    hidden, pool, past, own = read_turn(
-        model, weights.layers, pool, context, x, turn.positions, places.prompt, limit
-    )
+    hidden, cache, prompt = read_turn(model, weights.layers, pool, context, x, turn.positions, limit)
     last = jnp.take_along_axis(hidden, (turn.count - 1)[:, None, None], axis=1)[:, 0]
 
     remembered = jnp.arange(context.tokens.shape[1]) < context.length[:, None]
@@ -101,31 +100,34 @@ def take_turns(
     token = pick(last, seen, jnp.zeros((), jnp.int32))
     speaking = speaks(token) & (limits > 0)
     said = jnp.full((batch, limit), -1, jnp.int32).at[:, 0].set(jnp.where(speaking, token, -1))
-    there = jnp.concatenate([real, jnp.zeros((batch, limit), bool)], axis=1)
-    carry = (jnp.ones((), jnp.int32), token, speaking, said, seen, there, own)
-    carry = (*carry, no_answer(own, limit))
+    begin = context.length + turn.count  # of the answer in the cache
+    shape = batch, limit, config.text.kv_heads, 2, config.text.head_dim
+    answers = [jnp.zeros(shape, x.dtype) for _ in weights.layers]
+    carry = (jnp.ones((), jnp.int32), token, speaking, said, seen, cache, answers)
 
     def unfinished(carry: tuple) -> jax.Array:
         n, _, speaking = carry[:3]
         return jnp.any(speaking & (n < limits))
 
     def say(carry: tuple) -> tuple:
-        n, token, speaking, said, seen, there, own, fresh = carry
+        n, token, speaking, said, seen, cache, answers = carry
         going = speaking & (n < limits)
-        there = jax.lax.dynamic_update_slice_in_dim(
-            there, jnp.ones((batch, 1), bool), bucket + n - 1, axis=1
-        )
         x = model.embed(token[:, None], None, None)
-        position = turn.next_position + n - 1
-        last, own, fresh = say_token(
-            model, weights.layers, context, past, own, fresh, x, position, n - 1, there
-        )
+        at = turn.next_position + n - 1
+        positions = jnp.broadcast_to(at[:, None, None], (batch, 3, 1))
+        hidden, cache, new = append_new(model, weights.layers, cache, x, positions, begin + n - 1)
+        put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=n - 1, axis=1)
+        answers = [put(old, kv.astype(old.dtype)) for old, kv in zip(answers, new)]
         seen = seen.at[rows, token].max(going)
-        following = pick(last, seen, n)
+        following = pick(hidden[:, 0], seen, n)
         ended = going & ~speaks(following)
         token = jnp.where(going, following, token)
         said = said.at[:, n].set(jnp.where(going & ~ended, following, -1))
-        return n + 1, token, speaking & ~ended, said, seen, there, own, fresh
+        return n + 1, token, speaking & ~ended, said, seen, cache, answers
 
-    _, _, speaking, said, _, _, _, fresh = jax.lax.while_loop(unfinished, say, carry)
-    return said, keep_answers(pool, fresh, places.answer)
+    _, _, _, said, _, _, answers = jax.lax.while_loop(unfinished, say, carry)
+    # At once, when nothing is to be read any more: in between XLA would copy parts of the pool.
+    new = [
+        jnp.concatenate([kv.astype(x.dtype) for kv in pair], axis=1) for pair in zip(prompt, answers)
+    ]
+    return said, keep(pool, new, jnp.concatenate(places, axis=1))

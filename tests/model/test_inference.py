@@ -26,7 +26,7 @@ from livecc_jax.model.cache_attention import (
     attend_turn,
     together,
 )
-from livecc_jax.model.inference import cut, lay_out
+from livecc_jax.model.inference import cut, lay_out, taken_apart
 from livecc_jax.model.kept import narrow, widen
 from livecc_jax.model.product import product
 from livecc_jax.model.product_one import Norm
@@ -57,11 +57,17 @@ def plain_cudnn(q, k, v, query_seq_lengths=None, key_value_seq_lengths=None, is_
     return out, jax.nn.logsumexp(scores, axis=-1).swapaxes(1, 2)
 
 
-def plain_prompt(q, k, v, past, length):
-    """What the kernel of a prompt computes, by definition: parts to be put together."""
-    seen = jnp.arange(past[0].shape[1]) < length[:, None, None]
-    own = jnp.tril(jnp.ones((1, q.shape[1], q.shape[1]), bool))
-    return [attend_masked(q, *past, seen), attend_masked(q, k, v, own)]
+def behind(past, own, length, capacity):
+    """The past with the prompt's own keys (or values) behind it; where there is nothing, old ones."""
+    room = jnp.full((len(past), capacity - past.shape[1], *past.shape[2:]), 7.0)
+    put = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=0)
+    return jax.vmap(put)(jnp.concatenate([past, room], axis=1), own, length)
+
+
+def plain_prompt(q, k, v, length):
+    """What the kernel of a prompt computes, by definition: a part alone."""
+    own = length[:, None] + jnp.arange(q.shape[1])
+    return [attend_masked(q, k, v, jnp.arange(k.shape[1]) <= own[..., None])]
 
 
 @pytest.mark.parametrize(
@@ -81,10 +87,9 @@ def test_parts_together_are_the_whole(monkeypatch, rows, queries, capacity):
         jnp.broadcast_to(jnp.tril(jnp.ones((queries, queries), bool)), (rows, queries, queries)),
     ]
     both = (jnp.concatenate(x, axis=1) for x in zip(past, own))
+    kept = tuple(behind(*x, length, capacity * 2) for x in zip(past, own))
     whole = attend_masked(q, *both, jnp.concatenate(seen, axis=2)).out
     monkeypatch.setattr(cache_attention, "_cudnn", plain_cudnn)
-    interpreted = functools.partial(attention_one.attend_one, interpret=True)
-    monkeypatch.setattr(cache_attention.attention_one, "attend_one", interpreted)
     monkeypatch.setattr(attention_prompt, "attend_prompt", plain_prompt)
     splits = {1: "tensor=4", 3: None, 4: "data=4,tensor=2"}
     for by_cudnn, over in ((False, None), (True, None), (True, splits[rows])):
@@ -96,7 +101,7 @@ def test_parts_together_are_the_whole(monkeypatch, rows, queries, capacity):
                 monkeypatch.setattr(
                     attention_prompt, "usable", lambda *_, usable=in_one and by_cudnn: usable
                 )
-                run = jax.jit(lambda: attend_turn(q, *own, tuple(past), length))
+                run = jax.jit(lambda: attend_turn(q, *own, kept, length))
                 np.testing.assert_allclose(run(), whole, atol=2e-6)
 
 
@@ -127,30 +132,35 @@ def test_a_prompt_attends_in_one_kernel(monkeypatch, queries, heads, lengths, pa
     rows, (h, kv) = len(lengths), heads
     q = jax.random.normal(keys[0], (rows, queries, h, 64))
     own = [jax.random.normal(key, (rows, queries, kv, 64)) for key in keys[1:3]]
-    past = tuple(jax.random.normal(key, (rows, 128, kv, 64)) for key in keys[3:])
+    past = [jax.random.normal(key, (rows, 128, kv, 64)) for key in keys[3:]]
     length = jnp.array(lengths)
-    made = attention_prompt.attend_prompt(q, *own, past, length, interpret=InterpretGPUParams())
+    kept = [behind(*x, length, 256) for x in zip(past, own)]
+    made = attention_prompt.attend_prompt(q, *kept, length, interpret=InterpretGPUParams())
     assert len(made) == parts
     wanted = together([attend_past(q, *past, length), attend_causal(q, *own)])
     np.testing.assert_allclose(together([Part(*part) for part in made]), wanted, atol=2e-6)
 
 
-@pytest.mark.parametrize("heads", [4, 12])
-def test_a_token_is_rotated_kept_and_attends(heads):
-    """In kernels of its own as step by step; what was kept before stays."""
+@pytest.mark.parametrize(("heads", "over"), [(4, None), (12, None), (12, "data=2,tensor=2")])
+def test_a_token_is_rotated_kept_and_attends(monkeypatch, heads, over):
+    """In two kernels as step by step, on any number of devices; what was kept before stays."""
     keys = jax.random.split(jax.random.key(heads), 6)
-    q = jax.random.normal(keys[0], (2, 1, heads, 32))
-    k, v = (jax.random.normal(key, (2, 1, 4, 32)) for key in keys[1:3])
+    qkv = jax.random.normal(keys[0], (2, 1, 4, heads // 4 + 2, 32))
     angles = jax.random.uniform(keys[3], (2, 1, 16), maxval=6.0)
     kept = tuple(jax.random.normal(key, (2, 192, 4, 32)) for key in keys[4:])
     length = jnp.array([0, 130])
-    out, (now_k, now_v) = attention_one.keep_and_attend(q, k, v, angles, kept, length, interpret=True)
-    for now, old, new in zip((now_k, now_v), kept, (rotate(k, angles), v)):
+    interpreted = functools.partial(attention_one.keep_and_attend, interpret=True)
+    monkeypatch.setattr(attention_one, "keep_and_attend", interpreted)
+    with jax.set_mesh(make_mesh(parse_mesh(over))) if over else contextlib.nullcontext():
+        out, now = jax.jit(cache_attention.keep_and_attend)(qkv, angles, kept, length)
+    q, k, v = taken_apart(qkv)
+    assert q.shape == (2, 1, heads, 32)
+    for there, old, new in zip(now, kept, (rotate(k, angles), v)):
         wanted = np.array(old)
         wanted[0, 0], wanted[1, 130] = new[:, 0]
-        np.testing.assert_allclose(now, wanted, atol=1e-6)
+        np.testing.assert_allclose(there, wanted, atol=1e-6)
     seen = jnp.arange(192) <= length[:, None, None]
-    wanted = attend_masked(rotate(q, angles), now_k, now_v, seen).out
+    wanted = attend_masked(rotate(q, angles), *map(jnp.asarray, now), seen).out
     np.testing.assert_allclose(out, wanted, atol=2e-6)
 
 
@@ -206,12 +216,12 @@ def test_the_kernels_of_one_token_are_made_for_a_gpu():
     one = AbstractDevice("NVIDIA H100 80GB HBM3", None, "gpu")
     x, rows = jnp.zeros(384, jnp.bfloat16), jnp.zeros((64, 384), jnp.bfloat16)
     norm = Norm(x, 1e-6)
-    token = [jnp.zeros((1, 1, heads, 128), jnp.bfloat16) for heads in (28, 4, 4)]
+    token = jnp.zeros((1, 1, 4, 9, 128), jnp.bfloat16)
     kept = (jnp.zeros((1, 2048, 4, 128), jnp.bfloat16),) * 2
     calls = {
         "product_one": (functools.partial(product_one.times, norm=norm, gated=True), x, rows),
         "keep_one": (
-            attention_one.keep_and_attend, *token, jnp.zeros((1, 1, 64)), kept, jnp.array([5])
+            attention_one.keep_and_attend, token, jnp.zeros((1, 1, 64)), kept, jnp.array([5])
         ),
     }  # fmt: skip
     with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=one)):
