@@ -20,7 +20,7 @@ from livecc_jax.evaluate.perplexity import Forced, ForcedTurn
 from livecc_jax.media.pixels import PATCH
 from livecc_jax.model.cache import Cache, append, empty_cache, grow_cache
 from livecc_jax.model.config import ModelConfig
-from livecc_jax.model.inference import Weights
+from livecc_jax.model.inference import Weights, logits
 from livecc_jax.model.qwen2_vl import bind
 from livecc_jax.stream.session import StreamModel
 from livecc_jax.text.tokenizer import Tokenizer
@@ -190,4 +190,5 @@ def losses(
     config: ModelConfig, weights: Weights, hidden: jax.Array, tokens: jax.Array, slots: jax.Array
 ) -> jax.Array:
     """Nats float32 [1, N] of the tokens after slots int32 [1, N]; tokens int32 [1, Q + 1]."""
-    return target_losses(bind(config, weights.rest), hidden, tokens, slots, HEAD_CHUNK)
+    head = functools.partial(logits, bind(config, weights.rest), weights)
+    return target_losses(head, hidden, tokens, slots, HEAD_CHUNK)

@@ -28,8 +28,8 @@ from livecc_jax.model.config import ModelConfig, TextConfig, VisionConfig
 from livecc_jax.model.layers import layer_norm, quick_gelu
 from livecc_jax.model.product import product
 from livecc_jax.model.product_one import Norm
-from livecc_jax.model.quantize import quantize
-from livecc_jax.model.qwen2_vl import Params, logical_axes
+from livecc_jax.model.quantize import head8, quantize, quantize_head
+from livecc_jax.model.qwen2_vl import Params, Qwen2VL, logical_axes
 from livecc_jax.model.rope import rotate, vision_angles
 from livecc_jax.model.vision import normalize
 from livecc_jax.parallel.rules import sharding_tree
@@ -48,11 +48,12 @@ class Weights(NamedTuple):
     layers: list[Params]  # of the decoder
     blocks: list[Params]  # of the vision tower, without their norms
     norms: Params  # of the tower's blocks, stacked
+    head: Params  # in eight bits, in place of the one in `rest`; empty where that one serves
 
     # A call is begun the sooner, the fewer arrays it is given: hundreds take a millisecond.
     def for_seeing(self) -> Weights:
         """Without the decoder's layers."""
-        return self._replace(layers=[])
+        return self._replace(layers=[], head={})
 
     def for_saying(self) -> Weights:
         """Without the tower's blocks."""
@@ -88,17 +89,19 @@ def lay_out(
         params: the parameter tree, of numpy or jax arrays.
         vision: take the tower apart too; without, its blocks stay stacked in `rest`.
         precision: of matrix products: `weights` as the weights are, `fp8` in 8-bit floats within the
-            decoder's layers and the tower's blocks.
+            decoder's layers and the tower's blocks, and in 8-bit integers in the head.
         spread: the architecture and a mesh to split them over, by the rules of training.
 
     Raises ConfigError for another precision, or weights that do not divide over the mesh.
     """
     if precision not in PRECISIONS:
         raise ConfigError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
-    of_decoder, of_tower = (quantize, quantize) if precision == "fp8" else (_turned, _same)
+    eight = precision == "fp8"
+    of_decoder, of_tower = (quantize, quantize) if eight else (_turned, _same)
     text, tower = params["text"], params["vision"]
+    replaced = ("layers", "head") if eight else ("layers",)
     rest = {
-        "text": {k: v for k, v in text.items() if k != "layers"},
+        "text": {k: v for k, v in text.items() if k not in replaced},
         "vision": {k: v for k, v in tower.items() if not vision or k != "blocks"},
     }
 
@@ -116,7 +119,11 @@ def lay_out(
     norms = {k: tower["blocks"][k] for k in NORMS if vision}
     of_norms = {k: axes["vision"]["blocks"][k] for k in norms} if axes else None
     blocks = [{k: v for k, v in block.items() if k not in NORMS} for block in blocks]
-    return Weights(put(rest, of_rest), layers, blocks, put(norms, of_norms))
+    head = {}
+    if eight:
+        rows = text["head"].T if "head" in text else text["embed"]
+        head = quantize_head(put(rows, ("vocab", "embed")))
+    return Weights(put(rest, of_rest), layers, blocks, put(norms, of_norms), head)
 
 
 def _axes_apart(stacked: Params) -> Params:
@@ -199,6 +206,11 @@ def decoder_layer(
         norm = Norm(weights["post_norm"], config.norm_eps)
         hidden = product(x, weights["gate_up"], norm=norm, gated=True)
         return product(hidden, weights["down"], add=x), kept
+
+
+def logits(model: Qwen2VL, weights: Weights, hidden: jax.Array) -> jax.Array:
+    """Final hidden states [..., D] to float32 [..., V], by the model's head or its eight bits."""
+    return head8(hidden, weights.head) if weights.head else model.text.logits(hidden)
 
 
 def taken_apart(qkv: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

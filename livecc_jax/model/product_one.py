@@ -8,7 +8,7 @@ once, a few rows to a block of the device; one of 8-bit numbers is widened where
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +67,7 @@ def times(
     bias: jax.Array | None = None,
     gated: bool = False,
     add: jax.Array | None = None,
+    dtype: Any = None,
     tuning: Tuning | None = None,
     interpret: bool = False,
 ) -> jax.Array:
@@ -80,11 +81,12 @@ def times(
         bias: [N].
         gated: the first half of the outputs through SiLU, times the second half.
         add: [N], or half of it if gated.
+        dtype: of the outputs; x's by default.
         tuning: another than `tuned` gives.
         interpret: run the kernel's meaning instead, on any device.
 
     Returns:
-        [N], or half of it if gated, in x's dtype.
+        [N], or half of it if gated.
     """
     from jax.experimental import pallas as pl
 
@@ -144,7 +146,7 @@ def times(
         grid=(blocks,),
         in_specs=[{name: spec for name, (_, spec) in given.items()}],
         out_specs=pl.BlockSpec((rows,), lambda i: (i,)),
-        out_shape=jax.ShapeDtypeStruct((outputs,), x.dtype),
+        out_shape=jax.ShapeDtypeStruct((outputs,), dtype or x.dtype),
         compiler_params=triton_of_pallas().CompilerParams(num_warps=warps, num_stages=STAGES),
         interpret=interpret,
         name="product_one",

@@ -1,8 +1,14 @@
-"""Matrix products in 8-bit floats (e4m3): half the bytes of bfloat16, twice the rate on a Hopper GPU.
+"""Matrix products in eight bits.
+
+Of layers in 8-bit floats (e4m3): half the bytes of bfloat16, twice the rate on a Hopper GPU.
 
 Weights have a scale for each output, inputs one for each token, taken as they come; nothing needs to be
 calibrated. The product itself is exact in float32 (FP8 Formats for Deep Learning, arXiv 2209.05433).
 One token alone is bound by reading weights, so its input stays as it is (on a GPU: `product_one`).
+
+Of the head in 8-bit integers: it serves single tokens, is bound by reading, and every rounding in it
+goes straight into logits; integers with a scale a row are three times as near there (of normal weights
+0.85% of a product's size in place of e4m3's 2.7%).
 """
 
 from __future__ import annotations
@@ -13,6 +19,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from livecc_jax.model import product_one
+from livecc_jax.model.kept import narrow
 from livecc_jax.model.qwen2_vl import Params
 
 E4M3 = jnp.float8_e4m3fn
@@ -38,6 +46,27 @@ def quantize(weights: Params, contract: int = 1) -> Params:
     values, scale = _rounded(flat)
     out = {"kernel8": values, "scale": scale.reshape(outputs)}
     return out | ({"bias": weights["bias"]} if "bias" in weights else {})
+
+
+@jax.jit
+def quantize_head(rows: jax.Array) -> Params:
+    """[V, D] as {"rows8": int8 [V, D], "scale": float32 [V]}, each row rounded to 255 values."""
+    values, scale = narrow(rows)
+    return {"rows8": values, "scale": scale[:, 0]}
+
+
+def head8(hidden: jax.Array, weights: Params) -> jax.Array:
+    """[..., D] times a quantised head: float32 [..., V]."""
+    rows, scale = weights["rows8"], weights["scale"]
+    if hidden.size == hidden.shape[-1] and product_one.usable(*rows.shape, eight=True):
+        y = product_one.times(hidden.reshape(-1), rows, scale=scale, dtype=jnp.float32)
+        return y.reshape(*hidden.shape[:-1], len(rows))
+    # Integers of eight bits are exact in bfloat16 too.
+    contracted = ((hidden.ndim - 1,), (1,)), ((), ())
+    y = jax.lax.dot_general(
+        hidden, rows.astype(hidden.dtype), contracted, preferred_element_type=jnp.float32
+    )
+    return y * scale
 
 
 def _rounded(x: jax.Array) -> tuple[jax.Array, jax.Array]:

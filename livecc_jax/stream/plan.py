@@ -230,6 +230,7 @@ def abstract_weights(config: ModelConfig, mesh: Mesh, dtype: Any) -> Weights:
         [placed(layer, LAYER_AXES) for layer in shapes.layers],
         [placed(block, {k: of_block[k] for k in block}) for block in shapes.blocks],
         placed(shapes.norms, {k: stacked[k] for k in shapes.norms}),
+        {},
     )
 
 

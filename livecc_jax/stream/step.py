@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from livecc_jax.model.cache import Cache, append
 from livecc_jax.model.config import ModelConfig
-from livecc_jax.model.inference import Weights, see
+from livecc_jax.model.inference import Weights, logits, see
 from livecc_jax.model.qwen2_vl import bind
 from livecc_jax.stream.compiled import LOOPS_IN_GRAPHS, Compiled
 from livecc_jax.stream.sampling import choose, forbid_hasty_silence, greedy, penalize
@@ -144,7 +144,7 @@ def run_turn(
     def pick(
         last: jax.Array, seen: jax.Array, keys: jax.Array, n: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        scores = penalize(model.text.logits(last), seen, controls.repetition_penalty)
+        scores = penalize(logits(model, weights, last), seen, controls.repetition_penalty)
         if stop.silence is not None:
             scores = forbid_hasty_silence(
                 scores, stop.silence, controls.silence_base, controls.silence_step, n

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from livecc_jax.model.cache import append_new
 from livecc_jax.model.config import ModelConfig
-from livecc_jax.model.inference import Weights
+from livecc_jax.model.inference import Weights, logits
 from livecc_jax.model.pool import Context, Pool, keep, read_turn
 from livecc_jax.model.qwen2_vl import bind
 from livecc_jax.stream.compiled import LOOPS_IN_GRAPHS, Compiled
@@ -87,7 +87,7 @@ def take_turns(
         split = jax.vmap(functools.partial(jax.random.split, num=limit))(keys)
 
     def pick(last: jax.Array, seen: jax.Array, n: jax.Array) -> jax.Array:
-        scores = penalize(model.text.logits(last), seen, controls.repetition_penalty)
+        scores = penalize(logits(model, weights, last), seen, controls.repetition_penalty)
         if stop.silence is not None:
             scores = forbid_hasty_silence(
                 scores, stop.silence, controls.silence_base, controls.silence_step, n
@@ -127,7 +127,7 @@ def take_turns(
 
     _, _, _, said, _, _, answers = jax.lax.while_loop(unfinished, say, carry)
     # At once, when nothing is to be read any more: in between XLA would copy parts of the pool.
-    new = [
-        jnp.concatenate([kv.astype(x.dtype) for kv in pair], axis=1) for pair in zip(prompt, answers)
+    told = [
+        jnp.concatenate([kv.astype(x.dtype) for kv in layer], axis=1) for layer in zip(prompt, answers)
     ]
-    return said, keep(pool, new, jnp.concatenate(places, axis=1))
+    return said, keep(pool, told, jnp.concatenate(places, axis=1))

@@ -6,19 +6,23 @@ Few tokens of a streaming row are supervised, so their hidden states are gathere
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
-from livecc_jax.model.qwen2_vl import Qwen2VL
-
 
 def target_losses(
-    model: Qwen2VL, hidden: jax.Array, tokens: jax.Array, slots: jax.Array, chunk: int
+    logits_of: Callable[[jax.Array], jax.Array],
+    hidden: jax.Array,
+    tokens: jax.Array,
+    slots: jax.Array,
+    chunk: int,
 ) -> jax.Array:
     """Cross entropy of the token after each slot.
 
     Args:
-        model: for its head.
+        logits_of: the head, [..., D] final hidden states to float32 [..., V].
         hidden: [B, T, D] final hidden states.
         tokens: int32 [B, T].
         slots: int32 [B, N] positions whose next token is the target.
@@ -38,7 +42,7 @@ def target_losses(
 
     def one(states_and_labels: tuple[jax.Array, jax.Array]) -> jax.Array:
         states, labels = states_and_labels
-        logits = model.text.logits(states)
+        logits = logits_of(states)
         picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
         return jax.nn.logsumexp(logits, axis=-1) - picked
 

@@ -32,7 +32,9 @@ def weighted_loss(
     params = jax.tree.map(lambda x: x.astype(dtype), join(learning, jax.lax.stop_gradient(frozen)))
     bound = bind(model, params, compute.lora.scale)
     hidden = bound.hidden(rows, compute.remat, compute.unroll)
-    losses = target_losses(bound, hidden, rows["tokens"], rows["target_slots"], compute.head_chunk)
+    losses = target_losses(
+        bound.text.logits, hidden, rows["tokens"], rows["target_slots"], compute.head_chunk
+    )
     weights = rows["target_weights"]
     return jnp.sum(losses * weights), jnp.sum(losses * (weights > 0))
 

@@ -30,7 +30,7 @@ from livecc_jax.model.inference import cut, lay_out, taken_apart
 from livecc_jax.model.kept import narrow, widen
 from livecc_jax.model.product import product
 from livecc_jax.model.product_one import Norm
-from livecc_jax.model.quantize import product8, quantize
+from livecc_jax.model.quantize import head8, product8, quantize, quantize_head
 from livecc_jax.model.rope import rotate
 from livecc_jax.parallel.mesh import make_mesh, parse_mesh
 
@@ -238,6 +238,29 @@ def test_one_token_meets_weights_of_eight_bits_as_they_are_stored():
     wide = np.asarray(weights["kernel8"], np.float64)
     wanted = wide @ np.asarray(x, np.float64)[0, 0] * np.asarray(weights["scale"]).reshape(-1)
     np.testing.assert_allclose(product8(x, weights).reshape(-1), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_head_in_eight_bits_is_off_by_half_a_step(monkeypatch):
+    """Of its rows and nothing else, for one token by its kernel as for several."""
+    rng = np.random.default_rng(2)
+    rows = rng.normal(size=(48, 384)) * 10.0 ** rng.uniform(-3, 3, size=(48, 1))
+    weights = quantize_head(jnp.asarray(rows, jnp.float32))
+    assert weights["rows8"].dtype == jnp.int8
+    x = rng.normal(size=(1, 384)).astype(np.float32)
+    exact = x @ rows.T
+    worst = abs(x).sum() * abs(rows).max(1) / 127 * 0.5
+    alone = head8(jnp.asarray(x), weights)
+    assert (abs(alone - exact) <= worst * 1.001).all()
+    assert np.median(abs(alone - exact) / worst) < 0.1
+    both = head8(jnp.asarray(x).repeat(2, 0).reshape(2, 1, 384), weights)
+    np.testing.assert_allclose(both[1], alone, rtol=1e-5, atol=1e-4)
+    monkeypatch.setattr(product_one, "usable", lambda *shape, **_: True)
+    interpreted = functools.partial(product_one.times, interpret=True)
+    monkeypatch.setattr(product_one, "times", interpreted)
+    by_kernel = head8(jnp.asarray(x, jnp.bfloat16), weights)
+    assert by_kernel.dtype == jnp.float32
+    wanted = head8(jnp.asarray(x, jnp.bfloat16).astype(jnp.float32), weights)
+    np.testing.assert_allclose(by_kernel, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_a_vector_in_eight_bits_is_off_by_half_a_step():

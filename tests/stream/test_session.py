@@ -20,6 +20,7 @@ from livecc_jax.errors import ConfigError, MediaError
 from livecc_jax.media.ingest import Turn
 from livecc_jax.media.pixels import patchify
 from livecc_jax.model.cache import append
+from livecc_jax.model.inference import logits
 from livecc_jax.model.qwen2_vl import bind
 from livecc_jax.stream import session as session_module
 from livecc_jax.stream.commentary import comment
@@ -111,7 +112,7 @@ def streamed_logits(mode, model=model):
     stream, length = Session(model(), options(mode), QUERY), 0
     network = bind(CONFIG, model().weights.rest)
     cache = session_module.empty_cache(CONFIG, 1, 512, jnp.float32)
-    logits = jax.jit(network.text.logits)
+    head = jax.jit(lambda hidden: logits(network, model().weights, hidden))
     one = jax.jit(
         lambda token, cache, at, length: append(
             network, model().weights.layers, cache, network.embed(token, None, None), at, length
@@ -123,13 +124,13 @@ def streamed_logits(mode, model=model):
         given = stream._turn_input(frames(turn), turn_label(*turn_span(turn)))
         count = int(given.count[0])
         hidden, cache = see(cache, jnp.array([length]), given)
-        out.append(logits(hidden[0, count - 1]))
+        out.append(head(hidden[0, count - 1]))
         length, at = length + count, int(given.next_position[0])
         for token in TOKENIZER.encode(answer):
             hidden, cache = one(
                 jnp.array([[token]]), cache, jnp.full((1, 3, 1), at), jnp.array([length])
             )
-            out.append(logits(hidden[0, 0]))
+            out.append(head(hidden[0, 0]))
             length, at = length + 1, at + 1
         stream.turns, stream.next_position = turn + 1, at
     return np.stack(out)
@@ -152,7 +153,8 @@ def test_streamed_equals_trained_equals_transformers(mode):
 
 def test_eight_bits_are_nearly_the_same():
     narrow = functools.cache(lambda: StreamModel(CONFIG, params(), TOKENIZER, "fp8"))
-    assert {x.dtype.name for x in jax.tree.leaves(narrow().weights)} == {"float32", "float8_e4m3fn"}
+    kinds = {x.dtype.name for x in jax.tree.leaves(narrow().weights)}
+    assert kinds == {"float32", "float8_e4m3fn", "int8"}
     differs = streamed_logits("mrope", narrow) - streamed_logits("mrope")
     # A product is off by 0.037 of its size (uniform rounding to three bits, twice); they add up as
     # noise does.
