@@ -19,7 +19,7 @@ from livecc_jax.model.cache import Cache, append
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.inference import Weights, logits, see
 from livecc_jax.model.qwen2_vl import bind
-from livecc_jax.stream.compiled import LOOPS_IN_GRAPHS, Compiled
+from livecc_jax.stream.compiled import ON_GPU, Compiled
 from livecc_jax.stream.sampling import choose, forbid_hasty_silence, greedy, penalize
 
 
@@ -100,7 +100,7 @@ def seen_of(state: SlotState, turn: TurnInput) -> jax.Array:
 
 @functools.partial(
     Compiled,
-    gpu=LOOPS_IN_GRAPHS,
+    gpu=ON_GPU,
     static_argnames=("config", "stop", "limit", "sampled"),
     donate_argnames=("cache", "state"),
 )

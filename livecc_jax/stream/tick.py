@@ -17,7 +17,7 @@ from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.inference import Weights, logits
 from livecc_jax.model.pool import Context, Pool, keep, read_turn
 from livecc_jax.model.qwen2_vl import bind
-from livecc_jax.stream.compiled import LOOPS_IN_GRAPHS, Compiled
+from livecc_jax.stream.compiled import ON_GPU, Compiled
 from livecc_jax.stream.sampling import choose, forbid_hasty_silence, greedy, penalize
 from livecc_jax.stream.step import Controls, StopIds, TurnInput
 
@@ -31,7 +31,7 @@ class Places(NamedTuple):
 
 @functools.partial(
     Compiled,
-    gpu=LOOPS_IN_GRAPHS,
+    gpu=ON_GPU,
     static_argnames=("config", "stop", "limit", "sampled"),
     donate_argnames=("pool",),
 )

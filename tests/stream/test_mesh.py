@@ -19,19 +19,30 @@ def spread(sizes, precision="weights"):
     return StreamModel(CONFIG, params(), TOKENIZER, precision, mesh)
 
 
-@pytest.mark.parametrize("kind", [Session, functools.partial(RollingSession, retention=SHORT)])
-def test_one_stream_over_devices(kind):
+@pytest.mark.parametrize(
+    ("kind", "precision"),
+    [
+        (Session, "weights"),
+        (Session, "fp8"),
+        (functools.partial(RollingSession, retention=SHORT), "weights"),
+    ],
+)
+def test_one_stream_over_devices(kind, precision):
     """Weights, keys and values by heads."""
 
     def told(model):
         stream = kind(model, options("mrope"), QUERY)
         return [stream.push(frames(i)).tokens for i in range(4)], stream
 
-    said, stream = told(spread("tensor=2"))
-    assert said == told(model())[0]
+    said, stream = told(spread("tensor=2", precision))
+    one = model() if precision == "weights" else StreamModel(CONFIG, params(), TOKENIZER, precision)
+    assert said == told(one)[0]
     assert len({*said}) > 2
     held = stream._cache if kind is Session else stream._engine._pool
-    for x in (held[0][0], stream_model(stream).weights.layers[0]["qkv"]["rows"]):
+    weights = stream_model(stream).weights
+    qkv = weights.layers[0]["qkv"]
+    split = qkv["rows"] if precision == "weights" else weights.head["rows8"]
+    for x in (held[0][0], split):
         assert x.addressable_shards[0].data.size == x.size // 2
 
 
