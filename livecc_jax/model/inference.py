@@ -25,8 +25,8 @@ from livecc_jax.model.attention import attend
 from livecc_jax.model.attention_cudnn import usable
 from livecc_jax.model.attention_layout import layout_in_scope
 from livecc_jax.model.config import ModelConfig, TextConfig, VisionConfig
-from livecc_jax.model.layers import layer_norm, quick_gelu
-from livecc_jax.model.product import product
+from livecc_jax.model.layers import layer_norm
+from livecc_jax.model.product import gated_mlp, gelu_mlp, product
 from livecc_jax.model.product_one import Norm
 from livecc_jax.model.quantize import head8, quantize, quantize_head
 from livecc_jax.model.qwen2_vl import Params, Qwen2VL, logical_axes
@@ -204,8 +204,7 @@ def decoder_layer(
         x = product(out, weights["o"], 2, add=x)
     with jax.named_scope("mlp"):
         norm = Norm(weights["post_norm"], config.norm_eps)
-        hidden = product(x, weights["gate_up"], norm=norm, gated=True)
-        return product(hidden, weights["down"], add=x), kept
+        return gated_mlp(x, weights["gate_up"], weights["down"], norm, add=x), kept
 
 
 def logits(model: Qwen2VL, weights: Weights, hidden: jax.Array) -> jax.Array:
@@ -298,8 +297,8 @@ def _vision_block(
     q, k, v = (qkv[..., i, :, :] for i in range(3))
     out = attend(rotate(q, angles), rotate(k, angles), v)
     x = product(out, weights["attn"]["proj"], 2, add=x)
-    hidden = quick_gelu(product(layer_norm(x, **weights["norm2"]), weights["mlp"]["fc1"]))
-    return product(hidden, weights["mlp"]["fc2"], add=x)
+    mlp = weights["mlp"]
+    return gelu_mlp(layer_norm(x, **weights["norm2"]), mlp["fc1"], mlp["fc2"], add=x)
 
 
 def _attend_all(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:

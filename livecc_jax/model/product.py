@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from livecc_jax.model import product_one
-from livecc_jax.model.layers import rms_norm
+from livecc_jax.model.layers import quick_gelu, rms_norm
 from livecc_jax.model.product_one import Norm
-from livecc_jax.model.quantize import product8
+from livecc_jax.model.quantize import product8, products8
 from livecc_jax.model.qwen2_vl import Params
 
 
@@ -52,17 +52,44 @@ def product(
                 add=_flat(add),
             )
             return y.reshape(*lead, *outputs[gated:])
-    if norm is not None:
-        x = rms_norm(x, *norm)
-    y = _linear(x, weights, contract)
+    if "kernel8" in weights:
+        y = product8(x, weights, contract, norm)
+    else:
+        y = _linear(x if norm is None else rms_norm(x, *norm), weights, contract)
     if gated:
         y = jax.nn.silu(y[..., 0, :]) * y[..., 1, :]
+    return _added(y, add)
+
+
+def gated_mlp(
+    x: jax.Array, gate_up: Params, down: Params, norm: Norm | None = None, add: jax.Array | None = None
+) -> jax.Array:
+    """x, normed, through gate and up, SiLU of the one times the other, and down, + add.
+
+    Args:
+        x: [..., D].
+        gate_up: of D inputs and [2, F] outputs.
+        down: of F inputs and D outputs.
+        norm: normalises x first.
+        add: [..., D].
+    """
+    if "kernel8" in down and x.size > x.shape[-1]:
+        return _added(products8(x, gate_up, "gate", down, norm), add)
+    return product(product(x, gate_up, norm=norm, gated=True), down, add=add)
+
+
+def gelu_mlp(x: jax.Array, fc1: Params, fc2: Params, add: jax.Array | None = None) -> jax.Array:
+    """x [..., D] through fc1 of F outputs, `layers.quick_gelu` and fc2, + add [..., D]."""
+    if "kernel8" in fc2 and x.size > x.shape[-1]:
+        return _added(products8(x, fc1, "gelu", fc2), add)
+    return product(quick_gelu(product(x, fc1)), fc2, add=add)
+
+
+def _added(y: jax.Array, add: jax.Array | None) -> jax.Array:
     return y if add is None else add + y
 
 
 def _linear(x: jax.Array, weights: Params, contract: int) -> jax.Array:
-    if "kernel8" in weights:
-        return product8(x, weights, contract)
     if "rows" in weights:
         rows = weights["rows"]
         inputs = (tuple(range(a.ndim - contract, a.ndim)) for a in (x, rows))

@@ -15,16 +15,18 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from livecc_jax.model import product_one
+from livecc_jax.model import narrow_rows, product_one
 from livecc_jax.model.kept import narrow
+from livecc_jax.model.layers import quick_gelu, rms_norm
+from livecc_jax.model.narrow_rows import E4M3, LARGEST, SMALLEST, Between, Raw
+from livecc_jax.model.product_one import Norm
 from livecc_jax.model.qwen2_vl import Params
 
-E4M3 = jnp.float8_e4m3fn
-LARGEST = float(jnp.finfo(E4M3).max)  # 448
 ROWS = 16  # cuBLAS takes multiples of it
 
 
@@ -71,26 +73,75 @@ def head8(hidden: jax.Array, weights: Params) -> jax.Array:
 
 def _rounded(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """float32 [M, K] in eight bits, and the scale of each row, [M, 1]."""
-    scale = jnp.maximum(jnp.max(jnp.abs(x), axis=1, keepdims=True), 1e-12) / LARGEST
+    scale = jnp.maximum(jnp.max(jnp.abs(x), axis=1, keepdims=True), SMALLEST) / LARGEST
     return (x / scale).astype(E4M3), scale
 
 
-def product8(x: jax.Array, weights: Params, contract: int = 1) -> jax.Array:
-    """x times a quantised kernel over x's last `contract` axes, plus its bias; in x's dtype."""
-    lead, scale = x.shape[: x.ndim - contract], weights["scale"]
+def product8(x: jax.Array, weights: Params, contract: int = 1, norm: Norm | None = None) -> jax.Array:
+    """x times a quantised kernel over x's last `contract` axes, plus its bias.
+
+    Args:
+        x: [..., *inputs].
+        weights: from `quantize`.
+        contract: how many axes are inputs.
+        norm: normalises x first, over one axis of inputs.
+
+    Returns:
+        [..., *outputs] in x's dtype.
+    """
+    lead, outputs = x.shape[: x.ndim - contract], weights["scale"].shape
     flat = x.reshape(math.prod(lead), -1)
-    rows = len(flat)
-    if rows == 1:
-        y = jnp.dot(weights["kernel8"].astype(jnp.float32), flat[0].astype(jnp.float32))
-        y = (y * scale.reshape(-1)).reshape(scale.shape)
+    if len(flat) == 1:
+        one = flat[0] if norm is None else rms_norm(flat[0], *norm)
+        y = jnp.dot(weights["kernel8"].astype(jnp.float32), one.astype(jnp.float32))
+        y = (y * weights["scale"].reshape(-1)).reshape(outputs)
         y = y + weights["bias"] if "bias" in weights else y
-        return y.reshape(*lead, *scale.shape).astype(x.dtype)
-    values, own = _rounded(jnp.pad(flat, ((0, -rows % ROWS), (0, 0))).astype(jnp.float32))
-    y = jax.lax.dot_general(
-        values, weights["kernel8"], (((1,), (1,)), ((), ())), preferred_element_type=x.dtype
+        return y.reshape(*lead, *outputs).astype(x.dtype)
+    return _raw(_narrow(flat, norm), weights, x.dtype, len(flat)).scaled().reshape(*lead, *outputs)
+
+
+def products8(
+    x: jax.Array, first: Params, between: Between, second: Params, norm: Norm | None = None
+) -> jax.Array:
+    """Two products of several rows and what stands between them: [..., D] to [..., D] in x's dtype.
+
+    Args:
+        x: [..., D].
+        first: of D inputs and F outputs, [2, F] for a gate.
+        between: as in `narrow_rows`.
+        second: of F inputs and D outputs.
+        norm: normalises x first.
+    """
+    flat = x.reshape(-1, x.shape[-1])
+    raw = _raw(_narrow(flat, norm), first, x.dtype)
+    return _raw(_narrow(raw, between=between), second, x.dtype, len(flat)).scaled().reshape(x.shape)
+
+
+def _narrow(
+    x: jax.Array | Raw, norm: Norm | None = None, between: Between | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Rows in eight bits, and their scales; a few more, if that is what cuBLAS takes."""
+    if not isinstance(x, Raw):
+        x = jnp.pad(x, ((0, -len(x) % ROWS), (0, 0)))
+    if narrow_rows.usable():
+        return narrow_rows.narrow_rows(x, norm, between)
+    y = x.scaled() if isinstance(x, Raw) else x
+    y = y if norm is None else rms_norm(y, *norm)
+    if between == "gate":
+        gate, up = jnp.split(y, 2, axis=1)
+        y = jax.nn.silu(gate) * up
+    elif between == "gelu":
+        y = quick_gelu(y)
+    return _rounded(y.astype(jnp.float32))
+
+
+def _raw(
+    narrow: tuple[jax.Array, jax.Array], weights: Params, dtype: Any, rows: int | None = None
+) -> Raw:
+    """The product of rows in eight bits, of the first `rows` of them."""
+    values, own = narrow
+    sums = jax.lax.dot_general(
+        values, weights["kernel8"], (((1,), (1,)), ((), ())), preferred_element_type=dtype
     )
-    y = y[:rows].astype(jnp.float32) * own[:rows] * scale.reshape(-1)
-    y = y.reshape(*lead, *scale.shape)
-    if "bias" in weights:
-        y = y + weights["bias"]
-    return y.astype(x.dtype)
+    bias = weights["bias"].reshape(-1) if "bias" in weights else None
+    return Raw(sums[:rows], own[:rows], weights["scale"].reshape(-1), bias)

@@ -11,7 +11,7 @@ import jax
 # CUDA graphs. By default XLA makes graphs of what is within a loop and has the host start each round,
 # which for one token at a time is a few percent of a turn; with WHILE the loop is in the graph.
 _KINDS = "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,WHILE,CONDITIONAL"
-# Rematerialisation takes a donated pool for twice its size, and so computes again what there is room for
+# Rematerialisation takes a donated pool for twice its size, and computes again what there is room for
 # (8 of a tick's 112 products of 48 streams of 7B); what does not fit says so without it too.
 ON_GPU = {"xla_gpu_enable_command_buffer": _KINDS, "xla_gpu_memory_limit_slop_factor": "200"}
 

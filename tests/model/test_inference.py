@@ -16,6 +16,7 @@ from livecc_jax.model import (
     attention_prompt,
     attention_splash,
     cache_attention,
+    narrow_rows,
     product_one,
 )
 from livecc_jax.model.cache_attention import (
@@ -30,7 +31,7 @@ from livecc_jax.model.inference import cut, lay_out, taken_apart
 from livecc_jax.model.kept import narrow, widen
 from livecc_jax.model.product import product
 from livecc_jax.model.product_one import Norm
-from livecc_jax.model.quantize import head8, product8, quantize, quantize_head
+from livecc_jax.model.quantize import head8, product8, products8, quantize, quantize_head
 from livecc_jax.model.rope import rotate
 from livecc_jax.parallel.mesh import make_mesh, parse_mesh
 
@@ -238,6 +239,36 @@ def test_one_token_meets_weights_of_eight_bits_as_they_are_stored():
     wide = np.asarray(weights["kernel8"], np.float64)
     wanted = wide @ np.asarray(x, np.float64)[0, 0] * np.asarray(weights["scale"]).reshape(-1)
     np.testing.assert_allclose(product8(x, weights).reshape(-1), wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [384, 4736])
+def test_what_a_product_of_eight_bits_is_given_is_made_in_one_kernel(monkeypatch, size):
+    """Normed, or gated, or through gelu, and rounded, as step by step; a row of zeros stays one."""
+    rng = np.random.default_rng(3)
+
+    def numbers(*shape):
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    x = numbers(2, 3, 48) * 10.0 ** rng.uniform(-3, 3, size=(2, 3, 1))
+    x = x.at[1, 1].set(0)
+    first = {
+        "gate": quantize({"kernel": numbers(48, 2, size) / 7}),
+        "gelu": quantize({"kernel": numbers(48, size) / 7, "bias": numbers(size)}),
+    }
+    second = quantize({"kernel": numbers(size, 48) / 20})
+    norm = Norm(numbers(48), 1e-6)
+    calls = [functools.partial(product8, x, first["gelu"], norm=n) for n in (norm, None)]
+    calls += [functools.partial(products8, x, first[k], k, second) for k in first]
+    calls += [functools.partial(products8, x, first["gate"], "gate", second, norm)]
+    plain = [run() for run in calls]
+    monkeypatch.setattr(narrow_rows, "usable", lambda: True)
+    interpreted = functools.partial(narrow_rows.narrow_rows, interpret=True)
+    monkeypatch.setattr(narrow_rows, "narrow_rows", interpreted)
+    for run, wanted in zip(calls, plain):
+        # One that lies between two of e4m3's values may go to the other for the last bit's sake.
+        size = jnp.std(wanted, axis=-1, keepdims=True) + 1e-6
+        np.testing.assert_allclose(run() / size, wanted / size, atol=0.02)
+    assert jnp.all(calls[-1]()[1, 1] == 0)
 
 
 def test_a_head_in_eight_bits_is_off_by_half_a_step(monkeypatch):

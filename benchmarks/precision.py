@@ -1,0 +1,328 @@
+"""What eight bits do to a model's choices: in matrix products, in the cache, and in both.
+
+    python benchmarks/precision.py MODEL --clip data/clips/bbb_espeak_narration_30s.mp4
+    python benchmarks/precision.py --preset 7b              # random weights of a real size
+    python benchmarks/precision.py --preset 2b --pair-tokens 96 --turns 8 --dtype float32 --bfloat16
+
+Teacher forcing through the code that streams: each turn, its prompt and its answer together, is read
+over a pool that holds everything before it, and kept there. So an `int8` pool rounds what is older than
+the turn and nothing else, as in an engine; and `fp8` rounds the inputs of an answer's tokens too, as in
+an engine's ticks of several rows (one token alone keeps its own). A checkpoint is shown the clip with
+its reference words, random weights random frames with made-up ones. Each supervised token is a choice.
+
+Differences are from the same weights in `--dtype`, over the standard deviation of its logits (over the
+vocabulary, pooled over choices); `--bfloat16` adds the weights in bfloat16, a floor for interest. The
+baseline's logits are compared with those of the whole conversation as training lays it out, appended to
+a full cache; in float32 the script fails if they differ.
+"""
+
+import argparse
+import functools
+import itertools
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from streaming import random_params
+
+from livecc_jax.checkpoints.open import open_checkpoint
+from livecc_jax.commands.options import load_stream_model
+from livecc_jax.data.records import AnnotationFile
+from livecc_jax.evaluate.choice import padded
+from livecc_jax.evaluate.choice_step import embed
+from livecc_jax.evaluate.commentary import Reference
+from livecc_jax.evaluate.forcing import forward, reference_turns
+from livecc_jax.evaluate.timed import reference_of
+from livecc_jax.media import ingest
+from livecc_jax.media.budget import PixelBudget
+from livecc_jax.media.pixels import FACTOR, PATCH
+from livecc_jax.model.cache import empty_cache
+from livecc_jax.model.inference import logits
+from livecc_jax.model.pool import Context, empty_pool, keep, read_turn
+from livecc_jax.model.presets import preset
+from livecc_jax.model.qwen2_vl import bind
+from livecc_jax.stream.compiled import ON_GPU, Compiled
+from livecc_jax.stream.prompt import Prompt, make_prompt, stack_prompts
+from livecc_jax.stream.session import StreamModel
+from livecc_jax.text.tokenizer import open_tokenizer
+from livecc_jax.timeline.chat import ChatTemplate, stream_conversation
+from livecc_jax.timeline.example import StreamExample
+from livecc_jax.timeline.positions import token_positions
+from livecc_jax.timeline.turns import (
+    OPENING_FRAMES,
+    TURN_FRAMES,
+    Turn,
+    stream_prompt,
+    turn_label,
+)
+
+ROOT = Path(__file__).parents[1]
+WORDS = "A big rabbit comes out of his burrow and looks around the green meadow in the morning"
+CHUNK = 512  # tokens at a time, of the whole conversation
+NEAR = 0.1  # of the standard deviation: less between the two best tokens is nearly a tie
+ALLOWED = 1e-3  # of the standard deviation, between two ways to the baseline in float32
+
+
+class Talk(NamedTuple):
+    """What is shown and said, and how it is laid out."""
+
+    frames: np.ndarray  # uint8 [F, H, W, 3]
+    turns: list[Turn]
+    prompt: str
+    positions: str
+
+
+class Said(NamedTuple):
+    """One turn as a stream has it."""
+
+    tokens: Prompt  # of its prompt and its answer
+    first: int  # the last token of its prompt, which the answer's first follows
+    targets: list[int]  # the answer and its end
+
+
+def of_clip(checkpoint, args):
+    """The clip as `livecc stream` shows it, with the words that its annotation has."""
+    file = AnnotationFile(args.annotation)
+    examples = [e for e in map(file.__getitem__, range(len(file))) if isinstance(e, StreamExample)]
+    examples = [e for e in examples if Path(e.clip.path).name == Path(args.clip).name]
+    if not examples:
+        raise SystemExit(f"{args.annotation} has no words of {args.clip}")
+    example = examples[0]
+    span = [None if t is None else t / 1e6 for t in (example.clip.start_us, example.clip.end_us)]
+    budget = PixelBudget.parse(checkpoint.livecc.pixel_budget)
+    shown = itertools.islice(ingest.turns(args.clip, budget, *span), args.turns)
+    frames = np.concatenate([turn.frames for turn in shown])
+    turns, _ = reference_turns(reference_of(example), len(frames))
+    prompt = stream_prompt(example.query, example.title, example.previous)
+    return Talk(frames, turns, prompt, checkpoint.livecc.positions)
+
+
+def made_up(args):
+    """Random frames of so many tokens a pair, two thirds as high as wide, and so many words a turn."""
+    rows = max(1, round((args.pair_tokens / 1.5) ** 0.5))
+    size = rows * FACTOR, round(args.pair_tokens / rows) * FACTOR
+    count = OPENING_FRAMES + TURN_FRAMES * (args.turns - 1)
+    frames = np.random.default_rng(0).integers(0, 256, (count, *size, 3), np.uint8)
+    silent, _ = reference_turns(Reference("", 0, 0, ()), count)
+    words = itertools.cycle(WORDS.split())
+    turns = [turn._replace(text=" ".join(itertools.islice(words, args.words))) for turn in silent]
+    return Talk(frames, turns, "Comment on the video.", "mrope")
+
+
+def shown_in(talk, turn):
+    return talk.frames[turn.first_frame : turn.first_frame + turn.num_frames]
+
+
+def as_streamed(template, talk):
+    """The talk turn by turn, as sessions make prompts and keep answers."""
+    said, start = [], 0
+    for number, turn in enumerate(talk.turns):
+        label = turn_label(turn.start_us, turn.stop_us)
+        prompt = make_prompt(
+            template, shown_in(talk, turn), label, talk.prompt, first=number == 0,
+            positions=talk.positions, start=start,
+        )  # fmt: skip
+        answer = template.tokenizer.encode(turn.answer)
+        at, start = prompt.next_position, prompt.next_position + len(answer)
+        tokens = Prompt(
+            np.concatenate([prompt.tokens, np.array(answer, np.int32)]),
+            np.concatenate([prompt.positions, np.tile(np.arange(at, start), (3, 1))], axis=1),
+            start,
+            np.pad(prompt.vision_index, (0, len(answer)), constant_values=-1),
+        )
+        end = template.tokenizer.special.im_end
+        said.append(Said(tokens, len(prompt.tokens) - 1, [*answer, end]))
+    return said
+
+
+@functools.partial(Compiled, gpu=ON_GPU, static_argnames="config", donate_argnames="pool")
+def take(config, weights, pool, context, turn, slots, places):
+    """A turn read and kept: (logits [1, S, V] after its slots int32 [1, S], the pool)."""
+    model = bind(config, weights.rest)
+    x = model.embed(turn.tokens, turn.pictures, turn.vision_index)
+    hidden, _, new = read_turn(model, weights.layers, pool, context, x, turn.positions, 0)
+    chosen = jnp.take_along_axis(hidden, slots[..., None], axis=1)
+    return logits(model, weights, chosen), keep(pool, new, places)
+
+
+def streamed(model, said, pictures, cache):
+    """Logits float32 [N, V] of every choice, through a pool of that precision."""
+    tokens = np.concatenate([turn.tokens.tokens for turn in said])
+    positions = np.concatenate([turn.tokens.positions for turn in said], axis=1)
+    room = -(-len(tokens) // 128) * 128
+    most = max(len(turn.targets) for turn in said)
+    pool = empty_pool(model.config, room, model.dtype, precision=cache)
+    everything = np.arange(room)[None], padded(tokens, room, 0), padded(positions, room, 0)
+    found, length, pictures = [], 0, iter(pictures)
+    for group in filter(None, (said[:1], said[1:])):  # a program for each
+        rows = stack_prompts([turn.tokens for turn in group])
+        place = np.arange(rows.tokens.shape[1])
+        for i, turn in enumerate(group):
+            row = jax.tree.map(lambda x, i=i: x[i : i + 1], rows)._replace(pictures=next(pictures))
+            slots = np.minimum(turn.first + np.arange(most), len(place) - 1)[None]
+            places = np.where(place < row.count, length, room) + place
+            context = Context(*everything, np.array([length]))
+            context, slots, places = jax.tree.map(np.int32, (context, slots, places[None]))
+            scores, pool = take(
+                model.config, model.weights.for_saying(), pool, context, row, slots, places
+            )
+            found.append(np.asarray(scores)[0, : len(turn.targets)])
+            length += int(row.count[0])
+    return np.concatenate(found)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def head(config, weights, hidden):
+    return logits(bind(config, weights.rest), weights, hidden)
+
+
+def at_once(model, talk):
+    """(logits [N, V], targets [N]) of the whole conversation, by what perplexity is computed with."""
+    rows_cols = talk.frames.shape[1] // PATCH, talk.frames.shape[2] // PATCH
+    encoded = model.template.conversation(stream_conversation(talk.turns, rows_cols, talk.prompt))
+    tokens, special = encoded.tokens, model.tokenizer.special
+    positions, _ = token_positions(tokens, encoded.grids, special, talk.positions)
+    targets = np.flatnonzero(encoded.supervised)
+    firsts = range(0, len(talk.frames), OPENING_FRAMES)
+    seen = [model.look((talk.frames[i : i + OPENING_FRAMES],)) for i in firsts]
+    seen, vision = jnp.concatenate(seen, axis=1), tokens == special.video_pad
+    index = np.where(vision, np.cumsum(vision) - 1, -1)
+    cache = empty_cache(model.config, 1, -(-len(tokens) // CHUNK) * CHUNK, model.dtype)
+    chosen = []
+    for first in range(0, len(tokens), CHUNK):
+        ids, which, places = (x[..., first : first + CHUNK] for x in (tokens, index, positions))
+        x = embed(model.config, model.weights, padded(ids, CHUNK, 0), padded(which, CHUNK, -1), seen)
+        hidden, cache = forward(
+            model.config, model.weights, cache, np.array([first], np.int32), x, padded(places, CHUNK, 0)
+        )
+        own = targets[(targets > first) & (targets <= first + CHUNK)] - 1 - first
+        chosen.append(np.asarray(hidden)[0, own])
+    found = head(model.config, model.weights, np.concatenate(chosen))
+    return np.asarray(found), tokens[targets]
+
+
+def compared(base, other, target):
+    """Of one choice: squared difference, whether the same is best, divergence, nats, nats, margin."""
+    base, other = base.astype(np.float64), other.astype(np.float64)
+    log_p, log_q = (x - np.logaddexp.reduce(x) for x in (base, other))
+    divergence = np.exp(log_p) @ (log_p - log_q)
+    second, best = np.partition(base, -2)[-2:]
+    same = base.argmax() == other.argmax()
+    squared = np.mean((base - other) ** 2)
+    return squared, same, divergence, -log_p[target], -log_q[target], best - second
+
+
+TITLES = "difference", "same best", "not a tie", "KL", "nats", "nats now"
+
+
+def report(name, base, other, targets, deviation):
+    columns = np.array([compared(*row) for row in zip(base, other, targets)]).T
+    squared, same, divergence, before, after, margin = columns
+    changed = (same == 0) & (margin > NEAR * deviation)
+    rms = squared.mean() ** 0.5 / deviation
+    told = f"{rms:.3%} {same.mean():.2%} {changed.mean():.2%} {divergence.mean():.2e}".split()
+    told += [f"{before.mean():.4f}", f"{after.mean():.4f}"]
+    print(f"{name:11}", *(f"{x:>10}" for x in told), flush=True)
+
+
+def check(base, targets, model, talk):
+    """The baseline against the whole conversation at once: the standard deviation of its logits."""
+    deviation = float(np.sqrt(base.var(axis=1).mean()))
+    second, best = np.partition(base, -2)[:, -2:].T
+    ties = np.mean(best - second < NEAR * deviation)
+    found, own = at_once(model, talk)
+    if not np.array_equal(own, targets):
+        raise SystemExit("a stream's choices are not those of training")
+    differs = np.abs(found - base).max() / deviation
+    print(
+        f"baseline: logits' std {deviation:.3f}, {ties:.1%} nearly ties, {differs:.1e} of std at most "
+        "from the whole conversation at once", flush=True,
+    )  # fmt: skip
+    if not np.isfinite(differs) or (model.dtype == jnp.float32 and differs > ALLOWED):
+        raise SystemExit("the baseline is not what the model computes")
+    return deviation
+
+
+def of_preset(name, tokenizer, precision, dtype):
+    """Random weights, which are bf16 numbers in any dtype, the same each time."""
+    model = StreamModel(preset(name), random_params(preset(name)), tokenizer, precision)
+    # Cast once laid out, which does not round: there are never two copies in float32.
+    model.weights = jax.tree.map(
+        lambda x: x.astype(dtype) if x.dtype == jnp.bfloat16 else x, model.weights
+    )
+    model.dtype = jnp.dtype(dtype)
+    return model
+
+
+def of_checkpoint(checkpoint, precision, dtype):
+    options = {"precision": precision, "dtype": dtype, "mesh": None, "compile_cache": "none"}
+    return load_stream_model(argparse.Namespace(**options), checkpoint)
+
+
+def run(talk, tokenizer, make, plan):
+    """Every variant beside the first, one set of weights after the other."""
+    said, base = as_streamed(ChatTemplate(tokenizer), talk), None
+    targets = np.concatenate([turn.targets for turn in said])
+    pair, tokens = said[0].tokens.vision_index.max() // 3 + 1, sum(len(t.tokens.tokens) for t in said)
+    facts = f"{len(targets)} choices", f"{len(said)} turns", f"{tokens} tokens", f"{pair} a frame pair"
+    print(*facts, f"{talk.positions} positions", sep=", ", flush=True)
+    for precision, dtype, caches in plan:
+        model = pictures = None  # there is room for one
+        model = make(precision, dtype)
+        # A GPU's float32 products would be of TF32; those in eight bits have ways of their own.
+        exact = precision == "weights" and dtype == "float32"
+        with jax.default_matmul_precision("highest" if exact else None):
+            pictures = [model.look((shown_in(talk, turn),)) for turn in talk.turns]
+            for name, cache in caches.items():
+                found = streamed(model, said, pictures, cache)
+                if base is not None:
+                    report(name, base, found, targets, deviation)
+                    continue
+                base, deviation = found, check(found, targets, model, talk)
+                print(f"{'':11}", *(f"{title:>10}" for title in TITLES))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", nargs="?", help="checkpoint: HuggingFace directory, run, or step")
+    parser.add_argument("--clip", default=str(ROOT / "data/clips/bbb_espeak_narration_30s.mp4"))
+    parser.add_argument("--annotation", default=str(ROOT / "data/annotations/narration.jsonl"))
+    parser.add_argument("--preset", help="random weights of this size, in place of a checkpoint")
+    parser.add_argument("--tokenizer", default=str(ROOT / "data/tokenizer"), help="of a preset")
+    parser.add_argument("--pair-tokens", type=int, default=384, help="of a frame pair, with a preset")
+    parser.add_argument("--words", type=int, default=6, help="a turn, with a preset")
+    parser.add_argument("--turns", type=int, default=30, help="at most")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), help="default: float32 on a CPU, else bfloat16"
+    )
+    parser.add_argument("--bfloat16", action="store_true", help="beside float32, bfloat16 too")
+    args = parser.parse_args()
+    if bool(args.model) == bool(args.preset):
+        parser.error("give a checkpoint or --preset")
+    device = jax.devices()[0]
+    dtype = args.dtype or ("float32" if device.platform == "cpu" else "bfloat16")
+    if args.bfloat16 and dtype != "float32":
+        parser.error("--bfloat16 is beside --dtype float32")
+    facts = device.device_kind, f"jax {jax.__version__}", args.preset or Path(args.model).name, dtype
+    print(*facts, time.strftime("%Y-%m-%d"), sep=", ", flush=True)
+    if args.preset:
+        talk, tokenizer = made_up(args), open_tokenizer(args.tokenizer)
+        make = functools.partial(of_preset, args.preset, tokenizer)
+    else:
+        checkpoint = open_checkpoint(args.model)
+        talk, tokenizer = of_clip(checkpoint, args), checkpoint.open_tokenizer()
+        make = functools.partial(of_checkpoint, checkpoint)
+    plan = [
+        ("weights", dtype, {"baseline": "weights", "int8 cache": "int8"}),
+        ("fp8", dtype, {"fp8": "weights", "both": "int8"}),
+    ]
+    if args.bfloat16:
+        plan.append(("weights", "bfloat16", {"bfloat16": "weights"}))
+    run(talk, tokenizer, make, plan)
+
+
+if __name__ == "__main__":
+    main()
