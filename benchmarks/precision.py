@@ -51,46 +51,39 @@ from livecc_jax.text.tokenizer import open_tokenizer
 from livecc_jax.timeline.chat import ChatTemplate, stream_conversation
 from livecc_jax.timeline.example import StreamExample
 from livecc_jax.timeline.positions import token_positions
-from livecc_jax.timeline.turns import (
-    OPENING_FRAMES,
-    TURN_FRAMES,
-    Turn,
-    stream_prompt,
-    turn_label,
-)
+from livecc_jax.timeline.turns import OPENING_FRAMES, TURN_FRAMES, Turn, stream_prompt, turn_label
 
 ROOT = Path(__file__).parents[1]
 WORDS = "A big rabbit comes out of his burrow and looks around the green meadow in the morning"
 CHUNK = 512  # tokens at a time, of the whole conversation
 NEAR = 0.1  # of the standard deviation: less between the two best tokens is nearly a tie
+TITLES = "difference", "same best", "not a tie", "KL", "nats", "nats now"
 ALLOWED = 1e-3  # of the standard deviation, between two ways to the baseline in float32
 
 
 class Talk(NamedTuple):
-    """What is shown and said, and how it is laid out."""
-
     frames: np.ndarray  # uint8 [F, H, W, 3]
     turns: list[Turn]
     prompt: str
     positions: str
 
+    def shown(self):
+        return [self.frames[t.first_frame : t.first_frame + t.num_frames] for t in self.turns]
+
 
 class Said(NamedTuple):
-    """One turn as a stream has it."""
-
-    tokens: Prompt  # of its prompt and its answer
+    tokens: Prompt  # of a turn's prompt and its answer
     first: int  # the last token of its prompt, which the answer's first follows
     targets: list[int]  # the answer and its end
 
 
 def of_clip(checkpoint, args):
     """The clip as `livecc stream` shows it, with the words that its annotation has."""
-    file = AnnotationFile(args.annotation)
+    file, name = AnnotationFile(args.annotation), Path(args.clip).name
     examples = [e for e in map(file.__getitem__, range(len(file))) if isinstance(e, StreamExample)]
-    examples = [e for e in examples if Path(e.clip.path).name == Path(args.clip).name]
-    if not examples:
-        raise SystemExit(f"{args.annotation} has no words of {args.clip}")
-    example = examples[0]
+    example = next((e for e in examples if Path(e.clip.path).name == name), None)
+    if example is None:
+        raise SystemExit(f"{args.annotation} has no words of {name}")
     span = [None if t is None else t / 1e6 for t in (example.clip.start_us, example.clip.end_us)]
     budget = PixelBudget.parse(checkpoint.livecc.pixel_budget)
     shown = itertools.islice(ingest.turns(args.clip, budget, *span), args.turns)
@@ -112,19 +105,20 @@ def made_up(args):
     return Talk(frames, turns, "Comment on the video.", "mrope")
 
 
-def shown_in(talk, turn):
-    return talk.frames[turn.first_frame : turn.first_frame + turn.num_frames]
-
-
 def as_streamed(template, talk):
     """The talk turn by turn, as sessions make prompts and keep answers."""
     said, start = [], 0
-    for number, turn in enumerate(talk.turns):
+    for number, (turn, shown) in enumerate(zip(talk.turns, talk.shown())):
         label = turn_label(turn.start_us, turn.stop_us)
         prompt = make_prompt(
-            template, shown_in(talk, turn), label, talk.prompt, first=number == 0,
-            positions=talk.positions, start=start,
-        )  # fmt: skip
+            template,
+            shown,
+            label,
+            talk.prompt,
+            first=number == 0,
+            positions=talk.positions,
+            start=start,
+        )
         answer = template.tokenizer.encode(turn.answer)
         at, start = prompt.next_position, prompt.next_position + len(answer)
         tokens = Prompt(
@@ -133,8 +127,8 @@ def as_streamed(template, talk):
             start,
             np.pad(prompt.vision_index, (0, len(answer)), constant_values=-1),
         )
-        end = template.tokenizer.special.im_end
-        said.append(Said(tokens, len(prompt.tokens) - 1, [*answer, end]))
+        targets = [*answer, template.tokenizer.special.im_end]
+        said.append(Said(tokens, len(prompt.tokens) - 1, targets))
     return said
 
 
@@ -166,22 +160,16 @@ def streamed(model, said, pictures, cache):
             places = np.where(place < row.count, length, room) + place
             context = Context(*everything, np.array([length]))
             context, slots, places = jax.tree.map(np.int32, (context, slots, places[None]))
-            scores, pool = take(
-                model.config, model.weights.for_saying(), pool, context, row, slots, places
-            )
+            weights = model.weights.for_saying()
+            scores, pool = take(model.config, weights, pool, context, row, slots, places)
             found.append(np.asarray(scores)[0, : len(turn.targets)])
             length += int(row.count[0])
     return np.concatenate(found)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def head(config, weights, hidden):
-    return logits(bind(config, weights.rest), weights, hidden)
-
-
 def at_once(model, talk):
     """(logits [N, V], targets [N]) of the whole conversation, by what perplexity is computed with."""
-    rows_cols = talk.frames.shape[1] // PATCH, talk.frames.shape[2] // PATCH
+    rows_cols = [side // PATCH for side in talk.frames.shape[1:3]]
     encoded = model.template.conversation(stream_conversation(talk.turns, rows_cols, talk.prompt))
     tokens, special = encoded.tokens, model.tokenizer.special
     positions, _ = token_positions(tokens, encoded.grids, special, talk.positions)
@@ -190,17 +178,17 @@ def at_once(model, talk):
     seen = [model.look((talk.frames[i : i + OPENING_FRAMES],)) for i in firsts]
     seen, vision = jnp.concatenate(seen, axis=1), tokens == special.video_pad
     index = np.where(vision, np.cumsum(vision) - 1, -1)
-    cache = empty_cache(model.config, 1, -(-len(tokens) // CHUNK) * CHUNK, model.dtype)
-    chosen = []
-    for first in range(0, len(tokens), CHUNK):
-        ids, which, places = (x[..., first : first + CHUNK] for x in (tokens, index, positions))
-        x = embed(model.config, model.weights, padded(ids, CHUNK, 0), padded(which, CHUNK, -1), seen)
-        hidden, cache = forward(
-            model.config, model.weights, cache, np.array([first], np.int32), x, padded(places, CHUNK, 0)
-        )
+    config, weights, chosen = model.config, model.weights, []
+    room = -(-len(tokens) // CHUNK) * CHUNK
+    cache = empty_cache(config, 1, room, model.dtype)
+    everything = [padded(x, room, fill) for x, fill in ((tokens, 0), (index, -1), (positions, 0))]
+    for first in range(0, room, CHUNK):
+        ids, pictures, places = (x[..., first : first + CHUNK] for x in everything)
+        x = embed(config, weights, ids, pictures, seen)
+        hidden, cache = forward(config, weights, cache, np.array([first], np.int32), x, places)
         own = targets[(targets > first) & (targets <= first + CHUNK)] - 1 - first
-        chosen.append(np.asarray(hidden)[0, own])
-    found = head(model.config, model.weights, np.concatenate(chosen))
+        chosen.append(hidden[0, own])
+    found = logits(bind(config, weights.rest), weights, jnp.concatenate(chosen))
     return np.asarray(found), tokens[targets]
 
 
@@ -208,23 +196,17 @@ def compared(base, other, target):
     """Of one choice: squared difference, whether the same is best, divergence, nats, nats, margin."""
     base, other = base.astype(np.float64), other.astype(np.float64)
     log_p, log_q = (x - np.logaddexp.reduce(x) for x in (base, other))
-    divergence = np.exp(log_p) @ (log_p - log_q)
+    squared, same = np.mean((base - other) ** 2), base.argmax() == other.argmax()
     second, best = np.partition(base, -2)[-2:]
-    same = base.argmax() == other.argmax()
-    squared = np.mean((base - other) ** 2)
-    return squared, same, divergence, -log_p[target], -log_q[target], best - second
-
-
-TITLES = "difference", "same best", "not a tie", "KL", "nats", "nats now"
+    return squared, same, np.exp(log_p) @ (log_p - log_q), -log_p[target], -log_q[target], best - second
 
 
 def report(name, base, other, targets, deviation):
     columns = np.array([compared(*row) for row in zip(base, other, targets)]).T
     squared, same, divergence, before, after, margin = columns
     changed = (same == 0) & (margin > NEAR * deviation)
-    rms = squared.mean() ** 0.5 / deviation
-    told = f"{rms:.3%} {same.mean():.2%} {changed.mean():.2%} {divergence.mean():.2e}".split()
-    told += [f"{before.mean():.4f}", f"{after.mean():.4f}"]
+    told = [f"{squared.mean() ** 0.5 / deviation:.3%}", f"{same.mean():.2%}", f"{changed.mean():.2%}"]
+    told += [f"{divergence.mean():.2e}", f"{before.mean():.4f}", f"{after.mean():.4f}"]
     print(f"{name:11}", *(f"{x:>10}" for x in told), flush=True)
 
 
@@ -250,9 +232,8 @@ def of_preset(name, tokenizer, precision, dtype):
     """Random weights, which are bf16 numbers in any dtype, the same each time."""
     model = StreamModel(preset(name), random_params(preset(name)), tokenizer, precision)
     # Cast once laid out, which does not round: there are never two copies in float32.
-    model.weights = jax.tree.map(
-        lambda x: x.astype(dtype) if x.dtype == jnp.bfloat16 else x, model.weights
-    )
+    cast = functools.partial(jax.tree.map, lambda x: x.astype(dtype) if x.dtype == jnp.bfloat16 else x)
+    model.weights = cast(model.weights)
     model.dtype = jnp.dtype(dtype)
     return model
 
@@ -264,10 +245,15 @@ def of_checkpoint(checkpoint, precision, dtype):
 
 def run(talk, tokenizer, make, plan):
     """Every variant beside the first, one set of weights after the other."""
-    said, base = as_streamed(ChatTemplate(tokenizer), talk), None
+    said, base, deviation = as_streamed(ChatTemplate(tokenizer), talk), None, 1.0
     targets = np.concatenate([turn.targets for turn in said])
-    pair, tokens = said[0].tokens.vision_index.max() // 3 + 1, sum(len(t.tokens.tokens) for t in said)
-    facts = f"{len(targets)} choices", f"{len(said)} turns", f"{tokens} tokens", f"{pair} a frame pair"
+    height, width = (side // FACTOR for side in talk.frames.shape[1:3])
+    tokens = sum(len(turn.tokens.tokens) for turn in said)
+    facts = (
+        f"{len(targets)} choices",
+        f"{len(said)} turns of {height * width} a pair",
+        f"{tokens} tokens",
+    )
     print(*facts, f"{talk.positions} positions", sep=", ", flush=True)
     for precision, dtype, caches in plan:
         model = pictures = None  # there is room for one
@@ -275,7 +261,7 @@ def run(talk, tokenizer, make, plan):
         # A GPU's float32 products would be of TF32; those in eight bits have ways of their own.
         exact = precision == "weights" and dtype == "float32"
         with jax.default_matmul_precision("highest" if exact else None):
-            pictures = [model.look((shown_in(talk, turn),)) for turn in talk.turns]
+            pictures = [model.look((shown,)) for shown in talk.shown()]
             for name, cache in caches.items():
                 found = streamed(model, said, pictures, cache)
                 if base is not None:

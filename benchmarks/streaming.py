@@ -27,13 +27,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from livecc_jax.model import attention_one, product_one
-from livecc_jax.model.cache_attention import attend_masked, attend_past, attend_turn, together
-from livecc_jax.model.inference import see
+from livecc_jax.model import product_one
+from livecc_jax.model.cache_attention import attend_masked, keep_and_attend, takes
+from livecc_jax.model.inference import see, taken_apart
 from livecc_jax.model.layers import rms_norm
 from livecc_jax.model.presets import preset
 from livecc_jax.model.product import product
-from livecc_jax.model.quantize import quantize
+from livecc_jax.model.quantize import head8, products8, quantize, quantize_head
 from livecc_jax.model.qwen2_vl import abstract_params
 from livecc_jax.model.rope import rotate
 from livecc_jax.stream.engine import DUE, Engine, EngineOptions
@@ -80,49 +80,40 @@ def machine():
     return flops, b.nbytes / seconds(lambda: largest(b))
 
 
-def check_attention():
-    """A GPU's attention against the plain way, at this project's shapes: many queries, and one."""
-    keys = jax.random.split(jax.random.key(0), 5)
-    past, own = (
-        jax.random.normal(k, (2, 3, n, 4, 128), jnp.bfloat16) for k, n in zip(keys[1:], (2048, 64))
-    )
-    length = jnp.array([0, 17, 2048])
-    filled = jnp.arange(2048) < length[:, None, None]
-    for queries in (64, 1):
-        q = jax.random.normal(keys[0], (3, queries, 28, 128), jnp.bfloat16)
-        seen = jnp.tril(jnp.ones((1, queries, 64), bool))
-        plain = together([attend_masked(q, *past, filled), attend_masked(q, *own, seen)])
-        if queries > 1:
-            ours = attend_turn(q, *own, past, length)
-        else:
-            ours = together([attend_past(q, *past, length), attend_masked(q, *own, seen)])
-        differs = float(jnp.abs(plain.astype(jnp.float32) - ours.astype(jnp.float32)).max())
-        print(f"attention of {queries} queries: {differs:.2e} from the plain one", flush=True)
-        if differs > 0.04:  # a few roundings of what is 2 at most
-            raise SystemExit("attention does not compute what it means")
-
-
 def apart(one, other):
     """The largest difference, of the largest value."""
     one, other = (np.asarray(x, np.float32) for x in (one, other))
     return np.abs(one - other).max() / np.abs(other).max()
 
 
-def check_one_token():
-    """The kernels of one token against what they mean: cache, attention, products."""
-    keys = jax.random.split(jax.random.key(0), 8)
-    q = jax.random.normal(keys[0], (1, 1, 28, 128), jnp.bfloat16)
-    k, v = (jax.random.normal(key, (1, 1, 4, 128), jnp.bfloat16) for key in keys[1:3])
-    angles = jax.random.uniform(keys[3], (1, 1, 64), maxval=6.0)
-    kept = tuple(jax.random.normal(key, (1, 2048, 4, 128), jnp.bfloat16) for key in keys[4:6])
-    length = jnp.array([1500])
-    wanted = [old.at[:, 1500].set(new[:, 0]) for old, new in zip(kept, (rotate(k, angles), v))]
-    seen = jnp.arange(2048) <= length[:, None, None]
-    plain = attend_masked(rotate(q, angles), *wanted, seen).out
-    out, now = jax.jit(attention_one.keep_and_attend, donate_argnums=4)(q, k, v, angles, kept, length)
-    told = [apart(x, y) for x, y in zip((out, *now), (plain, *wanted))]
-    parts = zip(("attention", "keys", "values"), told)
-    print("one token, from the plain one:", ", ".join(f"{name} {x:.1e}" for name, x in parts))
+def check_attention():
+    """The kernels of a prompt and of one token against the plain way, at this project's shapes."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    kept = tuple(jax.random.normal(k, (3, 2560, 4, 128), jnp.bfloat16) for k in keys[:2])
+    length, told = jnp.array([0, 17, 2048]), []
+    for queries in (416, 1):
+        qkv = jax.random.normal(keys[2], (3, queries, 4, 9, 128), jnp.bfloat16)
+        if not takes(qkv, kept[0]):
+            raise SystemExit(f"attention of {queries} queries is not by its kernels here")
+        angles = jax.random.uniform(keys[3], (3, queries, 64), maxval=6.0)
+        out, now = jax.jit(keep_and_attend)(qkv, angles, kept, length)
+        q, k, v = taken_apart(qkv)
+        own = length[:, None] + jnp.arange(queries)
+        rows = jnp.arange(3)[:, None]
+        wanted = [old.at[rows, own].set(new) for old, new in zip(kept, (rotate(k, angles), v))]
+        seen = jnp.arange(2560) <= own[..., None]
+        plain = attend_masked(rotate(q, angles), *wanted, seen).out
+        told.append([apart(x, y) for x, y in zip((out, *now), (plain, *wanted))])
+        parts = zip(("out", "keys", "values"), told[-1])
+        differs = ", ".join(f"{name} {x:.1e}" for name, x in parts)
+        print(f"attention of {queries} queries, from the plain one: {differs}", flush=True)
+    if np.max(told) > 0.02:
+        raise SystemExit("the kernels of attention do not compute what they mean")
+
+
+def check_products():
+    """The kernels of products against what they mean."""
+    keys, told = jax.random.split(jax.random.key(1), 8), []
     x = jax.random.normal(keys[6], (1, 1, 3584), jnp.bfloat16)
     kernel = jax.random.normal(keys[7], (3584, 2, 18944), jnp.bfloat16)
     norm = product_one.Norm(jnp.full((3584,), 1.5, jnp.bfloat16), 1e-6)
@@ -134,8 +125,21 @@ def check_one_token():
         y = plain.astype(jnp.float32) @ rms_norm(x[0, 0].astype(jnp.float32), *norm)
         told.append(apart(one[0, 0], jax.nn.silu(y[0]) * y[1]))
         print(f"one token, from the plain one: a product of {name} {told[-1]:.1e}", flush=True)
-    if max(told) > 0.02:
-        raise SystemExit("the kernels of one token do not compute what they mean")
+    head = quantize_head(rows.reshape(-1, 3584))
+    wide = head["rows8"].astype(jnp.float32) * head["scale"][:, None]
+    told.append(apart(jax.jit(head8)(x[0, 0], head), wide @ x[0, 0].astype(jnp.float32)))
+    many = jax.random.normal(keys[5], (64, 3584), jnp.bfloat16)
+    down = quantize({"kernel": jax.random.normal(keys[4], (18944, 3584), jnp.bfloat16)})
+    ours = jax.jit(products8, static_argnums=2)(many, eight, "gate", down, norm)
+    mlp = jnp.einsum(
+        "td,dgf->tgf", rms_norm(many.astype(jnp.float32), *norm), kernel.astype(jnp.float32)
+    )
+    plain = jax.nn.silu(mlp[:, 0]) * mlp[:, 1]
+    plain = plain @ jax.random.normal(keys[4], (18944, 3584), jnp.bfloat16).astype(jnp.float32)
+    noise = float(jnp.std(ours.astype(jnp.float32) - plain) / jnp.std(plain))
+    print(f"the head in eight bits {told[-1]:.1e}; an MLP in eight bits, noise {noise:.3f}", flush=True)
+    if max(told) > 0.02 or noise > 0.1:
+        raise SystemExit("the kernels of products do not compute what they mean")
 
 
 def where_time_goes(label, run, shown=18):
@@ -357,7 +361,7 @@ def main():
     print(*facts, time.strftime("%Y-%m-%d"), sep=", ")
     if device.platform == "gpu":
         check_attention()
-        check_one_token()
+        check_products()
     flops, bandwidth = machine()
     print(f"measured: {flops / 1e12:.0f} TFLOP/s, {bandwidth / 1e12:.2f} TB/s", flush=True)
     config = preset(args.preset)

@@ -21,7 +21,8 @@ from jax import lax
 
 from livecc_jax.model.attention_cudnn import HOPPER
 from livecc_jax.model.attention_layout import gpu_capability
-from livecc_jax.model.attention_one import LEAST
+from livecc_jax.model.attention_one import LEAST, triton_of_pallas
+from livecc_jax.model.rotate_rows import mixed_prompt, placed_prompt
 
 GROUP = 64  # queries of a group of warps
 BLOCK = 2 * GROUP  # queries of a block of the device
@@ -43,19 +44,20 @@ def mosaic() -> Any:
     return mosaic_gpu if "out_type" in inspect.signature(mosaic_gpu.kernel).parameters else None
 
 
-def usable(q: jax.Array, k: jax.Array) -> bool:
-    """Whether the kernel serves these on one device of the kind there is.
+def usable(qkv: jax.Array, k: jax.Array) -> bool:
+    """Whether the kernels serve these on one device of the kind there is.
 
-    q is [B, Q, H, D], k [B, C, K, D].
+    qkv is [B, Q, K, G + 2, D], k [B, C, K, D].
     """
     return (
-        q.dtype == k.dtype
-        and q.dtype in (jnp.bfloat16, jnp.float16)
-        and q.shape[-1] in (64, 128)
-        and q.shape[1] > 1
+        qkv.dtype == k.dtype
+        and qkv.dtype in (jnp.bfloat16, jnp.float16)
+        and qkv.shape[-1] in (64, 128)
+        and qkv.shape[1] > 1
         and k.shape[1] % KEYS == 0
         and gpu_capability() == HOPPER  # later ones have no `wgmma`
         and mosaic() is not None
+        and triton_of_pallas() is not None
         and not _miscompiled()
     )
 
@@ -80,55 +82,59 @@ def parts_of(blocks: int, keys: int) -> int:
     return min(range(1, MOST_PARTS + 1), key=cost)
 
 
-def attend_prompt(
-    q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array, interpret: Any = None
-) -> list[tuple[jax.Array, jax.Array]]:
-    """Attention of a prompt to what is kept: the past, and of its own keys those up to each query.
+def keep_and_attend(
+    qkv: jax.Array,
+    angles: jax.Array,
+    kept: tuple[jax.Array, jax.Array],
+    length: jax.Array,
+    interpret: Any = None,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """Rotate a prompt's queries and keys, keep its keys and values, and attend.
+
+    Each query attends to the past, and of the prompt's own keys to those up to its own.
 
     Args:
-        q: [B, Q, H, D].
-        k: [B, C, K, D], the past's and then the prompt's own.
-        v: [B, C, K, D].
-        length: int32 [B] of the past.
-        interpret: run the kernel's meaning instead, on any device.
+        qkv: [B, Q, K, G + 2, D], of each key head its queries, key and value; not rotated.
+        angles: float32 [B, Q, D / 2].
+        kept: keys (rotated) and values, [B, C, K, D] each; written where they are if they are donated.
+        length: int32 [B] of what is kept without the prompt.
+        interpret: run the kernels' meaning instead, on any device.
 
     Returns:
-        Parts to be put together: [B, Q, H, D] in q's dtype, and float32 [B, Q, H] logarithms of the
-        sums of exponentials, very small ones for a part of no keys.
+        ([B, Q, K * G, D], what is kept with the prompt).
     """
-    batch, queries, heads, size = q.shape
-    capacity, kv = k.shape[1:3]
-    group = heads // kv
-    rows = queries * group
-    folded = q.reshape(batch, queries, kv, group, size).transpose(0, 2, 1, 3, 4)
-    folded = folded.reshape(batch, kv, rows, size)
-    tiles = -(-rows // BLOCK)
-    parts = parts_of(tiles * kv * batch, (capacity + queries) // 2)
-    out, weight = _run(folded, k, v, length, group, parts, interpret)
-    out = out[..., :rows, :].reshape(parts, batch, kv, queries, group, size).transpose(0, 1, 3, 2, 4, 5)
-    weight = weight[..., :rows].reshape(parts, batch, kv, queries, group).transpose(0, 1, 3, 2, 4)
-    shape = batch, queries, heads
-    return [(out[i].reshape(*shape, size), weight[i].reshape(shape)) for i in range(parts)]
+    batch, queries, kv, several, _ = qkv.shape
+    group = several - 2
+    tiles = -(-queries * group // BLOCK)
+    there = {"interpret": True} if interpret else {}
+    folded, kept = placed_prompt(qkv, angles, kept, length, tiles * BLOCK, **there)
+    parts = parts_of(tiles * kv * batch, (kept[0].shape[1] + queries) // 2)
+    out, weight = _run(folded, *kept, length, queries * group, group, parts, interpret)
+    return mixed_prompt(out, weight, queries, group, **there), kept
 
 
 # A function of its own in the program, the same for every layer: else each would be compiled.
-@functools.partial(jax.jit, static_argnames=("group", "parts", "interpret"))
+@functools.partial(jax.jit, static_argnames=("rows", "group", "parts", "interpret"))
 def _run(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
     length: jax.Array,
+    rows: int,
     group: int,
     parts: int,
     interpret: Any,
 ) -> tuple[jax.Array, jax.Array]:
-    """([P, B, K, Q * H / K, D], float32 [P, B, K, that and up to a whole block])."""
+    """Parts of the attention of queries [B, K, R, D], R whole blocks, of which `rows` count.
+
+    Returns [P, B, K, R, D], and float32 [P, B, K, R], the logarithms of the sums of exponentials, very
+    small ones for a part of no keys.
+    """
     from jax.experimental import pallas as pl
 
     gpu = mosaic()
-    batch, kv, rows, size = q.shape
-    tiles = -(-rows // BLOCK)
-    q = jnp.pad(q, ((0, 0), (0, 0), (0, -rows % BLOCK), (0, 0)))
+    batch, kv, whole_rows, size = q.shape
+    tiles = whole_rows // BLOCK
     scale = size**-0.5 * LOG2_E
     # Interpreted, there are no layouts of registers, nor products of them.
     laid = (lambda x, layout: x) if interpret else gpu.layout_cast
@@ -292,7 +298,7 @@ def _run(
         entry,
         out_type=[
             jax.ShapeDtypeStruct((parts, *q.shape), q.dtype),
-            jax.ShapeDtypeStruct((parts, batch, kv, tiles * BLOCK), jnp.float32),
+            jax.ShapeDtypeStruct((parts, *q.shape[:-1]), jnp.float32),
         ],
         # Side by side run blocks of one part, which read the same keys.
         grid=(batch, kv, parts, tiles),

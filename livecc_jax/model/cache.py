@@ -16,9 +16,9 @@ from jax.sharding import Mesh, NamedSharding
 from livecc_jax.model.cache_attention import (
     attend_causal,
     attend_past,
-    attend_turn,
     keep_and_attend,
-    takes_one,
+    takes,
+    together,
 )
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.inference import decoder_layer, taken_apart
@@ -105,7 +105,7 @@ def append_new(
             qkv: jax.Array, old: tuple[jax.Array, jax.Array] = old
         ) -> tuple[jax.Array, tuple[tuple[jax.Array, jax.Array], jax.Array]]:
             new = qkv[..., -2:, :]
-            if takes_one(qkv, old[0]):
+            if takes(qkv, old[0]):
                 out, kept = keep_and_attend(qkv, angles, old, start)
                 return out, (kept, new)
             q, k, v = taken_apart(qkv)
@@ -114,7 +114,8 @@ def append_new(
             kept = write(old[0], k), write(old[1], v)
             if q.shape[1] == 1:
                 return attend_past(q, *kept, start + 1).out, (kept, new)
-            return attend_turn(q, k, v, kept, start), (kept, new)
+            parts = [attend_past(q, *kept, start), attend_causal(q, k, v)]
+            return together(parts), (kept, new)
 
         with jax.named_scope(f"layer_{i}"):
             x, (kept, new) = decoder_layer(model.config.text, weights, x, attend)

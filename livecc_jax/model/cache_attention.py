@@ -56,46 +56,26 @@ def _whole(k: jax.Array, layout: Layout) -> bool:
     return rows % layout.parts(layout.batch) == 0 and heads % layout.parts(layout.heads) == 0
 
 
-def takes_one(qkv: jax.Array, k: jax.Array) -> bool:
-    """Whether `keep_and_attend` serves these, qkv [B, T, K, G + 2, D] and k [B, C, K, D]."""
-    return fused(qkv, k) and attention_one.usable(qkv, k)
+def takes(qkv: jax.Array, k: jax.Array) -> bool:
+    """Whether `keep_and_attend` serves these, qkv [B, Q, K, G + 2, D] and k [B, C, K, D]."""
+    kernels = attention_one if qkv.shape[1] == 1 else attention_prompt
+    return fused(qkv, k) and kernels.usable(qkv, k)
 
 
 def keep_and_attend(
     qkv: jax.Array, angles: jax.Array, kept: tuple[jax.Array, jax.Array], length: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """`attention_one.keep_and_attend` by each device, with its own rows and heads."""
+    """Rotate, keep and attend in kernels, by each device with its own rows and heads.
+
+    See `attention_one.keep_and_attend` for one token, and `attention_prompt.keep_and_attend` for more.
+    """
+    kernels = attention_one if qkv.shape[1] == 1 else attention_prompt
 
     def act(qkv: jax.Array, angles: jax.Array, *kept_and_length: jax.Array) -> tuple:
         *kept, length = kept_and_length
-        return attention_one.keep_and_attend(qkv, angles, tuple(kept), length)
+        return kernels.keep_and_attend(qkv, angles, tuple(kept), length)
 
     return _on_own_part(act, qkv, angles, *kept, length, made=lambda whole, _: (whole, (whole, whole)))
-
-
-def attend_turn(
-    q: jax.Array, k: jax.Array, v: jax.Array, kept: tuple[jax.Array, jax.Array], length: jax.Array
-) -> jax.Array:
-    """Attention of a prompt to the first `length` keys that are kept and, causally, to its own.
-
-    Args:
-        q: [B, Q, H, D].
-        k: [B, Q, K, D].
-        v: [B, Q, K, D].
-        kept: keys and values, [B, C, K, D] each: of the past, and behind it the prompt's own.
-        length: int32 [B] of the past.
-
-    Returns:
-        [B, Q, H, D] in q's dtype.
-    """
-    if fused(q, k) and attention_prompt.usable(q, kept[0]):
-
-        def act(q: jax.Array, *kept_and_length: jax.Array) -> jax.Array:
-            parts = attention_prompt.attend_prompt(q, *kept_and_length)
-            return together([Part(*part) for part in parts])
-
-        return _on_own_part(act, q, *kept, length, made=lambda whole, _: whole)
-    return together([attend_past(q, *kept, length), attend_causal(q, k, v)])
 
 
 def attend_past(q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array) -> Part:

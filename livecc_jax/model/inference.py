@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 
 from livecc_jax.errors import ConfigError
 from livecc_jax.media.pixels import MERGE, PATCH, patch_places
+from livecc_jax.model import rotate_rows
 from livecc_jax.model.attention import attend
 from livecc_jax.model.attention_cudnn import usable
 from livecc_jax.model.attention_layout import layout_in_scope
@@ -294,8 +295,11 @@ def _vision_block(
 ) -> jax.Array:
     """As `model.vision.VisionBlock`; x [W, S, D], each window one frame pair."""
     qkv = product(layer_norm(x, **weights["norm1"]), weights["attn"]["qkv"])
-    q, k, v = (qkv[..., i, :, :] for i in range(3))
-    out = attend(rotate(q, angles), rotate(k, angles), v)
+    if len(angles) == 1 and rotate_rows.usable():
+        out = attend(*rotate_rows.rotated_windows(qkv, angles))
+    else:
+        q, k, v = (qkv[..., i, :, :] for i in range(3))
+        out = attend(rotate(q, angles), rotate(k, angles), v)
     x = product(out, weights["attn"]["proj"], 2, add=x)
     mlp = weights["mlp"]
     return gelu_mlp(layer_norm(x, **weights["norm2"]), mlp["fc1"], mlp["fc2"], add=x)

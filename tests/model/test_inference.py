@@ -18,13 +18,12 @@ from livecc_jax.model import (
     cache_attention,
     narrow_rows,
     product_one,
+    rotate_rows,
 )
 from livecc_jax.model.cache_attention import (
-    Part,
     attend_causal,
     attend_masked,
     attend_past,
-    attend_turn,
     together,
 )
 from livecc_jax.model.inference import cut, lay_out, taken_apart
@@ -58,19 +57,6 @@ def plain_cudnn(q, k, v, query_seq_lengths=None, key_value_seq_lengths=None, is_
     return out, jax.nn.logsumexp(scores, axis=-1).swapaxes(1, 2)
 
 
-def behind(past, own, length, capacity):
-    """The past with the prompt's own keys (or values) behind it; where there is nothing, old ones."""
-    room = jnp.full((len(past), capacity - past.shape[1], *past.shape[2:]), 7.0)
-    put = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=0)
-    return jax.vmap(put)(jnp.concatenate([past, room], axis=1), own, length)
-
-
-def plain_prompt(q, k, v, length):
-    """What the kernel of a prompt computes, by definition: a part alone."""
-    own = length[:, None] + jnp.arange(q.shape[1])
-    return [attend_masked(q, k, v, jnp.arange(k.shape[1]) <= own[..., None])]
-
-
 @pytest.mark.parametrize(
     ("rows", "queries", "capacity"),
     [(1, 1, 1536), (4, 1, 1536), (3, 1, 96), (1, 6, 96), (4, 6, 96), (3, 6, 1024), (1, 6, 1024)],
@@ -88,22 +74,14 @@ def test_parts_together_are_the_whole(monkeypatch, rows, queries, capacity):
         jnp.broadcast_to(jnp.tril(jnp.ones((queries, queries), bool)), (rows, queries, queries)),
     ]
     both = (jnp.concatenate(x, axis=1) for x in zip(past, own))
-    kept = tuple(behind(*x, length, capacity * 2) for x in zip(past, own))
     whole = attend_masked(q, *both, jnp.concatenate(seen, axis=2)).out
     monkeypatch.setattr(cache_attention, "_cudnn", plain_cudnn)
-    monkeypatch.setattr(attention_prompt, "attend_prompt", plain_prompt)
     splits = {1: "tensor=4", 3: None, 4: "data=4,tensor=2"}
     for by_cudnn, over in ((False, None), (True, None), (True, splits[rows])):
         monkeypatch.setattr(cache_attention, "fused", lambda q, k, by_cudnn=by_cudnn: by_cudnn)
         with jax.set_mesh(make_mesh(parse_mesh(over))) if over else contextlib.nullcontext():
             run = jax.jit(lambda: together([attend_past(q, *past, length), attend_causal(q, *own)]))
             np.testing.assert_allclose(run(), whole, atol=2e-6)
-            for in_one in (False, True):
-                monkeypatch.setattr(
-                    attention_prompt, "usable", lambda *_, usable=in_one and by_cudnn: usable
-                )
-                run = jax.jit(lambda: attend_turn(q, *own, kept, length))
-                np.testing.assert_allclose(run(), whole, atol=2e-6)
 
 
 def test_blocks_of_a_past_are_the_whole():
@@ -121,25 +99,40 @@ def test_blocks_of_a_past_are_the_whole():
 
 @pytest.mark.parametrize(
     ("queries", "heads", "lengths", "parts"),
-    [(70, (1, 1), [100], 3), (10, (2, 1), [0, 128], 2)],
+    [(70, (1, 1), [100], 3), (10, (2, 1), [0, 128], 2), (3, (6, 2), [7], 1)],
 )
-def test_a_prompt_attends_in_one_kernel(monkeypatch, queries, heads, lengths, parts):
-    """To its past and causally to itself, in parts of which some have no keys for some queries."""
+def test_a_prompt_is_rotated_kept_and_attends(monkeypatch, queries, heads, lengths, parts):
+    """In three kernels as step by step, in parts of which some have no keys for some queries."""
     from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
 
     monkeypatch.setattr(attention_prompt, "parts_of", lambda *_: parts)
     monkeypatch.setattr(attention_prompt, "KEYS", 64)
-    keys = jax.random.split(jax.random.key(queries), 5)
+    keys = jax.random.split(jax.random.key(queries), 4)
     rows, (h, kv) = len(lengths), heads
-    q = jax.random.normal(keys[0], (rows, queries, h, 64))
-    own = [jax.random.normal(key, (rows, queries, kv, 64)) for key in keys[1:3]]
-    past = [jax.random.normal(key, (rows, 128, kv, 64)) for key in keys[3:]]
+    qkv = jax.random.normal(keys[0], (rows, queries, kv, h // kv + 2, 64))
+    angles = jax.random.uniform(keys[1], (rows, queries, 32), maxval=6.0)
+    kept = tuple(jax.random.normal(key, (rows, 256, kv, 64)) for key in keys[2:])
     length = jnp.array(lengths)
-    kept = [behind(*x, length, 256) for x in zip(past, own)]
-    made = attention_prompt.attend_prompt(q, *kept, length, interpret=InterpretGPUParams())
-    assert len(made) == parts
-    wanted = together([attend_past(q, *past, length), attend_causal(q, *own)])
-    np.testing.assert_allclose(together([Part(*part) for part in made]), wanted, atol=2e-6)
+    attend = functools.partial(attention_prompt.keep_and_attend, interpret=InterpretGPUParams())
+    out, now = attend(qkv, angles, kept, length)
+    q, k, v = taken_apart(qkv)
+    q, k = rotate(q, angles), rotate(k, angles)
+    for there, old, new in zip(now, kept, (k, v)):
+        wanted = np.array(old)
+        for row, begin in enumerate(lengths):
+            wanted[row, begin : begin + queries] = new[row]
+        np.testing.assert_allclose(there, wanted, atol=1e-6)
+    wanted = together([attend_past(q, *kept, length), attend_causal(q, k, v)])
+    np.testing.assert_allclose(out, wanted, atol=3e-6)
+
+
+def test_windows_are_rotated_in_one_kernel():
+    qkv = jax.random.normal(jax.random.key(0), (2, 6, 3, 3, 80))
+    angles = jax.random.uniform(jax.random.key(1), (1, 6, 40), maxval=6.0)
+    made = rotate_rows.rotated_windows(qkv, angles, interpret=True)
+    q, k, v = (qkv[:, :, i] for i in range(3))
+    for x, wanted in zip(made, (rotate(q, angles), rotate(k, angles), v)):
+        np.testing.assert_allclose(x, wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize(("heads", "over"), [(4, None), (12, None), (12, "data=2,tensor=2")])
