@@ -4,8 +4,8 @@
 
 From the projection to attention's outcome, keys and values kept: `model/attention_prompt.py` (on a
 Hopper GPU) against rotation and writing by XLA, and cuDNN for the past and for the prompt itself, put
-together. Elsewhere the second way alone, in plain XLA. Time of a layer, the mean of some in one program,
-and FLOP/s that count the past alone.
+together. Elsewhere the second way alone, in plain XLA. Time of a layer, the mean of some in one
+program, and FLOP/s that count the past alone.
 """
 
 import argparse

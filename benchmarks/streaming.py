@@ -29,7 +29,7 @@ import numpy as np
 
 from livecc_jax.model import product_one
 from livecc_jax.model.cache_attention import attend_masked, keep_and_attend, takes
-from livecc_jax.model.inference import see, taken_apart
+from livecc_jax.model.inference import taken_apart
 from livecc_jax.model.layers import rms_norm
 from livecc_jax.model.presets import preset
 from livecc_jax.model.product import product
@@ -230,26 +230,56 @@ def one_stream(model, frames, args, theirs=None):
         where_time_goes("one stream, one turn", lambda: session.push(frames[1]))
 
 
-def parts(model, frames, flops, bandwidth):
-    """Vision, and a turn of one token, so that what is left is decoding."""
+def floors(model, frames, flops, bandwidth):
+    """Print what vision, prompt and a token have to take at least: products, and bytes of weights."""
     c = model.config
     v, t = c.vision, c.text
     prompt = make_prompt(
         model.template, frames[1], "Time=3.0-4.0s", "", first=False, positions="mrope", start=0
     )
-    look = jax.jit(functools.partial(see, c))
     patches = frames[1].shape[1] // 14 * frames[1].shape[2] // 14
     block = 2 * patches * (4 * v.width**2 + 2 * v.width * v.mlp) + 4 * patches**2 * v.width
     merger = 2 * (patches // 4) * (16 * v.width**2 + 4 * v.width * t.width)
-    floor = (v.depth * block + merger) / flops
-    taken = seconds(lambda: look(model.weights.for_seeing(), frames[1][None]))
-    print(f"  vision {1e3 * taken:.1f} ms, floor {1e3 * floor:.1f} ms")
+    print(f"  vision: floor {1e3 * (v.depth * block + merger) / flops:.1f} ms")
     layer = t.width * t.head_dim * (2 * t.heads + 2 * t.kv_heads) + 3 * t.width * t.mlp
     read = 2 * len(prompt.tokens) * layer * t.layers / flops
-    print(f"  prefill of {len(prompt.tokens)} tokens: floor {1e3 * read:.1f} ms")
-    weights = 2 * (layer * t.layers + t.width * t.vocab_size)
+    each = 4 * len(prompt.tokens) * t.heads * t.head_dim * t.layers / flops
     print(
-        f"  a token: floor {1e3 * weights / bandwidth:.2f} ms, and its context's keys and values",
+        f"  a prompt of {len(prompt.tokens)} tokens: floor {1e3 * read:.1f} ms, and "
+        f"{1e6 * each:.2f} ms for every 1,000 tokens of its past"
+    )
+    size = model.weights.layers[0]["down"].get("kernel8", model.weights.layers[0]["down"].get("rows"))
+    weights = layer * t.layers * size.dtype.itemsize
+    weights += t.width * t.vocab_size * (1 if model.weights.head else 2)
+    kept = 2 * 2 * t.layers * t.kv_heads * t.head_dim
+    print(
+        f"  a token: floor {1e3 * weights / bandwidth:.2f} ms, and {1e6 * kept / bandwidth:.3f} ms for "
+        "every 1,000 tokens of its past", flush=True,
+    )  # fmt: skip
+
+
+def split(model, frames, turns):
+    """Print where a turn's time goes, after so many turns: vision, the prompt, each further token.
+
+    Turns of one token, and of several, whose frames were seen before: what one does without the others.
+    """
+    look = functools.partial(model.look, (jax.device_put(frames[1]),))
+    vision = seconds(look)
+    medians = []
+    for limit in (1, NEW):
+        options = StreamOptions(max_new_tokens=limit, context=32768, reserve=32768)
+        session, took = Session(model, options, "Comment on the video."), []
+        for turn in range(turns + 11):
+            shown = frames[0 if turn == 0 else 1 + turn % 3]
+            session._look_ahead(shown)
+            jax.block_until_ready(session._seen_ahead[1])
+            took.append(session.push(shown).latency)
+        medians.append(float(np.median(took[-11:])))
+        length = session.length
+    one, several = medians
+    print(
+        f"  at {length} tokens: vision {1e3 * vision:.1f} ms; a prompt and its first token, from push "
+        f"to words, {1e3 * one:.1f} ms; each further token {1e3 * (several - one) / (NEW - 1):.2f} ms",
         flush=True,
     )
 
@@ -353,6 +383,7 @@ def main():
     parser.add_argument("--share", type=int, default=3, help="a tick waits for 1 of so many")
     parser.add_argument("--precision", default="weights", help="weights or fp8")
     parser.add_argument("--peer", default="", help="transformers too: streams x turns, say 1x30")
+    parser.add_argument("--split", type=int, default=0, help="where time goes, after so many turns")
     parser.add_argument("--profile", action="store_true", help="print the busiest kernels too")
     args = parser.parse_args()
     theirs = peer(args)
@@ -370,7 +401,9 @@ def main():
     del params
     rng = np.random.default_rng(0)
     frames = [rng.integers(0, 256, (6 if i == 0 else 2, *SIZE, 3), np.uint8) for i in range(4)]
-    parts(model, frames, flops, bandwidth)
+    floors(model, frames, flops, bandwidth)
+    if args.split:
+        split(model, frames, args.split)
     if args.streams:
         one_stream(model, frames, args, theirs)
     runs = [(many_sessions, count) for count in filter(None, args.sessions.split(","))]
