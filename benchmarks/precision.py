@@ -58,6 +58,7 @@ WORDS = "A big rabbit comes out of his burrow and looks around the green meadow 
 CHUNK = 512  # tokens at a time, of the whole conversation
 NEAR = 0.1  # of the standard deviation: less between the two best tokens is nearly a tie
 TITLES = "difference", "same best", "not a tie", "KL", "nats", "nats now"
+FORMATS = "{:.2%}", "{:.2%}", "{:.2e}", "{:.4f}", "{:.4f}"
 ALLOWED = 1e-3  # of the standard deviation, between two ways to the baseline in float32
 
 
@@ -73,7 +74,7 @@ class Talk(NamedTuple):
 
 class Said(NamedTuple):
     tokens: Prompt  # of a turn's prompt and its answer
-    first: int  # the last token of its prompt, which the answer's first follows
+    first: int  # the prompt's last token, which the first target follows
     targets: list[int]  # the answer and its end
 
 
@@ -111,24 +112,16 @@ def as_streamed(template, talk):
     for number, (turn, shown) in enumerate(zip(talk.turns, talk.shown())):
         label = turn_label(turn.start_us, turn.stop_us)
         prompt = make_prompt(
-            template,
-            shown,
-            label,
-            talk.prompt,
-            first=number == 0,
-            positions=talk.positions,
+            template, shown, label, talk.prompt, first=number == 0, positions=talk.positions,
             start=start,
-        )
+        )  # fmt: skip
         answer = template.tokenizer.encode(turn.answer)
         at, start = prompt.next_position, prompt.next_position + len(answer)
-        tokens = Prompt(
-            np.concatenate([prompt.tokens, np.array(answer, np.int32)]),
-            np.concatenate([prompt.positions, np.tile(np.arange(at, start), (3, 1))], axis=1),
-            start,
-            np.pad(prompt.vision_index, (0, len(answer)), constant_values=-1),
-        )
+        tokens = np.concatenate([prompt.tokens, np.array(answer, np.int32)])
+        places = np.concatenate([prompt.positions, np.tile(np.arange(at, start), (3, 1))], axis=1)
+        index = np.pad(prompt.vision_index, (0, len(answer)), constant_values=-1)
         targets = [*answer, template.tokenizer.special.im_end]
-        said.append(Said(tokens, len(prompt.tokens) - 1, targets))
+        said.append(Said(Prompt(tokens, places, start, index), len(prompt.tokens) - 1, targets))
     return said
 
 
@@ -192,22 +185,18 @@ def at_once(model, talk):
     return np.asarray(found), tokens[targets]
 
 
-def compared(base, other, target):
-    """Of one choice: squared difference, whether the same is best, divergence, nats, nats, margin."""
-    base, other = base.astype(np.float64), other.astype(np.float64)
-    log_p, log_q = (x - np.logaddexp.reduce(x) for x in (base, other))
-    squared, same = np.mean((base - other) ** 2), base.argmax() == other.argmax()
-    second, best = np.partition(base, -2)[-2:]
-    return squared, same, np.exp(log_p) @ (log_p - log_q), -log_p[target], -log_q[target], best - second
-
-
 def report(name, base, other, targets, deviation):
-    columns = np.array([compared(*row) for row in zip(base, other, targets)]).T
-    squared, same, divergence, before, after, margin = columns
-    changed = (same == 0) & (margin > NEAR * deviation)
-    told = [f"{squared.mean() ** 0.5 / deviation:.3%}", f"{same.mean():.2%}", f"{changed.mean():.2%}"]
-    told += [f"{divergence.mean():.2e}", f"{before.mean():.4f}", f"{after.mean():.4f}"]
-    print(f"{name:11}", *(f"{x:>10}" for x in told), flush=True)
+    rows = []
+    for target, *pair in zip(targets, base, other):
+        a, b = (x.astype(np.float64) for x in pair)
+        p, q = (x - np.logaddexp.reduce(x) for x in (a, b))
+        second, best = np.partition(a, -2)[-2:]
+        changed, clear = a.argmax() != b.argmax(), best - second > NEAR * deviation
+        rows.append((np.mean((a - b) ** 2), not changed, changed and clear, np.exp(p) @ (p - q),
+                     -p[target], -q[target]))  # fmt: skip
+    squared, *means = np.mean(rows, axis=0)
+    means = f"{squared**0.5 / deviation:.3%}", *map(str.format, FORMATS, means)
+    print(f"{name:11}", *(f"{x:>10}" for x in means), flush=True)
 
 
 def check(base, targets, model, talk):
@@ -219,10 +208,8 @@ def check(base, targets, model, talk):
     if not np.array_equal(own, targets):
         raise SystemExit("a stream's choices are not those of training")
     differs = np.abs(found - base).max() / deviation
-    print(
-        f"baseline: logits' std {deviation:.3f}, {ties:.1%} nearly ties, {differs:.1e} of std at most "
-        "from the whole conversation at once", flush=True,
-    )  # fmt: skip
+    facts = f"logits' std {deviation:.3f}, {ties:.1%} nearly ties, {differs:.1e} of std at most"
+    print(f"baseline: {facts} from the whole conversation at once", flush=True)
     if not np.isfinite(differs) or (model.dtype == jnp.float32 and differs > ALLOWED):
         raise SystemExit("the baseline is not what the model computes")
     return deviation
@@ -282,7 +269,7 @@ def main():
     parser.add_argument("--words", type=int, default=6, help="a turn, with a preset")
     parser.add_argument("--turns", type=int, default=30, help="at most")
     parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), help="default: float32 on a CPU, else bfloat16"
+        "--dtype", choices=("float32", "bfloat16"), help="float32 on a CPU, else bfloat16"
     )
     parser.add_argument("--bfloat16", action="store_true", help="beside float32, bfloat16 too")
     args = parser.parse_args()
@@ -301,12 +288,9 @@ def main():
         checkpoint = open_checkpoint(args.model)
         talk, tokenizer = of_clip(checkpoint, args), checkpoint.open_tokenizer()
         make = functools.partial(of_checkpoint, checkpoint)
-    plan = [
-        ("weights", dtype, {"baseline": "weights", "int8 cache": "int8"}),
-        ("fp8", dtype, {"fp8": "weights", "both": "int8"}),
-    ]
-    if args.bfloat16:
-        plan.append(("weights", "bfloat16", {"bfloat16": "weights"}))
+    plan = [("weights", dtype, {"baseline": "weights", "int8 cache": "int8"})]
+    plan += [("fp8", dtype, {"fp8": "weights", "both": "int8"})]
+    plan += [("weights", "bfloat16", {"bfloat16": "weights"})] * args.bfloat16
     run(talk, tokenizer, make, plan)
 
 

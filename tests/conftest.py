@@ -7,8 +7,13 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-# Tests compile much and compute little.
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_llvm_disable_expensive_passes=true"
+# Tests compile much and compute little; and eight devices on a busy core may wait for each other longer
+# than the 40 seconds after which XLA ends the process.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_llvm_disable_expensive_passes=true"
+    + " --xla_cpu_collective_call_terminate_timeout_seconds=600"
+)
 
 import jax
 import pytest

@@ -60,19 +60,28 @@ def layout_in_scope(axes: tuple[str, str | None]) -> Layout:
     are not here is right too; without a mesh it is where jax would run.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return Layout(None, _default_platform())
     device = mesh.abstract_device
     platform = device.platform if device is not None else _default_platform()
-    if mesh.size == 1:
+    if mesh.empty or mesh.size == 1:
         return Layout(None, platform)
     batch, length = (RULES[axis] if axis else () for axis in axes)
     return Layout(mesh, platform, batch, length, RULES["heads"])
 
 
-@functools.cache
+# Of GPUs that programs may be compiled for where there are none.
+CAPABILITIES = {"A100": 8.0, "L40": 8.9, "H100": 9.0, "H200": 9.0, "B200": 10.0}
+
+
 def gpu_capability() -> float:
-    """Compute capability of the first GPU; 0 when it is not CUDA's."""
+    """Compute capability of the GPU in scope, or of the first one; 0 when it is not CUDA's."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    kind = device.device_kind if device is not None else ""
+    known = (capability for name, capability in CAPABILITIES.items() if name in kind)
+    return next(known, None) or _local_capability()
+
+
+@functools.cache
+def _local_capability() -> float:
     return float(getattr(jax.local_devices()[0], "compute_capability", 0) or 0)
 
 

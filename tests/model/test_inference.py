@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -16,21 +17,25 @@ from livecc_jax.model import (
     attention_prompt,
     attention_splash,
     cache_attention,
+    inference,
     narrow_rows,
     product_one,
     rotate_rows,
 )
+from livecc_jax.model.cache import append
 from livecc_jax.model.cache_attention import (
     attend_causal,
     attend_masked,
     attend_past,
     together,
 )
-from livecc_jax.model.inference import cut, lay_out, taken_apart
+from livecc_jax.model.config import ModelConfig, TextConfig, VisionConfig
+from livecc_jax.model.inference import cut, lay_out, logits, see, taken_apart
 from livecc_jax.model.kept import narrow, widen
 from livecc_jax.model.product import product
 from livecc_jax.model.product_one import Norm
 from livecc_jax.model.quantize import head8, product8, products8, quantize, quantize_head
+from livecc_jax.model.qwen2_vl import abstract_params, bind
 from livecc_jax.model.rope import rotate
 from livecc_jax.parallel.mesh import make_mesh, parse_mesh
 
@@ -205,23 +210,39 @@ def test_one_token_by_a_kernel_of_its_own(monkeypatch, gated, normed):
             np.testing.assert_allclose(one, plain, rtol=1e-4, atol=1e-5)
 
 
-def test_the_kernels_of_one_token_are_made_for_a_gpu():
-    """Lowered for one, which need not be there."""
+@pytest.mark.parametrize("precision", ["weights", "fp8"])
+def test_a_turn_is_made_for_a_gpu_of_these_kernels(monkeypatch, precision):
+    """Lowered for one, which need not be there: the tower, a prompt, a token and the head."""
+    monkeypatch.setattr(inference, "_attend_all", lambda q, k, v: q + k + v)  # cuDNN is not there
+    text = TextConfig(512, 256, 2, 4, 2, 512, mrope_section=(8, 12, 12))
+    config = ModelConfig(text, VisionConfig(depth=2, width=128, heads=2, mlp=256))
+    params = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), abstract_params(config)
+    )
+    weights = jax.eval_shape(functools.partial(lay_out, precision=precision), params)
+    kept = [(jax.ShapeDtypeStruct((1, 256, 2, 64), jnp.bfloat16),) * 2] * 2
+
+    def say(weights, cache, x, positions, start):
+        model = bind(config, weights.rest)
+        hidden, cache = append(model, weights.layers, cache, x, positions, start)
+        return logits(model, weights, hidden[:, -1]), cache
+
+    def made(function, *given):
+        text = jax.jit(function).trace(*given).lower(lowering_platforms=("cuda",)).as_text()
+        return {*re.findall(r'name = "(\w+)"', text), *re.findall("mosaic_gpu", text)}
+
+    def of(queries):
+        x = jax.ShapeDtypeStruct((1, queries, 256), jnp.bfloat16)
+        return made(say, weights, kept, x, jnp.zeros((1, 3, queries), int), jnp.array([70]))
+
     one = AbstractDevice("NVIDIA H100 80GB HBM3", None, "gpu")
-    x, rows = jnp.zeros(384, jnp.bfloat16), jnp.zeros((64, 384), jnp.bfloat16)
-    norm = Norm(x, 1e-6)
-    token = jnp.zeros((1, 1, 4, 9, 128), jnp.bfloat16)
-    kept = (jnp.zeros((1, 2048, 4, 128), jnp.bfloat16),) * 2
-    calls = {
-        "product_one": (functools.partial(product_one.times, norm=norm, gated=True), x, rows),
-        "keep_one": (
-            attention_one.keep_and_attend, token, jnp.zeros((1, 1, 64)), kept, jnp.array([5])
-        ),
-    }  # fmt: skip
     with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=one)):
-        for name, (function, *given) in calls.items():
-            text = jax.jit(function).trace(*given).lower(lowering_platforms=("cuda",)).as_text()
-            assert f'name = "{name}"' in text
+        eight = {"narrow_rows"} if precision == "fp8" else set()
+        head = {"product_one"} if precision == "fp8" else set()
+        frames = jax.ShapeDtypeStruct((1, 2, 56, 84, 3), jnp.uint8)
+        assert made(functools.partial(see, config), weights, frames) == {"rotated_windows"} | eight
+        assert of(32) == {"placed_prompt", "mosaic_gpu", "mixed_prompt"} | eight | head
+        assert of(1) == {"product_one", "attend_one", "keep_one"}
 
 
 def test_one_token_meets_weights_of_eight_bits_as_they_are_stored():
