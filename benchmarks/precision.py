@@ -8,15 +8,19 @@ Teacher forcing through the code that streams: each turn, its prompt and its ans
 over a pool that holds everything before it, and kept there. So an `int8` pool rounds what is older than
 the turn and nothing else, as in an engine; and `fp8` rounds the inputs of an answer's tokens too, as in
 an engine's ticks of several rows (one token alone keeps its own). A checkpoint is shown the clip with
-its reference words, random weights random frames with made-up ones. Each supervised token is a choice.
+its reference words; random weights, with an untied head and larger embeddings, are shown random frames
+with made-up words. Every supervised token is a choice.
 
 Differences are from the same weights in `--dtype`, over the standard deviation of its logits (over the
-vocabulary, pooled over choices); `--bfloat16` adds the weights in bfloat16, a floor for interest. The
-baseline's logits are compared with those of the whole conversation as training lays it out, appended to
-a full cache; in float32 the script fails if they differ.
+vocabulary, pooled over choices); `not a tie` are choices whose best token is another although the
+baseline's was ahead by a tenth of that; KL and the reference token's cost are nats a choice.
+`--bfloat16` adds the weights in bfloat16, a floor for interest. The baseline's logits are compared with
+those of the whole conversation as training lays it out, appended to a full cache; in float32 the script
+fails if they differ.
 """
 
 import argparse
+import dataclasses
 import functools
 import itertools
 import time
@@ -56,6 +60,7 @@ from livecc_jax.timeline.turns import OPENING_FRAMES, TURN_FRAMES, Turn, stream_
 ROOT = Path(__file__).parents[1]
 WORDS = "A big rabbit comes out of his burrow and looks around the green meadow in the morning"
 CHUNK = 512  # tokens at a time, of the whole conversation
+EMBEDDING = 64  # times: about 1 then, as what the tower sees and a layer adds
 NEAR = 0.1  # of the standard deviation: less between the two best tokens is nearly a tie
 TITLES = "difference", "same best", "not a tie", "KL", "nats", "nats now"
 FORMATS = "{:.2%}", "{:.2%}", "{:.2e}", "{:.4f}", "{:.4f}"
@@ -208,8 +213,8 @@ def check(base, targets, model, talk):
     if not np.array_equal(own, targets):
         raise SystemExit("a stream's choices are not those of training")
     differs = np.abs(found - base).max() / deviation
-    facts = f"logits' std {deviation:.3f}, {ties:.1%} nearly ties, {differs:.1e} of std at most"
-    print(f"baseline: {facts} from the whole conversation at once", flush=True)
+    facts = f"logits' std {deviation:.3f}, {len(set(base.argmax(axis=1)))} tokens are best, {ties:.1%}"
+    print(f"baseline: {facts} nearly ties; at once: {differs:.1e} of std away at most", flush=True)
     if not np.isfinite(differs) or (model.dtype == jnp.float32 and differs > ALLOWED):
         raise SystemExit("the baseline is not what the model computes")
     return deviation
@@ -217,7 +222,13 @@ def check(base, targets, model, talk):
 
 def of_preset(name, tokenizer, precision, dtype):
     """Random weights, which are bf16 numbers in any dtype, the same each time."""
-    model = StreamModel(preset(name), random_params(preset(name)), tokenizer, precision)
+    config = preset(name)
+    # With a tied head they only repeat the last token, with small embeddings they nearly always say one.
+    config = dataclasses.replace(config, text=dataclasses.replace(config.text, tied=False))
+    params = random_params(config)
+    params["text"]["embed"] *= EMBEDDING
+    model = StreamModel(config, params, tokenizer, precision)
+    del params
     # Cast once laid out, which does not round: there are never two copies in float32.
     cast = functools.partial(jax.tree.map, lambda x: x.astype(dtype) if x.dtype == jnp.bfloat16 else x)
     model.weights = cast(model.weights)
@@ -234,14 +245,10 @@ def run(talk, tokenizer, make, plan):
     """Every variant beside the first, one set of weights after the other."""
     said, base, deviation = as_streamed(ChatTemplate(tokenizer), talk), None, 1.0
     targets = np.concatenate([turn.targets for turn in said])
-    height, width = (side // FACTOR for side in talk.frames.shape[1:3])
     tokens = sum(len(turn.tokens.tokens) for turn in said)
-    facts = (
-        f"{len(targets)} choices",
-        f"{len(said)} turns of {height * width} a pair",
-        f"{tokens} tokens",
-    )
-    print(*facts, f"{talk.positions} positions", sep=", ", flush=True)
+    size = "x".join(map(str, talk.frames.shape[1:3]))
+    facts = f"{len(targets)} choices in {len(said)} turns of {size}", f"{tokens} tokens", talk.positions
+    print(*facts, sep=", ", flush=True)
     for precision, dtype, caches in plan:
         model = pictures = None  # there is room for one
         model = make(precision, dtype)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from livecc_jax.model.cache import Cache, append, start
 from livecc_jax.model.cache_attention import attend_masked, attend_past, together
 from livecc_jax.model.config import ModelConfig
-from livecc_jax.model.inference import Weights, decoder_layer, see_windows, taken_apart
+from livecc_jax.model.inference import Weights, decoder_layer, logits, see_windows, taken_apart
 from livecc_jax.model.qwen2_vl import bind
 from livecc_jax.model.rope import rotate
 from livecc_jax.parallel.rules import constrain
@@ -131,4 +131,4 @@ def ask(
         with jax.named_scope(f"layer_{i}"):
             x, _ = decoder_layer(config.text, layer, x, attend)
     ends = jax.vmap(lambda row, at: row[at])(model.text.final(x), last)
-    return model.text.logits(ends)
+    return logits(model, weights, ends)

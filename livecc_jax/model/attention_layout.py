@@ -76,7 +76,7 @@ def gpu_capability() -> float:
     """Compute capability of the GPU in scope, or of the first one; 0 when it is not CUDA's."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     kind = device.device_kind if device is not None else ""
-    known = (capability for name, capability in CAPABILITIES.items() if name in kind)
+    known = (CAPABILITIES[word] for word in kind.split() if word in CAPABILITIES)
     return next(known, None) or _local_capability()
 
 

@@ -29,7 +29,7 @@ def usable(qkv: jax.Array, k: jax.Array) -> bool:
         qkv.shape[1] == 1
         and served <= QUERIES
         and size & (size - 1) == 0
-        and size >= BLOCK // 2
+        and size // 2 >= QUERIES  # the least that a matrix product takes of each half
         and _chunk(k.shape[1]) > 0
         and triton_of_pallas() is not None
     )
@@ -73,7 +73,7 @@ def keep_and_attend(
     token = qkv[:, 0]
     turned = jnp.cos(angles[:, 0]), jnp.sin(angles[:, 0])
     parts = _attend(token, turned, *kept, length, interpret)
-    out, *kept = _together(*parts, token, turned, *kept, length, interpret)
+    out, *kept = _together_and_kept(*parts, token, turned, *kept, length, interpret)
     return out.reshape(rows, 1, kv * (several - 2), size), tuple(kept)
 
 
@@ -181,7 +181,7 @@ def _attend(
     )(token, *turned, k, v, length)
 
 
-def _together(
+def _together_and_kept(
     out: jax.Array,
     sizes: jax.Array,
     token: jax.Array,
@@ -217,11 +217,12 @@ def _together(
         mixed = (out_ref[...] * share[:, None]).sum(axis=0) + of_own * value.astype(jnp.float32)
         mixed_ref[...] = (mixed / (share.sum() + of_own)).astype(mixed_ref.dtype)
 
-        @pl.when(which == 0)
+        # A place that is not there is not written.
+        @pl.when((which == 0) & (place_ref[...] < capacity))
         def _() -> None:
             values_ref[place_ref[...], pl.ds(column * columns, columns)] = value
 
-        @pl.when(pl.program_id(2) == 0)
+        @pl.when((pl.program_id(2) == 0) & (place_ref[...] < capacity))
         def _() -> None:
             for i, x in enumerate(key):
                 keys_ref[place_ref[...], pl.ds(i * half, half)] = x

@@ -96,7 +96,8 @@ def keep_and_attend(
     Args:
         qkv: [B, Q, K, G + 2, D], of each key head its queries, key and value; not rotated.
         angles: float32 [B, Q, D / 2].
-        kept: keys (rotated) and values, [B, C, K, D] each; written where they are if they are donated.
+        kept: keys (rotated) and values, [B, C, K, D] each, C a multiple of 128 and room for the prompt;
+            written where they are if they are donated.
         length: int32 [B] of what is kept without the prompt.
         interpret: run the kernels' meaning instead, on any device.
 

@@ -78,7 +78,7 @@ def append_new(
     Args:
         model: bound; only its norm and rotary settings are used.
         layers: from `inference.lay_out`.
-        cache: with room for start + Q tokens (a write past the end would be moved back onto old ones).
+        cache: with room for start + Q tokens.
         x: [B, Q, D] embedded tokens.
         positions: int32 [B, 3, Q].
         start: int32 [B], the slot of each row's first new token.
@@ -105,6 +105,9 @@ def append_new(
             qkv: jax.Array, old: tuple[jax.Array, jax.Array] = old
         ) -> tuple[jax.Array, tuple[tuple[jax.Array, jax.Array], jax.Array]]:
             new = qkv[..., -2:, :]
+            if qkv.shape[1] > 1:
+                # Cut out now: else whoever keeps it keeps the whole projection.
+                new = jax.lax.optimization_barrier(new)
             if takes(qkv, old[0]):
                 out, kept = keep_and_attend(qkv, angles, old, start)
                 return out, (kept, new)

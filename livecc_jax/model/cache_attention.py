@@ -1,8 +1,8 @@
 """Attention of new tokens to what came before them and to themselves (streaming).
 
-Keys lie in parts: a past of some length, and the turn's own. Each part is attended to by itself, and
-parts are put together by the log-sum-exp of their scores (FlashAttention-2, arXiv 2307.08691, section
-3.1), so that keys are never copied to lie side by side.
+The turn's own keys are written behind the past's. Where kernels of ours serve, they do that and attend
+to all of it. Elsewhere the past and the turn's own are parts: each is attended to by itself, and parts
+are put together by the log-sum-exp of their scores (FlashAttention-2, arXiv 2307.08691, section 3.1).
 """
 
 from __future__ import annotations

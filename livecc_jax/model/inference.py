@@ -45,11 +45,11 @@ Attend = Callable[[jax.Array], tuple[jax.Array, Any]]
 class Weights(NamedTuple):
     """Parameters laid out for decoding, by `lay_out`."""
 
-    rest: Params  # what `model.qwen2_vl.bind` takes: all but the layers and the blocks
+    rest: Params  # what `model.qwen2_vl.bind` takes: all but layers, blocks and a head in eight bits
     layers: list[Params]  # of the decoder
     blocks: list[Params]  # of the vision tower, without their norms
     norms: Params  # of the tower's blocks, stacked
-    head: Params  # in eight bits, in place of the one in `rest`; empty where that one serves
+    head: Params  # in eight bits, for `logits`; empty where the one of `rest` serves
 
     # A call is begun the sooner, the fewer arrays it is given: hundreds take a millisecond.
     def for_seeing(self) -> Weights:
@@ -93,13 +93,18 @@ def lay_out(
             decoder's layers and the tower's blocks, and in 8-bit integers in the head.
         spread: the architecture and a mesh to split them over, by the rules of training.
 
-    Raises ConfigError for another precision, or weights that do not divide over the mesh.
+    Raises ConfigError for another precision, float16 with fp8, or weights that do not divide over the
+    mesh.
     """
     if precision not in PRECISIONS:
         raise ConfigError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
-    eight = precision == "fp8"
-    of_decoder, of_tower = (quantize, quantize) if eight else (_turned, _same)
     text, tower = params["text"], params["vision"]
+    eight = precision == "fp8"
+    if eight and text["embed"].dtype == jnp.float16:
+        raise ConfigError(
+            "precision fp8 needs weights in bfloat16 or float32: sums overflow in float16"
+        )
+    of_decoder, of_tower = (quantize, quantize) if eight else (_turned, _same)
     replaced = ("layers", "head") if eight else ("layers",)
     rest = {
         "text": {k: v for k, v in text.items() if k not in replaced},
@@ -123,7 +128,7 @@ def lay_out(
     head = {}
     if eight:
         rows = text["head"].T if "head" in text else text["embed"]
-        head = quantize_head(put(rows, ("vocab", "embed")))
+        head = quantize_head(put({"head": rows}, {"head": ("vocab", "embed")})["head"])
     return Weights(put(rest, of_rest), layers, blocks, put(norms, of_norms), head)
 
 

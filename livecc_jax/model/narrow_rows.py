@@ -29,14 +29,15 @@ Between = Literal["gate", "gelu"]
 class Raw(NamedTuple):
     """What a product of eight bits gives before it is scaled."""
 
-    sums: jax.Array  # [M, N]
+    sums: jax.Array  # [M, *outputs]
     own: jax.Array  # float32 [M, 1], of each row
-    scale: jax.Array  # float32 [N], of each output
-    bias: jax.Array | None  # [N]
+    scale: jax.Array  # float32 [*outputs]
+    bias: jax.Array | None  # [*outputs]
 
     def scaled(self) -> jax.Array:
-        """The outcome, [M, N] in the dtype of the sums."""
-        y = self.sums.astype(jnp.float32) * self.own * self.scale
+        """The outcome, [M, *outputs] in the dtype of the sums."""
+        own = self.own.reshape(-1, *[1] * self.scale.ndim)
+        y = self.sums.astype(jnp.float32) * own * self.scale
         return (y if self.bias is None else y + self.bias).astype(self.sums.dtype)
 
 
@@ -60,10 +61,10 @@ def narrow_rows(
     """Rows in 8-bit floats, each with a scale of its own.
 
     Args:
-        x: [M, K]; or what another product gave, [M, 2 K] for a gate.
+        x: [M, K]; or what another product gave, [M, 2, K] for a gate.
         norm: normalises each row first.
-        between: `gate`, the first half of each row goes through SiLU and multiplies the second; `gelu`,
-            each value goes through `layers.quick_gelu`.
+        between: `gate`, the first of two goes through SiLU and multiplies the second; `gelu`, each
+            value goes through `layers.quick_gelu`.
         interpret: run the kernel's meaning instead, on any device.
 
     Returns:
@@ -72,7 +73,7 @@ def narrow_rows(
     from jax.experimental import pallas as pl
 
     triton = triton_of_pallas()
-    sums = x.sums if isinstance(x, Raw) else x
+    sums = x.sums.reshape(len(x.sums), -1) if isinstance(x, Raw) else x
     rows, given = sums.shape
     size = given // 2 if between == "gate" else given
     step = min(STEP, 1 << (size - 1).bit_length())
@@ -83,7 +84,7 @@ def narrow_rows(
         along["own"] = x.own[:, 0], pl.BlockSpec((None,), lambda i: (i,))
         for name in ("scale", "bias"):
             if (wide := getattr(x, name)) is not None:
-                along[name] = wide, pl.BlockSpec((given,), lambda i: (0,))
+                along[name] = wide.reshape(-1), pl.BlockSpec((given,), lambda i: (0,))
     if norm is not None:
         along["norm"] = norm.scale, pl.BlockSpec((size,), lambda i: (0,))
 

@@ -121,10 +121,14 @@ def read_turn(
     where, at = (jnp.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, spare)]) for a in context[:3:2])
     angles = model.text.angles(at)
 
+    remembered = (jnp.arange(where.shape[1]) < context.length[:, None])[..., None, None]
+
     def gathered() -> Iterator[tuple[jax.Array, jax.Array]]:
         for keys, values in pool:
-            # Written once, rotated on the way.
-            yield rotate(_found(keys, where, x.dtype), angles), _found(values, where, x.dtype)
+            # Written once, rotated on the way. What pads a context is somebody else's, of whose values
+            # nothing may come through: no weight times what is not a number is not nothing.
+            value = jnp.where(remembered, _found(values, where, x.dtype), 0)
+            yield rotate(_found(keys, where, x.dtype), angles), value
 
     return append_new(model, layers, gathered(), x, positions, context.length)
 

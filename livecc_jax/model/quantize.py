@@ -39,14 +39,14 @@ def quantize(weights: Params, contract: int = 1) -> Params:
         contract: how many axes are inputs.
 
     Returns:
-        {"kernel8": float8_e4m3fn [N, K], "scale": float32 [*outputs], "bias" as it was}; K lies
-        together in memory, as the hardware wants it.
+        {"kernel8": float8_e4m3fn [*outputs, K], "scale": float32 [*outputs], "bias" as it was}; K lies
+        together in memory, as the hardware wants it. Outputs keep their axes, over which they may be
+        split.
     """
     kernel = weights["kernel"]
-    outputs = kernel.shape[contract:]
-    flat = kernel.reshape(math.prod(kernel.shape[:contract]), -1).astype(jnp.float32).T
-    values, scale = _rounded(flat)
-    out = {"kernel8": values, "scale": scale.reshape(outputs)}
+    rows = kernel.transpose(*range(contract, kernel.ndim), *range(contract))
+    values, scale = _rounded(rows.reshape(*kernel.shape[contract:], -1).astype(jnp.float32))
+    out = {"kernel8": values, "scale": scale[..., 0]}
     return out | ({"bias": weights["bias"]} if "bias" in weights else {})
 
 
@@ -72,8 +72,8 @@ def head8(hidden: jax.Array, weights: Params) -> jax.Array:
 
 
 def _rounded(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """float32 [M, K] in eight bits, and the scale of each row, [M, 1]."""
-    scale = jnp.maximum(jnp.max(jnp.abs(x), axis=1, keepdims=True), SMALLEST) / LARGEST
+    """float32 [..., K] in eight bits, and the scale of each row, [..., 1]."""
+    scale = jnp.maximum(jnp.max(jnp.abs(x), axis=-1, keepdims=True), SMALLEST) / LARGEST
     return (x / scale).astype(E4M3), scale
 
 
@@ -93,8 +93,7 @@ def product8(x: jax.Array, weights: Params, contract: int = 1, norm: Norm | None
     flat = x.reshape(math.prod(lead), -1)
     if len(flat) == 1:
         one = flat[0] if norm is None else rms_norm(flat[0], *norm)
-        y = jnp.dot(weights["kernel8"].astype(jnp.float32), one.astype(jnp.float32))
-        y = (y * weights["scale"].reshape(-1)).reshape(outputs)
+        y = jnp.dot(weights["kernel8"].astype(jnp.float32), one.astype(jnp.float32)) * weights["scale"]
         y = y + weights["bias"] if "bias" in weights else y
         return y.reshape(*lead, *outputs).astype(x.dtype)
     return _raw(_narrow(flat, norm), weights, x.dtype, len(flat)).scaled().reshape(*lead, *outputs)
@@ -128,8 +127,7 @@ def _narrow(
     y = x.scaled() if isinstance(x, Raw) else x
     y = y if norm is None else rms_norm(y, *norm)
     if between == "gate":
-        gate, up = jnp.split(y, 2, axis=1)
-        y = jax.nn.silu(gate) * up
+        y = jax.nn.silu(y[:, 0]) * y[:, 1]
     elif between == "gelu":
         y = quick_gelu(y)
     return _rounded(y.astype(jnp.float32))
@@ -140,8 +138,8 @@ def _raw(
 ) -> Raw:
     """The product of rows in eight bits, of the first `rows` of them."""
     values, own = narrow
+    kernel = weights["kernel8"]
     sums = jax.lax.dot_general(
-        values, weights["kernel8"], (((1,), (1,)), ((), ())), preferred_element_type=dtype
+        values, kernel, (((1,), (kernel.ndim - 1,)), ((), ())), preferred_element_type=dtype
     )
-    bias = weights["bias"].reshape(-1) if "bias" in weights else None
-    return Raw(sums[:rows], own[:rows], weights["scale"].reshape(-1), bias)
+    return Raw(sums[:rows], own[:rows], weights["scale"], weights.get("bias"))

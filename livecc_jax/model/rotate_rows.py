@@ -130,7 +130,8 @@ def placed_prompt(
         for number, ref in ((0, keys_ref), (1, values_ref)):
             x, turned, head, _, place, real = taken(served + number, 1)
             x = (x if number else turned).astype(ref.dtype)
-            triton.store(ref.at[jnp.broadcast_to(there, x.shape), head, place], x, mask=real)
+            place = jnp.broadcast_to(there, x.shape), head, place
+            triton.store(ref.at[place], x, mask=real & (there < capacity))
 
     def of_row(width: int) -> pl.BlockSpec:
         return pl.BlockSpec((None, None, width), lambda b, t: (b, t, 0))

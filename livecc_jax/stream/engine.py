@@ -299,7 +299,9 @@ class Engine:
 
     def _seated(self, conversations: list[Conversation]) -> tuple[list[int], int]:
         shards = [conversation._shard for conversation in conversations]
-        return seated(shards, self.model.shards, self.options.batch)
+        # Alone in a tick, a token's input would not be rounded to eight bits, and in company it is.
+        least = 2 if self.model.precision == "fp8" else 1
+        return seated(shards, self.model.shards, self.options.batch, least)
 
     def _prepare(self, conversation: Conversation, turn: Waiting) -> tuple[Prompt, np.ndarray]:
         """A turn's prompt, and places for it and its answer."""
@@ -426,7 +428,7 @@ class Engine:
             conversation._waiting.clear()
 
 
-def seated(shards: list[int], groups: int, batch: int) -> tuple[list[int], int]:
+def seated(shards: list[int], groups: int, batch: int, least: int = 1) -> tuple[list[int], int]:
     """Which row of a tick each turn has, and how many rows there are.
 
     Each group of devices has equally many, a power of two or its share of the batch, one group after
@@ -436,9 +438,10 @@ def seated(shards: list[int], groups: int, batch: int) -> tuple[list[int], int]:
         shards: the group of each turn.
         groups: how many there are.
         batch: most rows.
+        least: fewest rows of a group, if the batch has so many.
     """
     sizes = collections.Counter(shards)
-    each = min(1 << (max(sizes.values()) - 1).bit_length(), batch // groups)
+    each = min(max(least, 1 << (max(sizes.values()) - 1).bit_length()), batch // groups)
     free = [iter(range(group * each, (group + 1) * each)) for group in range(groups)]
     return [next(free[group]) for group in shards], each * groups
 

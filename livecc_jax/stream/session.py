@@ -100,7 +100,7 @@ class StreamModel:
     ) -> None:
         if mesh is not None and parts(mesh, "length") > 1:
             raise ConfigError("mesh.context splits rows of training; here it must be 1")
-        self.config, self.mesh = config, mesh
+        self.config, self.mesh, self.precision = config, mesh, precision
         self.shards = parts(mesh, "batch") if mesh else 1  # groups of devices with streams of their own
         self.weights = lay_out(params, precision=precision, spread=(config, mesh) if mesh else None)
         self.dtype = params["text"]["embed"].dtype

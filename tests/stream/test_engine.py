@@ -11,7 +11,7 @@ import oracle
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_session import CONFIG, LIMIT, QUERY, SPECIAL, frames, model, options, params
+from test_session import CONFIG, LIMIT, QUERY, SPECIAL, TOKENIZER, frames, model, options, params
 
 from livecc_jax.errors import ConfigError, LiveCCError, MediaError
 from livecc_jax.media.pixels import patch_places, patchify
@@ -21,7 +21,7 @@ from livecc_jax.stream.engine import Engine, EngineOptions, SlotsFull
 from livecc_jax.stream.places import PoolFull
 from livecc_jax.stream.retention import FULL, Retention
 from livecc_jax.stream.rolling import RollingSession
-from livecc_jax.stream.session import ContextFull, Session
+from livecc_jax.stream.session import ContextFull, Session, StreamModel
 from livecc_jax.stream.step import look
 from livecc_jax.stream.tick import take_turns
 from livecc_jax.timeline.chat import Visual
@@ -326,6 +326,24 @@ def test_neighbours_change_nothing():
             for who, turn in made.tick():
                 spoken[next(i for i, s in streams.items() if s is who)].append(turn.tokens)
     assert spoken == expected
+
+
+def test_in_eight_bits_company_changes_nothing():
+    """Alone in a tick a stream's inputs are rounded as they are among others."""
+    given_options = EngineOptions(slots=3, batch=4, pool=4000, max_new_tokens=LIMIT, room=384)
+    narrow = StreamModel(CONFIG, params(), TOKENIZER, "fp8")
+
+    def told(company):
+        made = Engine(narrow, given_options)
+        streams = [made.open(QUERY, options("mrope")) for _ in range(1 + company)]
+        said = []
+        for turn in range(4):
+            for i, stream in enumerate(streams):
+                stream.push(frames(turn + 3 * i * bool(turn)))
+            said.append({who: spoken.tokens for who, spoken in made.tick()}[streams[0]])
+        return said
+
+    assert told(0) == told(2)
 
 
 def test_within_one_program_neighbours_change_no_bit():

@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import pytest
 from test_engine import SHORT, picture
 from test_session import CONFIG, LIMIT, QUERY, TOKENIZER, frames, model, options, params
@@ -40,9 +41,13 @@ def test_one_stream_over_devices(kind, precision):
     assert len({*said}) > 2
     held = stream._cache if kind is Session else stream._engine._pool
     weights = stream_model(stream).weights
-    qkv = weights.layers[0]["qkv"]
-    split = qkv["rows"] if precision == "weights" else weights.head["rows8"]
-    for x in (held[0][0], split):
+    split = [weights.layers[0][name].get("rows") for name in ("qkv", "gate_up", "down")]
+    if precision == "fp8":
+        blocks = weights.layers + weights.blocks
+        split = [x for block in blocks for x in jax.tree.leaves(block) if x.dtype.itemsize == 1]
+        split.append(weights.head["rows8"])
+        assert len(split) == 4 * len(blocks) + 1
+    for x in (held[0][0], *split):
         assert x.addressable_shards[0].data.size == x.size // 2
 
 
@@ -89,6 +94,8 @@ def test_an_engines_streams_over_groups_of_devices():
 def test_rows_of_a_tick_lie_with_their_streams():
     assert seated([0, 0, 0], 1, 8) == ([0, 1, 2], 4)
     assert seated([0, 0, 0], 1, 3) == ([0, 1, 2], 3)
+    assert seated([0], 1, 8, least=2) == ([0], 2)
+    assert seated([0], 1, 1, least=2) == ([0], 1)
     assert seated([1, 0, 1, 1], 2, 6) == ([3, 0, 4, 5], 6)
     assert seated([1], 2, 6) == ([1], 2)
 
