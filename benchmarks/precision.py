@@ -223,7 +223,7 @@ def check(base, targets, model, talk):
 def of_preset(name, tokenizer, precision, dtype):
     """Random weights, which are bf16 numbers in any dtype, the same each time."""
     config = preset(name)
-    # With a tied head they only repeat the last token, with small embeddings they nearly always say one.
+    # With a tied head they only repeat the last token, with small embeddings they say one mostly.
     config = dataclasses.replace(config, text=dataclasses.replace(config.text, tied=False))
     params = random_params(config)
     params["text"]["embed"] *= EMBEDDING
