@@ -7,9 +7,9 @@
 Teacher forcing through the code that streams: each turn, its prompt and its answer together, is read
 over a pool that holds everything before it, and kept there. So an `int8` pool rounds what is older than
 the turn and nothing else, as in an engine; and `fp8` rounds the inputs of an answer's tokens too, as in
-an engine's ticks of several rows (one token alone keeps its own). A checkpoint is shown the clip with
-its reference words; random weights, with an untied head and larger embeddings, are shown random frames
-with made-up words. Every supervised token is a choice.
+an engine (a session, which says one token at a time, does not). Every supervised token is a choice. A
+checkpoint is shown the clip with its reference words, random weights random frames with made-up words:
+how errors grow then depends on how weights are drawn, so they say less than a trained model.
 
 Differences are from the same weights in `--dtype`, over the standard deviation of its logits (over the
 vocabulary, pooled over choices); `not a tie` are choices whose best token is another although the
@@ -60,7 +60,6 @@ from livecc_jax.timeline.turns import OPENING_FRAMES, TURN_FRAMES, Turn, stream_
 ROOT = Path(__file__).parents[1]
 WORDS = "A big rabbit comes out of his burrow and looks around the green meadow in the morning"
 CHUNK = 512  # tokens at a time, of the whole conversation
-EMBEDDING = 64  # times: about 1 then, as what the tower sees and a layer adds
 NEAR = 0.1  # of the standard deviation: less between the two best tokens is nearly a tie
 TITLES = "difference", "same best", "not a tie", "KL", "nats", "nats now"
 FORMATS = "{:.2%}", "{:.2%}", "{:.2e}", "{:.4f}", "{:.4f}"
@@ -220,13 +219,24 @@ def check(base, targets, model, talk):
     return deviation
 
 
+def settled(path, x, depth):
+    """A random weight as networks begin: norms and embeddings of one, no biases, outputs by depth."""
+    *_, parent, name = [key.key for key in path]
+    if name == "scale" or name.endswith("norm"):
+        return jnp.ones_like(x)
+    if name == "embed":
+        return x / 0.02
+    small = parent in ("o", "down") or (parent in ("proj", "fc2") and x.ndim > 2)
+    return jnp.zeros_like(x) if name == "bias" else x * (2 * depth) ** -0.5 if small else x
+
+
 def of_preset(name, tokenizer, precision, dtype):
     """Random weights, which are bf16 numbers in any dtype, the same each time."""
     config = preset(name)
-    # With a tied head they only repeat the last token, with small embeddings they say one mostly.
+    # With a tied head they would say the last token again, whatever else there is.
     config = dataclasses.replace(config, text=dataclasses.replace(config.text, tied=False))
-    params = random_params(config)
-    params["text"]["embed"] *= EMBEDDING
+    settle = functools.partial(settled, depth=config.text.layers)
+    params = jax.tree_util.tree_map_with_path(settle, random_params(config))
     model = StreamModel(config, params, tokenizer, precision)
     del params
     # Cast once laid out, which does not round: there are never two copies in float32.
