@@ -62,15 +62,15 @@ class Step:
         places, _ = states.split(states.param_shardings(config, mesh), ())
         _, frozen = states.split(abstract_params(config), compute.frozen)
 
-        def fill(seed, shape, dtype):  # threefry: the same numbers however they are split
-            values = std * jax.random.normal(jax.random.key(seed), shape, dtype)
-            return values + 1 if len(shape) == 1 else values
+        def fill(seed, shape, dtype, mean):  # threefry: the same numbers however they are split
+            return mean + std * jax.random.normal(jax.random.key(seed), shape, dtype)
 
         params = {}
         for i, (path, leaf) in enumerate(shapes.items()):
             dtype = compute.dtype if path in frozen else "float32"
-            made = jax.jit(fill, static_argnums=(1, 2), out_shardings=places[path])
-            params[path] = made(i, leaf.shape, dtype)
+            made = jax.jit(fill, static_argnums=(1, 2, 3), out_shardings=places[path])
+            norm = str(path).endswith(("norm", "scale"))  # stacked or not
+            params[path] = made(i, leaf.shape, dtype, float(norm))
         params = states.join(params, {})
         described = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), params
