@@ -25,11 +25,11 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from random_weights import random_params
 
 from livecc_jax.model.presets import preset
-from livecc_jax.model.qwen2_vl import abstract_params, bind
+from livecc_jax.model.qwen2_vl import bind
 from livecc_jax.stream.figures import device_bytes, host_bytes
 from livecc_jax.stream.options import StreamOptions
 from livecc_jax.stream.retention import ROLLING
@@ -48,18 +48,6 @@ sys.path.insert(0, str(ROOT / "tests/stream"))
 import oracle  # noqa: E402
 
 QUERY, PENALTY = "Comment on the video.", 1.05
-
-
-def random_params(config, dtype):
-    """As before training, but with opinions."""
-    leaves, tree = jax.tree.flatten(abstract_params(config))
-
-    def make(seed, shape):
-        values = 0.05 * jax.random.normal(jax.random.key(seed, impl="rbg"), shape, dtype)
-        return values + 1 if len(shape) == 1 else values
-
-    make = jax.jit(make, static_argnums=1)
-    return jax.tree.unflatten(tree, [make(i, x.shape) for i, x in enumerate(leaves)])
 
 
 class History:
@@ -116,7 +104,7 @@ class Day:
         self.args = args
         config = preset(args.preset)
         config = config if args.tokenizer else fit_vocabulary(config, tokenizer)
-        params = random_params(config, jnp.dtype(args.dtype))
+        params = random_params(config, args.dtype, std=0.05)
         self.model = StreamModel(config, params, tokenizer)
         self.exact = args.dtype == "float32"
         self.params = jax.device_get(params) if self.exact else None

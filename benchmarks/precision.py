@@ -30,7 +30,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from streaming import random_params
+from random_weights import is_norm, random_params
 
 from livecc_jax.checkpoints.open import open_checkpoint
 from livecc_jax.commands.options import load_stream_model
@@ -222,7 +222,7 @@ def check(base, targets, model, talk):
 def settled(path, x, depth):
     """A random weight as networks begin: norms and embeddings of one, no biases, outputs by depth."""
     *_, parent, name = [key.key for key in path]
-    if name == "scale" or name.endswith("norm"):
+    if is_norm(name):
         return jnp.ones_like(x)
     if name == "embed":
         return x / 0.02

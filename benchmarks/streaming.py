@@ -26,6 +26,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from random_weights import random_params
 
 from livecc_jax.model import product_one
 from livecc_jax.model.cache_attention import attend_masked, keep_and_attend, takes
@@ -34,7 +35,6 @@ from livecc_jax.model.layers import rms_norm
 from livecc_jax.model.presets import preset
 from livecc_jax.model.product import product
 from livecc_jax.model.quantize import head8, products8, quantize, quantize_head
-from livecc_jax.model.qwen2_vl import abstract_params
 from livecc_jax.model.rope import rotate
 from livecc_jax.stream.engine import DUE, Engine, EngineOptions
 from livecc_jax.stream.options import StreamOptions
@@ -45,18 +45,6 @@ from livecc_jax.text.tokenizer import open_tokenizer
 
 SIZE = (448, 672)  # 16 x 24 merged patches: 384 tokens a frame pair
 NEW = 6
-
-
-def random_params(config):
-    """bf16 weights as before training, made where they are used."""
-    leaves, tree = jax.tree.flatten(abstract_params(config))
-
-    def make(seed, shape):
-        values = 0.02 * jax.random.normal(jax.random.key(seed, impl="rbg"), shape, jnp.bfloat16)
-        return values + 1 if len(shape) == 1 else values
-
-    make = jax.jit(make, static_argnums=1)
-    return jax.tree.unflatten(tree, [make(i, x.shape) for i, x in enumerate(leaves)])
 
 
 def seconds(run, repeat=10):

@@ -104,6 +104,7 @@ def timed(step, steps):
 def our_steps(args, config, batch, remat):
     """(seconds a step, bytes held, every loss in hexadecimal, a function that takes a step)."""
     import jax
+    from random_weights import random_weight
 
     from livecc_jax.model.qwen2_vl import abstract_params
     from livecc_jax.train.config import ComputeConfig, OptimConfig
@@ -111,16 +112,11 @@ def our_steps(args, config, batch, remat):
     from livecc_jax.train.state import join, split
     from livecc_jax.train.step import compiler_options, jit_step, make_step
 
-    def made(seed, shape, dtype):
-        values = 0.02 * jax.random.normal(jax.random.key(seed, impl="rbg"), shape, dtype)
-        return values + 1 if len(shape) == 1 else values
-
-    make = jax.jit(made, static_argnums=(1, 2))
     compute = ComputeConfig(remat=remat, unroll=args.unroll)
     optimizer = make_optimizer(OptimConfig(), 1000)
     learning, frozen = split(abstract_params(config), compute.freeze)
-    learning = {k: make(i, v.shape, "float32") for i, (k, v) in enumerate(learning.items())}
-    frozen = {k: make(i, v.shape, "bfloat16") for i, (k, v) in enumerate(frozen.items())}
+    learning = {k: random_weight(k, i, v.shape, "float32") for i, (k, v) in enumerate(learning.items())}
+    frozen = {k: random_weight(k, i, v.shape, "bfloat16") for i, (k, v) in enumerate(frozen.items())}
     state = {"params": join(learning, frozen), "opt_state": jax.jit(optimizer.init)(learning)}
     del learning, frozen
     rows = jax.device_put(batch)

@@ -46,6 +46,7 @@ class Step:
 
     def __init__(self, config, compute, split, rows, micro, std=0.02):
         import jax
+        from random_weights import is_norm
 
         from livecc_jax.model.qwen2_vl import abstract_params
         from livecc_jax.parallel.batch import place_batch
@@ -69,8 +70,7 @@ class Step:
         for i, (path, leaf) in enumerate(shapes.items()):
             dtype = compute.dtype if path in frozen else "float32"
             made = jax.jit(fill, static_argnums=(1, 2, 3), out_shardings=places[path])
-            norm = str(path).endswith(("norm", "scale"))  # stacked or not
-            params[path] = made(i, leaf.shape, dtype, float(norm))
+            params[path] = made(i, leaf.shape, dtype, float(is_norm(path)))
         params = states.join(params, {})
         described = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), params
