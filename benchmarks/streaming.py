@@ -28,10 +28,9 @@ import jax.numpy as jnp
 import numpy as np
 from random_weights import random_params
 
-from livecc_jax.model import product_one
 from livecc_jax.model.cache_attention import attend_masked, keep_and_attend, takes
 from livecc_jax.model.inference import taken_apart
-from livecc_jax.model.layers import rms_norm
+from livecc_jax.model.norms import RmsNorm
 from livecc_jax.model.presets import preset
 from livecc_jax.model.product import product
 from livecc_jax.model.quantize import head8, products8, quantize, quantize_head
@@ -104,13 +103,13 @@ def check_products():
     keys, told = jax.random.split(jax.random.key(1), 8), []
     x = jax.random.normal(keys[6], (1, 1, 3584), jnp.bfloat16)
     kernel = jax.random.normal(keys[7], (3584, 2, 18944), jnp.bfloat16)
-    norm = product_one.Norm(jnp.full((3584,), 1.5, jnp.bfloat16), 1e-6)
+    norm = RmsNorm(jnp.full((3584,), 1.5, jnp.bfloat16), 1e-6)
     rows = jnp.moveaxis(kernel, 0, -1)
     eight = quantize({"kernel": kernel})
     wide = eight["kernel8"].astype(jnp.float32).reshape(rows.shape) * eight["scale"][..., None]
     for name, weights, plain in (("rows", {"rows": rows}, rows), ("eight bits", eight, wide)):
         one = jax.jit(functools.partial(product, norm=norm, gated=True))(x, weights)
-        y = plain.astype(jnp.float32) @ rms_norm(x[0, 0].astype(jnp.float32), *norm)
+        y = plain.astype(jnp.float32) @ norm(x[0, 0].astype(jnp.float32))
         told.append(apart(one[0, 0], jax.nn.silu(y[0]) * y[1]))
         print(f"one token, from the plain one: a product of {name} {told[-1]:.1e}", flush=True)
     head = quantize_head(rows.reshape(-1, 3584))
@@ -118,10 +117,9 @@ def check_products():
     told.append(apart(jax.jit(head8)(x[0, 0], head), wide @ x[0, 0].astype(jnp.float32)))
     many = jax.random.normal(keys[5], (64, 3584), jnp.bfloat16)
     down = quantize({"kernel": jax.random.normal(keys[4], (18944, 3584), jnp.bfloat16)})
-    ours = jax.jit(products8, static_argnums=2)(many, eight, "gate", down, norm)
-    mlp = jnp.einsum(
-        "td,dgf->tgf", rms_norm(many.astype(jnp.float32), *norm), kernel.astype(jnp.float32)
-    )
+    mlp8 = functools.partial(products8, between="gate", second=down, norm=norm)
+    ours = jax.jit(lambda x, first: mlp8(x, first).scaled())(many, eight)
+    mlp = jnp.einsum("td,dgf->tgf", norm(many.astype(jnp.float32)), kernel.astype(jnp.float32))
     plain = jax.nn.silu(mlp[:, 0]) * mlp[:, 1]
     plain = plain @ jax.random.normal(keys[4], (18944, 3584), jnp.bfloat16).astype(jnp.float32)
     noise = float(jnp.std(ours.astype(jnp.float32) - plain) / jnp.std(plain))

@@ -15,6 +15,7 @@ from livecc_jax.model.cache import Cache, append, start
 from livecc_jax.model.cache_attention import attend_masked, attend_past, together
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.inference import Weights, decoder_layer, logits, see_windows, taken_apart
+from livecc_jax.model.product import whole
 from livecc_jax.model.qwen2_vl import bind
 from livecc_jax.model.rope import rotate
 from livecc_jax.parallel.rules import constrain
@@ -130,5 +131,5 @@ def ask(
 
         with jax.named_scope(f"layer_{i}"):
             x, _ = decoder_layer(config.text, layer, x, attend)
-    ends = jax.vmap(lambda row, at: row[at])(model.text.final(x), last)
+    ends = jax.vmap(lambda row, at: row[at])(model.text.final(whole(x)), last)
     return logits(model, weights, ends)

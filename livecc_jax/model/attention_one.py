@@ -77,8 +77,10 @@ def keep_and_attend(
     return out.reshape(rows, 1, kv * (several - 2), size), tuple(kept)
 
 
-def _rotated(first: jax.Array, second: jax.Array, cos: jax.Array, sin: jax.Array) -> tuple:
-    """The halves of heads [..., D / 2] each, as `model.rope.rotate`, rounded as it rounds."""
+def rotate_halves(
+    first: jax.Array, second: jax.Array, cos: jax.Array, sin: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Within a kernel, halves of heads [..., D / 2] as `model.rope.rotate`, rounded as it rounds."""
     first32, second32 = first.astype(jnp.float32), second.astype(jnp.float32)
     turned = first32 * cos - second32 * sin, second32 * cos + first32 * sin
     return tuple(x.astype(first.dtype) for x in turned)
@@ -115,7 +117,7 @@ def _attend(
                 triton.load(token_ref.at[row, column + at], mask=row < several - 2, other=0)
                 for at in (0, half)
             )
-            mine = _rotated(*halves, cos_ref[...], sin_ref[...])
+            mine = rotate_halves(*halves, cos_ref[...], sin_ref[...])
 
             def block(i: jax.Array, carry: tuple) -> tuple:
                 out, most, total = carry
@@ -205,7 +207,7 @@ def _together_and_kept(
 
         def rotated(row: Any) -> tuple[jax.Array, jax.Array]:
             halves = (token_ref[row, pl.ds(at, half)] for at in (0, half))
-            return _rotated(*halves, cos_ref[...], sin_ref[...])
+            return rotate_halves(*halves, cos_ref[...], sin_ref[...])
 
         key = tuple(x.astype(keys_ref.dtype) for x in rotated(served))
         pairs = ((q.astype(jnp.float32), k.astype(jnp.float32)) for q, k in zip(rotated(which), key))

@@ -58,12 +58,12 @@ def usable(qkv: jax.Array, k: jax.Array) -> bool:
         and gpu_capability() == HOPPER  # later ones have no `wgmma`
         and mosaic() is not None
         and triton_of_pallas() is not None
-        and not _miscompiled()
+        and not miscompiled()
     )
 
 
 @functools.cache
-def _miscompiled() -> bool:
+def miscompiled() -> bool:
     """Whether this is a CUDA whose assembler gets masks like ours wrong, as jax's own kernel has it."""
     try:
         from jax._src.lib import cuda_versions

@@ -22,6 +22,7 @@ from livecc_jax.model.cache_attention import (
 )
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.inference import decoder_layer, taken_apart
+from livecc_jax.model.product import whole
 from livecc_jax.model.qwen2_vl import Params, Qwen2VL
 from livecc_jax.model.rope import rotate
 from livecc_jax.parallel.rules import constrain, partition_spec
@@ -124,7 +125,7 @@ def append_new(
             x, (kept, new) = decoder_layer(model.config.text, weights, x, attend)
         written.append(kept)
         told.append(new)
-    return model.text.final(x), written, told
+    return model.text.final(whole(x)), written, told
 
 
 def start(
@@ -156,4 +157,4 @@ def start(
         with jax.named_scope(f"layer_{i}"):
             x, kept = decoder_layer(model.config.text, weights, x, attend)
         written.append(kept)
-    return model.text.final(x), written
+    return model.text.final(whole(x)), written

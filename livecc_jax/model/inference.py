@@ -10,7 +10,6 @@ token alone.
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -21,21 +20,22 @@ from jax.sharding import Mesh
 
 from livecc_jax.errors import ConfigError
 from livecc_jax.media.pixels import MERGE, PATCH, patch_places
-from livecc_jax.model import rotate_rows
+from livecc_jax.model import attention_windows, rotate_rows
 from livecc_jax.model.attention import attend
 from livecc_jax.model.attention_cudnn import usable
 from livecc_jax.model.attention_layout import layout_in_scope
 from livecc_jax.model.config import ModelConfig, TextConfig, VisionConfig
 from livecc_jax.model.layers import layer_norm
-from livecc_jax.model.product import gated_mlp, gelu_mlp, product
-from livecc_jax.model.product_one import Norm
+from livecc_jax.model.norms import LayerNorm, RmsNorm
+from livecc_jax.model.product import Stream, before, gated_mlp, gelu_mlp, joined, product, whole
 from livecc_jax.model.quantize import head8, quantize, quantize_head
 from livecc_jax.model.qwen2_vl import Params, Qwen2VL, logical_axes
 from livecc_jax.model.rope import rotate, vision_angles
 from livecc_jax.model.vision import normalize
 from livecc_jax.parallel.rules import sharding_tree
 
-Attention = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+# qkv [W,S,3,H,D], not rotated, and angles float32 [W or 1,S,D/2] -> [W,S,H,D].
+Attention = Callable[[jax.Array, jax.Array], jax.Array]
 # qkv [B,T,K,G+2,D], each key head's queries, key and value -> (out [B,T,K*G,D], whatever it wants
 # handed back). Nothing is rotated: a context that forgets turns moves what it keeps, and one kernel may
 # take them apart, rotate, keep and attend.
@@ -62,7 +62,7 @@ class Weights(NamedTuple):
 
 
 PRECISIONS = ("weights", "fp8")
-NORMS = "norm1", "norm2"  # of a block of the tower: in elementwise work, where a slice costs nothing
+NORMS = "norm1", "norm2"  # of a block of the tower: nothing needs a slice of them of its own
 
 # Logical axes of a decoder layer as it lies here; `parallel.rules` has the mesh's.
 LAYER_AXES: Params = {
@@ -190,9 +190,7 @@ def _unturned_axes(axes: Params, contract: int) -> Params:
     return {"kernel": kernel, **{k: v for k, v in axes.items() if k != "rows"}}
 
 
-def decoder_layer(
-    config: TextConfig, weights: Params, x: jax.Array, attend: Attend
-) -> tuple[jax.Array, Any]:
+def decoder_layer(config: TextConfig, weights: Params, x: Stream, attend: Attend) -> tuple[Stream, Any]:
     """One layer of the decoder, as `model.decoder.DecoderLayer`.
 
     Args:
@@ -205,12 +203,15 @@ def decoder_layer(
         ([B, T, D], what `attend` hands back).
     """
     with jax.named_scope("attn"):
-        qkv = product(x, weights["qkv"], norm=Norm(weights["input_norm"], config.norm_eps))
+        norm = RmsNorm(weights["input_norm"], config.norm_eps)
+        x, given, norm = before(x, norm, weights["qkv"])
+        qkv = product(given, weights["qkv"], norm=norm, dtype=x.dtype)
         out, kept = attend(qkv)
-        x = product(out, weights["o"], 2, add=x)
+        x = joined(x, out, weights["o"], 2)
     with jax.named_scope("mlp"):
-        norm = Norm(weights["post_norm"], config.norm_eps)
-        return gated_mlp(x, weights["gate_up"], weights["down"], norm, add=x), kept
+        norm = RmsNorm(weights["post_norm"], config.norm_eps)
+        x, given, norm = before(x, norm, weights["gate_up"])
+        return gated_mlp(x, given, weights["gate_up"], weights["down"], norm), kept
 
 
 def logits(model: Qwen2VL, weights: Weights, hidden: jax.Array) -> jax.Array:
@@ -248,16 +249,16 @@ def see(config: ModelConfig, weights: Weights, frames: jax.Array) -> jax.Array:
     return _merged(rest["merger"], x, (batch, -1, sizes.width * sizes.merge_size**2))
 
 
-def _merged(merger: Params, x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def _merged(merger: Params, x: Stream, shape: tuple[int, ...]) -> jax.Array:
     with jax.named_scope("merger"):
-        x = layer_norm(x, **merger["norm"]).reshape(shape)
+        x = layer_norm(whole(x), **merger["norm"]).reshape(shape)
         return product(jax.nn.gelu(product(x, merger["fc1"]), approximate=False), merger["fc2"])
 
 
 def _blocks(weights: Weights) -> Iterator[Params]:
-    """The tower's blocks, whole."""
+    """The tower's blocks, whole; norms as `LayerNorm`."""
     for i, block in enumerate(weights.blocks):
-        yield block | jax.tree.map(operator.itemgetter(i), weights.norms)
+        yield block | {name: LayerNorm(**norm, layer=i) for name, norm in weights.norms.items()}
 
 
 def cut(frames: jax.Array) -> jax.Array:
@@ -296,30 +297,37 @@ def see_windows(
 
 
 def _vision_block(
-    config: VisionConfig, weights: Params, x: jax.Array, angles: jax.Array, attend: Attention
-) -> jax.Array:
+    config: VisionConfig, weights: Params, x: Stream, angles: jax.Array, attend: Attention
+) -> Stream:
     """As `model.vision.VisionBlock`; x [W, S, D], each window one frame pair."""
-    qkv = product(layer_norm(x, **weights["norm1"]), weights["attn"]["qkv"])
-    if len(angles) == 1 and rotate_rows.usable():
-        out = attend(*rotate_rows.rotated_windows(qkv, angles))
-    else:
-        q, k, v = (qkv[..., i, :, :] for i in range(3))
-        out = attend(rotate(q, angles), rotate(k, angles), v)
-    x = product(out, weights["attn"]["proj"], 2, add=x)
-    mlp = weights["mlp"]
-    return gelu_mlp(layer_norm(x, **weights["norm2"]), mlp["fc1"], mlp["fc2"], add=x)
+    attn, mlp = weights["attn"], weights["mlp"]
+    x, given, norm = before(x, weights["norm1"], attn["qkv"])
+    qkv = product(given, attn["qkv"], norm=norm, dtype=x.dtype)
+    x = joined(x, attend(qkv, angles), attn["proj"], 2)
+    x, given, norm = before(x, weights["norm2"], mlp["fc1"])
+    return gelu_mlp(x, given, mlp["fc1"], mlp["fc2"], norm)
 
 
-def _attend_all(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+def _attend_all(qkv: jax.Array, angles: jax.Array) -> jax.Array:
     """Attention of everything in a window to everything in it."""
+    length = qkv.shape[1]
+    if len(angles) == 1 and rotate_rows.usable():
+        if attention_windows.usable(qkv.dtype, qkv.shape[-1]):
+            rows = attention_windows.rows_of(length)
+            q, k, v = rotate_rows.rotated_windows(qkv, angles, rows)
+            return attention_windows.attend(q, k, v, length)[:, :length]
+        q, k, v = rotate_rows.rotated_windows(qkv, angles)
+    else:
+        q, k, v = _rotated(qkv, angles)
     if _dense(q, k):
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     ones = jnp.ones(q.shape[:2], jnp.int32)
     return attend(q, k, v, ones, causal=False, axes=("flat_windows", None))
 
 
-def _attend_first(q: jax.Array, k: jax.Array, v: jax.Array, counts: jax.Array) -> jax.Array:
+def _attend_first(qkv: jax.Array, angles: jax.Array, counts: jax.Array) -> jax.Array:
     """Attention within the first `counts` int32 [W] of each window; what is behind is padding."""
+    q, k, v = _rotated(qkv, angles)
     if _dense(q, k):
         # A sequence of nothing is not defined: an empty window looks at one.
         lengths = jnp.maximum(counts, 1)
@@ -328,6 +336,11 @@ def _attend_first(q: jax.Array, k: jax.Array, v: jax.Array, counts: jax.Array) -
         )
     real = (jnp.arange(q.shape[1]) < counts[:, None]).astype(jnp.int32)
     return attend(q, k, v, real, causal=False, axes=("flat_windows", None))
+
+
+def _rotated(qkv: jax.Array, angles: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    q, k, v = (qkv[..., i, :, :] for i in range(3))
+    return rotate(q, angles), rotate(k, angles), v
 
 
 def _dense(q: jax.Array, k: jax.Array) -> bool:

@@ -1,27 +1,57 @@
-"""Matrix products of decoding, with what stands before and after them in a layer."""
+"""Matrix products of decoding, with what stands before and after them in a layer.
+
+On a GPU, what stands between two products of several rows is one kernel (`between_products`): a sum of
+the residual stream waits, as `Sum`, for the norm that follows it.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from livecc_jax.model import product_one
-from livecc_jax.model.layers import quick_gelu, rms_norm
-from livecc_jax.model.product_one import Norm
-from livecc_jax.model.quantize import product8, products8
+from livecc_jax.model import between_products, product_one
+from livecc_jax.model.between_products import Narrow, Sum
+from livecc_jax.model.layers import quick_gelu
+from livecc_jax.model.norms import Norm, RmsNorm
+from livecc_jax.model.quantize import ROWS, product8, products8, raw8
 from livecc_jax.model.qwen2_vl import Params
+
+Stream = jax.Array | Sum  # [..., D], between layers
+
+
+def whole(x: Stream) -> jax.Array:
+    """[..., D]."""
+    return x.added() if isinstance(x, Sum) else x
+
+
+def before(x: Stream, norm: Norm, weights: Params) -> tuple[jax.Array, jax.Array | Narrow, Norm | None]:
+    """What a product by these weights is given of the stream.
+
+    Args:
+        x: [..., D].
+        norm: of it.
+        weights: as of `product`.
+
+    Returns:
+        (x, what the product takes, the norm that it has yet to apply).
+    """
+    if isinstance(x, Sum):
+        return *between_products.add_and_norm(x, norm, "kernel8" in weights), None
+    return x, x, norm
 
 
 def product(
-    x: jax.Array,
+    x: jax.Array | Narrow,
     weights: Params,
     contract: int = 1,
     *,
     norm: Norm | None = None,
     gated: bool = False,
     add: jax.Array | None = None,
+    dtype: Any = None,
 ) -> jax.Array:
     """A linear map over x's last `contract` axes, plus its bias if it has one.
 
@@ -33,15 +63,16 @@ def product(
         norm: normalises x first, over one axis of inputs.
         gated: outputs are [2, F]; the first goes through SiLU and multiplies the second.
         add: [..., *outputs] to add in the end.
+        dtype: of the outcome, where x is `Narrow`.
 
     Returns:
         [..., *outputs], or [..., F] if gated, in x's dtype.
     """
-    lead = x.shape[: x.ndim - contract]
-    if math.prod(lead) == 1 and "kernel" not in weights:
+    if not isinstance(x, Narrow) and "kernel" not in weights and _count(x, contract) == 1:
         eight = "kernel8" in weights
         outputs = weights["scale"].shape if eight else weights["rows"].shape[:-contract]
-        if product_one.usable(math.prod(outputs), x.size, eight):
+        serves = norm is None or isinstance(norm, RmsNorm)
+        if serves and product_one.usable(math.prod(outputs), x.size, eight):
             y = product_one.times(
                 x.reshape(-1),
                 weights.get("kernel8", weights.get("rows")).reshape(-1, x.size),
@@ -51,42 +82,63 @@ def product(
                 gated=gated,
                 add=_flat(add),
             )
-            return y.reshape(*lead, *outputs[gated:])
+            return y.reshape(*x.shape[: x.ndim - contract], *outputs[gated:])
     if "kernel8" in weights:
-        y = product8(x, weights, contract, norm)
+        y = product8(x, weights, contract, norm, dtype)
     else:
-        y = _linear(x if norm is None else rms_norm(x, *norm), weights, contract)
+        y = _linear(x if norm is None else norm(x), weights, contract)
     if gated:
         y = jax.nn.silu(y[..., 0, :]) * y[..., 1, :]
-    return _added(y, add)
+    return y if add is None else add + y
+
+
+def joined(x: jax.Array, out: jax.Array, weights: Params, contract: int = 1) -> Stream:
+    """x [..., D] + the product of out [..., *inputs]."""
+    eight = "kernel8" in weights
+    if not _waits(x, eight):
+        return product(out, weights, contract, add=x)
+    return Sum(x, raw8(out, weights, contract) if eight else product(out, weights, contract))
 
 
 def gated_mlp(
-    x: jax.Array, gate_up: Params, down: Params, norm: Norm | None = None, add: jax.Array | None = None
-) -> jax.Array:
-    """x, normed, through gate and up, SiLU of the one times the other, and down, + add.
+    x: jax.Array, given: jax.Array | Narrow, gate_up: Params, down: Params, norm: Norm | None = None
+) -> Stream:
+    """x + what is given, normed, through gate and up, SiLU of the one times the other, and down.
 
     Args:
         x: [..., D].
+        given: [..., D].
         gate_up: of D inputs and [2, F] outputs.
         down: of F inputs and D outputs.
-        norm: normalises x first.
-        add: [..., D].
+        norm: normalises what is given first.
     """
-    if "kernel8" in down and x.size > x.shape[-1]:
-        return _added(products8(x, gate_up, "gate", down, norm), add)
-    return product(product(x, gate_up, norm=norm, gated=True), down, add=add)
+    if "kernel8" in down and _count(x) > 1:
+        return _joined8(x, products8(given, gate_up, "gate", down, norm, x.dtype))
+    return joined(x, product(given, gate_up, norm=norm, gated=True), down)
 
 
-def gelu_mlp(x: jax.Array, fc1: Params, fc2: Params, add: jax.Array | None = None) -> jax.Array:
-    """x [..., D] through fc1 of F outputs, `layers.quick_gelu` and fc2, + add [..., D]."""
-    if "kernel8" in fc2 and x.size > x.shape[-1]:
-        return _added(products8(x, fc1, "gelu", fc2), add)
-    return product(quick_gelu(product(x, fc1)), fc2, add=add)
+def gelu_mlp(
+    x: jax.Array, given: jax.Array | Narrow, fc1: Params, fc2: Params, norm: Norm | None = None
+) -> Stream:
+    """x + what is given, normed, through fc1, `layers.quick_gelu` and fc2; as `gated_mlp`."""
+    if "kernel8" in fc2 and _count(x) > 1:
+        return _joined8(x, products8(given, fc1, "gelu", fc2, norm, x.dtype))
+    return joined(x, quick_gelu(product(given, fc1, norm=norm)), fc2)
 
 
-def _added(y: jax.Array, add: jax.Array | None) -> jax.Array:
-    return y if add is None else add + y
+def _joined8(x: jax.Array, raw: between_products.Raw) -> Stream:
+    stream = Sum(x, raw)
+    return stream if _waits(x, eight=True) else stream.added()
+
+
+def _waits(x: jax.Array, eight: bool) -> bool:
+    """Whether what is added to x waits for the norm."""
+    count = _count(x)
+    return count > 1 and (not eight or count % ROWS == 0) and between_products.usable(eight)
+
+
+def _count(x: jax.Array, contract: int = 1) -> int:
+    return math.prod(x.shape[: x.ndim - contract])
 
 
 def _linear(x: jax.Array, weights: Params, contract: int) -> jax.Array:

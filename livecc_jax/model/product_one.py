@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from livecc_jax.model.attention_layout import gpu_capability, layout_in_scope
 from livecc_jax.model.attention_one import triton_of_pallas
+from livecc_jax.model.norms import RmsNorm
 
 MOST = 8  # the most rows of a matrix that a block takes, of both halves
 STEPS = (512, 256, 128)  # numbers of a row at a time
@@ -38,13 +39,6 @@ def tuned(eight: bool, norm: bool, gated: bool) -> Tuning:
     return Tuning(1, 2) if norm and not gated else Tuning(1, 1)
 
 
-class Norm(NamedTuple):
-    """Root mean square normalisation of the input."""
-
-    scale: jax.Array  # [K]
-    eps: float
-
-
 def usable(outputs: int, inputs: int, eight: bool = False) -> bool:
     """Whether the kernel serves here, with this jax, for a matrix of this shape (and eight bits)."""
     layout = layout_in_scope(("batch", None))
@@ -62,7 +56,7 @@ def times(
     x: jax.Array,
     matrix: jax.Array,
     *,
-    norm: Norm | None = None,
+    norm: RmsNorm | None = None,
     scale: jax.Array | None = None,
     bias: jax.Array | None = None,
     gated: bool = False,

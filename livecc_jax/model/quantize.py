@@ -20,11 +20,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from livecc_jax.model import narrow_rows, product_one
+from livecc_jax.model import between_products, product_one
+from livecc_jax.model.between_products import E4M3, LARGEST, SMALLEST, Between, Narrow, Raw
 from livecc_jax.model.kept import narrow
-from livecc_jax.model.layers import quick_gelu, rms_norm
-from livecc_jax.model.narrow_rows import E4M3, LARGEST, SMALLEST, Between, Raw
-from livecc_jax.model.product_one import Norm
+from livecc_jax.model.layers import quick_gelu
+from livecc_jax.model.norms import Norm
 from livecc_jax.model.qwen2_vl import Params
 
 ROWS = 16  # cuBLAS takes multiples of it
@@ -77,7 +77,13 @@ def _rounded(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return (x / scale).astype(E4M3), scale
 
 
-def product8(x: jax.Array, weights: Params, contract: int = 1, norm: Norm | None = None) -> jax.Array:
+def product8(
+    x: jax.Array | Narrow,
+    weights: Params,
+    contract: int = 1,
+    norm: Norm | None = None,
+    dtype: Any = None,
+) -> jax.Array:
     """x times a quantised kernel over x's last `contract` axes, plus its bias.
 
     Args:
@@ -85,61 +91,85 @@ def product8(x: jax.Array, weights: Params, contract: int = 1, norm: Norm | None
         weights: from `quantize`.
         contract: how many axes are inputs.
         norm: normalises x first, over one axis of inputs.
+        dtype: of the outcome, where x is `Narrow`.
 
     Returns:
         [..., *outputs] in x's dtype.
     """
-    lead, outputs = x.shape[: x.ndim - contract], weights["scale"].shape
-    flat = x.reshape(math.prod(lead), -1)
-    if len(flat) == 1:
-        one = flat[0] if norm is None else rms_norm(flat[0], *norm)
-        y = jnp.dot(weights["kernel8"].astype(jnp.float32), one.astype(jnp.float32)) * weights["scale"]
-        y = y + weights["bias"] if "bias" in weights else y
-        return y.reshape(*lead, *outputs).astype(x.dtype)
-    return _raw(_narrow(flat, norm), weights, x.dtype, len(flat)).scaled().reshape(*lead, *outputs)
+    shape, dtype = (x.values.shape, dtype) if isinstance(x, Narrow) else (x.shape, x.dtype)
+    lead, outputs = shape[: len(shape) - contract], weights["scale"].shape
+    if isinstance(x, Narrow) or math.prod(lead) > 1:
+        return raw8(x, weights, contract, norm, dtype).scaled().reshape(*lead, *outputs)
+    one = x.reshape(-1) if norm is None else norm(x.reshape(-1))
+    y = jnp.dot(weights["kernel8"].astype(jnp.float32), one.astype(jnp.float32)) * weights["scale"]
+    y = y + weights["bias"] if "bias" in weights else y
+    return y.reshape(*lead, *outputs).astype(dtype)
+
+
+def raw8(
+    x: jax.Array | Narrow,
+    weights: Params,
+    contract: int = 1,
+    norm: Norm | None = None,
+    dtype: Any = None,
+) -> Raw:
+    """As `product8` of several rows, before it is scaled: [M, *outputs]."""
+    rows, count = _given(x, norm, contract)
+    return _first(_raw(rows, weights, dtype or x.dtype), count)
 
 
 def products8(
-    x: jax.Array, first: Params, between: Between, second: Params, norm: Norm | None = None
-) -> jax.Array:
-    """Two products of several rows and what stands between them: [..., D] to [..., D] in x's dtype.
+    x: jax.Array | Narrow,
+    first: Params,
+    between: Between,
+    second: Params,
+    norm: Norm | None = None,
+    dtype: Any = None,
+) -> Raw:
+    """Two products of several rows and what stands between them: [M, D], not scaled yet.
 
     Args:
         x: [..., D].
         first: of D inputs and F outputs, [2, F] for a gate.
-        between: as in `narrow_rows`.
+        between: as in `between_products.narrow_rows`.
         second: of F inputs and D outputs.
         norm: normalises x first.
+        dtype: of the outcome, where x is `Narrow`.
     """
-    flat = x.reshape(-1, x.shape[-1])
-    raw = _raw(_narrow(flat, norm), first, x.dtype)
-    return _raw(_narrow(raw, between=between), second, x.dtype, len(flat)).scaled().reshape(x.shape)
+    rows, count = _given(x, norm)
+    raw = _raw(rows, first, dtype or x.dtype)
+    return _first(_raw(_narrow(raw, between=between), second, raw.sums.dtype), count)
 
 
-def _narrow(
-    x: jax.Array | Raw, norm: Norm | None = None, between: Between | None = None
-) -> tuple[jax.Array, jax.Array]:
-    """Rows in eight bits, and their scales; a few more, if that is what cuBLAS takes."""
-    if not isinstance(x, Raw):
-        x = jnp.pad(x, ((0, -len(x) % ROWS), (0, 0)))
-    if narrow_rows.usable():
-        return narrow_rows.narrow_rows(x, norm, between)
+def _given(x: jax.Array | Narrow, norm: Norm | None = None, contract: int = 1) -> tuple[Narrow, int]:
+    """(rows [M, K] in eight bits, a few more if that is what cuBLAS takes; how many count)."""
+    if isinstance(x, Narrow):
+        count = x.scale.size
+        return Narrow(x.values.reshape(count, -1), x.scale.reshape(count, 1)), count
+    count = math.prod(x.shape[: x.ndim - contract])
+    rows = jnp.pad(x.reshape(count, -1), ((0, -count % ROWS), (0, 0)))
+    return _narrow(rows, norm), count
+
+
+def _narrow(x: jax.Array | Raw, norm: Norm | None = None, between: Between | None = None) -> Narrow:
+    if between_products.usable(eight=True):
+        return between_products.narrow_rows(x, norm, between)
     y = x.scaled() if isinstance(x, Raw) else x
-    y = y if norm is None else rms_norm(y, *norm)
+    y = y if norm is None else norm(y)
     if between == "gate":
         y = jax.nn.silu(y[:, 0]) * y[:, 1]
     elif between == "gelu":
         y = quick_gelu(y)
-    return _rounded(y.astype(jnp.float32))
+    return Narrow(*_rounded(y.astype(jnp.float32)))
 
 
-def _raw(
-    narrow: tuple[jax.Array, jax.Array], weights: Params, dtype: Any, rows: int | None = None
-) -> Raw:
-    """The product of rows in eight bits, of the first `rows` of them."""
-    values, own = narrow
+def _raw(rows: Narrow, weights: Params, dtype: Any) -> Raw:
     kernel = weights["kernel8"]
     sums = jax.lax.dot_general(
-        values, kernel, (((1,), (kernel.ndim - 1,)), ((), ())), preferred_element_type=dtype
+        rows.values, kernel, (((1,), (kernel.ndim - 1,)), ((), ())), preferred_element_type=dtype
     )
-    return Raw(sums[:rows], own[:rows], weights["scale"], weights.get("bias"))
+    return Raw(sums, rows.scale, weights["scale"], weights.get("bias"))
+
+
+def _first(raw: Raw, count: int) -> Raw:
+    return raw._replace(sums=raw.sums[:count], own=raw.own[:count])

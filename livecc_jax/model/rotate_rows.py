@@ -5,11 +5,13 @@ Plain XLA makes a kernel for each of queries, keys and values, each of which doe
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from livecc_jax.model.attention_layout import layout_in_scope
-from livecc_jax.model.attention_one import triton_of_pallas
+from livecc_jax.model.attention_one import rotate_halves, triton_of_pallas
 
 WARPS = 4
 
@@ -21,58 +23,48 @@ def usable() -> bool:
 
 
 def rotated_windows(
-    qkv: jax.Array, angles: jax.Array, interpret: bool = False
+    qkv: jax.Array, angles: jax.Array, rows: int | None = None, interpret: bool = False
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Queries and keys of the vision tower's windows, rotated alike in each, and values.
 
     Args:
         qkv: [W, S, 3, H, D].
         angles: float32 [1, S, D / 2].
+        rows: R, at least S and by default S.
         interpret: run the kernel's meaning instead, on any device.
 
     Returns:
-        [W, S, H, D] each.
+        [W, R, H, D] each, zeros behind the first S.
     """
     from jax.experimental import pallas as pl
 
     triton = triton_of_pallas()
     windows, length, _, heads, size = qkv.shape
-    half, width = size // 2, heads * size
-    row = qkv.reshape(windows, length, 3 * width)
+    half, width, rows = size // 2, heads * size, rows or length
 
     def kernel(row_ref, cos_ref, sin_ref, *out_refs) -> None:  # noqa: ANN001, ANN002
-        at = jnp.arange(_power(width))
-        real = at < width
-        place = at % size
-        pair = jnp.where(place < half, at + half, at - half)
-        angle = place % half
-        cos, sin = (triton.load(ref.at[angle], mask=real, other=0) for ref in (cos_ref, sin_ref))
-        sin = jnp.where(place < half, -sin, sin)
+        of_heads = _Heads(triton, heads, half)
+        there = pl.program_id(1) < length
+        cos, sin = (of_heads.angle(ref, there) for ref in (cos_ref, sin_ref))
         for i, out_ref in enumerate(out_refs):
-
-            def part(at: jax.Array, i: int = i) -> jax.Array:
-                return triton.load(row_ref.at[at + i * width], mask=real, other=0)
-
-            x = part(at)
-            if i < 2:
-                wide = x.astype(jnp.float32) * cos + part(pair).astype(jnp.float32) * sin
-                x = wide.astype(x.dtype)
-            triton.store(out_ref.at[at], x, mask=real)
+            pair = of_heads.load(row_ref, i * width + of_heads.number * size, there)
+            pair = rotate_halves(*pair, cos, sin) if i < 2 else pair
+            of_heads.store(out_ref, pair, of_heads.number * size)
 
     def of_row(width: int) -> pl.BlockSpec:
         return pl.BlockSpec((None, None, width), lambda w, s: (w, s, 0))
 
     out = pl.pallas_call(
         kernel,
-        grid=(windows, length),
+        grid=(windows, rows),
         in_specs=[of_row(3 * width), *[pl.BlockSpec((None, half), lambda w, s: (s, 0))] * 2],
         out_specs=[of_row(width)] * 3,
-        out_shape=[jax.ShapeDtypeStruct((windows, length, width), qkv.dtype)] * 3,
+        out_shape=[jax.ShapeDtypeStruct((windows, rows, width), qkv.dtype)] * 3,
         compiler_params=triton.CompilerParams(num_warps=WARPS, num_stages=1),
         interpret=interpret,
         name="rotated_windows",
-    )(row, jnp.cos(angles[0]), jnp.sin(angles[0]))
-    return tuple(x.reshape(windows, length, heads, size) for x in out)
+    )(qkv.reshape(windows, length, 3 * width), jnp.cos(angles[0]), jnp.sin(angles[0]))
+    return tuple(x.reshape(windows, rows, heads, size) for x in out)
 
 
 def placed_prompt(
@@ -106,38 +98,28 @@ def placed_prompt(
 
     def kernel(row_ref, cos_ref, sin_ref, start_ref, _k, _v, queries_ref, keys_ref, values_ref) -> None:  # noqa: ANN001
         token = pl.program_id(1)
+        queries = _Heads(triton, kv * served, half)
+        cos, sin = (queries.angle(ref) for ref in (cos_ref, sin_ref))
+        head, which = queries.number // served, queries.number % served
+        pair = queries.load(row_ref, (head * several + which) * size)
+        place = (head * rows + token * served + which) * size
+        queries.store(queries_ref, rotate_halves(*pair, cos, sin), place)
 
-        def taken(first: int, count: int) -> tuple[jax.Array, ...]:
-            """Some heads of each key head: (as they are, rotated, key head, which one, place)."""
-            at = jnp.arange(_power(kv * count * size))
-            real = at < kv * count * size
-            head, which, place = at // (count * size), at // size % count, at % size
-            row = (head * several + first + which) * size
-
-            def load(ref, at: jax.Array) -> jax.Array:  # noqa: ANN001
-                return triton.load(ref.at[at], mask=real, other=0)
-
-            x = load(row_ref, row + place)
-            pair = load(row_ref, row + jnp.where(place < half, place + half, place - half))
-            cos, sin = (load(ref, place % half) for ref in (cos_ref, sin_ref))
-            sin = jnp.where(place < half, -sin, sin)
-            turned = x.astype(jnp.float32) * cos + pair.astype(jnp.float32) * sin
-            return x, turned.astype(x.dtype), head, which, place, real
-
-        _, turned, head, which, place, real = taken(0, served)
-        triton.store(queries_ref.at[head, token * served + which, place], turned, mask=real)
+        own = _Heads(triton, kv, half)
         there = start_ref[...] + token
-        for number, ref in ((0, keys_ref), (1, values_ref)):
-            x, turned, head, _, place, real = taken(served + number, 1)
-            x = (x if number else turned).astype(ref.dtype)
-            place = jnp.broadcast_to(there, x.shape), head, place
-            triton.store(ref.at[place], x, mask=real & (there < capacity))
+        for i, ref in ((0, keys_ref), (1, values_ref)):
+            pair = own.load(row_ref, (own.number * several + served + i) * size)
+            pair = pair if i else rotate_halves(*pair, cos, sin)
+            place = there * (kv * size) + own.number * size
+            own.store(ref, [x.astype(ref.dtype) for x in pair], place, there < capacity)
 
     def of_row(width: int) -> pl.BlockSpec:
         return pl.BlockSpec((None, None, width), lambda b, t: (b, t, 0))
 
-    of_kept = pl.BlockSpec((None, capacity, kv, size), lambda b, t: (b, 0, 0, 0))
-    queries, *kept = pl.pallas_call(
+    def of_all(count: int) -> pl.BlockSpec:
+        return pl.BlockSpec((None, count * size), lambda b, t: (b, 0))
+
+    queries, *now = pl.pallas_call(
         kernel,
         grid=(batch, length),
         in_specs=[
@@ -145,24 +127,57 @@ def placed_prompt(
             of_row(half),
             of_row(half),
             pl.BlockSpec((None,), lambda b, t: (b,)),
-            of_kept,
-            of_kept,
+            of_all(capacity * kv),
+            of_all(capacity * kv),
         ],
-        out_specs=[
-            pl.BlockSpec((None, kv, rows, size), lambda b, t: (b, 0, 0, 0)),
-            of_kept,
-            of_kept,
-        ],
+        out_specs=[of_all(kv * rows), of_all(capacity * kv), of_all(capacity * kv)],
         out_shape=[
-            jax.ShapeDtypeStruct((batch, kv, rows, size), qkv.dtype),
-            *[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in kept],
+            jax.ShapeDtypeStruct((batch, kv * rows * size), qkv.dtype),
+            *[jax.ShapeDtypeStruct((batch, capacity * kv * size), x.dtype) for x in kept],
         ],
         input_output_aliases={4: 1, 5: 2},
         compiler_params=triton.CompilerParams(num_warps=WARPS, num_stages=1),
         interpret=interpret,
         name="placed_prompt",
-    )(qkv.reshape(batch, length, width), jnp.cos(angles), jnp.sin(angles), start, *kept)
-    return queries, tuple(kept)
+    )(
+        qkv.reshape(batch, length, width), jnp.cos(angles), jnp.sin(angles), start,
+        *[x.reshape(batch, -1) for x in kept],
+    )  # fmt: skip
+    queries = queries.reshape(batch, kv, rows, size)
+    return queries, tuple(new.reshape(old.shape) for new, old in zip(now, kept))
+
+
+class _Heads:
+    """Heads within a kernel, of a row that has all of them: halves [N, D / 2], N and D / 2 padded.
+
+    Halves of their own are what is rotated, and lie together in memory.
+
+    Args:
+        triton: Pallas for it.
+        count: of heads.
+        half: D / 2.
+    """
+
+    def __init__(self, triton: Any, count: int, half: int) -> None:
+        self._triton, self._half = triton, half
+        self.number = jnp.arange(_power(count))[:, None]
+        self._place = jnp.arange(_power(half))[None]
+        self._real = (self.number < count) & (self._place < half)
+
+    def angle(self, ref: Any, there: jax.Array | bool = True) -> jax.Array:
+        """[1, D / 2], of cosines or sines; zeros if it is not there."""
+        real = (self._place < self._half) & there
+        return self._triton.load(ref.at[self._place], mask=real, other=0)
+
+    def load(self, ref: Any, begin: jax.Array, there: jax.Array | bool = True) -> list[jax.Array]:
+        """Both halves of heads that begin at `begin` [N, 1]; zeros if they are not there."""
+        halves = (ref.at[begin + self._place + at] for at in (0, self._half))
+        return [self._triton.load(half, mask=self._real & there, other=0) for half in halves]
+
+    def store(self, ref: Any, pair: Any, begin: jax.Array, there: jax.Array | bool = True) -> None:
+        """Put both halves of heads where they begin, if that is there."""
+        for x, at in zip(pair, (0, self._half)):
+            self._triton.store(ref.at[begin + self._place + at], x, mask=self._real & there)
 
 
 def mixed_prompt(

@@ -16,12 +16,13 @@ from livecc_jax.model import (
     attention_one,
     attention_prompt,
     attention_splash,
+    attention_windows,
+    between_products,
     cache_attention,
-    inference,
-    narrow_rows,
     product_one,
     rotate_rows,
 )
+from livecc_jax.model.between_products import Sum
 from livecc_jax.model.cache import append
 from livecc_jax.model.cache_attention import (
     attend_causal,
@@ -32,8 +33,8 @@ from livecc_jax.model.cache_attention import (
 from livecc_jax.model.config import ModelConfig, TextConfig, VisionConfig
 from livecc_jax.model.inference import cut, lay_out, logits, see, taken_apart
 from livecc_jax.model.kept import narrow, widen
-from livecc_jax.model.product import product
-from livecc_jax.model.product_one import Norm
+from livecc_jax.model.norms import LayerNorm, RmsNorm
+from livecc_jax.model.product import before, joined, product
 from livecc_jax.model.quantize import head8, product8, products8, quantize, quantize_head
 from livecc_jax.model.qwen2_vl import abstract_params, bind
 from livecc_jax.model.rope import rotate
@@ -131,13 +132,23 @@ def test_a_prompt_is_rotated_kept_and_attends(monkeypatch, queries, heads, lengt
     np.testing.assert_allclose(out, wanted, atol=3e-6)
 
 
-def test_windows_are_rotated_in_one_kernel():
-    qkv = jax.random.normal(jax.random.key(0), (2, 6, 3, 3, 80))
-    angles = jax.random.uniform(jax.random.key(1), (1, 6, 40), maxval=6.0)
-    made = rotate_rows.rotated_windows(qkv, angles, interpret=True)
+@pytest.mark.parametrize("length", [70, 192])
+def test_windows_are_rotated_and_attend(length):
+    """In a kernel each, in whole blocks of queries, as step by step."""
+    from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
+
+    qkv = jax.random.normal(jax.random.key(0), (2, length, 3, 3, 80))
+    angles = jax.random.uniform(jax.random.key(1), (1, length, 40), maxval=6.0)
+    rows = attention_windows.rows_of(length)
+    made = rotate_rows.rotated_windows(qkv, angles, rows, interpret=True)
     q, k, v = (qkv[:, :, i] for i in range(3))
-    for x, wanted in zip(made, (rotate(q, angles), rotate(k, angles), v)):
-        np.testing.assert_allclose(x, wanted, atol=1e-6)
+    q, k = rotate(q, angles), rotate(k, angles)
+    for x, wanted in zip(made, (q, k, v)):
+        np.testing.assert_allclose(x[:, :length], wanted, atol=1e-6)
+        assert not x[:, length:].any()
+    out = attention_windows.attend(*made, length, interpret=InterpretGPUParams())[:, :length]
+    wanted = attend_masked(q, k, v, jnp.ones((2, length, length), bool)).out
+    np.testing.assert_allclose(out, wanted, atol=3e-6)
 
 
 @pytest.mark.parametrize(("heads", "over"), [(4, None), (12, None), (12, "data=2,tensor=2")])
@@ -195,7 +206,7 @@ def linear_maps(rng):
 def test_one_token_by_a_kernel_of_its_own(monkeypatch, gated, normed):
     """Norm, product, bias, gate and residual in one are what they are one after the other."""
     rng = np.random.default_rng(1)
-    norm = Norm(jnp.asarray(rng.normal(size=384), jnp.float32), 1e-6) if normed else None
+    norm = RmsNorm(jnp.asarray(rng.normal(size=384), jnp.float32), 1e-6) if normed else None
     x = jnp.asarray(rng.normal(size=(1, 1, 384)), jnp.float32)
     for weights in linear_maps(rng):
         for add in (None, jnp.asarray(rng.normal(size=(1, 1, 96) if gated else (1, 1, 2, 96)))):
@@ -213,7 +224,6 @@ def test_one_token_by_a_kernel_of_its_own(monkeypatch, gated, normed):
 @pytest.mark.parametrize("precision", ["weights", "fp8"])
 def test_a_turn_is_made_for_a_gpu_of_these_kernels(monkeypatch, precision):
     """Lowered for one, which need not be there: the tower, a prompt, a token and the head."""
-    monkeypatch.setattr(inference, "_attend_all", lambda q, k, v: q + k + v)  # cuDNN is not there
     text = TextConfig(512, 256, 2, 4, 2, 512, mrope_section=(8, 12, 12))
     config = ModelConfig(text, VisionConfig(depth=2, width=128, heads=2, mlp=256))
     params = jax.tree.map(
@@ -237,11 +247,12 @@ def test_a_turn_is_made_for_a_gpu_of_these_kernels(monkeypatch, precision):
 
     one = AbstractDevice("NVIDIA H100 80GB HBM3", None, "gpu")
     with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=one)):
-        eight = {"narrow_rows"} if precision == "fp8" else set()
+        tower = {"rotated_windows", "mosaic_gpu"}
+        between = {"add_and_norm"} | ({"narrow_rows"} if precision == "fp8" else set())
         head = {"product_one"} if precision == "fp8" else set()
-        frames = jax.ShapeDtypeStruct((1, 2, 56, 84, 3), jnp.uint8)
-        assert made(functools.partial(see, config), weights, frames) == {"rotated_windows"} | eight
-        assert of(32) == {"placed_prompt", "mosaic_gpu", "mixed_prompt"} | eight | head
+        frames = jax.ShapeDtypeStruct((1, 2, 56, 112, 3), jnp.uint8)
+        assert made(functools.partial(see, config), weights, frames) == tower | between
+        assert of(32) == {"placed_prompt", "mosaic_gpu", "mixed_prompt"} | between | head
         assert of(1) == {"product_one", "attend_one", "keep_one"}
 
 
@@ -270,19 +281,57 @@ def test_what_a_product_of_eight_bits_is_given_is_made_in_one_kernel(monkeypatch
         "gelu": quantize({"kernel": numbers(48, size) / 7, "bias": numbers(size)}),
     }
     second = quantize({"kernel": numbers(size, 48) / 20})
-    norm = Norm(numbers(48), 1e-6)
-    calls = [functools.partial(product8, x, first["gelu"], norm=n) for n in (norm, None)]
-    calls += [functools.partial(products8, x, first[k], k, second) for k in first]
-    calls += [functools.partial(products8, x, first["gate"], "gate", second, norm)]
+    norm, other = RmsNorm(numbers(48), 1e-6), LayerNorm(numbers(48), numbers(48))
+
+    def both(kind, norm=None):
+        return products8(x, first[kind], kind, second, norm).scaled().reshape(x.shape)
+
+    calls = [functools.partial(product8, x, first["gelu"], norm=n) for n in (norm, other, None)]
+    calls += [functools.partial(both, *of) for of in (("gate",), ("gelu",), ("gate", norm))]
     plain = [run() for run in calls]
-    monkeypatch.setattr(narrow_rows, "usable", lambda: True)
-    interpreted = functools.partial(narrow_rows.narrow_rows, interpret=True)
-    monkeypatch.setattr(narrow_rows, "narrow_rows", interpreted)
+    monkeypatch.setattr(between_products, "usable", lambda eight: True)
+    interpreted = functools.partial(between_products.narrow_rows, interpret=True)
+    monkeypatch.setattr(between_products, "narrow_rows", interpreted)
     for run, wanted in zip(calls, plain):
         # One that lies between two of e4m3's values may go to the other for the last bit's sake.
         size = jnp.std(wanted, axis=-1, keepdims=True) + 1e-6
         np.testing.assert_allclose(run() / size, wanted / size, atol=0.02)
     assert jnp.all(calls[-1]()[1, 1] == 0)
+
+
+@pytest.mark.parametrize("eight", [False, True])
+@pytest.mark.parametrize("kind", [RmsNorm, LayerNorm])
+def test_a_sum_is_added_and_normed_in_one_kernel(monkeypatch, kind, eight):
+    """As step by step, and in the end what the product after it makes of it."""
+    rng = np.random.default_rng(4)
+
+    def numbers(*shape):  # step by step, bfloat16 would be rounded once more before eight bits are
+        return jnp.asarray(rng.normal(size=shape), jnp.float32 if eight else jnp.bfloat16)
+
+    norm = RmsNorm(numbers(80), 1e-6)
+    if kind is LayerNorm:
+        norm = LayerNorm(numbers(3, 80), numbers(3, 80), layer=1)
+    x, out = numbers(2, 8, 80) * 4, numbers(2, 8, 2, 24)
+    first, second = ({"kernel": numbers(*shape) / 7} for shape in ((48, 80), (80, 3, 16)))
+    first = {"kernel": first["kernel"].reshape(2, 24, 80), "bias": numbers(80)}
+    if eight:
+        first, second = quantize(first, 2), quantize(second)
+    assert not isinstance(joined(x, out, first, 2), Sum)
+    wanted = joined(x, out, first, 2)
+    then = product(wanted, second, norm=norm)
+    monkeypatch.setattr(between_products, "usable", lambda eight: True)
+    for name in ("narrow_rows", "add_and_norm"):
+        interpreted = functools.partial(getattr(between_products, name), interpret=True)
+        monkeypatch.setattr(between_products, name, interpreted)
+    waiting = joined(x, out, first, 2)
+    assert isinstance(waiting, Sum)
+    made, given, left = before(waiting, norm, second)
+    assert left is None
+    for found, plain in ((made, wanted), (product(given, second, dtype=x.dtype), then)):
+        assert found.dtype == plain.dtype
+        assert found.shape == plain.shape
+        off = found.astype(jnp.float32) - plain.astype(jnp.float32)
+        assert jnp.std(off) < 4e-3 * jnp.std(plain.astype(jnp.float32))
 
 
 def test_a_head_in_eight_bits_is_off_by_half_a_step(monkeypatch):

@@ -1,0 +1,198 @@
+"""Attention of everything in a window to everything in it, in one kernel (GPUs of Hopper's kind).
+
+The vision tower's heads have 80 values. cuDNN multiplies such as if they were 128; here products are as
+wide as the heads are. After FlashAttention-3 (arXiv 2407.08608), as `attention_prompt`: groups of warps
+multiply and take exponentials, another one fetches keys and values. Three groups of 64 queries to a
+block: 1,536 patches of 16 heads are then 128 blocks, at once on the 132 processors of an H100.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from livecc_jax.model.attention_cudnn import HOPPER
+from livecc_jax.model.attention_layout import gpu_capability, layout_in_scope
+from livecc_jax.model.attention_one import LEAST
+from livecc_jax.model.attention_prompt import GROUP, LOG2_E, miscompiled, mosaic
+
+GROUPS = 3  # of warps that multiply
+BLOCK = GROUPS * GROUP  # queries of a block of the device
+KEYS = 96  # at a time; divides BLOCK
+STAGES = 3  # of them fetched ahead
+WIDEST = 96  # values of a head: what fits in the registers of a group
+
+
+def usable(dtype: Any, size: int) -> bool:
+    """Whether the kernel serves heads of so many values here, with this jax."""
+    layout = layout_in_scope(("flat_windows", None))
+    return (
+        layout.platform == "gpu"
+        and layout.mesh is None
+        and dtype in (jnp.bfloat16, jnp.float16)
+        and size % 16 == 0
+        and size <= WIDEST
+        and gpu_capability() == HOPPER  # later ones have no `wgmma`
+        and mosaic() is not None
+        and not miscompiled()
+    )
+
+
+def rows_of(length: int) -> int:
+    """How many rows windows of so many patches have to have: whole blocks."""
+    return -(-length // BLOCK) * BLOCK
+
+
+@functools.partial(jax.jit, static_argnames=("length", "interpret"))
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, length: int, interpret: Any = None) -> jax.Array:
+    """Attention within the first `length` rows of each window.
+
+    Args:
+        q: [W, R, H, D], rotated, R as `rows_of` has it.
+        k: as q.
+        v: as q; what is behind the window's own is multiplied by 0, so it must be finite.
+        length: S.
+        interpret: run the kernel's meaning instead, on any device.
+
+    Returns:
+        [W, R, H, D]; what is behind the first S rows has no meaning.
+    """
+    from jax.experimental import pallas as pl
+
+    gpu = mosaic()
+    windows, rows, heads, size = q.shape
+    steps = -(-length // KEYS)
+    ragged = length % KEYS > 0
+    scale = size**-0.5 * LOG2_E
+    # Interpreted, there are no layouts of registers, nor products of them.
+    laid = (lambda x, layout: x) if interpret else gpu.layout_cast
+    number = (
+        lax.broadcasted_iota
+        if interpret
+        else functools.partial(gpu.broadcasted_iota, layout=gpu.Layout.WGMMA)
+    )
+
+    def kernel(q_ref, k_ref, v_ref, out_ref, scoped):  # noqa: ANN001, ANN202
+        window, head, tile = (lax.axis_index(name) for name in ("window", "head", "tile"))
+        who = lax.axis_index("who")
+        (q_smem, k_smem, v_smem), (k_there, v_there, q_there), (k_gone, v_gone) = scoped
+
+        @pl.when(who < GROUPS)
+        def _() -> None:
+            gpu.set_max_registers(160, action="increase")
+            mine = q_smem.at[who]
+            queries = window, pl.ds(tile * BLOCK + who * GROUP, GROUP), head
+            gpu.copy_gmem_to_smem(q_ref.at[queries], mine, q_there.at[who])
+            gpu.barrier_wait(q_there.at[who])
+            vector = gpu.Layout.WGMMA.reduce(1)
+            most = laid(jnp.full((GROUP,), LEAST, jnp.float32), vector)
+            total = laid(jnp.zeros((GROUP,), jnp.float32), vector)
+            acc = laid(jnp.zeros((GROUP, size), jnp.float32), gpu.Layout.WGMMA)
+
+            def step(i: jax.Array, carry: tuple, masked: bool) -> tuple:
+                acc, most, total = carry
+                slot = lax.rem(i, jnp.int32(STAGES))
+                gpu.barrier_wait(k_there.at[slot])
+
+                def score(acc_ref):  # noqa: ANN001, ANN202
+                    gpu.wgmma(acc_ref, mine, k_smem.at[slot].transpose((1, 0)))
+                    return acc_ref[...]
+
+                if interpret:
+                    scores = jnp.dot(mine[...], k_smem[slot].T, preferred_element_type=jnp.float32)
+                else:
+                    scores = pl.run_scoped(score, gpu.ACC((GROUP, KEYS), jnp.float32))
+                gpu.barrier_arrive(k_gone.at[slot])
+                if masked:
+                    key = number(jnp.int32, (GROUP, KEYS), 1)
+                    scores = jnp.where(key + i * KEYS < length, scores, -jnp.inf)
+                higher = jnp.maximum(most, scores.max(axis=1) * scale)
+                fade = jnp.exp2(most - higher)
+                p = jnp.exp2(scores * scale - lax.broadcast_in_dim(higher, scores.shape, [0]))
+                acc *= lax.broadcast_in_dim(fade, acc.shape, [0])
+                total = total * fade + p.sum(axis=1)
+                p16 = p.astype(q.dtype)
+                gpu.barrier_wait(v_there.at[slot])
+
+                def mix(acc_ref) -> None:  # noqa: ANN001
+                    gpu.wgmma(acc_ref, p16, v_smem.at[slot])
+
+                if interpret:
+                    acc += jnp.dot(p16, v_smem[slot], preferred_element_type=jnp.float32)
+                else:
+                    acc = pl.run_state(mix)(gpu.ACC.init(acc))
+                gpu.barrier_arrive(v_gone.at[slot])
+                return acc, higher, total
+
+            whole = steps - ragged
+            carry = lax.fori_loop(0, whole, functools.partial(step, masked=False), (acc, most, total))
+            if ragged:
+                carry = step(jnp.int32(whole), carry, masked=True)
+            acc, _, total = carry
+            acc /= lax.broadcast_in_dim(total, acc.shape, [0])
+            mine[...] = acc.astype(q.dtype)
+            gpu.commit_smem()
+            gpu.copy_smem_to_gmem(mine, out_ref.at[queries])
+            gpu.wait_smem_to_gmem(0)
+
+        @pl.when(who == GROUPS)
+        def _() -> None:
+            gpu.set_max_registers(24, action="decrease")
+
+            def fetch(i: jax.Array, slot: jax.Array, kept, to, there) -> None:  # noqa: ANN001
+                keys = window, pl.ds(i * KEYS, KEYS), head
+                gpu.copy_gmem_to_smem(kept.at[keys], to.at[slot], there.at[slot])
+
+            @pl.loop(0, min(steps, STAGES))
+            def _(i: jax.Array) -> None:
+                fetch(i, i, k_ref, k_smem, k_there)
+                fetch(i, i, v_ref, v_smem, v_there)
+
+            @pl.loop(STAGES, max(steps, STAGES))
+            def _(i: jax.Array) -> None:
+                slot = lax.rem(i, jnp.int32(STAGES))
+                gpu.barrier_wait(k_gone.at[slot])
+                fetch(i, slot, k_ref, k_smem, k_there)
+                gpu.barrier_wait(v_gone.at[slot])
+                fetch(i, slot, v_ref, v_smem, v_there)
+
+    def entry(*refs) -> None:  # noqa: ANN002
+        # The widest swizzle that a head and a block of keys are multiples of.
+        swizzle = next(
+            n for n in (128, 64, 32) if all(m * q.dtype.itemsize % n == 0 for m in (size, KEYS))
+        )
+        transforms = (
+            gpu.TilingTransform((8, swizzle // q.dtype.itemsize)),
+            gpu.SwizzleTransform(swizzle),
+        )
+
+        def tiled(*shape: int) -> Any:
+            return gpu.SMEM(shape, q.dtype, transforms=transforms)
+
+        pl.run_scoped(
+            lambda *scoped: kernel(*refs, scoped),
+            [tiled(GROUPS, GROUP, size), tiled(STAGES, KEYS, size), tiled(STAGES, KEYS, size)],
+            (
+                gpu.Barrier(num_barriers=STAGES),
+                gpu.Barrier(num_barriers=STAGES),
+                gpu.Barrier(num_barriers=GROUPS),
+            ),
+            (gpu.Barrier(num_arrivals=GROUPS, num_barriers=STAGES),) * 2,
+            collective_axes="who",
+        )
+
+    return gpu.kernel(
+        entry,
+        out_type=jax.ShapeDtypeStruct(q.shape, q.dtype),
+        # Side by side run blocks of one head, which read the same keys.
+        grid=(windows, heads, rows // BLOCK),
+        grid_names=("window", "head", "tile"),
+        num_threads=GROUPS + 1,
+        thread_name="who",
+        compiler_params=gpu.CompilerParams(approx_math=True),
+        interpret=interpret,
+    )(q, k, v)
