@@ -2,8 +2,8 @@
 
 The vision tower's heads have 80 values. cuDNN multiplies such as if they were 128; here products are as
 wide as the heads are. After FlashAttention-3 (arXiv 2407.08608), as `attention_prompt`: groups of warps
-multiply and take exponentials, another one fetches keys and values. Three groups of 64 queries to a
-block: 1,536 patches of 16 heads are then 128 blocks, at once on the 132 processors of an H100.
+multiply and take exponentials in turns, another one fetches keys and values. Three groups of 64 queries
+to a block: 1,536 patches of 16 heads are then 128 blocks, at once on the 132 processors of an H100.
 """
 
 from __future__ import annotations
@@ -66,7 +66,6 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, length: int, interpret: Any
     gpu = mosaic()
     windows, rows, heads, size = q.shape
     steps = -(-length // KEYS)
-    ragged = length % KEYS > 0
     scale = size**-0.5 * LOG2_E
     # Interpreted, there are no layouts of registers, nor products of them.
     laid = (lambda x, layout: x) if interpret else gpu.layout_cast
@@ -79,7 +78,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, length: int, interpret: Any
     def kernel(q_ref, k_ref, v_ref, out_ref, scoped):  # noqa: ANN001, ANN202
         window, head, tile = (lax.axis_index(name) for name in ("window", "head", "tile"))
         who = lax.axis_index("who")
-        (q_smem, k_smem, v_smem), (k_there, v_there, q_there), (k_gone, v_gone) = scoped
+        (q_smem, k_smem, v_smem), (k_there, v_there, q_there), (k_gone, v_gone), turn = scoped
 
         @pl.when(who < GROUPS)
         def _() -> None:
@@ -93,46 +92,69 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, length: int, interpret: Any
             total = laid(jnp.zeros((GROUP,), jnp.float32), vector)
             acc = laid(jnp.zeros((GROUP, size), jnp.float32), gpu.Layout.WGMMA)
 
-            def step(i: jax.Array, carry: tuple, masked: bool) -> tuple:
-                acc, most, total = carry
-                slot = lax.rem(i, jnp.int32(STAGES))
-                gpu.barrier_wait(k_there.at[slot])
+            def give_turn() -> None:
+                gpu.barrier_arrive(turn.at[lax.rem(who + 1, jnp.int32(GROUPS))])
 
-                def score(acc_ref):  # noqa: ANN001, ANN202
+            def score(slot: jax.Array | int) -> jax.Array:
+                """Products with a block of keys; the next group may begin once they are under way."""
+
+                def products(acc_ref):  # noqa: ANN001, ANN202
                     gpu.wgmma(acc_ref, mine, k_smem.at[slot].transpose((1, 0)))
+                    give_turn()
                     return acc_ref[...]
 
                 if interpret:
                     scores = jnp.dot(mine[...], k_smem[slot].T, preferred_element_type=jnp.float32)
+                    give_turn()
                 else:
-                    scores = pl.run_scoped(score, gpu.ACC((GROUP, KEYS), jnp.float32))
+                    scores = pl.run_scoped(products, gpu.ACC((GROUP, KEYS), jnp.float32))
                 gpu.barrier_arrive(k_gone.at[slot])
-                if masked:
-                    key = number(jnp.int32, (GROUP, KEYS), 1)
-                    scores = jnp.where(key + i * KEYS < length, scores, -jnp.inf)
-                higher = jnp.maximum(most, scores.max(axis=1) * scale)
-                fade = jnp.exp2(most - higher)
-                p = jnp.exp2(scores * scale - lax.broadcast_in_dim(higher, scores.shape, [0]))
-                acc *= lax.broadcast_in_dim(fade, acc.shape, [0])
-                total = total * fade + p.sum(axis=1)
-                p16 = p.astype(q.dtype)
-                gpu.barrier_wait(v_there.at[slot])
+                return scores
 
-                def mix(acc_ref) -> None:  # noqa: ANN001
+            def mix(p16: jax.Array, acc: jax.Array, slot: jax.Array | int) -> jax.Array:
+                def products(acc_ref) -> None:  # noqa: ANN001
                     gpu.wgmma(acc_ref, p16, v_smem.at[slot])
 
                 if interpret:
                     acc += jnp.dot(p16, v_smem[slot], preferred_element_type=jnp.float32)
                 else:
-                    acc = pl.run_state(mix)(gpu.ACC.init(acc))
+                    acc = pl.run_state(products)(gpu.ACC.init(acc))
                 gpu.barrier_arrive(v_gone.at[slot])
-                return acc, higher, total
+                return acc
 
-            whole = steps - ragged
-            carry = lax.fori_loop(0, whole, functools.partial(step, masked=False), (acc, most, total))
-            if ragged:
-                carry = step(jnp.int32(whole), carry, masked=True)
-            acc, _, total = carry
+            def weigh(scores: jax.Array, acc: jax.Array, most: jax.Array, total: jax.Array) -> tuple:
+                higher = jnp.maximum(most, scores.max(axis=1) * scale)
+                fade = jnp.exp2(most - higher)
+                p = jnp.exp2(scores * scale - lax.broadcast_in_dim(higher, scores.shape, [0]))
+                acc *= lax.broadcast_in_dim(fade, acc.shape, [0])
+                total = total * fade + p.sum(axis=1)
+                return lax.optimization_barrier((p.astype(q.dtype), acc, higher, total))
+
+            def step(i: jax.Array, carry: tuple) -> tuple:
+                scores, *carry = carry
+                slot, following = (lax.rem(n, jnp.int32(STAGES)) for n in (i, i + 1))
+                p16, acc, most, total = weigh(scores, *carry)
+                gpu.barrier_wait(v_there.at[slot])
+                gpu.barrier_wait(k_there.at[following])
+                gpu.barrier_wait(turn.at[who])
+                acc = mix(p16, acc, slot)
+                return score(following), acc, most, total
+
+            # One group multiplies at a time, while others take exponentials.
+            pl.when(who == GROUPS - 1)(give_turn)
+            gpu.barrier_wait(k_there.at[0])
+            gpu.barrier_wait(turn.at[who])
+            carry = score(0), acc, most, total
+            scores, *carry = lax.fori_loop(0, steps - 1, step, carry)
+            if length % KEYS:
+                key = number(jnp.int32, (GROUP, KEYS), 1)
+                scores = jnp.where(key < length - (steps - 1) * KEYS, scores, -jnp.inf)
+            p16, acc, _, total = weigh(scores, *carry)
+            last = (steps - 1) % STAGES
+            gpu.barrier_wait(v_there.at[last])
+            gpu.barrier_wait(turn.at[who])
+            acc = mix(p16, acc, last)
+            pl.when(who < GROUPS - 1)(give_turn)
             acc /= lax.broadcast_in_dim(total, acc.shape, [0])
             mine[...] = acc.astype(q.dtype)
             gpu.commit_smem()
@@ -182,6 +204,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, length: int, interpret: Any
                 gpu.Barrier(num_barriers=GROUPS),
             ),
             (gpu.Barrier(num_arrivals=GROUPS, num_barriers=STAGES),) * 2,
+            gpu.Barrier(num_barriers=GROUPS),
             collective_axes="who",
         )
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from livecc_jax.model.attention_layout import layout_in_scope
 from livecc_jax.model.attention_one import rotate_halves, triton_of_pallas
 
-WARPS = 4
+WARPS = 8
 
 
 def usable() -> bool:
