@@ -28,8 +28,9 @@ from livecc_jax.model.inference import lay_out
 from livecc_jax.model.pool import Context
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import abstract_params
+from livecc_jax.stream.answer import Controls, StopIds
 from livecc_jax.stream.compiled import ON_GPU
-from livecc_jax.stream.step import Controls, SlotState, StopIds, TurnInput, look, run_turn
+from livecc_jax.stream.step import SlotState, TurnInput, look, run_turn
 from livecc_jax.stream.tick import Places, take_turns
 
 KIND = "NVIDIA H100 80GB HBM3"
@@ -79,14 +80,14 @@ def traced(args, of):
         numbers((rows, PROMPT)), numbers((rows,)), numbers((rows, 3, PROMPT)), numbers((rows,)),
         numbers((rows, PROMPT)), pictures,
     )  # fmt: skip
-    controls, stop = Controls(*[of((rows,), jnp.float32)] * 4), StopIds((0, 1), None)
+    controls = Controls(*[of((rows,), jnp.float32)] * 4, of((rows, 2), jnp.uint32))
+    stop = StopIds((0, 1), None)
     static = ("config", "stop", "limit", "sampled")
     token = (c.text.kv_heads, c.text.head_dim)
     if args.call == "turn":
         kept = of((rows, args.room, *token), jnp.bfloat16)
-        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
         seen = of((rows, c.text.vocab_size), jnp.bool)
-        state = SlotState(numbers((rows,)), seen, of(keys.shape, keys.dtype))
+        state = SlotState(numbers((rows,)), seen)
         call = jax.jit(run_turn.__wrapped__, static_argnames=static, donate_argnames=("cache", "state"))
         cache = [(kept, kept)] * c.text.layers
         return call.trace(
@@ -99,7 +100,7 @@ def traced(args, of):
     return call.trace(
         c, stop, NEW, weights.for_saying(), [(kept, kept)] * c.text.layers, context, turn,
         Places(numbers((rows, PROMPT)), numbers((rows, NEW))), controls, numbers((rows,)),
-        of((rows, 2), jnp.uint32), sampled=False,
+        sampled=False,
     )  # fmt: skip
 
 

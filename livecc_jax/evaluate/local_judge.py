@@ -16,6 +16,7 @@ from livecc_jax.checkpoints.open import open_checkpoint
 from livecc_jax.errors import ConfigError
 from livecc_jax.evaluate.endpoint import NoAnswer, Reply
 from livecc_jax.model.qwen2_vl import Params
+from livecc_jax.stream.answer import QUESTIONS
 from livecc_jax.stream.options import StreamOptions
 from livecc_jax.stream.prompt import Prompt, stack_prompts
 from livecc_jax.stream.session import Dialogue, StreamModel
@@ -120,7 +121,7 @@ class _Chat(Dialogue):
                 self.model.config, self.model.weights.for_saying(), self._cache, self._state, part
             )
             self.length += CHUNK
-        return self._take(stack_prompts([_prompt(tokens, last, len(tokens))]), limit, None)[0]
+        return self._take(stack_prompts([_prompt(tokens, last, len(tokens))]), QUESTIONS, limit)[0]
 
 
 def _prompt(tokens: np.ndarray, first: int, stop: int) -> Prompt:

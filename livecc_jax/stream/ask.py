@@ -46,7 +46,6 @@ class VideoChat(Dialogue):
             raise MediaError(f"a conversation shows an even number of frames, not {count}")
         self._visual = Visual(shown.kind, (count // 2, height // PATCH, width // PATCH))
         self._until = shown.until
-        self._asked = 0
         self._read(shown.frames)
 
     def ask(self, question: str, max_new_tokens: int = MAX_ANSWER) -> Answer:
@@ -72,9 +71,7 @@ class VideoChat(Dialogue):
             # What comes before the question is read already.
             rest = self._opening(question)[self.length :]
             prompt = self._prompt(rest, NO_GRIDS)
-        answer = self._answer(question, prompt, max_new_tokens, self._until, began)
-        self._asked += 1
-        return answer
+        return self._answer(question, prompt, max_new_tokens, self._until, began)
 
     def _opening(self, question: str) -> np.ndarray:
         return self.model.template.opening((self._visual, question)).tokens

@@ -13,13 +13,12 @@ import jax
 import numpy as np
 
 from livecc_jax.errors import LiveCCError, MediaError
+from livecc_jax.stream.answer import QUESTIONS
 from livecc_jax.stream.options import StreamOptions
 from livecc_jax.stream.retention import Remembered
 
 if TYPE_CHECKING:
     from livecc_jax.stream.engine import Engine
-
-QUESTIONS = 1 << 31  # their numbers start here
 
 
 @dataclass(frozen=True, eq=False)

@@ -361,7 +361,6 @@ class Engine:
             answers[seat, : len(row.places) - size] = row.places[size:]
             limits[seat] = self._limit(row.conversation, row.turn)
         options = [row.conversation.options for row in padded]
-        seeds = np.array([(o.seed, row.turn.number) for o, row in zip(options, padded)])
         bases = [row.conversation.options.silence_base for row in rows if row.turn.frames is not None]
         place, config, weights = self.model.place, self.model.config, self.model.weights
         with self.model.devices():
@@ -374,9 +373,8 @@ class Engine:
                 place(_stack_contexts(gathered, self.options.room)),
                 place(turn)._replace(pictures=seen),
                 place(TurnPlaces(prompts, answers)),
-                place(stack_controls(options)),
+                place(stack_controls(options, [row.turn.number for row in padded])),
                 place(limits),
-                place(seeds.astype(np.uint32)),
                 any(row.conversation.options.temperature > 0 for row in rows),
             )
         said.copy_to_host_async()

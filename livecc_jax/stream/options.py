@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from livecc_jax.errors import ConfigError
+from livecc_jax.stream.answer import Controls
 from livecc_jax.stream.sampling import NO_SILENCE_CONTROL
-from livecc_jax.stream.step import Controls
 from livecc_jax.timeline.modes import MODES
 
 
@@ -46,8 +46,8 @@ class StreamOptions:
             raise ConfigError(f"silence-step must be a number, not {self.silence_step}")
 
 
-def stack_controls(options: Sequence[StreamOptions]) -> Controls:
-    """How each row of a batch samples."""
+def stack_controls(options: Sequence[StreamOptions], numbers: Sequence[int]) -> Controls:
+    """How each row of a batch says the turn of this number, or the question (from `QUESTIONS` on)."""
 
     def each(field: Callable[[StreamOptions], float]) -> np.ndarray:
         return np.array([field(o) for o in options], np.float32)
@@ -57,4 +57,5 @@ def stack_controls(options: Sequence[StreamOptions]) -> Controls:
         repetition_penalty=each(lambda o: o.repetition_penalty),
         silence_base=each(lambda o: NO_SILENCE_CONTROL if o.silence_base is None else o.silence_base),
         silence_step=each(lambda o: o.silence_step),
+        seeds=np.array([(o.seed % 2**32, n) for o, n in zip(options, numbers)], np.uint32),
     )

@@ -20,10 +20,11 @@ from livecc_jax.model.pool import POOL_AXES, Context
 from livecc_jax.model.qwen2_vl import abstract_params, logical_axes
 from livecc_jax.parallel.mesh import AXES, MeshConfig, make_mesh, resolve, slice_of
 from livecc_jax.parallel.rules import partition_spec, sharding_tree
+from livecc_jax.stream.answer import Controls, StopIds
 from livecc_jax.stream.prompt import PROMPT_BUCKET
 from livecc_jax.stream.retention import ROLLING
 from livecc_jax.stream.rolling import PROMPT_TEXT, rolling_room
-from livecc_jax.stream.step import Controls, StopIds, TurnInput, look
+from livecc_jax.stream.step import TurnInput, look
 from livecc_jax.stream.tick import Places, take_turns
 from livecc_jax.train.plan_chips import Topology
 from livecc_jax.train.plan_flops import counted_flops
@@ -163,7 +164,7 @@ def plan_stream(
     seen = rows(jnp.dtype(dtype), load.pair, config.text.width)
     turn = TurnInput(rows(ints, q), rows(ints), rows(ints, 3, q), rows(ints), rows(ints, q), seen)
     context = Context(rows(ints, room), rows(ints, room), rows(ints, 3, room), rows(ints))
-    controls = Controls(*[rows(jnp.float32)] * 4)
+    controls = Controls(*[rows(jnp.float32)] * 4, rows(jnp.uint32, 2))
     side = next(n for n in range(math.isqrt(load.pair), 0, -1) if load.pair % n == 0)
     frames = rows(jnp.uint8, 2, 28 * side, 28 * load.pair // side, 3)
     with jax.set_mesh(mesh):
@@ -171,7 +172,7 @@ def plan_stream(
         places = Places(rows(ints, q), rows(ints, m))
         taking = take_turns.trace(
             config, END, m, weights.for_saying(), pool, context, turn, places, controls, rows(ints),
-            rows(jnp.uint32, 2), False,
+            False,
         )  # fmt: skip
         try:
             compiled = [traced.lower().compile() for traced in (looking, taking)]

@@ -28,9 +28,10 @@ from livecc_jax.model.inference import lay_out
 from livecc_jax.model.qwen2_vl import Params
 from livecc_jax.parallel.batch import parts
 from livecc_jax.parallel.rules import partition_spec
+from livecc_jax.stream.answer import QUESTIONS, StopIds
 from livecc_jax.stream.options import StreamOptions, stack_controls
 from livecc_jax.stream.prompt import Prompt, make_prompt, stack_prompts
-from livecc_jax.stream.step import SlotState, StopIds, TurnInput, look, run_turn
+from livecc_jax.stream.step import SlotState, TurnInput, look, run_turn
 from livecc_jax.text.tokenizer import SILENCE, Tokenizer
 from livecc_jax.timeline.chat import ChatTemplate
 from livecc_jax.timeline.turns import OPENING_FRAMES, TURN_FRAMES, turn_label, turn_span
@@ -160,10 +161,8 @@ class Dialogue:
         self._unkept: list[int] = []  # a token shown but not yet in the cache, after a turn cut short
         self._cache: Cache | None = None
         vocab = model.config.text.vocab_size
-        self._state = SlotState(
-            jnp.zeros(1, jnp.int32), jnp.zeros((1, vocab), bool), _first_key(options.seed)
-        )
-        self._controls = stack_controls([options])
+        self._state = SlotState(jnp.zeros(1, jnp.int32), jnp.zeros((1, vocab), bool))
+        self._asked = 0  # questions
 
     def fork(self, seed: int | None = None) -> Self:
         """Another conversation with the same past, which then goes its own way.
@@ -178,7 +177,6 @@ class Dialogue:
         other._cache, other._state = jax.tree.map(jnp.copy, (self._cache, self._state))
         if seed is not None:
             other.options = dataclasses.replace(self.options, seed=seed)
-            other._state = other._state._replace(keys=_first_key(seed))
         return other
 
     def _so_far(self) -> str:
@@ -188,11 +186,12 @@ class Dialogue:
     def _take(
         self,
         turn: TurnInput,
+        number: int,
         limit: int,
-        silence_base: float | None,
+        silence_base: float | None = None,
         meanwhile: Callable[[], None] | None = None,
     ) -> tuple[list[int], bool]:
-        """Run a turn, and `meanwhile` while it runs: (what was said, whether the limit cut it)."""
+        """Run turn `number`, and `meanwhile` while it runs: (what was said, whether it was cut)."""
         self._make_room(turn.tokens.shape[1], int(turn.count[0]), limit)
         with self.model.devices():
             said, self._cache, self._state = run_turn(
@@ -203,7 +202,7 @@ class Dialogue:
                 self._cache,
                 self._state,
                 turn,
-                self._controls,
+                stack_controls([self.options], [number]),
                 self.options.temperature > 0,
             )
         said.copy_to_host_async()
@@ -223,7 +222,8 @@ class Dialogue:
         """Run a question's turn."""
         if limit < 1:
             raise ConfigError(f"max-new-tokens must be at least 1, not {limit}")
-        tokens, cut = self._take(stack_prompts([prompt]), limit, None)
+        tokens, cut = self._take(stack_prompts([prompt]), QUESTIONS + self._asked, limit)
+        self._asked += 1
         text = self.model.tokenizer.decode(tokens)
         return Answer(at, question, text, tuple(tokens), cut, time.perf_counter() - began)
 
@@ -252,10 +252,6 @@ def can_follow(frames: np.ndarray | None, before: np.ndarray) -> bool:
         and len(frames) > 0
         and len(frames) % 2 == 0
     )
-
-
-def _first_key(seed: int) -> jax.Array:
-    return jax.random.split(jax.random.key(seed), 1)
 
 
 class Session(Dialogue):
@@ -299,6 +295,7 @@ class Session(Dialogue):
         turn = self._turn_input(frames, turn_label(start, stop))
         tokens, cut = self._take(
             turn,
+            self.turns,
             self.options.max_new_tokens,
             self.options.silence_base,
             functools.partial(self._look_ahead, following) if can_follow(following, frames) else None,

@@ -12,14 +12,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from livecc_jax.model.cache import append_new
 from livecc_jax.model.config import ModelConfig
-from livecc_jax.model.inference import Weights, logits
+from livecc_jax.model.inference import Weights
 from livecc_jax.model.pool import Context, Pool, keep, read_turn
 from livecc_jax.model.qwen2_vl import bind
+from livecc_jax.stream.answer import Asked, Controls, StopIds, say
 from livecc_jax.stream.compiled import ON_GPU, Compiled
-from livecc_jax.stream.sampling import choose, forbid_hasty_silence, greedy, penalize
-from livecc_jax.stream.step import Controls, StopIds, TurnInput
+from livecc_jax.stream.step import TurnInput, last_of
 
 
 class Places(NamedTuple):
@@ -46,7 +45,6 @@ def take_turns(
     places: Places,
     controls: Controls,
     limits: jax.Array,
-    seeds: jax.Array,
     sampled: bool,
 ) -> tuple[jax.Array, Pool]:
     """Take one turn with every row.
@@ -62,8 +60,6 @@ def take_turns(
         places: where the pool keeps prompt and answer.
         controls: sampling.
         limits: int32 [B], most tokens this row may say; 0 for a row that is padding.
-        seeds: uint32 [B, 2], what a row's randomness follows from: its conversation's seed, and which
-            turn this is.
         sampled: whether any row has a temperature.
 
     Returns:
@@ -75,59 +71,17 @@ def take_turns(
     rows = jnp.arange(batch)
     x = model.embed(turn.tokens, turn.pictures, turn.vision_index)
     hidden, cache, prompt = read_turn(model, weights.layers, pool, context, x, turn.positions, limit)
-    last = jnp.take_along_axis(hidden, (turn.count - 1)[:, None, None], axis=1)[:, 0]
-
     remembered = jnp.arange(context.tokens.shape[1]) < context.length[:, None]
     real = jnp.arange(bucket) < turn.count[:, None]
     seen = jnp.zeros((batch, config.text.vocab_size), bool)
     seen = seen.at[rows[:, None], context.tokens].max(remembered)
     seen = seen.at[rows[:, None], turn.tokens].max(real)
-    if sampled:
-        keys = jax.vmap(lambda s: jax.random.fold_in(jax.random.key(s[0]), s[1]))(seeds)
-        split = jax.vmap(functools.partial(jax.random.split, num=limit))(keys)
-
-    def pick(last: jax.Array, seen: jax.Array, n: jax.Array) -> jax.Array:
-        scores = penalize(logits(model, weights, last), seen, controls.repetition_penalty)
-        if stop.silence is not None:
-            scores = forbid_hasty_silence(
-                scores, stop.silence, controls.silence_base, controls.silence_step, n
-            )
-        return choose(scores, controls.temperature, split[:, n]) if sampled else greedy(scores)
-
-    def speaks(token: jax.Array) -> jax.Array:
-        return jnp.all(token[:, None] != jnp.asarray(stop.end), axis=1)
-
-    token = pick(last, seen, jnp.zeros((), jnp.int32))
-    speaking = speaks(token) & (limits > 0)
-    said = jnp.full((batch, limit), -1, jnp.int32).at[:, 0].set(jnp.where(speaking, token, -1))
-    begin = context.length + turn.count  # of the answer in the cache
-    shape = batch, limit, config.text.kv_heads, 2, config.text.head_dim
-    answers = [jnp.zeros(shape, x.dtype) for _ in weights.layers]
-    carry = (jnp.ones((), jnp.int32), token, speaking, said, seen, cache, answers)
-
-    def unfinished(carry: tuple) -> jax.Array:
-        n, _, speaking = carry[:3]
-        return jnp.any(speaking & (n < limits))
-
-    def say(carry: tuple) -> tuple:
-        n, token, speaking, said, seen, cache, answers = carry
-        going = speaking & (n < limits)
-        x = model.embed(token[:, None], None, None)
-        at = turn.next_position + n - 1
-        positions = jnp.broadcast_to(at[:, None, None], (batch, 3, 1))
-        hidden, cache, new = append_new(model, weights.layers, cache, x, positions, begin + n - 1)
-        put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=n - 1, axis=1)
-        answers = [put(old, kv.astype(old.dtype)) for old, kv in zip(answers, new)]
-        seen = seen.at[rows, token].max(going)
-        following = pick(hidden[:, 0], seen, n)
-        ended = going & ~speaks(following)
-        token = jnp.where(going, following, token)
-        said = said.at[:, n].set(jnp.where(going & ~ended, following, -1))
-        return n + 1, token, speaking & ~ended, said, seen, cache, answers
-
-    _, _, _, said, _, _, answers = jax.lax.while_loop(unfinished, say, carry)
+    asked = Asked(last_of(hidden, turn), context.length + turn.count, turn.next_position, seen)
+    said = say(
+        model, weights, stop, asked, cache, controls, limits, limit, sampled=sampled, new_dtype=x.dtype
+    )
     # At once, when nothing is to be read any more: in between XLA would copy parts of the pool.
     told = [
-        jnp.concatenate([kv.astype(x.dtype) for kv in layer], axis=1) for layer in zip(prompt, answers)
+        jnp.concatenate([kv.astype(x.dtype) for kv in layer], axis=1) for layer in zip(prompt, said.new)
     ]
-    return said, keep(pool, told, jnp.concatenate(places, axis=1))
+    return said.tokens, keep(pool, told, jnp.concatenate(places, axis=1))

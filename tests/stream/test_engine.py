@@ -57,12 +57,14 @@ def picture(conversation, turn):
     return seen if conversation._pushed or len(seen) == 6 else np.concatenate([seen] * 3)
 
 
-@pytest.mark.parametrize("mode", ["mrope", "sequential", "hybrid"])
+@pytest.mark.parametrize("mode", ["mrope", "sequential", "hybrid", "drawn"])
 def test_full_is_the_session(mode):
-    session = Session(model(), options(mode), QUERY)
+    """Also of what is drawn at random: that follows from the seed and the turn's number alone."""
+    how = {"mode": "mrope", "temperature": 1.0, "seed": 7} if mode == "drawn" else {"mode": mode}
+    session = Session(model(), options(**how), QUERY)
     expected = [session.push(frames(i)).tokens for i in range(9)]
     assert len({len(tokens) for tokens in expected}) > 1
-    assert alone(9, mode) == expected
+    assert alone(9, **how) == expected
 
 
 # --- the oracle: plain lists that only grow, and the decoder in numpy ---------------------------------

@@ -31,12 +31,13 @@ from livecc_jax.media.pixels import patchify
 from livecc_jax.model.cache import empty_cache
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import abstract_params, bind
-from livecc_jax.stream import step
+from livecc_jax.stream import answer
+from livecc_jax.stream.answer import Controls
 from livecc_jax.stream.commentary import comment
 from livecc_jax.stream.options import StreamOptions
 from livecc_jax.stream.outputs import JsonLines, Srt, WebVtt
 from livecc_jax.stream.session import ContextFull, Session, SpokenTurn, StreamModel
-from livecc_jax.stream.step import Controls, SlotState, TurnInput, run_turn
+from livecc_jax.stream.step import SlotState, TurnInput, run_turn
 from livecc_jax.text.sentencepiece import SentencePieceTokenizer
 from livecc_jax.text.tokenizer import SILENCE, SpecialTokens
 from livecc_jax.timeline.chat import ChatTemplate, ChatTurn, Visual
@@ -109,7 +110,7 @@ class Choices:
 @pytest.fixture(scope="module", autouse=True)
 def choices():
     """Every turn of this file is compiled with a look at its choices."""
-    watched, original = Choices(), step.greedy
+    watched, original = Choices(), answer.greedy
 
     def greedy(values):
         chosen = original(values)
@@ -117,9 +118,9 @@ def choices():
         return io_callback(watched.look, kind, values, chosen, ordered=True)
 
     run_turn.clear_cache()  # turns compiled before do not look, and these must not outlive the file
-    step.greedy = greedy
+    answer.greedy = greedy
     yield watched
-    step.greedy = original
+    answer.greedy = original
     run_turn.clear_cache()
 
 
@@ -324,13 +325,9 @@ def test_a_slot_is_the_same_whoever_its_neighbours_are():
         for stream in streams:
             stream.turns = 1  # later turns alone, to compile fewer programs
         cache = empty_cache(CONFIG, len(members), 2048, jnp.float32)
-        state = SlotState(
-            jnp.zeros(len(members), jnp.int32),
-            jnp.zeros((len(members), vocab), bool),
-            jax.vmap(jax.random.key)(jnp.array([seed for seed, _ in members])),
-        )
+        state = SlotState(jnp.zeros(len(members), jnp.int32), jnp.zeros((len(members), vocab), bool))
         heat = jnp.array([temperature for _, temperature in members])
-        controls = Controls(heat, 1.05 + 0 * heat, -1 + 0 * heat, 0 * heat)
+        controls = Controls(heat, 1.05 + 0 * heat, -1 + 0 * heat, 0 * heat, None)
         said = []
         for turn in range(count):
             inputs = []
@@ -338,8 +335,10 @@ def test_a_slot_is_the_same_whoever_its_neighbours_are():
                 shown = panned(turn + 1) // seed
                 inputs.append(stream._turn_input(shown, turn_label(*turn_span(stream.turns))))
             joined = TurnInput(*(jnp.concatenate(parts) for parts in zip(*inputs)))
+            drawn = jnp.array([(seed, turn) for seed, _ in members], jnp.uint32)
+            how = controls._replace(seeds=drawn)
             spoken, cache, state = run_turn(
-                CONFIG, model.stop, limit, model.weights, cache, state, joined, controls
+                CONFIG, model.stop, limit, model.weights, cache, state, joined, how
             )
             said.append(spoken.tolist())
             for stream, asked, tokens in zip(streams, inputs, spoken):
@@ -348,9 +347,7 @@ def test_a_slot_is_the_same_whoever_its_neighbours_are():
                 kept = int((tokens >= 0).sum()) - cut
                 stream.next_position = int(asked.next_position[0]) + kept
                 stream._unkept = [int(tokens[-1])] if cut else []
-        # The keys decide what is drawn in turns to come.
-        keys = jax.random.key_data(state.keys).tolist()
-        return list(zip(zip(*said), keys))
+        return list(zip(zip(*said), state.length.tolist()))
 
     members = [(1, 1.0), (2, 1.0), (3, 0.0)]
     alone = [side_by_side([m])[0] for m in members]
