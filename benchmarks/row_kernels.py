@@ -1,0 +1,161 @@
+"""What the tower's attention takes, and what stands between two products: by our kernels, and without.
+
+    python benchmarks/row_kernels.py --presets 7b,2b --rows 1,16
+
+On a GPU of Hopper's generation. Of so many streams that take a turn at once: the tower's attention
+against cuDNN; the rotation before it; residual and norm; and in eight bits residual, norm, gate or GELU
+with scale and rounding; each against plain XLA's and beside the bytes it has to move at the measured
+rate of reading. Stops if a kernel is wrong.
+"""
+
+import argparse
+import functools
+import time
+
+import jax
+import jax.numpy as jnp
+from streaming import machine, seconds
+
+from livecc_jax.model import attention_windows, between_products, quantize, rotate_rows
+from livecc_jax.model.between_products import Narrow, Raw, Sum, add_and_norm, narrow_rows
+from livecc_jax.model.inference import _rotated
+from livecc_jax.model.norms import LayerNorm, RmsNorm
+from livecc_jax.model.presets import preset
+from livecc_jax.stream.compiled import ON_GPU
+
+PATCHES, PROMPT = 1536, 416  # of a frame pair of 448x672, and with what is said about it
+ROUNDS, UNROLLED = 20, 5
+CLOSE = 0.02  # of the standard deviation; of eight bits, some round the other way
+
+
+def made(seed, *shape, dtype=jnp.bfloat16):
+    return jax.random.normal(jax.random.key(seed, impl="rbg"), shape, dtype)
+
+
+def each(step, *given):
+    """Seconds of `step(nothing, *given)`, which adds a float32 0 to what is given."""
+
+    @functools.partial(jax.jit, compiler_options=ON_GPU)
+    def run(given):
+        def some(_, nothing):
+            for _ in range(UNROLLED):
+                # Made whole, though one number of each is looked at.
+                out = jax.lax.optimization_barrier(step(nothing, *given))
+                nothing = sum(x.reshape(-1)[0].astype(jnp.float32) for x in jax.tree.leaves(out)) * 0
+            return nothing
+
+        return jax.lax.fori_loop(0, ROUNDS, some, jnp.float32(0))
+
+    return seconds(lambda: run(given), 3) / (ROUNDS * UNROLLED)
+
+
+def wide(x):
+    return x.values.astype(jnp.float32) * x.scale if isinstance(x, Narrow) else x.astype(jnp.float32)
+
+
+def compare(name, bandwidth, moved, ours, plain, *given):
+    """Check one against the other, and print what both take."""
+
+    def outcome(step):
+        out = jax.jit(step)(jnp.float32(0), *given)
+        return jax.tree.map(wide, out, is_leaf=lambda x: isinstance(x, Narrow))
+
+    pairs = zip(*(jax.tree.leaves(outcome(step)) for step in (ours, plain)), strict=True)
+    off = max(float(jnp.std(a - b) / jnp.std(b)) for a, b in pairs)
+    one, other = each(ours, *given), each(plain, *given)
+    print(
+        f"  {name}: {1e6 * one:.1f} us, without {1e6 * other:.1f} us; {moved / 1e6:.0f} MB to move, "
+        f"{1e6 * moved / bandwidth:.1f} us; {off:.1e} of std apart", flush=True,
+    )  # fmt: skip
+    if not off < CLOSE:
+        raise SystemExit("the kernel does not compute what it means")
+
+
+def tower(sizes, rows, bandwidth):
+    """Rotation and attention."""
+    qkv = made(0, rows, PATCHES, 3, sizes.heads, sizes.head_dim)
+    angles = jax.random.uniform(jax.random.key(1), (1, PATCHES, sizes.head_dim // 2), maxval=6.0)
+    compare(
+        "rotation", bandwidth, 2 * qkv.nbytes,
+        lambda nothing, qkv: rotate_rows.rotated_windows(qkv, angles + nothing),
+        lambda nothing, qkv: _rotated(qkv, angles + nothing), qkv,
+    )  # fmt: skip
+    qkv = _rotated(qkv, angles)
+    length = attention_windows.rows_of(PATCHES)
+    assert length == PATCHES
+
+    def ours(nothing, q, k, v):
+        return attention_windows.attend(q + nothing.astype(q.dtype), k, v, PATCHES)
+
+    def cudnn(nothing, q, k, v):
+        q = q + nothing.astype(q.dtype)
+        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+
+    compare("attention (and 1 to read and write)", bandwidth, 6 * qkv[0].nbytes, ours, cudnn, *qkv)
+
+
+def between(name, rows, size, bandwidth, norm=None, kind=None, eight=True):
+    """What stands before a product."""
+    outputs = (2, size) if kind == "gate" else (size,)
+    bias = None if kind == "gate" or isinstance(norm, RmsNorm) else made(4, *outputs)
+    x, sums = made(2, rows, size), made(3, rows, *outputs)
+    scale = 0.1 + jnp.abs(made(5, *outputs, dtype=jnp.float32))
+    of_sum = norm is not None
+    moved = sums.nbytes + rows * size * (1 if eight else 2) + (2 * x.nbytes if of_sum else 0)
+
+    def given(nothing, x, sums):
+        y = Raw(sums, jnp.ones((rows, 1)) + nothing, scale, bias) if eight else sums
+        return Sum(x if eight else x + nothing.astype(x.dtype), y) if of_sum else y
+
+    def ours(*of):
+        rows = given(*of)
+        return add_and_norm(rows, norm, eight) if of_sum else narrow_rows(rows, None, kind)
+
+    def plain(*of):
+        rows = given(*of)
+        if not of_sum:
+            return quantize._narrow(rows, None, kind)
+        total = rows.added()
+        return total, quantize._narrow(total, norm) if eight else norm(total)
+
+    usable, between_products.usable = between_products.usable, lambda eight: False
+    try:
+        compare(name, bandwidth, moved, ours, plain, x, sums)
+    finally:
+        between_products.usable = usable
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--presets", default="7b,2b")
+    parser.add_argument("--rows", default="1,16", help="streams that take a turn at once")
+    args = parser.parse_args()
+    device = jax.devices()[0]
+    print(device.device_kind, f"jax {jax.__version__}", time.strftime("%Y-%m-%d"), sep=", ")
+    if not attention_windows.usable(jnp.bfloat16, 80):
+        raise SystemExit("these kernels are for a GPU of Hopper's generation")
+    _, bandwidth = machine()
+    print(f"reading: {bandwidth / 1e12:.2f} TB/s", flush=True)
+    for number, name in enumerate(args.presets.split(",")):
+        c = preset(name)
+        for rows in map(int, args.rows.split(",")):
+            if not number:
+                v = c.vision
+                layer = LayerNorm(1 + made(6, v.depth, v.width), made(7, v.depth, v.width), 3)
+                print(f"the tower, {rows} rows of {PATCHES} patches", flush=True)
+                tower(v, rows, bandwidth)
+                some = functools.partial(between, rows=rows * PATCHES, bandwidth=bandwidth)
+                some("residual and norm", size=v.width, norm=layer, eight=False)
+                some("residual and norm, to eight bits", size=v.width, norm=layer)
+                some("GELU, to eight bits", size=v.mlp, kind="gelu")
+            t = c.text
+            norm = RmsNorm(1 + made(8, t.width), 1e-6)
+            print(f"{name}, {rows} rows of {PROMPT} tokens", flush=True)
+            some = functools.partial(between, rows=rows * PROMPT, bandwidth=bandwidth)
+            some("residual and norm", size=t.width, norm=norm, eight=False)
+            some("residual and norm, to eight bits", size=t.width, norm=norm)
+            some("gate, to eight bits", size=t.mlp, kind="gate")
+
+
+if __name__ == "__main__":
+    main()
