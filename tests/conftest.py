@@ -7,6 +7,9 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+# XLA has NPROC threads for eight devices, by default eight. Devices that wait for the run before theirs
+# hold threads which that run still needs: on a busy machine, for ever.
+os.environ.setdefault("NPROC", "32")
 # Tests compile much and compute little; and eight devices on a busy core may wait for each other longer
 # than the 40 seconds after which XLA ends the process.
 os.environ["XLA_FLAGS"] = (

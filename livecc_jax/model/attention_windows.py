@@ -182,6 +182,11 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, length: int, interpret: Any
                 gpu.barrier_wait(v_gone.at[slot])
                 fetch(i, slot, v_ref, v_smem, v_there)
 
+            if steps > STAGES:  # all that was fetched is used before the block ends
+                for slot in range(STAGES):
+                    gpu.barrier_wait(k_gone.at[slot])
+                    gpu.barrier_wait(v_gone.at[slot])
+
     def entry(*refs) -> None:  # noqa: ANN002
         # The widest swizzle that a head and a block of keys are multiples of.
         swizzle = next(

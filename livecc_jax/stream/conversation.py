@@ -13,7 +13,6 @@ import jax
 import numpy as np
 
 from livecc_jax.errors import LiveCCError, MediaError
-from livecc_jax.stream.answer import QUESTIONS
 from livecc_jax.stream.options import StreamOptions
 from livecc_jax.stream.retention import Remembered
 
@@ -26,7 +25,7 @@ class Waiting:
     """A turn's frames, and when they were captured; or a question, and when it was asked."""
 
     frames: np.ndarray | jax.Array | None
-    number: int  # of the turn; questions have numbers of their own
+    number: int | None  # of a turn with frames
     captured: float
     question: str = ""
 
@@ -61,8 +60,9 @@ class Conversation:
         self.lateness = Lateness()
         self._engine = engine
         self._serial = serial
-        self._pushed = self._asked = 0
+        self._pushed = 0
         self._taken = 0  # the turn after the last one taken
+        self._answered = 0  # questions
         self._captured = -math.inf  # the latest frame
         self._seen = -math.inf  # the latest frame taken
         self._waiting: collections.deque[Waiting] = collections.deque()
@@ -134,9 +134,7 @@ class Conversation:
         if not self._pushed:
             raise LiveCCError("nothing has been seen yet that a question could be about")
         with self._changing:
-            number = QUESTIONS + self._asked
-            self._waiting.append(Waiting(None, number, self._engine.clock(), question))
-            self._asked += 1
+            self._waiting.append(Waiting(None, None, self._engine.clock(), question))
 
     def fork(self, seed: int | None = None) -> Conversation:
         """Another conversation with the same past, which then goes its own way; from the thread that
@@ -155,10 +153,8 @@ class Conversation:
         self._engine._check_open(self)
         options = self.options if seed is None else dataclasses.replace(self.options, seed=seed)
         other = self._engine._add(options, self.prompt, self.offset_us, self._shard)
-        with self._changing:
-            waiting = sum(turn.frames is None for turn in self._waiting)
-            other._asked = self._asked - waiting
         other._pushed = other._taken = self._taken
+        other._answered = self._answered
         other._captured = other._seen = self._seen
         other._frame_shape = self._frame_shape if self._taken else None
         other._unkept = self._unkept

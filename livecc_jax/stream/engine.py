@@ -20,6 +20,7 @@ import numpy as np
 from livecc_jax.errors import ConfigError, LiveCCError
 from livecc_jax.model.kept import PRECISIONS
 from livecc_jax.model.pool import Context, Pool, empty_pool
+from livecc_jax.stream.answer import QUESTIONS
 from livecc_jax.stream.conversation import Conversation, Waiting
 from livecc_jax.stream.options import StreamOptions, stack_controls
 from livecc_jax.stream.places import Places, PoolFull
@@ -373,7 +374,7 @@ class Engine:
                 place(_stack_contexts(gathered, self.options.room)),
                 place(turn)._replace(pictures=seen),
                 place(TurnPlaces(prompts, answers)),
-                place(stack_controls(options, [row.turn.number for row in padded])),
+                place(stack_controls(options, [_number(row) for row in padded])),
                 place(limits),
                 any(row.conversation.options.temperature > 0 for row in rows),
             )
@@ -400,6 +401,7 @@ class Engine:
         forgets = conversation.options.positions == "hybrid"
         conversation._unkept = [] if forgets or not cut else tokens[-1:].tolist()
         if turn.frames is None:
+            conversation._answered += 1
             at = (turn_span(conversation._taken - 1)[1] + conversation.offset_us) / 1e6
             text = self.model.tokenizer.decode(tokens.tolist())
             return Answer(at, turn.question, text, tuple(tokens.tolist()), cut, latency)
@@ -424,6 +426,11 @@ class Engine:
         if self._open.pop(conversation._serial, None) is not None:
             conversation._places.release(conversation._memory.places())
             conversation._waiting.clear()
+
+
+def _number(row: Row) -> int:
+    """Of the turn, or of a question among those that were answered: one that does not fit has none."""
+    return QUESTIONS + row.conversation._answered if row.turn.number is None else row.turn.number
 
 
 def seated(shards: list[int], groups: int, batch: int, least: int = 1) -> tuple[list[int], int]:

@@ -132,12 +132,12 @@ def test_a_prompt_is_rotated_kept_and_attends(monkeypatch, queries, heads, lengt
     np.testing.assert_allclose(out, wanted, atol=3e-6)
 
 
-@pytest.mark.parametrize("length", [70, 192])
-def test_windows_are_rotated_and_attend(length):
+@pytest.mark.parametrize(("windows", "length"), [(2, 70), (1, 300)])
+def test_windows_are_rotated_and_attend(windows, length):
     """In a kernel each, in whole blocks of queries, as step by step."""
     from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
 
-    qkv = jax.random.normal(jax.random.key(0), (2, length, 3, 3, 80))
+    qkv = jax.random.normal(jax.random.key(0), (windows, length, 3, 3, 80))
     angles = jax.random.uniform(jax.random.key(1), (1, length, 40), maxval=6.0)
     rows = attention_windows.rows_of(length)
     made = rotate_rows.rotated_windows(qkv, angles, rows, interpret=True)
@@ -147,7 +147,7 @@ def test_windows_are_rotated_and_attend(length):
         np.testing.assert_allclose(x[:, :length], wanted, atol=1e-6)
         assert not x[:, length:].any()
     out = attention_windows.attend(*made, length, interpret=InterpretGPUParams())[:, :length]
-    wanted = attend_masked(q, k, v, jnp.ones((2, length, length), bool)).out
+    wanted = attend_masked(q, k, v, jnp.ones((windows, length, length), bool)).out
     np.testing.assert_allclose(out, wanted, atol=3e-6)
 
 

@@ -256,6 +256,30 @@ def test_a_question_that_does_not_fit_ends_nothing():
     assert [first, say(made, conversation, 1)] == alone(2, context=400)
 
 
+def test_a_question_that_does_not_fit_draws_nothing():
+    """What is said at random after it is what would have been said without it."""
+    how = options("mrope", context=400, temperature=1.0, seed=7)
+    said = []
+    for asked in (["a" * 400, "d"], ["d"]):
+        made = engine(max_answer=LIMIT)
+        conversation = made.open(QUERY, how)
+        session = Session(model(), how, QUERY)
+        told = [say(made, conversation, 0)]
+        assert [session.push(frames(0)).tokens] == told
+        for question in asked:
+            conversation.ask(question)
+            ((_, answer),) = made.tick()
+            if isinstance(answer, ContextFull):
+                with pytest.raises(ContextFull):
+                    session.ask(question, LIMIT)
+            else:
+                told.append(answer.tokens)
+                assert session.ask(question, LIMIT).tokens == answer.tokens
+        said.append(told)
+    assert said[0] == said[1]
+    assert any(said[0][1:])
+
+
 def test_rolling_is_full_until_it_forgets():
     full = alone(8, retention=FULL)
     assert alone(4, retention=Retention(turns=3, sink=0, window=0)) == full[:4]
