@@ -87,6 +87,12 @@ class Row(NamedTuple):
     prompt: Prompt
     places: np.ndarray
 
+    @property
+    def number(self) -> int:
+        """Of the turn, or of a question among those answered: one that does not fit has none."""
+        asked = self.turn.number is None
+        return QUESTIONS + self.conversation._answered if asked else self.turn.number
+
 
 class Engine:
     """Conversations over one pool of keys and values.
@@ -374,7 +380,7 @@ class Engine:
                 place(_stack_contexts(gathered, self.options.room)),
                 place(turn)._replace(pictures=seen),
                 place(TurnPlaces(prompts, answers)),
-                place(stack_controls(options, [_number(row) for row in padded])),
+                place(stack_controls(options, [row.number for row in padded])),
                 place(limits),
                 any(row.conversation.options.temperature > 0 for row in rows),
             )
@@ -426,11 +432,6 @@ class Engine:
         if self._open.pop(conversation._serial, None) is not None:
             conversation._places.release(conversation._memory.places())
             conversation._waiting.clear()
-
-
-def _number(row: Row) -> int:
-    """Of the turn, or of a question among those that were answered: one that does not fit has none."""
-    return QUESTIONS + row.conversation._answered if row.turn.number is None else row.turn.number
 
 
 def seated(shards: list[int], groups: int, batch: int, least: int = 1) -> tuple[list[int], int]:

@@ -55,8 +55,8 @@ def watch(**changes):
 
     def run(rows, *_):
         said = np.full((len(rows), LIMIT), -1)
-        for row, (_, turn, *_) in zip(said, rows):
-            row[: turn.number % 3] = words(turn.number)
+        for tokens, row in zip(said, rows):
+            tokens[: row.number % 3] = words(row.number)
         return said, np.zeros(len(rows), bool)
 
     made._run, made._see = run, lambda chosen: None
