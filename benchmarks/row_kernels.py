@@ -18,7 +18,7 @@ from streaming import machine, seconds
 
 from livecc_jax.model import attention_windows, between_products, quantize, rotate_rows
 from livecc_jax.model.between_products import Narrow, Raw, Sum, add_and_norm, narrow_rows
-from livecc_jax.model.inference import _rotated
+from livecc_jax.model.inference import rotated
 from livecc_jax.model.norms import LayerNorm, RmsNorm
 from livecc_jax.model.presets import preset
 from livecc_jax.stream.compiled import ON_GPU
@@ -78,9 +78,9 @@ def tower(sizes, rows, bandwidth):
     compare(
         "rotation", bandwidth, 2 * qkv.nbytes,
         lambda nothing, qkv: rotate_rows.rotated_windows(qkv, angles + nothing),
-        lambda nothing, qkv: _rotated(qkv, angles + nothing), qkv,
+        lambda nothing, qkv: rotated(qkv, angles + nothing), qkv,
     )  # fmt: skip
-    qkv = _rotated(qkv, angles)
+    qkv = rotated(qkv, angles)
     length = attention_windows.rows_of(PATCHES)
     assert length == PATCHES
 

@@ -245,7 +245,7 @@ def see(config: ModelConfig, weights: Weights, frames: jax.Array) -> jax.Array:
     angles = vision_angles(jnp.asarray(rows), jnp.asarray(cols), sizes.head_dim)[None]
     for i, block in enumerate(_blocks(weights)):
         with jax.named_scope(f"block_{i}"):
-            x = _vision_block(sizes, block, x, angles, _attend_all)
+            x = _vision_block(sizes, block, x, angles, attend_all)
     return _merged(rest["merger"], x, (batch, -1, sizes.width * sizes.merge_size**2))
 
 
@@ -308,8 +308,16 @@ def _vision_block(
     return gelu_mlp(x, given, mlp["fc1"], mlp["fc2"], norm)
 
 
-def _attend_all(qkv: jax.Array, angles: jax.Array) -> jax.Array:
-    """Attention of everything in a window to everything in it."""
+def attend_all(qkv: jax.Array, angles: jax.Array) -> jax.Array:
+    """Attention of everything in a window to everything in it.
+
+    Args:
+        qkv: [W, S, 3, H, D], not rotated.
+        angles: float32 [1 or W, S, D / 2].
+
+    Returns:
+        [W, S, H, D].
+    """
     length = qkv.shape[1]
     if len(angles) == 1 and rotate_rows.usable():
         if attention_windows.usable(qkv.dtype, qkv.shape[-1]):
@@ -318,7 +326,7 @@ def _attend_all(qkv: jax.Array, angles: jax.Array) -> jax.Array:
             return attention_windows.attend(q, k, v, length)[:, :length]
         q, k, v = rotate_rows.rotated_windows(qkv, angles)
     else:
-        q, k, v = _rotated(qkv, angles)
+        q, k, v = rotated(qkv, angles)
     if _dense(q, k):
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     ones = jnp.ones(q.shape[:2], jnp.int32)
@@ -327,7 +335,7 @@ def _attend_all(qkv: jax.Array, angles: jax.Array) -> jax.Array:
 
 def _attend_first(qkv: jax.Array, angles: jax.Array, counts: jax.Array) -> jax.Array:
     """Attention within the first `counts` int32 [W] of each window; what is behind is padding."""
-    q, k, v = _rotated(qkv, angles)
+    q, k, v = rotated(qkv, angles)
     if _dense(q, k):
         # A sequence of nothing is not defined: an empty window looks at one.
         lengths = jnp.maximum(counts, 1)
@@ -338,7 +346,8 @@ def _attend_first(qkv: jax.Array, angles: jax.Array, counts: jax.Array) -> jax.A
     return attend(q, k, v, real, causal=False, axes=("flat_windows", None))
 
 
-def _rotated(qkv: jax.Array, angles: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def rotated(qkv: jax.Array, angles: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Queries, keys, and values [W, S, H, D] of qkv as in `attend_all`, step by step."""
     q, k, v = (qkv[..., i, :, :] for i in range(3))
     return rotate(q, angles), rotate(k, angles), v
 
