@@ -16,14 +16,16 @@ import jax
 import jax.numpy as jnp
 from streaming import machine, seconds
 
-from livecc_jax.model import attention_windows, between_products, quantize, rotate_rows
+from livecc_jax.model import attention_windows, rotate_rows
 from livecc_jax.model.between_products import Narrow, Raw, Sum, add_and_norm, narrow_rows
 from livecc_jax.model.inference import rotated
 from livecc_jax.model.norms import LayerNorm, RmsNorm
 from livecc_jax.model.presets import preset
+from livecc_jax.model.quantize import narrow_plainly
 from livecc_jax.stream.compiled import ON_GPU
 
-PATCHES, PROMPT = 1536, 416  # of a frame pair of 448x672, and with what is said about it
+PATCHES = 1536  # of a frame pair of 448x672: whole blocks of the kernel
+PROMPT = 416  # tokens, with it
 ROUNDS, UNROLLED = 20, 5
 CLOSE = 0.02  # of the standard deviation; of eight bits, some round the other way
 
@@ -81,8 +83,6 @@ def tower(sizes, rows, bandwidth):
         lambda nothing, qkv: rotated(qkv, angles + nothing), qkv,
     )  # fmt: skip
     qkv = rotated(qkv, angles)
-    length = attention_windows.rows_of(PATCHES)
-    assert length == PATCHES
 
     def ours(nothing, q, k, v):
         return attention_windows.attend(q + nothing.astype(q.dtype), k, v, PATCHES)
@@ -114,15 +114,11 @@ def between(name, rows, size, bandwidth, norm=None, kind=None, eight=True):
     def plain(*of):
         rows = given(*of)
         if not of_sum:
-            return quantize._narrow(rows, None, kind)
+            return narrow_plainly(rows, None, kind)
         total = rows.added()
-        return total, quantize._narrow(total, norm) if eight else norm(total)
+        return total, narrow_plainly(total, norm) if eight else norm(total)
 
-    usable, between_products.usable = between_products.usable, lambda eight: False
-    try:
-        compare(name, bandwidth, moved, ours, plain, x, sums)
-    finally:
-        between_products.usable = usable
+    compare(name, bandwidth, moved, ours, plain, x, sums)
 
 
 def main():

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -55,15 +56,30 @@ def usable(qkv: jax.Array, k: jax.Array) -> bool:
         and qkv.shape[-1] in (64, 128)
         and qkv.shape[1] > 1
         and k.shape[1] % KEYS == 0
-        and gpu_capability() == HOPPER  # later ones have no `wgmma`
-        and mosaic() is not None
         and triton_of_pallas() is not None
-        and not miscompiled()
+        and multiplies()
     )
 
 
+def multiplies() -> bool:
+    """Whether kernels of groups of warps that multiply are for the GPU there is, with this jax."""
+    hopper = gpu_capability() == HOPPER  # later ones have no `wgmma`
+    return hopper and mosaic() is not None and not _miscompiled()
+
+
+def in_registers(interpret: Any) -> tuple[Callable, Callable]:
+    """How a kernel lays an array out, and numbers one along an axis, as products are in registers.
+
+    Interpreted, there are no layouts.
+    """
+    if interpret:
+        return lambda x, layout: x, lax.broadcasted_iota
+    gpu = mosaic()
+    return gpu.layout_cast, functools.partial(gpu.broadcasted_iota, layout=gpu.Layout.WGMMA)
+
+
 @functools.cache
-def miscompiled() -> bool:
+def _miscompiled() -> bool:
     """Whether this is a CUDA whose assembler gets masks like ours wrong, as jax's own kernel has it."""
     try:
         from jax._src.lib import cuda_versions
@@ -137,13 +153,7 @@ def _run(
     batch, kv, whole_rows, size = q.shape
     tiles = whole_rows // BLOCK
     scale = size**-0.5 * LOG2_E
-    # Interpreted, there are no layouts of registers, nor products of them.
-    laid = (lambda x, layout: x) if interpret else gpu.layout_cast
-    number = (
-        lax.broadcasted_iota
-        if interpret
-        else functools.partial(gpu.broadcasted_iota, layout=gpu.Layout.WGMMA)
-    )
+    laid, number = in_registers(interpret)
 
     def kernel(q_ref, k_ref, v_ref, length_ref, out_ref, weight_ref, scoped):  # noqa: ANN001, ANN202
         row, head = lax.axis_index("row"), lax.axis_index("head")

@@ -15,10 +15,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from livecc_jax.model.attention_cudnn import HOPPER
-from livecc_jax.model.attention_layout import gpu_capability, layout_in_scope
+from livecc_jax.model.attention_layout import layout_in_scope
 from livecc_jax.model.attention_one import LEAST
-from livecc_jax.model.attention_prompt import GROUP, LOG2_E, miscompiled, mosaic
+from livecc_jax.model.attention_prompt import GROUP, LOG2_E, in_registers, mosaic, multiplies
 
 GROUPS = 3  # of warps that multiply
 BLOCK = GROUPS * GROUP  # queries of a block of the device
@@ -36,9 +35,7 @@ def usable(dtype: Any, size: int) -> bool:
         and dtype in (jnp.bfloat16, jnp.float16)
         and size % 16 == 0
         and size <= WIDEST
-        and gpu_capability() == HOPPER  # later ones have no `wgmma`
-        and mosaic() is not None
-        and not miscompiled()
+        and multiplies()
     )
 
 
@@ -67,13 +64,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, length: int, interpret: Any
     windows, rows, heads, size = q.shape
     steps = -(-length // KEYS)
     scale = size**-0.5 * LOG2_E
-    # Interpreted, there are no layouts of registers, nor products of them.
-    laid = (lambda x, layout: x) if interpret else gpu.layout_cast
-    number = (
-        lax.broadcasted_iota
-        if interpret
-        else functools.partial(gpu.broadcasted_iota, layout=gpu.Layout.WGMMA)
-    )
+    laid, number = in_registers(interpret)
 
     def kernel(q_ref, k_ref, v_ref, out_ref, scoped):  # noqa: ANN001, ANN202
         window, head, tile = (lax.axis_index(name) for name in ("window", "head", "tile"))

@@ -7,6 +7,7 @@ stays in registers: of many tokens in eight bits that is as long as a third of t
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -200,10 +201,8 @@ def _in_one_kernel(
             else:
                 values = [y * factor * a for y, a in zip(values, scales)]
         if eight:
-            most = values[0]
-            for y in values[1:]:
-                most = jnp.maximum(jnp.abs(most), jnp.abs(y))
-            scale = jnp.maximum(jnp.abs(most).max(), SMALLEST) / LARGEST
+            most = functools.reduce(jnp.maximum, map(jnp.abs, values))
+            scale = jnp.maximum(most.max(), SMALLEST) / LARGEST
             values = [y / scale for y in values]
             outs["scale"][...] = scale * factor
         for y, at, real in zip(values, places, reals):

@@ -154,6 +154,13 @@ def _given(x: jax.Array | Narrow, norm: Norm | None = None, contract: int = 1) -
 def _narrow(x: jax.Array | Raw, norm: Norm | None = None, between: Between | None = None) -> Narrow:
     if between_products.usable(eight=True):
         return between_products.narrow_rows(x, norm, between)
+    return narrow_plainly(x, norm, between)
+
+
+def narrow_plainly(
+    x: jax.Array | Raw, norm: Norm | None = None, between: Between | None = None
+) -> Narrow:
+    """What `between_products.narrow_rows` means, step by step."""
     y = x.scaled() if isinstance(x, Raw) else x
     y = y if norm is None else norm(y)
     if between == "gate":
