@@ -3,9 +3,10 @@
     python benchmarks/row_kernels.py --presets 7b,2b --rows 1,16
 
 On a GPU of Hopper's generation. Of so many streams that take a turn at once: the tower's attention
-against cuDNN; the rotation before it; residual and norm; and in eight bits residual, norm, gate or GELU
-with scale and rounding; each against plain XLA's and beside the bytes it has to move at the measured
-rate of reading. Stops if a kernel is wrong.
+against cuDNN; the rotation before it; products with gate or GELU behind them; residual and norm; and in
+eight bits residual, norm, gate or GELU with scale and rounding; each against plain XLA's and beside its
+floor: the bytes it has to move at the measured rate of reading, or its FLOPs at that of products. Stops
+if a kernel is wrong.
 """
 
 import argparse
@@ -16,9 +17,10 @@ import jax
 import jax.numpy as jnp
 from streaming import machine, seconds
 
-from livecc_jax.model import attention_windows, rotate_rows
+from livecc_jax.model import attention_windows, product_many, rotate_rows
 from livecc_jax.model.between_products import Narrow, Raw, Sum, add_and_norm, narrow_rows
 from livecc_jax.model.inference import rotated
+from livecc_jax.model.layers import quick_gelu
 from livecc_jax.model.norms import LayerNorm, RmsNorm
 from livecc_jax.model.presets import preset
 from livecc_jax.model.quantize import narrow_plainly
@@ -35,18 +37,22 @@ def made(seed, *shape, dtype=jnp.bfloat16):
 
 
 def each(step, *given):
-    """Seconds of `step(nothing, *given)`, which adds a float32 0 to what is given."""
+    """Seconds of `step(*given)`, with two kernels of one number that tie one call to the next."""
 
     @functools.partial(jax.jit, compiler_options=ON_GPU)
     def run(given):
-        def some(_, nothing):
+        def some(_, carry):
             for _ in range(UNROLLED):
+                (first, *others), nothing = carry
+                at = (0,) * first.ndim
+                first = first.at[at].add(nothing.astype(first.dtype))
                 # Made whole, though one number of each is looked at.
-                out = jax.lax.optimization_barrier(step(nothing, *given))
-                nothing = sum(x.reshape(-1)[0].astype(jnp.float32) for x in jax.tree.leaves(out)) * 0
-            return nothing
+                out = jax.lax.optimization_barrier(step(first, *others))
+                looked_at = sum(x.reshape(-1)[0].astype(jnp.float32) for x in jax.tree.leaves(out))
+                carry = (first, *others), looked_at * 0
+            return carry
 
-        return jax.lax.fori_loop(0, ROUNDS, some, jnp.float32(0))
+        return jax.lax.fori_loop(0, ROUNDS, some, (given, jnp.float32(0)))[1]
 
     return seconds(lambda: run(given), 3) / (ROUNDS * UNROLLED)
 
@@ -55,43 +61,60 @@ def wide(x):
     return x.values.astype(jnp.float32) * x.scale if isinstance(x, Narrow) else x.astype(jnp.float32)
 
 
-def compare(name, bandwidth, moved, ours, plain, *given):
-    """Check one against the other, and print what both take."""
+def compare(name, floor, ours, plain, *given):
+    """Check one against the other, and print what both take beside a floor in seconds."""
 
     def outcome(step):
-        out = jax.jit(step)(jnp.float32(0), *given)
+        out = jax.jit(step)(*given)
         return jax.tree.map(wide, out, is_leaf=lambda x: isinstance(x, Narrow))
 
     pairs = zip(*(jax.tree.leaves(outcome(step)) for step in (ours, plain)), strict=True)
     off = max(float(jnp.std(a - b) / jnp.std(b)) for a, b in pairs)
     one, other = each(ours, *given), each(plain, *given)
     print(
-        f"  {name}: {1e6 * one:.1f} us, without {1e6 * other:.1f} us; {moved / 1e6:.0f} MB to move, "
-        f"{1e6 * moved / bandwidth:.1f} us; {off:.1e} of std apart", flush=True,
+        f"  {name}: {1e6 * one:.1f} us, without {1e6 * other:.1f} us, floor {1e6 * floor:.1f} us; "
+        f"{off:.1e} of std apart", flush=True,
     )  # fmt: skip
     if not off < CLOSE:
         raise SystemExit("the kernel does not compute what it means")
 
 
-def tower(sizes, rows, bandwidth):
-    """Rotation and attention."""
+def tower(sizes, rows, flops, bandwidth):
+    """Rotation, attention and the first map of the MLP."""
     qkv = made(0, rows, PATCHES, 3, sizes.heads, sizes.head_dim)
     angles = jax.random.uniform(jax.random.key(1), (1, PATCHES, sizes.head_dim // 2), maxval=6.0)
-    compare(
-        "rotation", bandwidth, 2 * qkv.nbytes,
-        lambda nothing, qkv: rotate_rows.rotated_windows(qkv, angles + nothing),
-        lambda nothing, qkv: rotated(qkv, angles + nothing), qkv,
-    )  # fmt: skip
-    qkv = rotated(qkv, angles)
+    moved = 2 * qkv.nbytes * 2 // 3  # queries and keys, read and written
 
-    def ours(nothing, q, k, v):
-        return attention_windows.attend(q + nothing.astype(q.dtype), k, v, PATCHES)
+    def plainly(qkv, angles):
+        return jnp.stack(rotated(qkv, angles), axis=2)
 
-    def cudnn(nothing, q, k, v):
-        q = q + nothing.astype(q.dtype)
+    compare("rotation, and a copy for it", moved / bandwidth, rotate_rows.rotated_windows, plainly, qkv, angles)
+
+    def cudnn(qkv):
+        q, k, v = (qkv[:, :, i] for i in range(3))
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
 
-    compare("attention (and 1 to read and write)", bandwidth, 6 * qkv[0].nbytes, ours, cudnn, *qkv)
+    multiplied = 4 * rows * PATCHES**2 * sizes.width
+    compare("attention", multiplied / flops, attention_windows.attend, cudnn, plainly(qkv, angles))
+    x, kernel = made(2, rows * PATCHES, sizes.width), made(3, sizes.width, sizes.mlp)
+    kernel, bias = kernel * sizes.width**-0.5, made(4, sizes.mlp)
+    compare(
+        "a product and GELU", 2 * rows * PATCHES * kernel.size / flops,
+        functools.partial(product_many.times, between="gelu"),
+        lambda x, kernel, bias: quick_gelu(x @ kernel + bias), x, kernel, bias,
+    )  # fmt: skip
+
+
+def gate_and_up(rows, width, outputs, flops):
+    """As one product with a gate behind it."""
+    x, weights = made(2, rows, width), made(3, 2, outputs, width) * width**-0.5
+
+    def plain(x, weights):
+        y = jax.lax.dot_general(x, weights, (((1,), (2,)), ((), ())))
+        return jax.nn.silu(y[:, 0]) * y[:, 1]
+
+    ours = functools.partial(product_many.times, between="gate")
+    compare("a product and its gate", 2 * rows * weights.size / flops, ours, plain, x, weights)
 
 
 def between(name, rows, size, bandwidth, norm=None, kind=None, eight=True):
@@ -103,9 +126,9 @@ def between(name, rows, size, bandwidth, norm=None, kind=None, eight=True):
     of_sum = norm is not None
     moved = sums.nbytes + rows * size * (1 if eight else 2) + (2 * x.nbytes if of_sum else 0)
 
-    def given(nothing, x, sums):
-        y = Raw(sums, jnp.ones((rows, 1)) + nothing, scale, bias) if eight else sums
-        return Sum(x if eight else x + nothing.astype(x.dtype), y) if of_sum else y
+    def given(x, sums):
+        y = Raw(sums, jnp.ones((rows, 1)), scale, bias) if eight else sums
+        return Sum(x, y) if of_sum else y
 
     def ours(*of):
         rows = given(*of)
@@ -118,7 +141,7 @@ def between(name, rows, size, bandwidth, norm=None, kind=None, eight=True):
         total = rows.added()
         return total, narrow_plainly(total, norm) if eight else norm(total)
 
-    compare(name, bandwidth, moved, ours, plain, x, sums)
+    compare(name, moved / bandwidth, ours, plain, x, sums)
 
 
 def main():
@@ -130,8 +153,8 @@ def main():
     print(device.device_kind, f"jax {jax.__version__}", time.strftime("%Y-%m-%d"), sep=", ")
     if not attention_windows.usable(jnp.bfloat16, 80):
         raise SystemExit("these kernels are for a GPU of Hopper's generation")
-    _, bandwidth = machine()
-    print(f"reading: {bandwidth / 1e12:.2f} TB/s", flush=True)
+    flops, bandwidth = machine()
+    print(f"measured: {flops / 1e12:.0f} TFLOP/s, {bandwidth / 1e12:.2f} TB/s", flush=True)
     for number, name in enumerate(args.presets.split(",")):
         c = preset(name)
         for rows in map(int, args.rows.split(",")):
@@ -139,7 +162,7 @@ def main():
                 v = c.vision
                 layer = LayerNorm(1 + made(6, v.depth, v.width), made(7, v.depth, v.width), 3)
                 print(f"the tower, {rows} rows of {PATCHES} patches", flush=True)
-                tower(v, rows, bandwidth)
+                tower(v, rows, flops, bandwidth)
                 some = functools.partial(between, rows=rows * PATCHES, bandwidth=bandwidth)
                 some("residual and norm", size=v.width, norm=layer, eight=False)
                 some("residual and norm, to eight bits", size=v.width, norm=layer)
@@ -147,6 +170,7 @@ def main():
             t = c.text
             norm = RmsNorm(1 + made(8, t.width), 1e-6)
             print(f"{name}, {rows} rows of {PROMPT} tokens", flush=True)
+            gate_and_up(rows * PROMPT, t.width, t.mlp, flops)
             some = functools.partial(between, rows=rows * PROMPT, bandwidth=bandwidth)
             some("residual and norm", size=t.width, norm=norm, eight=False)
             some("residual and norm, to eight bits", size=t.width, norm=norm)

@@ -116,7 +116,7 @@ def check_products():
     eight = quantize({"kernel": kernel})
     wide = eight["kernel8"].astype(jnp.float32).reshape(rows.shape) * eight["scale"][..., None]
     for name, weights, plain in (("rows", {"rows": rows}, rows), ("eight bits", eight, wide)):
-        one = jax.jit(functools.partial(product, norm=norm, gated=True))(x, weights)
+        one = jax.jit(functools.partial(product, norm=norm, between="gate"))(x, weights)
         y = plain.astype(jnp.float32) @ norm(x[0, 0].astype(jnp.float32))
         told.append(apart(one[0, 0], jax.nn.silu(y[0]) * y[1]))
         print(f"one token, from the plain one: a product of {name} {told[-1]:.1e}", flush=True)

@@ -39,34 +39,30 @@ def usable(dtype: Any, size: int) -> bool:
     )
 
 
-def rows_of(length: int) -> int:
-    """How many rows windows of so many patches have to have: whole blocks."""
-    return -(-length // BLOCK) * BLOCK
-
-
-@functools.partial(jax.jit, static_argnames=("length", "interpret"))
-def attend(q: jax.Array, k: jax.Array, v: jax.Array, length: int, interpret: Any = None) -> jax.Array:
-    """Attention within the first `length` rows of each window.
+@functools.partial(jax.jit, static_argnames="interpret")
+def attend(qkv: jax.Array, interpret: Any = None) -> jax.Array:
+    """Attention within windows.
 
     Args:
-        q: [W, R, H, D], rotated, R as `rows_of` has it.
-        k: as q.
-        v: as q; what is behind the window's own is multiplied by 0, so it must be finite.
-        length: S.
+        qkv: [W, S, 3, H, D], queries and keys rotated.
         interpret: run the kernel's meaning instead, on any device.
 
     Returns:
-        [W, R, H, D]; what is behind the first S rows has no meaning.
+        [W, S, H, D].
     """
     from jax.experimental import pallas as pl
 
     gpu = mosaic()
-    windows, rows, heads, size = q.shape
+    windows, length, _, heads, size = qkv.shape
+    # What is fetched beyond an array is 0, and what is put there is dropped; but rows are fetched by
+    # eights, and the interpreter has no beyond.
+    rows = length + -length % (BLOCK if interpret else 8)
+    qkv = jnp.pad(qkv, ((0, 0), (0, rows - length), (0, 0), (0, 0), (0, 0)))
     steps = -(-length // KEYS)
     scale = size**-0.5 * LOG2_E
     laid, number = in_registers(interpret)
 
-    def kernel(q_ref, k_ref, v_ref, out_ref, scoped):  # noqa: ANN001, ANN202
+    def kernel(qkv_ref, out_ref, scoped):  # noqa: ANN001, ANN202
         window, head, tile = (lax.axis_index(name) for name in ("window", "head", "tile"))
         who = lax.axis_index("who")
         (q_smem, k_smem, v_smem), (k_there, v_there, q_there), (k_gone, v_gone), turn = scoped
@@ -76,7 +72,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, length: int, interpret: Any
             gpu.set_max_registers(160, action="increase")
             mine = q_smem.at[who]
             queries = window, pl.ds(tile * BLOCK + who * GROUP, GROUP), head
-            gpu.copy_gmem_to_smem(q_ref.at[queries], mine, q_there.at[who])
+            gpu.copy_gmem_to_smem(qkv_ref.at[queries], mine, q_there.at[who])
             gpu.barrier_wait(q_there.at[who])
             vector = gpu.Layout.WGMMA.reduce(1)
             most = laid(jnp.full((GROUP,), LEAST, jnp.float32), vector)
@@ -119,7 +115,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, length: int, interpret: Any
                 p = jnp.exp2(scores * scale - lax.broadcast_in_dim(higher, scores.shape, [0]))
                 acc *= lax.broadcast_in_dim(fade, acc.shape, [0])
                 total = total * fade + p.sum(axis=1)
-                return lax.optimization_barrier((p.astype(q.dtype), acc, higher, total))
+                return lax.optimization_barrier((p.astype(qkv.dtype), acc, higher, total))
 
             def step(i: jax.Array, carry: tuple) -> tuple:
                 scores, *carry = carry
@@ -147,7 +143,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, length: int, interpret: Any
             acc = mix(p16, acc, last)
             pl.when(who < GROUPS - 1)(give_turn)
             acc /= lax.broadcast_in_dim(total, acc.shape, [0])
-            mine[...] = acc.astype(q.dtype)
+            mine[...] = acc.astype(qkv.dtype)
             gpu.commit_smem()
             gpu.copy_smem_to_gmem(mine, out_ref.at[queries])
             gpu.wait_smem_to_gmem(0)
@@ -156,22 +152,22 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, length: int, interpret: Any
         def _() -> None:
             gpu.set_max_registers(24, action="decrease")
 
-            def fetch(i: jax.Array, slot: jax.Array, kept, to, there) -> None:  # noqa: ANN001
-                keys = window, pl.ds(i * KEYS, KEYS), head
-                gpu.copy_gmem_to_smem(kept.at[keys], to.at[slot], there.at[slot])
+            def fetch(i: jax.Array, slot: jax.Array, what: int, to, there) -> None:  # noqa: ANN001
+                keys = window, pl.ds(i * KEYS, KEYS), what * heads + head
+                gpu.copy_gmem_to_smem(qkv_ref.at[keys], to.at[slot], there.at[slot])
 
             @pl.loop(0, min(steps, STAGES))
             def _(i: jax.Array) -> None:
-                fetch(i, i, k_ref, k_smem, k_there)
-                fetch(i, i, v_ref, v_smem, v_there)
+                fetch(i, i, 1, k_smem, k_there)
+                fetch(i, i, 2, v_smem, v_there)
 
             @pl.loop(STAGES, max(steps, STAGES))
             def _(i: jax.Array) -> None:
                 slot = lax.rem(i, jnp.int32(STAGES))
                 gpu.barrier_wait(k_gone.at[slot])
-                fetch(i, slot, k_ref, k_smem, k_there)
+                fetch(i, slot, 1, k_smem, k_there)
                 gpu.barrier_wait(v_gone.at[slot])
-                fetch(i, slot, v_ref, v_smem, v_there)
+                fetch(i, slot, 2, v_smem, v_there)
 
             if steps > STAGES:  # all that was fetched is used before the block ends
                 for slot in range(STAGES):
@@ -181,15 +177,15 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, length: int, interpret: Any
     def entry(*refs) -> None:  # noqa: ANN002
         # The widest swizzle that a head and a block of keys are multiples of.
         swizzle = next(
-            n for n in (128, 64, 32) if all(m * q.dtype.itemsize % n == 0 for m in (size, KEYS))
+            n for n in (128, 64, 32) if all(m * qkv.dtype.itemsize % n == 0 for m in (size, KEYS))
         )
         transforms = (
-            gpu.TilingTransform((8, swizzle // q.dtype.itemsize)),
+            gpu.TilingTransform((8, swizzle // qkv.dtype.itemsize)),
             gpu.SwizzleTransform(swizzle),
         )
 
         def tiled(*shape: int) -> Any:
-            return gpu.SMEM(shape, q.dtype, transforms=transforms)
+            return gpu.SMEM(shape, qkv.dtype, transforms=transforms)
 
         pl.run_scoped(
             lambda *scoped: kernel(*refs, scoped),
@@ -204,14 +200,15 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, length: int, interpret: Any
             collective_axes="who",
         )
 
-    return gpu.kernel(
+    out = gpu.kernel(
         entry,
-        out_type=jax.ShapeDtypeStruct(q.shape, q.dtype),
+        out_type=jax.ShapeDtypeStruct((windows, rows, heads, size), qkv.dtype),
         # Side by side run blocks of one head, which read the same keys.
-        grid=(windows, heads, rows // BLOCK),
+        grid=(windows, heads, -(-length // BLOCK)),
         grid_names=("window", "head", "tile"),
         num_threads=GROUPS + 1,
         thread_name="who",
         compiler_params=gpu.CompilerParams(approx_math=True),
         interpret=interpret,
-    )(q, k, v)
+    )(qkv.reshape(windows, rows, 3 * heads, size))
+    return out[:, :length]

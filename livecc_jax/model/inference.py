@@ -318,15 +318,10 @@ def attend_all(qkv: jax.Array, angles: jax.Array) -> jax.Array:
     Returns:
         [W, S, H, D].
     """
-    length = qkv.shape[1]
-    if len(angles) == 1 and rotate_rows.usable():
-        if attention_windows.usable(qkv.dtype, qkv.shape[-1]):
-            rows = attention_windows.rows_of(length)
-            q, k, v = rotate_rows.rotated_windows(qkv, angles, rows)
-            return attention_windows.attend(q, k, v, length)[:, :length]
-        q, k, v = rotate_rows.rotated_windows(qkv, angles)
-    else:
-        q, k, v = rotated(qkv, angles)
+    kernels = attention_windows.usable(qkv.dtype, qkv.shape[-1]) and rotate_rows.usable()
+    if len(angles) == 1 and kernels:
+        return attention_windows.attend(rotate_rows.rotated_windows(qkv, angles))
+    q, k, v = rotated(qkv, angles)
     if _dense(q, k):
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     ones = jnp.ones(q.shape[:2], jnp.int32)

@@ -1,7 +1,8 @@
 """Matrix products of decoding, with what stands before and after them in a layer.
 
 On a GPU, what stands between two products of several rows is one kernel (`between_products`): a sum of
-the residual stream waits, as `Sum`, for the norm that follows it.
+the residual stream waits, as `Sum`, for the norm that follows it. A gate or GELU is part of the product
+of many rows before it (`product_many`), unless it is of eight bits.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from livecc_jax.model import between_products, product_one
-from livecc_jax.model.between_products import Narrow, Sum
+from livecc_jax.model import between_products, product_many, product_one
+from livecc_jax.model.between_products import Between, Narrow, Sum
 from livecc_jax.model.layers import quick_gelu
 from livecc_jax.model.norms import Norm, RmsNorm
 from livecc_jax.model.quantize import ROWS, product8, products8, raw8
@@ -49,7 +50,7 @@ def product(
     contract: int = 1,
     *,
     norm: Norm | None = None,
-    gated: bool = False,
+    between: Between | None = None,
     add: jax.Array | None = None,
     dtype: Any = None,
 ) -> jax.Array:
@@ -61,17 +62,19 @@ def product(
             `quantize.quantize`; with "bias" [*outputs] or without.
         contract: how many axes are inputs.
         norm: normalises x first, over one axis of inputs.
-        gated: outputs are [2, F]; the first goes through SiLU and multiplies the second.
+        between: what stands between it and another: `gate`, outputs are [2, F], and the first goes
+            through SiLU and multiplies the second; `gelu`, each goes through `layers.quick_gelu`.
         add: [..., *outputs] to add in the end.
         dtype: of the outcome, where x is `Narrow`.
 
     Returns:
-        [..., *outputs], or [..., F] if gated, in x's dtype.
+        [..., *outputs], or [..., F] of a gate, in x's dtype.
     """
+    gated = between == "gate"
     if not isinstance(x, Narrow) and "kernel" not in weights and _count(x, contract) == 1:
         eight = "kernel8" in weights
         outputs = weights["scale"].shape if eight else weights["rows"].shape[:-contract]
-        serves = norm is None or isinstance(norm, RmsNorm)
+        serves = (norm is None or isinstance(norm, RmsNorm)) and between != "gelu"
         if serves and product_one.usable(math.prod(outputs), x.size, eight):
             y = product_one.times(
                 x.reshape(-1),
@@ -86,10 +89,29 @@ def product(
     if "kernel8" in weights:
         y = product8(x, weights, contract, norm, dtype)
     else:
-        y = _linear(x if norm is None else norm(x), weights, contract)
+        x = x if norm is None else norm(x)
+        if add is None and contract == 1 and _served(x, weights, between):
+            kernel = weights["rows" if gated else "kernel"]
+            rows = x.reshape(-1, x.shape[-1])
+            y = product_many.times(rows, kernel, weights.get("bias"), between=between)
+            return y.reshape(*x.shape[:-1], -1)
+        y = _linear(x, weights, contract)
     if gated:
         y = jax.nn.silu(y[..., 0, :]) * y[..., 1, :]
+    elif between == "gelu":
+        y = quick_gelu(y)
     return y if add is None else add + y
+
+
+def _served(x: jax.Array, weights: Params, between: Between | None) -> bool:
+    """Whether `product_many` takes rows x and weights that lie like this."""
+    if between == "gate" and "rows" in weights and "bias" not in weights:
+        outputs = math.prod(weights["rows"].shape[:-1])
+    elif between == "gelu" and "kernel" in weights:
+        outputs = weights["kernel"].shape[1]
+    else:
+        return False
+    return product_many.usable(_count(x), x.shape[-1], outputs, x.dtype)
 
 
 def joined(x: jax.Array, out: jax.Array, weights: Params, contract: int = 1) -> Stream:
@@ -114,7 +136,7 @@ def gated_mlp(
     """
     if "kernel8" in down and _count(x) > 1:
         return _joined8(x, products8(given, gate_up, "gate", down, norm, x.dtype))
-    return joined(x, product(given, gate_up, norm=norm, gated=True), down)
+    return joined(x, product(given, gate_up, norm=norm, between="gate"), down)
 
 
 def gelu_mlp(
@@ -123,7 +145,7 @@ def gelu_mlp(
     """x + what is given, normed, through fc1, `layers.quick_gelu` and fc2; as `gated_mlp`."""
     if "kernel8" in fc2 and _count(x) > 1:
         return _joined8(x, products8(given, fc1, "gelu", fc2, norm, x.dtype))
-    return joined(x, quick_gelu(product(given, fc1, norm=norm)), fc2)
+    return joined(x, product(given, fc1, norm=norm, between="gelu"), fc2)
 
 
 def _joined8(x: jax.Array, raw: between_products.Raw) -> Stream:

@@ -22,49 +22,43 @@ def usable() -> bool:
     return layout.platform == "gpu" and layout.mesh is None and triton_of_pallas() is not None
 
 
-def rotated_windows(
-    qkv: jax.Array, angles: jax.Array, rows: int | None = None, interpret: bool = False
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Queries and keys of the vision tower's windows, rotated alike in each, and values.
+def rotated_windows(qkv: jax.Array, angles: jax.Array, interpret: bool = False) -> jax.Array:
+    """The vision tower's windows, queries and keys rotated alike in each, where they are.
 
     Args:
         qkv: [W, S, 3, H, D].
         angles: float32 [1, S, D / 2].
-        rows: R, at least S and by default S.
         interpret: run the kernel's meaning instead, on any device.
 
     Returns:
-        [W, R, H, D] each, zeros behind the first S.
+        [W, S, 3, H, D].
     """
     from jax.experimental import pallas as pl
 
     triton = triton_of_pallas()
     windows, length, _, heads, size = qkv.shape
-    half, width, rows = size // 2, heads * size, rows or length
+    half, width = size // 2, heads * size
 
-    def kernel(row_ref, cos_ref, sin_ref, *out_refs) -> None:  # noqa: ANN001, ANN002
+    def kernel(row_ref, cos_ref, sin_ref, out_ref) -> None:  # noqa: ANN001
         of_heads = _Heads(triton, heads, half)
-        there = pl.program_id(1) < length
-        cos, sin = (of_heads.angle(ref, there) for ref in (cos_ref, sin_ref))
-        for i, out_ref in enumerate(out_refs):
-            pair = of_heads.load(row_ref, i * width + of_heads.number * size, there)
-            pair = rotate_halves(*pair, cos, sin) if i < 2 else pair
-            of_heads.store(out_ref, pair, of_heads.number * size)
+        cos, sin = (of_heads.angle(ref) for ref in (cos_ref, sin_ref))
+        for i in range(2):
+            place = i * width + of_heads.number * size
+            of_heads.store(out_ref, rotate_halves(*of_heads.load(row_ref, place), cos, sin), place)
 
-    def of_row(width: int) -> pl.BlockSpec:
-        return pl.BlockSpec((None, None, width), lambda w, s: (w, s, 0))
-
+    of_row = pl.BlockSpec((None, None, 3 * width), lambda w, s: (w, s, 0))
     out = pl.pallas_call(
         kernel,
-        grid=(windows, rows),
-        in_specs=[of_row(3 * width), *[pl.BlockSpec((None, half), lambda w, s: (s, 0))] * 2],
-        out_specs=[of_row(width)] * 3,
-        out_shape=[jax.ShapeDtypeStruct((windows, rows, width), qkv.dtype)] * 3,
+        grid=(windows, length),
+        in_specs=[of_row, *[pl.BlockSpec((None, half), lambda w, s: (s, 0))] * 2],
+        out_specs=of_row,
+        out_shape=jax.ShapeDtypeStruct((windows, length, 3 * width), qkv.dtype),
+        input_output_aliases={0: 0},
         compiler_params=triton.CompilerParams(num_warps=WARPS, num_stages=1),
         interpret=interpret,
         name="rotated_windows",
     )(qkv.reshape(windows, length, 3 * width), jnp.cos(angles[0]), jnp.sin(angles[0]))
-    return tuple(x.reshape(windows, rows, heads, size) for x in out)
+    return out.reshape(qkv.shape)
 
 
 def placed_prompt(
@@ -164,15 +158,14 @@ class _Heads:
         self._place = jnp.arange(_power(half))[None]
         self._real = (self.number < count) & (self._place < half)
 
-    def angle(self, ref: Any, there: jax.Array | bool = True) -> jax.Array:
-        """[1, D / 2], of cosines or sines; zeros if it is not there."""
-        real = (self._place < self._half) & there
-        return self._triton.load(ref.at[self._place], mask=real, other=0)
+    def angle(self, ref: Any) -> jax.Array:
+        """[1, D / 2], of cosines or sines."""
+        return self._triton.load(ref.at[self._place], mask=self._place < self._half, other=0)
 
-    def load(self, ref: Any, begin: jax.Array, there: jax.Array | bool = True) -> list[jax.Array]:
-        """Both halves of heads that begin at `begin` [N, 1]; zeros if they are not there."""
+    def load(self, ref: Any, begin: jax.Array) -> list[jax.Array]:
+        """Both halves of heads that begin at `begin` [N, 1]."""
         halves = (ref.at[begin + self._place + at] for at in (0, self._half))
-        return [self._triton.load(half, mask=self._real & there, other=0) for half in halves]
+        return [self._triton.load(half, mask=self._real, other=0) for half in halves]
 
     def store(self, ref: Any, pair: Any, begin: jax.Array, there: jax.Array | bool = True) -> None:
         """Put both halves of heads where they begin, if that is there."""

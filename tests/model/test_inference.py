@@ -19,6 +19,7 @@ from livecc_jax.model import (
     attention_windows,
     between_products,
     cache_attention,
+    product_many,
     product_one,
     rotate_rows,
 )
@@ -139,14 +140,11 @@ def test_windows_are_rotated_and_attend(windows, length):
 
     qkv = jax.random.normal(jax.random.key(0), (windows, length, 3, 3, 80))
     angles = jax.random.uniform(jax.random.key(1), (1, length, 40), maxval=6.0)
-    rows = attention_windows.rows_of(length)
-    made = rotate_rows.rotated_windows(qkv, angles, rows, interpret=True)
+    made = rotate_rows.rotated_windows(qkv, angles, interpret=True)
     q, k, v = (qkv[:, :, i] for i in range(3))
     q, k = rotate(q, angles), rotate(k, angles)
-    for x, wanted in zip(made, (q, k, v)):
-        np.testing.assert_allclose(x[:, :length], wanted, atol=1e-6)
-        assert not x[:, length:].any()
-    out = attention_windows.attend(*made, length, interpret=InterpretGPUParams())[:, :length]
+    np.testing.assert_allclose(made, jnp.stack([q, k, v], axis=2), atol=1e-6)
+    out = attention_windows.attend(made, interpret=InterpretGPUParams())
     wanted = attend_masked(q, k, v, jnp.ones((windows, length, length), bool)).out
     np.testing.assert_allclose(out, wanted, atol=3e-6)
 
@@ -201,16 +199,16 @@ def linear_maps(rng):
     yield quantize({"kernel": kernel})
 
 
-@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("between", [None, "gate"])
 @pytest.mark.parametrize("normed", [False, True])
-def test_one_token_by_a_kernel_of_its_own(monkeypatch, gated, normed):
+def test_one_token_by_a_kernel_of_its_own(monkeypatch, between, normed):
     """Norm, product, bias, gate and residual in one are what they are one after the other."""
     rng = np.random.default_rng(1)
     norm = RmsNorm(jnp.asarray(rng.normal(size=384), jnp.float32), 1e-6) if normed else None
     x = jnp.asarray(rng.normal(size=(1, 1, 384)), jnp.float32)
     for weights in linear_maps(rng):
-        for add in (None, jnp.asarray(rng.normal(size=(1, 1, 96) if gated else (1, 1, 2, 96)))):
-            run = functools.partial(product, x, weights, norm=norm, gated=gated, add=add)
+        for add in (None, jnp.asarray(rng.normal(size=(1, 1, 96) if between else (1, 1, 2, 96)))):
+            run = functools.partial(product, x, weights, norm=norm, between=between, add=add)
             plain = run()
             with monkeypatch.context() as patch:
                 patch.setattr(product_one, "usable", lambda *shape: True)
@@ -239,7 +237,8 @@ def test_a_turn_is_made_for_a_gpu_of_these_kernels(monkeypatch, precision):
 
     def made(function, *given):
         text = jax.jit(function).trace(*given).lower(lowering_platforms=("cuda",)).as_text()
-        return {*re.findall(r'name = "(\w+)"', text), *re.findall("mosaic_gpu", text)}
+        named = re.findall(r'name = "(\w+)"', text) + re.findall(r"private @(times|attend|_run)\(", text)
+        return {*named}
 
     def of(queries):
         x = jax.ShapeDtypeStruct((1, queries, 256), jnp.bfloat16)
@@ -247,13 +246,37 @@ def test_a_turn_is_made_for_a_gpu_of_these_kernels(monkeypatch, precision):
 
     one = AbstractDevice("NVIDIA H100 80GB HBM3", None, "gpu")
     with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=one)):
-        tower = {"rotated_windows", "mosaic_gpu"}
-        between = {"add_and_norm"} | ({"narrow_rows"} if precision == "fp8" else set())
+        tower = {"rotated_windows", "attend"}
+        between = {"add_and_norm", "narrow_rows" if precision == "fp8" else "times"}
         head = {"product_one"} if precision == "fp8" else set()
-        frames = jax.ShapeDtypeStruct((1, 2, 56, 112, 3), jnp.uint8)
+        frames = jax.ShapeDtypeStruct((1, 16, 56, 112, 3), jnp.uint8)
         assert made(functools.partial(see, config), weights, frames) == tower | between
-        assert of(32) == {"placed_prompt", "mosaic_gpu", "mixed_prompt"} | between | head
+        assert of(256) == {"placed_prompt", "_run", "mixed_prompt"} | between | head
         assert of(1) == {"product_one", "attend_one", "keep_one"}
+
+
+@pytest.mark.parametrize("between", ["gate", "gelu"])
+def test_a_product_of_many_rows_and_what_follows_it(monkeypatch, between):
+    """In one kernel as step by step, by blocks that go on from tile to tile, and in shapes as given."""
+    from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
+
+    monkeypatch.setattr(product_many, "PROCESSORS", 2)
+    monkeypatch.setattr(product_many, "NEAR", 2)
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (3, 128, 320))
+    if between == "gate":
+        weights = {"rows": jax.random.normal(keys[1], (2, 384, 320)) / 18}
+    else:
+        weights = {
+            "kernel": jax.random.normal(keys[1], (320, 512)) / 18,
+            "bias": jax.random.normal(keys[2], (512,)),
+        }
+    norm = RmsNorm(jnp.linspace(0.5, 1.5, 320), 1e-6)
+    plain = product(x, weights, norm=norm, between=between)
+    monkeypatch.setattr(product_many, "usable", lambda *of: True)
+    interpreted = functools.partial(product_many.times, interpret=InterpretGPUParams())
+    monkeypatch.setattr(product_many, "times", interpreted)
+    np.testing.assert_allclose(product(x, weights, norm=norm, between=between), plain, atol=1e-5)
 
 
 def test_one_token_meets_weights_of_eight_bits_as_they_are_stored():
