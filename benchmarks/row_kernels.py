@@ -88,7 +88,14 @@ def tower(sizes, rows, flops, bandwidth):
     def plainly(qkv, angles):
         return jnp.stack(rotated(qkv, angles), axis=2)
 
-    compare("rotation, and a copy for it", moved / bandwidth, rotate_rows.rotated_windows, plainly, qkv, angles)
+    compare(
+        "rotation, and a copy for it",
+        moved / bandwidth,
+        rotate_rows.rotated_windows,
+        plainly,
+        qkv,
+        angles,
+    )
 
     def cudnn(qkv):
         q, k, v = (qkv[:, :, i] for i in range(3))

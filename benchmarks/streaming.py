@@ -236,8 +236,10 @@ def floors(model, frames, flops, bandwidth):
     merger = 2 * (patches // 4) * (16 * v.width**2 + 4 * v.width * t.width)
     print(f"  vision: floor {1e3 * (v.depth * block + merger) / flops:.1f} ms")
     layer = t.width * t.head_dim * (2 * t.heads + 2 * t.kv_heads) + 3 * t.width * t.mlp
-    read = 2 * len(prompt.tokens) * layer * t.layers / flops
-    each = 4 * len(prompt.tokens) * t.heads * t.head_dim * t.layers / flops
+    # Of the last layer nothing but keys and values, and all of one token.
+    last = t.width * t.head_dim * 2 * t.kv_heads
+    read = 2 * len(prompt.tokens) * (layer * (t.layers - 1) + last) / flops
+    each = 4 * len(prompt.tokens) * t.heads * t.head_dim * (t.layers - 1) / flops
     print(
         f"  a prompt of {len(prompt.tokens)} tokens: floor {1e3 * read:.1f} ms, and "
         f"{1e6 * each:.2f} ms for every 1,000 tokens of its past"

@@ -21,7 +21,7 @@ from livecc_jax.model.cache_attention import (
     together,
 )
 from livecc_jax.model.config import ModelConfig
-from livecc_jax.model.inference import decoder_layer, taken_apart
+from livecc_jax.model.inference import decoder_layer, of_token, taken_apart
 from livecc_jax.model.product import whole
 from livecc_jax.model.qwen2_vl import Params, Qwen2VL
 from livecc_jax.model.rope import rotate
@@ -58,9 +58,10 @@ def append(
     x: jax.Array,
     positions: jax.Array,
     start: jax.Array,
+    last: jax.Array | None = None,
 ) -> tuple[jax.Array, Cache]:
     """`append_new`, without what it tells of the new tokens."""
-    return append_new(model, layers, cache, x, positions, start)[:2]
+    return append_new(model, layers, cache, x, positions, start, last)[:2]
 
 
 def append_new(
@@ -70,6 +71,7 @@ def append_new(
     x: jax.Array,
     positions: jax.Array,
     start: jax.Array,
+    last: jax.Array | None = None,
 ) -> tuple[jax.Array, Cache, New]:
     """Run new tokens through every layer, writing their keys and values to the cache.
 
@@ -83,11 +85,47 @@ def append_new(
         x: [B, Q, D] embedded tokens.
         positions: int32 [B, 3, Q].
         start: int32 [B], the slot of each row's first new token.
+        last: int32 [B], the new token of each row whose hidden state is wanted; None for all of them.
+            Nothing depends on what the last layer makes of the others but its keys and values.
 
     Returns:
-        ([B, Q, D] hidden states after the final norm, the cache, keys and values of the new tokens).
+        ([B, Q, D] hidden states after the final norm, or [B, 1, D] of `last`; the cache; keys and
+        values of the new tokens).
     """
     angles = model.text.angles(positions)
+    written: Cache = []
+    told: New = []
+    several = x.shape[1] > 1
+    for i, (weights, old) in enumerate(zip(layers, cache)):
+        only = last if several and i + 1 == len(layers) else None
+
+        def attend(
+            qkv: jax.Array, old: tuple[jax.Array, jax.Array] = old, only: jax.Array | None = only
+        ) -> tuple[jax.Array, tuple[tuple[jax.Array, jax.Array], jax.Array]]:
+            new = qkv[..., -2:, :]
+            if qkv.shape[1] > 1:
+                # Cut out now: else whoever keeps it keeps the whole projection.
+                new = jax.lax.optimization_barrier(new)
+            if only is None:
+                out, kept = _kept_and_attended(qkv, angles, old, start)
+                return out, (kept, new)
+            # All are kept; one attends, and is kept once more where it is.
+            kept = _kept(qkv, angles, old, start)
+            token, at = of_token(qkv, only), of_token(angles, only)
+            out, kept = _kept_and_attended(token, at, kept, start + only)
+            return out, (kept, new)
+
+        with jax.named_scope(f"layer_{i}"):
+            x, (kept, new) = decoder_layer(model.config.text, weights, x, attend, only)
+        written.append(kept)
+        told.append(new)
+    return model.text.final(whole(x)), written, told
+
+
+def _kept(
+    qkv: jax.Array, angles: jax.Array, old: tuple[jax.Array, jax.Array], start: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """A cache's layer with new tokens, qkv [B, Q, K, G + 2, D] not rotated."""
 
     def write(old: jax.Array, new: jax.Array) -> jax.Array:
         new = new.astype(old.dtype)
@@ -98,34 +136,23 @@ def append_new(
             kept = jax.vmap(place)(old, new, start)
         return constrain(kept, *CACHE_AXES)
 
-    written: Cache = []
-    told: New = []
-    for i, (weights, old) in enumerate(zip(layers, cache)):
+    _, k, v = taken_apart(qkv)
+    return write(old[0], rotate(k, angles)), write(old[1], v)
 
-        def attend(
-            qkv: jax.Array, old: tuple[jax.Array, jax.Array] = old
-        ) -> tuple[jax.Array, tuple[tuple[jax.Array, jax.Array], jax.Array]]:
-            new = qkv[..., -2:, :]
-            if qkv.shape[1] > 1:
-                # Cut out now: else whoever keeps it keeps the whole projection.
-                new = jax.lax.optimization_barrier(new)
-            if takes(qkv, old[0]):
-                out, kept = keep_and_attend(qkv, angles, old, start)
-                return out, (kept, new)
-            q, k, v = taken_apart(qkv)
-            q, k = rotate(q, angles), rotate(k, angles).astype(old[0].dtype)
-            v = v.astype(old[1].dtype)
-            kept = write(old[0], k), write(old[1], v)
-            if q.shape[1] == 1:
-                return attend_past(q, *kept, start + 1).out, (kept, new)
-            parts = [attend_past(q, *kept, start), attend_causal(q, k, v)]
-            return together(parts), (kept, new)
 
-        with jax.named_scope(f"layer_{i}"):
-            x, (kept, new) = decoder_layer(model.config.text, weights, x, attend)
-        written.append(kept)
-        told.append(new)
-    return model.text.final(whole(x)), written, told
+def _kept_and_attended(
+    qkv: jax.Array, angles: jax.Array, old: tuple[jax.Array, jax.Array], start: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """([B, Q, K * G, D] what new tokens attend to, the cache's layer with them)."""
+    if takes(qkv, old[0]):
+        return keep_and_attend(qkv, angles, old, start)
+    kept = _kept(qkv, angles, old, start)
+    q, k, v = taken_apart(qkv)
+    q = rotate(q, angles)
+    if q.shape[1] == 1:
+        return attend_past(q, *kept, start + 1).out, kept
+    own = rotate(k, angles).astype(old[0].dtype), v.astype(old[1].dtype)
+    return together([attend_past(q, *kept, start), attend_causal(q, *own)]), kept
 
 
 def start(

@@ -190,7 +190,9 @@ def _unturned_axes(axes: Params, contract: int) -> Params:
     return {"kernel": kernel, **{k: v for k, v in axes.items() if k != "rows"}}
 
 
-def decoder_layer(config: TextConfig, weights: Params, x: Stream, attend: Attend) -> tuple[Stream, Any]:
+def decoder_layer(
+    config: TextConfig, weights: Params, x: Stream, attend: Attend, last: jax.Array | None = None
+) -> tuple[Stream, Any]:
     """One layer of the decoder, as `model.decoder.DecoderLayer`.
 
     Args:
@@ -198,20 +200,27 @@ def decoder_layer(config: TextConfig, weights: Params, x: Stream, attend: Attend
         weights: from `lay_out`.
         x: [B, T, D].
         attend: what queries, keys and values are for, none of them taken apart or rotated yet.
+        last: int32 [B], to go on with this token of each row alone, for which `attend` then has to
+            give what it attends to, [B, 1, H, D].
 
     Returns:
-        ([B, T, D], what `attend` hands back).
+        ([B, T, D], or [B, 1, D] of a token; what `attend` hands back).
     """
     with jax.named_scope("attn"):
         norm = RmsNorm(weights["input_norm"], config.norm_eps)
         x, given, norm = before(x, norm, weights["qkv"])
         qkv = product(given, weights["qkv"], norm=norm, dtype=x.dtype)
         out, kept = attend(qkv)
-        x = joined(x, out, weights["o"], 2)
+        x = joined(x if last is None else of_token(x, last), out, weights["o"], 2)
     with jax.named_scope("mlp"):
         norm = RmsNorm(weights["post_norm"], config.norm_eps)
         x, given, norm = before(x, norm, weights["gate_up"])
         return gated_mlp(x, given, weights["gate_up"], weights["down"], norm), kept
+
+
+def of_token(x: jax.Array, number: jax.Array) -> jax.Array:
+    """[B, 1, ...] of x [B, T, ...]: one token of each row, int32 [B]."""
+    return jnp.take_along_axis(x, number.reshape(-1, *[1] * (x.ndim - 1)), axis=1)
 
 
 def logits(model: Qwen2VL, weights: Weights, hidden: jax.Array) -> jax.Array:

@@ -101,6 +101,7 @@ def read_turn(
     x: jax.Array,
     positions: jax.Array,
     room: int,
+    last: jax.Array | None = None,
 ) -> tuple[jax.Array, Cache, New]:
     """Run prompts through every layer, each over its context.
 
@@ -112,10 +113,11 @@ def read_turn(
         x: [B, Q, D] embedded prompts, padded at their ends.
         positions: int32 [B, 3, Q].
         room: M, tokens that the answer may have.
+        last: int32 [B], the token of each row whose hidden state is wanted; None for all of them.
 
     Returns:
-        ([B, Q, D] hidden states after the final norm, a cache of context and prompt with room for the
-        answer, the prompt's own for `keep`).
+        ([B, Q, D] hidden states after the final norm, or [B, 1, D] of `last`; a cache of context and
+        prompt with room for the answer; the prompt's own for `keep`).
     """
     spare = working_room(context.places.shape[1] + x.shape[1] + room) - context.places.shape[1]
     where, at = (jnp.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, spare)]) for a in context[:3:2])
@@ -130,7 +132,7 @@ def read_turn(
             value = jnp.where(remembered, _found(values, where, x.dtype), 0)
             yield rotate(_found(keys, where, x.dtype), angles), value
 
-    return append_new(model, layers, gathered(), x, positions, context.length)
+    return append_new(model, layers, gathered(), x, positions, context.length, last)
 
 
 def working_room(tokens: int) -> int:

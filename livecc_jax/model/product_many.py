@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from livecc_jax.model.attention_layout import layout_in_scope
-from livecc_jax.model.attention_prompt import GROUP, PROCESSORS, in_registers, mosaic, multiplies
+from livecc_jax.model.attention_prompt import GROUP, PROCESSORS, mosaic, multiplies
 from livecc_jax.model.between_products import Between
 from livecc_jax.model.layers import quick_gelu
 
@@ -84,7 +84,6 @@ def times(
     beside = 1 if interpret else CLUSTER  # the interpreter has no barrier of a cluster
     steps, tall = size // STEP, beside * BLOCK
     down, over = -(-rows // tall), outputs // each
-    laid, _ = in_registers(interpret)
 
     def place(number: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Of a tile, its rows' and columns' numbers."""
@@ -206,9 +205,7 @@ def times(
             return gpu.SMEM(shape, x.dtype, transforms=transforms)
 
         if beside > 1:
-            gone = gpu.ClusterBarrier(
-                collective_axes=("cluster",), num_arrivals=2, num_barriers=STAGES
-            )
+            gone = gpu.ClusterBarrier(collective_axes=("cluster",), num_arrivals=2, num_barriers=STAGES)
         else:
             gone = gpu.Barrier(num_arrivals=2, num_barriers=STAGES)
         columns = (WIDE, STEP) if gated else (STEP, WIDE)

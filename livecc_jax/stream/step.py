@@ -50,10 +50,11 @@ def look(config: ModelConfig, weights: Weights, frames: tuple[jax.Array, ...]) -
 def prefill(
     config: ModelConfig, weights: Weights, cache: Cache, length: jax.Array, turn: TurnInput
 ) -> tuple[jax.Array, Cache]:
-    """Append the prompt: ([B, Q, D] hidden states, cache)."""
+    """Append the prompt: ([B, D] the hidden state of its last token, cache)."""
     model = bind(config, weights.rest)
     x = model.embed(turn.tokens, turn.pictures, turn.vision_index)
-    return append(model, weights.layers, cache, x, turn.positions, length)
+    hidden, cache = append(model, weights.layers, cache, x, turn.positions, length, last=turn.count - 1)
+    return hidden[:, 0], cache
 
 
 @functools.partial(jax.jit, static_argnames="config", donate_argnames=("cache", "state"))
@@ -63,11 +64,6 @@ def read(
     """Take part of a long prompt, to which nothing is said yet; cache and state are donated."""
     _, cache = prefill(config, weights, cache, state.length, turn)
     return cache, state._replace(length=state.length + turn.count, seen=seen_of(state, turn))
-
-
-def last_of(hidden: jax.Array, turn: TurnInput) -> jax.Array:
-    """[B, D] of [B, Q, D]: that of each prompt's last token."""
-    return jnp.take_along_axis(hidden, (turn.count - 1)[:, None, None], axis=1)[:, 0]
 
 
 def seen_of(state: SlotState, turn: TurnInput) -> jax.Array:
@@ -111,10 +107,8 @@ def run_turn(
         (int32 [B, limit] what each slot said, -1 after the end; the cache; the state). A slot that said
         as many tokens as it may was cut: its last one is not in the cache.
     """
-    hidden, cache = prefill(config, weights, cache, state.length, turn)
-    asked = Asked(
-        last_of(hidden, turn), state.length + turn.count, turn.next_position, seen_of(state, turn)
-    )
+    last, cache = prefill(config, weights, cache, state.length, turn)
+    asked = Asked(last, state.length + turn.count, turn.next_position, seen_of(state, turn))
     model = bind(config, weights.rest)
     said = say(model, weights, stop, asked, cache, controls, limit, limit, sampled=sampled)
     return said.tokens, said.cache, SlotState(asked.length + said.kept, said.seen)

@@ -18,7 +18,7 @@ from livecc_jax.model.pool import Context, Pool, keep, read_turn
 from livecc_jax.model.qwen2_vl import bind
 from livecc_jax.stream.answer import Asked, Controls, StopIds, say
 from livecc_jax.stream.compiled import ON_GPU, Compiled
-from livecc_jax.stream.step import TurnInput, last_of
+from livecc_jax.stream.step import TurnInput
 
 
 class Places(NamedTuple):
@@ -70,13 +70,15 @@ def take_turns(
     batch, bucket = turn.tokens.shape
     rows = jnp.arange(batch)
     x = model.embed(turn.tokens, turn.pictures, turn.vision_index)
-    hidden, cache, prompt = read_turn(model, weights.layers, pool, context, x, turn.positions, limit)
+    hidden, cache, prompt = read_turn(
+        model, weights.layers, pool, context, x, turn.positions, limit, last=turn.count - 1
+    )
     remembered = jnp.arange(context.tokens.shape[1]) < context.length[:, None]
     real = jnp.arange(bucket) < turn.count[:, None]
     seen = jnp.zeros((batch, config.text.vocab_size), bool)
     seen = seen.at[rows[:, None], context.tokens].max(remembered)
     seen = seen.at[rows[:, None], turn.tokens].max(real)
-    asked = Asked(last_of(hidden, turn), context.length + turn.count, turn.next_position, seen)
+    asked = Asked(hidden[:, 0], context.length + turn.count, turn.next_position, seen)
     said = say(
         model, weights, stop, asked, cache, controls, limits, limit, sampled=sampled, new_dtype=x.dtype
     )

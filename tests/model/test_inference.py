@@ -237,13 +237,16 @@ def test_a_turn_is_made_for_a_gpu_of_these_kernels(monkeypatch, precision):
 
     def made(function, *given):
         text = jax.jit(function).trace(*given).lower(lowering_platforms=("cuda",)).as_text()
-        named = re.findall(r'name = "(\w+)"', text) + re.findall(r"private @(times|attend|_run)\(", text)
+        named = re.findall(r'name = "(\w+)"', text) + re.findall(
+            r"private @(times|attend|_run)\(", text
+        )
         return {*named}
 
     def of(queries):
         x = jax.ShapeDtypeStruct((1, queries, 256), jnp.bfloat16)
         return made(say, weights, kept, x, jnp.zeros((1, 3, queries), int), jnp.array([70]))
 
+    monkeypatch.setattr(product_many, "LEAST_ROWS", 256)
     one = AbstractDevice("NVIDIA H100 80GB HBM3", None, "gpu")
     with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=one)):
         tower = {"rotated_windows", "attend"}

@@ -124,7 +124,7 @@ def streamed_logits(mode, model=model):
         given = stream._turn_input(frames(turn), turn_label(*turn_span(turn)))
         count = int(given.count[0])
         hidden, cache = see(cache, jnp.array([length]), given)
-        out.append(head(hidden[0, count - 1]))
+        out.append(head(hidden[0]))
         length, at = length + count, int(given.next_position[0])
         for token in TOKENIZER.encode(answer):
             hidden, cache = one(
