@@ -120,6 +120,14 @@ def check_products():
         y = plain.astype(jnp.float32) @ norm(x[0, 0].astype(jnp.float32))
         told.append(apart(one[0, 0], jax.nn.silu(y[0]) * y[1]))
         print(f"one token, from the plain one: a product of {name} {told[-1]:.1e}", flush=True)
+    several = jax.random.normal(keys[3], (1032, 3584), jnp.bfloat16)
+    fc1 = jax.random.normal(keys[2], (3584, 5120), jnp.bfloat16) / 60
+    bias = jax.random.normal(keys[1], (5120,), jnp.bfloat16)
+    for between, weights in (("gate", {"rows": rows / 60}), ("gelu", {"kernel": fc1, "bias": bias})):
+        run = jax.jit(functools.partial(product, between=between))
+        exact = jax.tree.map(lambda x: x.astype(jnp.float32), (several, weights))
+        told.append(apart(run(several, weights), run(*exact)))
+        print(f"1,032 tokens, a product and {between}: {told[-1]:.1e}", flush=True)
     head = quantize_head(rows.reshape(-1, 3584))
     wide = head["rows8"].astype(jnp.float32) * head["scale"][:, None]
     told.append(apart(jax.jit(head8)(x[0, 0], head), wide @ x[0, 0].astype(jnp.float32)))
@@ -338,6 +346,10 @@ def live_sessions(model, frames, plan, args):
     for count, length in plan:
         rng = np.random.default_rng(count)
         together = min(args.batch, -(-count // args.share))
+        # A tick of as many, so that its program is made before it is timed.
+        for i, stream in enumerate(streams[:together]):
+            stream.push(frames[1 + i % 3])
+        engine.tick()
         dropped = sum(s.lateness.dropped for s in streams)
         began = time.perf_counter() + 0.1
         due = sorted((began + p, i) for i, p in enumerate(rng.uniform(0, 1, count)))
@@ -354,6 +366,8 @@ def live_sessions(model, frames, plan, args):
             else:
                 time.sleep(max(0.0, due[0][0] - time.perf_counter()))
         settled = [x for now, x in late if now > began + 5]
+        if not settled:
+            raise SystemExit(f"{count} sessions said nothing after the first 5 s")
         dropped = sum(s.lateness.dropped for s in streams) - dropped
         print(
             f"{count} sessions live for {length} s, a tick when {together} wait, from capture to "
