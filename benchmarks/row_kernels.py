@@ -1,25 +1,31 @@
 """What the tower's attention takes, and what stands between two products: by our kernels, and without.
 
     python benchmarks/row_kernels.py --presets 7b,2b --rows 1,16
+    python benchmarks/row_kernels.py --presets 2b --rows 1,16 --whole
 
 On a GPU of Hopper's generation. Of so many streams that take a turn at once: the tower's attention
 against cuDNN; the rotation before it; products with gate or GELU behind them; residual and norm; and in
 eight bits residual, norm, gate or GELU with scale and rounding; each against plain XLA's and beside its
 floor: the bytes it has to move at the measured rate of reading, or its FLOPs at that of products. Stops
-if a kernel is wrong.
+if a kernel is wrong. With --whole the tower from pixels to pictures instead, with all kernels and then
+without one at a time.
 """
 
 import argparse
 import functools
+import itertools
 import time
+from contextlib import nullcontext
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
-from streaming import machine, seconds
+from random_weights import random_params
+from streaming import SIZE, machine, seconds
 
-from livecc_jax.model import attention_windows, product_many, rotate_rows
+from livecc_jax.model import attention_windows, between_products, product_many, rotate_rows
 from livecc_jax.model.between_products import Narrow, Raw, Sum, add_and_norm, narrow_rows
-from livecc_jax.model.inference import rotated
+from livecc_jax.model.inference import lay_out, rotated, see
 from livecc_jax.model.layers import quick_gelu
 from livecc_jax.model.norms import LayerNorm, RmsNorm
 from livecc_jax.model.presets import preset
@@ -151,15 +157,38 @@ def between(name, rows, size, bandwidth, norm=None, kind=None, eight=True):
     compare(name, moved / bandwidth, ours, plain, x, sums)
 
 
+def whole_tower(name, rows):
+    """Milliseconds of the tower, and what they are without one kind of kernel."""
+    config = preset(name)
+    weights = lay_out(random_params(config)).for_seeing()
+    frames = jax.random.randint(jax.random.key(0), (rows, 2, *SIZE, 3), 0, 256).astype(jnp.uint8)
+    kinds = {
+        "": None,
+        " without residual and norm in one": between_products,
+        " without GELU in a product": product_many,
+        " without attention of its own": attention_windows,
+    }
+    for what, kernels in kinds.items():
+        with mock.patch.object(kernels, "usable", return_value=False) if kernels else nullcontext():
+            run = jax.jit(functools.partial(see, config), compiler_options=ON_GPU)
+            took = seconds(functools.partial(run, weights, frames), 20)
+        print(f"{name}, {rows} frame pairs{what}: {1e3 * took:.2f} ms", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--presets", default="7b,2b")
     parser.add_argument("--rows", default="1,16", help="streams that take a turn at once")
+    parser.add_argument("--whole", action="store_true", help="the tower as a whole")
     args = parser.parse_args()
     device = jax.devices()[0]
     print(device.device_kind, f"jax {jax.__version__}", time.strftime("%Y-%m-%d"), sep=", ")
     if not attention_windows.usable(jnp.bfloat16, 80):
         raise SystemExit("these kernels are for a GPU of Hopper's generation")
+    if args.whole:
+        for name, rows in itertools.product(args.presets.split(","), args.rows.split(",")):
+            whole_tower(name, int(rows))
+        return
     flops, bandwidth = machine()
     print(f"measured: {flops / 1e12:.0f} TFLOP/s, {bandwidth / 1e12:.2f} TB/s", flush=True)
     for number, name in enumerate(args.presets.split(",")):
