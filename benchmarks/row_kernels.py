@@ -4,11 +4,11 @@
     python benchmarks/row_kernels.py --presets 2b --rows 1,16 --whole
 
 On a GPU of Hopper's generation. Of so many streams that take a turn at once: the tower's attention
-against cuDNN; the rotation before it; products with gate or GELU behind them; residual and norm; and in
-eight bits residual, norm, gate or GELU with scale and rounding; each against plain XLA's and beside its
-floor: the bytes it has to move at the measured rate of reading, or its FLOPs at that of products. Stops
-if a kernel is wrong. With --whole the tower from pixels to pictures instead, with all kernels and then
-without one at a time.
+against cuDNN; the rotation before it; a layer's context out of the pool; products with gate or GELU
+behind them; residual and norm; and in eight bits residual, norm, gate or GELU with scale and rounding;
+each against plain XLA's and beside its floor: the bytes it has to move at the measured rate of reading,
+or its FLOPs at that of products. Stops if a kernel is wrong. With --whole the tower from pixels to
+pictures instead, with all kernels and then without one at a time.
 """
 
 import argparse
@@ -25,15 +25,19 @@ from streaming import SIZE, machine, seconds
 
 from livecc_jax.model import attention_windows, between_products, product_many, rotate_rows
 from livecc_jax.model.between_products import Narrow, Raw, Sum, add_and_norm, narrow_rows
+from livecc_jax.model.gather_context import gather_context
 from livecc_jax.model.inference import lay_out, rotated, see
+from livecc_jax.model.kept import narrow
 from livecc_jax.model.layers import quick_gelu
 from livecc_jax.model.norms import LayerNorm, RmsNorm
+from livecc_jax.model.pool import gather_plainly, working_room
 from livecc_jax.model.presets import preset
 from livecc_jax.model.quantize import narrow_plainly
 from livecc_jax.stream.compiled import ON_GPU
 
 PATCHES = 1536  # of a frame pair of 448x672: whole blocks of the kernel
 PROMPT = 416  # tokens, with it
+CONTEXT = 8246  # tokens that a stream remembers
 ROUNDS, UNROLLED = 20, 5
 CLOSE = 0.02  # of the standard deviation; of eight bits, some round the other way
 
@@ -43,15 +47,14 @@ def made(seed, *shape, dtype=jnp.bfloat16):
 
 
 def each(step, *given):
-    """Seconds of `step(*given)`, with two kernels of one number that tie one call to the next."""
+    """Seconds of `step(*given)`, and of copying the first array given, which ties call to call."""
 
     @functools.partial(jax.jit, compiler_options=ON_GPU)
     def run(given):
         def some(_, carry):
             for _ in range(UNROLLED):
                 (first, *others), nothing = carry
-                at = (0,) * first.ndim
-                first = first.at[at].add(nothing.astype(first.dtype))
+                first = first.at[(0,) * first.ndim].add(nothing.astype(first.dtype))
                 # Made whole, though one number of each is looked at.
                 out = jax.lax.optimization_barrier(step(first, *others))
                 looked_at = sum(x.reshape(-1)[0].astype(jnp.float32) for x in jax.tree.leaves(out))
@@ -68,7 +71,10 @@ def wide(x):
 
 
 def compare(name, floor, ours, plain, *given):
-    """Check one against the other, and print what both take beside a floor in seconds."""
+    """Check one against the other, and print what both take beside a floor in seconds.
+
+    All that they do has to depend on the first array given, or it is not done each time.
+    """
 
     def outcome(step):
         out = jax.jit(step)(*given)
@@ -130,6 +136,31 @@ def gate_and_up(rows, width, outputs, flops):
     compare("a product and its gate", 2 * rows * weights.size / flops, ours, plain, x, weights)
 
 
+def context(sizes, rows, bandwidth, eight):
+    """A layer's keys and values of contexts as full as the rolling cache has them by default."""
+    layer = tuple(made(i, rows * CONTEXT, sizes.kv_heads, sizes.head_dim) for i in (2, 3))
+    layer = tuple(map(narrow, layer)) if eight else layer
+    room = working_room(CONTEXT + PROMPT)
+    places = jax.random.permutation(jax.random.key(4), rows * CONTEXT).reshape(rows, -1)
+    places = jnp.pad(places, ((0, 0), (0, room - CONTEXT)))
+    angles = jax.random.uniform(jax.random.key(5), (rows, room, sizes.head_dim // 2), maxval=6.0)
+    length = jnp.full(rows, CONTEXT)
+    written = 2 * rows * room * sizes.kv_heads * sizes.head_dim * 2
+    moved = written + sum(x.nbytes for x in jax.tree.leaves(layer))
+    leaves, shape = jax.tree.flatten(layer)
+
+    def gathered_by(gather):
+        def run(*given):
+            places, *kept = given
+            return gather(jax.tree.unflatten(shape, kept), places, angles, length, jnp.bfloat16)
+
+        return run
+
+    ours, plain = gathered_by(gather_context), gathered_by(gather_plainly)
+    name = "a layer's context" + (", in int8" if eight else "")
+    compare(name, moved / bandwidth, ours, plain, places, *leaves)
+
+
 def between(name, rows, size, bandwidth, norm=None, kind=None, eight=True):
     """What stands before a product."""
     outputs = (2, size) if kind == "gate" else (size,)
@@ -139,7 +170,7 @@ def between(name, rows, size, bandwidth, norm=None, kind=None, eight=True):
     of_sum = norm is not None
     moved = sums.nbytes + rows * size * (1 if eight else 2) + (2 * x.nbytes if of_sum else 0)
 
-    def given(x, sums):
+    def given(sums, x):
         y = Raw(sums, jnp.ones((rows, 1)), scale, bias) if eight else sums
         return Sum(x, y) if of_sum else y
 
@@ -154,7 +185,7 @@ def between(name, rows, size, bandwidth, norm=None, kind=None, eight=True):
         total = rows.added()
         return total, narrow_plainly(total, norm) if eight else norm(total)
 
-    compare(name, moved / bandwidth, ours, plain, x, sums)
+    compare(name, moved / bandwidth, ours, plain, sums, x)
 
 
 def whole_tower(name, rows):
@@ -206,6 +237,8 @@ def main():
             t = c.text
             norm = RmsNorm(1 + made(8, t.width), 1e-6)
             print(f"{name}, {rows} rows of {PROMPT} tokens", flush=True)
+            context(t, rows, bandwidth, eight=False)
+            context(t, rows, bandwidth, eight=True)
             gate_and_up(rows * PROMPT, t.width, t.mlp, flops)
             some = functools.partial(between, rows=rows * PROMPT, bandwidth=bandwidth)
             some("residual and norm", size=t.width, norm=norm, eight=False)

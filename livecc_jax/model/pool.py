@@ -22,6 +22,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from livecc_jax.model.cache import Cache, New, append_new
 from livecc_jax.model.config import ModelConfig
+from livecc_jax.model.gather_context import gather_context, usable
 from livecc_jax.model.kept import Eight, narrow, widen
 from livecc_jax.model.qwen2_vl import Params, Qwen2VL
 from livecc_jax.model.rope import rotate
@@ -123,16 +124,27 @@ def read_turn(
     where, at = (jnp.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, spare)]) for a in context[:3:2])
     angles = model.text.angles(at)
 
-    remembered = (jnp.arange(where.shape[1]) < context.length[:, None])[..., None, None]
-
     def gathered() -> Iterator[tuple[jax.Array, jax.Array]]:
-        for keys, values in pool:
-            # Written once, rotated on the way. What pads a context is somebody else's, of whose values
-            # nothing may come through: no weight times what is not a number is not nothing.
-            value = jnp.where(remembered, _found(values, where, x.dtype), 0)
-            yield rotate(_found(keys, where, x.dtype), angles), value
+        for layer in pool:
+            gather = gather_context if usable(layer[0]) else gather_plainly
+            yield gather(layer, where, angles, context.length, x.dtype)
 
     return append_new(model, layers, gathered(), x, positions, context.length, last)
+
+
+def gather_plainly(
+    layer: tuple[jax.Array | Eight, jax.Array | Eight],
+    places: jax.Array,
+    angles: jax.Array,
+    length: jax.Array,
+    dtype: Any,
+) -> tuple[jax.Array, jax.Array]:
+    """What `gather_context` computes, on any devices."""
+    keys, values = (_found(kept, places, dtype) for kept in layer)
+    remembered = (jnp.arange(places.shape[1]) < length[:, None])[..., None, None]
+    # What pads a context is somebody else's, of which nothing may come through: no weight times what is
+    # not a number is not nothing.
+    return jnp.where(remembered, rotate(keys, angles), 0), jnp.where(remembered, values, 0)
 
 
 def working_room(tokens: int) -> int:

@@ -32,9 +32,11 @@ from livecc_jax.model.cache_attention import (
     together,
 )
 from livecc_jax.model.config import ModelConfig, TextConfig, VisionConfig
+from livecc_jax.model.gather_context import gather_context
 from livecc_jax.model.inference import cut, lay_out, logits, see, taken_apart
 from livecc_jax.model.kept import narrow, widen
 from livecc_jax.model.norms import LayerNorm, RmsNorm
+from livecc_jax.model.pool import gather_plainly
 from livecc_jax.model.product import before, joined, product
 from livecc_jax.model.quantize import head8, product8, products8, quantize, quantize_head
 from livecc_jax.model.qwen2_vl import abstract_params, bind
@@ -147,6 +149,26 @@ def test_windows_are_rotated_and_attend(windows, length):
     out = attention_windows.attend(made, interpret=InterpretGPUParams())
     wanted = attend_masked(q, k, v, jnp.ones((windows, length, length), bool)).out
     np.testing.assert_allclose(out, wanted, atol=3e-6)
+
+
+@pytest.mark.parametrize("eight", [False, True])
+@pytest.mark.parametrize(("kv", "size"), [(4, 32), (3, 48)])
+def test_a_context_is_found_and_rotated_in_one_kernel(kv, size, eight):
+    """As step by step; of a row that remembers nothing too, and without what others have."""
+    keys = jax.random.split(jax.random.key(size), 4)
+    layer = tuple(jax.random.normal(key, (300, kv, size)).at[7].set(jnp.nan) for key in keys[:2])
+    layer = tuple(map(narrow, layer)) if eight else layer
+    places = jax.random.randint(keys[2], (3, 128), 8, 300)
+    length = jnp.array([0, 70, 128])
+    remembered = jnp.arange(128) < length[:, None]
+    given = (
+        jnp.where(remembered, places, 7),
+        jax.random.uniform(keys[3], (3, 128, size // 2), maxval=6.0),
+    )
+    made = gather_context(layer, *given, length, jnp.float32, interpret=True)
+    plain = gather_plainly(layer, *given, length, jnp.float32)
+    for one, wanted in zip(made, plain):
+        np.testing.assert_allclose(one, wanted, atol=2e-6)
 
 
 @pytest.mark.parametrize(("heads", "over"), [(4, None), (12, None), (12, "data=2,tensor=2")])
