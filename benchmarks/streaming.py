@@ -29,8 +29,11 @@ import numpy as np
 from random_weights import random_params
 
 from livecc_jax.model.cache_attention import attend_masked, keep_and_attend, takes
+from livecc_jax.model.gather_context import gather_context
 from livecc_jax.model.inference import attend_all, rotated, taken_apart
+from livecc_jax.model.kept import narrow
 from livecc_jax.model.norms import RmsNorm
+from livecc_jax.model.pool import gather_plainly
 from livecc_jax.model.presets import preset
 from livecc_jax.model.product import product
 from livecc_jax.model.quantize import head8, products8, quantize, quantize_head
@@ -102,6 +105,15 @@ def check_attention():
         plain = jax.nn.dot_product_attention(q, k, v, implementation="xla")
         told.append([apart(out, plain)] * 3)
         print(f"attention of {patches} patches, from the plain one: {told[-1][0]:.1e}", flush=True)
+    layer = tuple(jax.random.normal(k, (9000, 4, 128), jnp.bfloat16) for k in keys[:2])
+    places = jax.random.permutation(keys[2], 9000)[: 2 * 4096].reshape(2, 4096)
+    angles = jax.random.uniform(keys[3], (2, 4096, 64), maxval=6.0)
+    for kept, of in ((layer, "a pool"), (tuple(map(narrow, layer)), "a pool in int8")):
+        context = kept, places, angles, jnp.array([0, 4000]), jnp.bfloat16
+        made, plain = gather_context(*context), gather_plainly(*context)
+        nothing = float(max(jnp.abs(x[0]).max() for x in made))  # of the row that remembers nothing
+        told.append([*(apart(x[1], y[1]) for x, y in zip(made, plain)), nothing])
+        print(f"contexts of {of}, from the plain ones: {max(told[-1]):.1e}", flush=True)
     if not np.max(told) <= 0.02:
         raise SystemExit("the kernels of attention do not compute what they mean")
 
