@@ -96,8 +96,9 @@ def _attend(
 ) -> tuple[jax.Array, jax.Array]:
     """Attention to the first `length` keys, in P parts.
 
-    token is [B, K, G + 2, D], turned cos and sin [B, D / 2]. Returns float32 [B, P, K, 16, D], of which
-    G count, and [B, P, K, 16], the logarithms of sums of exponentials: very small of no keys.
+    token is [B, K, G + 2, D], turned cos and sin [B, D / 2]. Returns float32 [B, P, K, G, D], and
+    [B, P, K, 16], of which G count, the logarithms of sums of exponentials: very small of no keys, of
+    which the first is anything at all.
     """
     from jax.experimental import pallas as pl
 
@@ -142,12 +143,14 @@ def _attend(
             )
             blocks = (jnp.minimum(there, chunk) + BLOCK - 1) // BLOCK
             out, most, total = jax.lax.fori_loop(0, blocks, block, nothing)
-            out_ref[...] = out / total[:, None]
+            row, column = (
+                jax.lax.broadcasted_iota(jnp.int32, (QUERIES, size), axis) for axis in (0, 1)
+            )
+            triton.store(out_ref.at[row, column], out / total[:, None], mask=row < several - 2)
             size_ref[...] = most + jnp.log(total)
 
         @pl.when(there <= 0)
         def _() -> None:
-            out_ref[...] = jnp.zeros((QUERIES, size), jnp.float32)
             size_ref[...] = jnp.full((QUERIES,), LEAST, jnp.float32)
 
     def of_keys() -> pl.BlockSpec:
@@ -170,11 +173,11 @@ def _attend(
             of_row(),
         ],
         out_specs=[
-            pl.BlockSpec((None, None, None, QUERIES, size), lambda b, h, j: (b, j, h, 0, 0)),
+            pl.BlockSpec((None, None, None, several - 2, size), lambda b, h, j: (b, j, h, 0, 0)),
             pl.BlockSpec((None, None, None, QUERIES), lambda b, h, j: (b, j, h, 0)),
         ],
         out_shape=[
-            jax.ShapeDtypeStruct((rows, parts, kv, QUERIES, size), jnp.float32),
+            jax.ShapeDtypeStruct((rows, parts, kv, several - 2, size), jnp.float32),
             jax.ShapeDtypeStruct((rows, parts, kv, QUERIES), jnp.float32),
         ],
         compiler_params=triton.CompilerParams(num_warps=2, num_stages=3),
@@ -196,6 +199,7 @@ def _together_and_kept(
     """Parts from `_attend` and the token itself as one: [B, K, G, D]; keys and values with its own."""
     from jax.experimental import pallas as pl
 
+    triton = triton_of_pallas()
     rows, parts, kv, _, size = out.shape
     capacity, served, half = kept_k.shape[1], token.shape[2] - 2, size // 2
     columns = min(COLUMNS, size)
@@ -216,7 +220,10 @@ def _together_and_kept(
         most = jnp.maximum(each.max(), own)
         share, of_own = jnp.exp(each - most), jnp.exp(own - most)
         value = token_ref[served + 1, pl.ds(column * columns, columns)].astype(values_ref.dtype)
-        mixed = (out_ref[...] * share[:, None]).sum(axis=0) + of_own * value.astype(jnp.float32)
+        at = (jax.lax.broadcasted_iota(jnp.int32, (parts, columns), axis) for axis in (0, 1))
+        there = jnp.broadcast_to(share[:, None] > 0, (parts, columns))
+        part = triton.load(out_ref.at[tuple(at)], mask=there, other=0)
+        mixed = (part * share[:, None]).sum(axis=0) + of_own * value.astype(jnp.float32)
         mixed_ref[...] = (mixed / (share.sum() + of_own)).astype(mixed_ref.dtype)
 
         # A place that is not there is not written.
