@@ -70,14 +70,15 @@ def wide(x):
     return x.values.astype(jnp.float32) * x.scale if isinstance(x, Narrow) else x.astype(jnp.float32)
 
 
-def compare(name, floor, ours, plain, *given):
+def compare(name, floor, ours, plain, *given, counts=lambda x: x):
     """Check one against the other, and print what both take beside a floor in seconds.
 
-    All that they do has to depend on the first array given, or it is not done each time.
+    All that they do has to depend on the first array given, or it is not done each time. `counts` is
+    what of an outcome has a meaning.
     """
 
     def outcome(step):
-        out = jax.jit(step)(*given)
+        out = jax.tree.map(counts, jax.jit(step)(*given))
         return jax.tree.map(wide, out, is_leaf=lambda x: isinstance(x, Narrow))
 
     pairs = zip(*(jax.tree.leaves(outcome(step)) for step in (ours, plain)), strict=True)
@@ -149,6 +150,9 @@ def context(sizes, rows, bandwidth, eight):
     moved = written + sum(x.nbytes for x in jax.tree.leaves(layer))
     leaves, shape = jax.tree.flatten(layer)
 
+    def of_rows(x):
+        return x[:, :CONTEXT]
+
     def gathered_by(gather):
         def run(*given):
             places, *kept = given
@@ -158,7 +162,7 @@ def context(sizes, rows, bandwidth, eight):
 
     ours, plain = gathered_by(gather_context), gathered_by(gather_plainly)
     name = "a layer's context" + (", in int8" if eight else "")
-    compare(name, moved / bandwidth, ours, plain, places, *leaves)
+    compare(name, moved / bandwidth, ours, plain, places, *leaves, counts=of_rows)
 
 
 def between(name, rows, size, bandwidth, norm=None, kind=None, eight=True):

@@ -139,12 +139,13 @@ def gather_plainly(
     length: jax.Array,
     dtype: Any,
 ) -> tuple[jax.Array, jax.Array]:
-    """What `gather_context` computes, on any devices."""
+    """What `gather_context` computes, on any devices; keys behind a row's length have no meaning."""
     keys, values = (_found(kept, places, dtype) for kept in layer)
     remembered = (jnp.arange(places.shape[1]) < length[:, None])[..., None, None]
-    # What pads a context is somebody else's, of which nothing may come through: no weight times what is
-    # not a number is not nothing.
-    return jnp.where(remembered, rotate(keys, angles), 0), jnp.where(remembered, values, 0)
+    # What pads a context is somebody else's, of whose values nothing may come through: no weight times
+    # what is not a number is not nothing. Keys are masked by whoever attends; masked here too, a TPU
+    # moves a tenth more for a prompt.
+    return rotate(keys, angles), jnp.where(remembered, values, 0)
 
 
 def working_room(tokens: int) -> int:
