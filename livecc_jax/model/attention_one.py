@@ -9,11 +9,12 @@ several kernels for it, which for one token cost more than reading the keys.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from livecc_jax.model.pallas_gpu import triton_of_pallas
 
 CHUNKS = (512, 256, 128, 64)  # keys that one block of the device reads
 BLOCK = 64  # of them at a time
@@ -37,16 +38,6 @@ def usable(qkv: jax.Array, k: jax.Array) -> bool:
 
 def _chunk(capacity: int) -> int:
     return next((n for n in CHUNKS if capacity % n == 0), 0)
-
-
-@functools.cache
-def triton_of_pallas() -> Any:
-    """Pallas for Triton, or None: later versions of jax may leave it out."""
-    try:
-        from jax.experimental.pallas import triton
-    except ImportError:
-        return None
-    return triton
 
 
 def keep_and_attend(
@@ -160,7 +151,7 @@ def _attend(
         return pl.BlockSpec((None, *shape), lambda b, h, j: (b, *[0] * len(shape)))
 
     # A power of two, as the second kernel takes all parts at once; beyond the capacity none has keys.
-    parts = 1 << (capacity // chunk - 1).bit_length()
+    parts = pl.next_power_of_2(capacity // chunk)
     return pl.pallas_call(
         kernel,
         grid=(rows, kv, parts),

@@ -11,38 +11,31 @@ too few blocks for the device. After jax's own kernel for whole sequences
 from __future__ import annotations
 
 import functools
-import inspect
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from livecc_jax.model.attention_cudnn import HOPPER
-from livecc_jax.model.attention_layout import gpu_capability
-from livecc_jax.model.attention_one import LEAST, triton_of_pallas
+from livecc_jax.model.attention_one import LEAST
+from livecc_jax.model.pallas_gpu import (
+    GROUP,
+    PROCESSORS,
+    in_registers,
+    mosaic,
+    multiplies,
+    tiled,
+    triton_of_pallas,
+)
 from livecc_jax.model.rotate_rows import mixed_prompt, placed_prompt
 
-GROUP = 64  # queries of a group of warps
 BLOCK = 2 * GROUP  # queries of a block of the device
 KEYS = 128  # at a time
 STAGES = 2  # of them fetched ahead
-PROCESSORS = 132  # of an H100 or H200
 MOST_PARTS = 8  # of the keys
 OVERHEAD = 4.4  # what starting and ending a part costs, in blocks of keys (measured: 7 us of 1.6)
 LOG2_E = math.log2(math.e)
-
-
-@functools.cache
-def mosaic() -> Any:
-    """Pallas for Mosaic GPU, or None where jax lacks it or has it in another form."""
-    try:
-        from jax.experimental.pallas import mosaic_gpu
-    except ImportError:
-        return None
-    return mosaic_gpu if "out_type" in inspect.signature(mosaic_gpu.kernel).parameters else None
 
 
 def usable(qkv: jax.Array, k: jax.Array) -> bool:
@@ -59,33 +52,6 @@ def usable(qkv: jax.Array, k: jax.Array) -> bool:
         and triton_of_pallas() is not None
         and multiplies()
     )
-
-
-def multiplies() -> bool:
-    """Whether kernels of groups of warps that multiply are for the GPU there is, with this jax."""
-    hopper = gpu_capability() == HOPPER  # later ones have no `wgmma`
-    return hopper and mosaic() is not None and not _miscompiled()
-
-
-def in_registers(interpret: Any) -> tuple[Callable, Callable]:
-    """How a kernel lays an array out, and numbers one along an axis, as products are in registers.
-
-    Interpreted, there are no layouts.
-    """
-    if interpret:
-        return lambda x, layout: x, lax.broadcasted_iota
-    gpu = mosaic()
-    return gpu.layout_cast, functools.partial(gpu.broadcasted_iota, layout=gpu.Layout.WGMMA)
-
-
-@functools.cache
-def _miscompiled() -> bool:
-    """Whether this is a CUDA whose assembler gets masks like ours wrong, as jax's own kernel has it."""
-    try:
-        from jax._src.lib import cuda_versions
-    except ImportError:
-        return False
-    return cuda_versions is not None and 12080 <= cuda_versions.cuda_runtime_get_version() < 12091
 
 
 def parts_of(blocks: int, keys: int) -> int:
@@ -282,17 +248,13 @@ def _run(
                 fetch(i, "v")
 
     def entry(*refs) -> None:  # noqa: ANN002
-        transforms = gpu.TilingTransform((8, 128 // q.dtype.itemsize)), gpu.SwizzleTransform(128)
-
-        def tiled(*shape: int) -> Any:
-            return gpu.SMEM(shape, q.dtype, transforms=transforms)
-
+        of_heads = functools.partial(tiled, q.dtype)
         pl.run_scoped(
             lambda *scoped: kernel(*refs, scoped),
             [
-                tiled(2, GROUP, size),
-                tiled(STAGES, KEYS, size),
-                tiled(STAGES, KEYS, size),
+                of_heads(2, GROUP, size),
+                of_heads(STAGES, KEYS, size),
+                of_heads(STAGES, KEYS, size),
                 gpu.SMEM((2, GROUP), jnp.float32),
             ],
             (

@@ -15,9 +15,17 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from livecc_jax.model.attention_layout import layout_in_scope
 from livecc_jax.model.attention_one import LEAST
-from livecc_jax.model.attention_prompt import GROUP, LOG2_E, in_registers, mosaic, multiplies
+from livecc_jax.model.attention_prompt import LOG2_E
+from livecc_jax.model.pallas_gpu import (
+    GROUP,
+    in_registers,
+    mosaic,
+    multiplies,
+    one_gpu,
+    tiled,
+    triton_of_pallas,
+)
 
 GROUPS = 3  # of warps that multiply
 BLOCK = GROUPS * GROUP  # queries of a block of the device
@@ -28,13 +36,12 @@ WIDEST = 96  # values of a head: what fits in the registers of a group
 
 def usable(dtype: Any, size: int) -> bool:
     """Whether the kernel serves heads of so many values here, with this jax."""
-    layout = layout_in_scope(("flat_windows", None))
     return (
-        layout.platform == "gpu"
-        and layout.mesh is None
+        one_gpu()
         and dtype in (jnp.bfloat16, jnp.float16)
         and size % 16 == 0
         and size <= WIDEST
+        and triton_of_pallas() is not None  # for `rotate_rows`
         and multiplies()
     )
 
@@ -179,17 +186,10 @@ def attend(qkv: jax.Array, interpret: Any = None) -> jax.Array:
         swizzle = next(
             n for n in (128, 64, 32) if all(m * qkv.dtype.itemsize % n == 0 for m in (size, KEYS))
         )
-        transforms = (
-            gpu.TilingTransform((8, swizzle // qkv.dtype.itemsize)),
-            gpu.SwizzleTransform(swizzle),
-        )
-
-        def tiled(*shape: int) -> Any:
-            return gpu.SMEM(shape, qkv.dtype, transforms=transforms)
-
+        of_heads = functools.partial(tiled, qkv.dtype, swizzle=swizzle)
         pl.run_scoped(
             lambda *scoped: kernel(*refs, scoped),
-            [tiled(GROUPS, GROUP, size), tiled(STAGES, KEYS, size), tiled(STAGES, KEYS, size)],
+            [of_heads(GROUPS, GROUP, size), *[of_heads(STAGES, KEYS, size)] * 2],
             (
                 gpu.Barrier(num_barriers=STAGES),
                 gpu.Barrier(num_barriers=STAGES),

@@ -13,10 +13,10 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from livecc_jax.model.attention_layout import gpu_capability, layout_in_scope
-from livecc_jax.model.attention_one import triton_of_pallas
+from livecc_jax.model.attention_layout import gpu_capability
 from livecc_jax.model.layers import quick_gelu
 from livecc_jax.model.norms import LayerNorm, Norm
+from livecc_jax.model.pallas_gpu import one_gpu, triton_of_pallas
 from livecc_jax.model.product_one import EIGHT_BITS
 
 E4M3 = jnp.float8_e4m3fn
@@ -65,12 +65,8 @@ class Sum(NamedTuple):
 
 def usable(eight: bool) -> bool:
     """Whether the kernel serves here, with this jax, for rows that are to have eight bits or not."""
-    layout = layout_in_scope(("batch", None))
     return (
-        layout.platform == "gpu"
-        and layout.mesh is None
-        and (not eight or gpu_capability() >= EIGHT_BITS)
-        and triton_of_pallas() is not None
+        one_gpu() and (not eight or gpu_capability() >= EIGHT_BITS) and triton_of_pallas() is not None
     )
 
 

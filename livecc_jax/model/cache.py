@@ -6,7 +6,7 @@ A cache is a plain pytree, passed in and donated.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -108,11 +108,11 @@ def append_new(
                 new = jax.lax.optimization_barrier(new)
             if only is None:
                 out, kept = _kept_and_attended(qkv, angles, old, start)
-                return out, (kept, new)
-            # All are kept; one attends, and is kept once more where it is.
-            kept = _kept(qkv, angles, old, start)
-            token, at = of_token(qkv, only), of_token(angles, only)
-            out, kept = _kept_and_attended(token, at, kept, start + only)
+            else:
+                # All are kept; one attends, and is kept once more where it is.
+                _, *own = _turned(qkv, angles)
+                token, at = of_token(qkv, only), of_token(angles, only)
+                out, kept = _kept_and_attended(token, at, _kept(old, own, start), start + only)
             return out, (kept, new)
 
         with jax.named_scope(f"layer_{i}"):
@@ -122,10 +122,16 @@ def append_new(
     return model.text.final(whole(x)), written, told
 
 
+def _turned(qkv: jax.Array, angles: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Queries and keys of [B, Q, K, G + 2, D] rotated, and values."""
+    q, k, v = taken_apart(qkv)
+    return rotate(q, angles), rotate(k, angles), v
+
+
 def _kept(
-    qkv: jax.Array, angles: jax.Array, old: tuple[jax.Array, jax.Array], start: jax.Array
+    old: tuple[jax.Array, jax.Array], own: Sequence[jax.Array], start: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """A cache's layer with new tokens, qkv [B, Q, K, G + 2, D] not rotated."""
+    """A cache's layer with new tokens' own keys and values, [B, Q, K, D]."""
 
     def write(old: jax.Array, new: jax.Array) -> jax.Array:
         new = new.astype(old.dtype)
@@ -136,8 +142,7 @@ def _kept(
             kept = jax.vmap(place)(old, new, start)
         return constrain(kept, *CACHE_AXES)
 
-    _, k, v = taken_apart(qkv)
-    return write(old[0], rotate(k, angles)), write(old[1], v)
+    return write(old[0], own[0]), write(old[1], own[1])
 
 
 def _kept_and_attended(
@@ -146,12 +151,11 @@ def _kept_and_attended(
     """([B, Q, K * G, D] what new tokens attend to, the cache's layer with them)."""
     if takes(qkv, old[0]):
         return keep_and_attend(qkv, angles, old, start)
-    kept = _kept(qkv, angles, old, start)
-    q, k, v = taken_apart(qkv)
-    q = rotate(q, angles)
+    q, *own = _turned(qkv, angles)
+    kept = _kept(old, own, start)
     if q.shape[1] == 1:
         return attend_past(q, *kept, start + 1).out, kept
-    own = rotate(k, angles).astype(old[0].dtype), v.astype(old[1].dtype)
+    own = (new.astype(there.dtype) for new, there in zip(own, old))
     return together([attend_past(q, *kept, start), attend_causal(q, *own)]), kept
 
 
@@ -174,8 +178,7 @@ def start(
     spare = ((0, 0), (0, capacity - x.shape[1]), (0, 0), (0, 0))
 
     def attend(qkv: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        q, k, v = taken_apart(qkv)
-        q, k = rotate(q, angles), rotate(k, angles)
+        q, k, v = _turned(qkv, angles)
         kept = tuple(constrain(jnp.pad(x, spare), *CACHE_AXES) for x in (k, v))
         return attend_causal(q, k, v).out, kept
 

@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from livecc_jax.model.attention_layout import layout_in_scope
-from livecc_jax.model.attention_one import rotate_halves, triton_of_pallas
+from livecc_jax.model.attention_one import rotate_halves
 from livecc_jax.model.kept import Eight
+from livecc_jax.model.pallas_gpu import one_gpu, triton_of_pallas
 
 TOKENS = 16  # at a time
 WARPS = 8
@@ -21,11 +21,9 @@ WARPS = 8
 
 def usable(pool: jax.Array | Eight) -> bool:
     """Whether the kernel serves a pool of [N, K, D] here, with this jax."""
-    layout = layout_in_scope(("batch", None))
     kept = pool.values if isinstance(pool, Eight) else pool
     return (
-        layout.platform == "gpu"
-        and layout.mesh is None
+        one_gpu()
         and kept.size < 1 << 31  # places within it are int32
         and triton_of_pallas() is not None
     )
@@ -63,8 +61,8 @@ def gather_context(
 
     def kernel(places_ref, cos_ref, sin_ref, length_ref, *refs) -> None:  # noqa: ANN001, ANN002
         number = jnp.arange(TOKENS)[:, None, None]
-        head = jnp.arange(_power(kv))[None, :, None]
-        at = jnp.arange(_power(half))[None, None]
+        head = jnp.arange(pl.next_power_of_2(kv))[None, :, None]
+        at = jnp.arange(pl.next_power_of_2(half))[None, None]
         there = number + pl.program_id(1) * TOKENS < length_ref[...]
         real = (head < kv) & (at < half)
         place = triton.load(places_ref.at[number])
@@ -108,8 +106,3 @@ def gather_context(
         name="gather_context",
     )(places, jnp.cos(angles), jnp.sin(angles), length, *of_pool)
     return tuple(x.reshape(batch, capacity, kv, size) for x in out)
-
-
-def _power(width: int) -> int:
-    """Of two, as the kernel's vectors have to be."""
-    return 1 << (width - 1).bit_length()

@@ -327,8 +327,7 @@ def attend_all(qkv: jax.Array, angles: jax.Array) -> jax.Array:
     Returns:
         [W, S, H, D].
     """
-    kernels = attention_windows.usable(qkv.dtype, qkv.shape[-1]) and rotate_rows.usable()
-    if len(angles) == 1 and kernels:
+    if len(angles) == 1 and attention_windows.usable(qkv.dtype, qkv.shape[-1]):
         return attention_windows.attend(rotate_rows.rotated_windows(qkv, angles))
     q, k, v = rotated(qkv, angles)
     if _dense(q, k):

@@ -18,10 +18,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from livecc_jax.model.attention_layout import layout_in_scope
-from livecc_jax.model.attention_prompt import GROUP, PROCESSORS, mosaic, multiplies
 from livecc_jax.model.between_products import Between
 from livecc_jax.model.layers import quick_gelu
+from livecc_jax.model.pallas_gpu import GROUP, PROCESSORS, mosaic, multiplies, one_gpu, tiled
 
 BLOCK = 2 * GROUP  # rows of a block of the device
 CLUSTER = 2  # blocks that fetch columns together
@@ -38,10 +37,8 @@ def usable(rows: int, size: int, outputs: int, dtype: Any) -> bool:
 
     `outputs` are columns in all, those of a gate as well.
     """
-    layout = layout_in_scope(("batch", None))
     return (
-        layout.platform == "gpu"
-        and layout.mesh is None
+        one_gpu()
         and dtype in (jnp.bfloat16, jnp.float16)
         and rows >= LEAST_ROWS
         and rows % 8 == 0
@@ -154,7 +151,7 @@ def times(
                 for i, y in enumerate(parts):
                     at = column + i * HALF
                     if bias_ref:
-                        added = across_columns(bias_ref[0].at[pl.ds(at, HALF)], interpret)
+                        added = _across_columns(bias_ref[0].at[pl.ds(at, HALF)], interpret)
                         y = y + lax.broadcast_in_dim(added.astype(jnp.float32), y.shape, [1])
                     if not gated:
                         y = quick_gelu(y)
@@ -199,11 +196,7 @@ def times(
                 gpu.barrier_wait(gone.at[slot])
 
     def entry(*refs) -> None:  # noqa: ANN002
-        transforms = gpu.TilingTransform((8, 128 // x.dtype.itemsize)), gpu.SwizzleTransform(128)
-
-        def tiled(*shape: int) -> Any:
-            return gpu.SMEM(shape, x.dtype, transforms=transforms)
-
+        of_rows = functools.partial(tiled, x.dtype)
         if beside > 1:
             gone = gpu.ClusterBarrier(collective_axes=("cluster",), num_arrivals=2, num_barriers=STAGES)
         else:
@@ -212,9 +205,9 @@ def times(
         pl.run_scoped(
             lambda *scoped: kernel(*refs, scoped),
             [
-                tiled(STAGES, BLOCK, STEP),
-                tiled(STAGES, *columns),
-                tiled(2, GROUP, HALF),
+                of_rows(STAGES, BLOCK, STEP),
+                of_rows(STAGES, *columns),
+                of_rows(2, GROUP, HALF),
                 *([gpu.SMEM((2, GROUP, WIDE), jnp.float32)] if interpret else []),
             ],
             gpu.Barrier(num_arrivals=3 if gated else 2, num_barriers=STAGES),
@@ -237,7 +230,7 @@ def times(
     )(x, weights, *(() if bias is None else (bias,)))
 
 
-def across_columns(ref: Any, interpret: Any) -> jax.Array:
+def _across_columns(ref: Any, interpret: Any) -> jax.Array:
     """A vector in the device's memory, as the columns of products are in registers."""
     if interpret:
         return ref[...]

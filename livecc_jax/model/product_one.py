@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from livecc_jax.model.attention_layout import gpu_capability, layout_in_scope
-from livecc_jax.model.attention_one import triton_of_pallas
+from livecc_jax.model.attention_layout import gpu_capability
 from livecc_jax.model.norms import RmsNorm
+from livecc_jax.model.pallas_gpu import one_gpu, triton_of_pallas
 
 MOST = 8  # the most rows of a matrix that a block takes, of both halves
 STEPS = (512, 256, 128)  # numbers of a row at a time
@@ -41,10 +41,8 @@ def tuned(eight: bool, norm: bool, gated: bool) -> Tuning:
 
 def usable(outputs: int, inputs: int, eight: bool = False) -> bool:
     """Whether the kernel serves here, with this jax, for a matrix of this shape (and eight bits)."""
-    layout = layout_in_scope(("batch", None))
     return (
-        layout.platform == "gpu"
-        and layout.mesh is None
+        one_gpu()
         and outputs % MOST == 0
         and inputs % STEPS[-1] == 0
         and (not eight or gpu_capability() >= EIGHT_BITS)

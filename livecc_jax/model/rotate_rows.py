@@ -10,16 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from livecc_jax.model.attention_layout import layout_in_scope
-from livecc_jax.model.attention_one import rotate_halves, triton_of_pallas
+from livecc_jax.model.attention_one import rotate_halves
+from livecc_jax.model.pallas_gpu import triton_of_pallas
 
 WARPS = 8
-
-
-def usable() -> bool:
-    """Whether the kernels serve here, with this jax."""
-    layout = layout_in_scope(("batch", None))
-    return layout.platform == "gpu" and layout.mesh is None and triton_of_pallas() is not None
 
 
 def rotated_windows(qkv: jax.Array, angles: jax.Array, interpret: bool = False) -> jax.Array:
@@ -153,9 +147,11 @@ class _Heads:
     """
 
     def __init__(self, triton: Any, count: int, half: int) -> None:
+        from jax.experimental import pallas as pl
+
         self._triton, self._half = triton, half
-        self.number = jnp.arange(_power(count))[:, None]
-        self._place = jnp.arange(_power(half))[None]
+        self.number = jnp.arange(pl.next_power_of_2(count))[:, None]
+        self._place = jnp.arange(pl.next_power_of_2(half))[None]
         self._real = (self.number < count) & (self._place < half)
 
     def angle(self, ref: Any) -> jax.Array:
@@ -196,7 +192,7 @@ def mixed_prompt(
 
     def kernel(out_ref, weight_ref, mixed_ref) -> None:  # noqa: ANN001
         token = pl.program_id(1)
-        at = jnp.arange(_power(width))
+        at = jnp.arange(pl.next_power_of_2(width))
         real = at < width
         head = jnp.minimum(at // (served * size), kv - 1)
         row = token * served + at // size % served
@@ -233,8 +229,3 @@ def mixed_prompt(
         name="mixed_prompt",
     )(out, weight)
     return mixed.reshape(batch, queries, kv * served, size)
-
-
-def _power(width: int) -> int:
-    """Of two, as the kernels' vectors have to be."""
-    return 1 << (width - 1).bit_length()
