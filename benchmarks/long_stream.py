@@ -30,6 +30,7 @@ from random_weights import random_params
 
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import bind
+from livecc_jax.model.vocabulary import fit_vocabulary
 from livecc_jax.stream.figures import device_bytes, host_bytes
 from livecc_jax.stream.options import StreamOptions
 from livecc_jax.stream.retention import ROLLING
@@ -40,7 +41,6 @@ from livecc_jax.stream.tick import take_turns
 from livecc_jax.text.sentencepiece import train_sentencepiece
 from livecc_jax.text.tokenizer import open_tokenizer
 from livecc_jax.timeline.positions import token_positions
-from livecc_jax.train.start import fit_vocabulary
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests/stream"))

@@ -20,8 +20,8 @@ from livecc_jax.cli import main
 from livecc_jax.commands.options import keep_programs
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import init_params
+from livecc_jax.model.vocabulary import fit_vocabulary
 from livecc_jax.text.tokenizer import open_tokenizer
-from livecc_jax.train.start import fit_vocabulary
 
 ROOT = Path(__file__).parents[1]
 CLIP = ROOT / "data/clips/bbb_oddsize_317x179_derived.mp4"

@@ -19,13 +19,13 @@ from livecc_jax.checkpoints.run import DAMAGED, RunDirectory, steps_of
 from livecc_jax.data.pipeline import RowSource
 from livecc_jax.data.rows import WEIGHTINGS
 from livecc_jax.errors import CheckpointError, ConfigError
-from livecc_jax.model.config import ModelConfig, SpecialIds
+from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.lora import LORA, check_lora, init_adapters
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import Params, init_params
 from livecc_jax.model.remat import REMATS
+from livecc_jax.model.vocabulary import fit_vocabulary
 from livecc_jax.parallel.processes import all_agree, from_first
-from livecc_jax.text.tokenizer import Tokenizer
 from livecc_jax.timeline.modes import MODES
 from livecc_jax.train.config import Config, check_resume, flatten
 from livecc_jax.train.guard import POLICIES
@@ -41,8 +41,6 @@ from livecc_jax.train.state import (
 )
 
 log = logging.getLogger(__name__)
-
-VOCAB_MULTIPLE = 128  # so that the vocabulary divides over a tensor axis
 
 
 @dataclass(frozen=True)
@@ -120,28 +118,6 @@ def check_config(config: Config) -> None:
     for name, value in amounts.items():
         if not 0 <= value < math.inf:  # which NaN is not, either
             raise ConfigError(f"{name} must not be negative, not {value}")
-
-
-def fit_vocabulary(model: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
-    """A preset's architecture for this tokenizer.
-
-    With Qwen2's ids the published vocabulary size stays; any other tokenizer brings its own size and
-    ids.
-    """
-    special = tokenizer.special
-    ids = SpecialIds(
-        bos=special.endoftext,
-        eos=special.im_end,
-        vision_start=special.vision_start,
-        vision_end=special.vision_end,
-        vision_pad=special.endoftext,
-        image_pad=special.image_pad,
-        video_pad=special.video_pad,
-    )
-    if dataclasses.replace(ids, vision_pad=model.ids.vision_pad) == model.ids:
-        return model
-    size = -(-tokenizer.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
-    return dataclasses.replace(model, text=dataclasses.replace(model.text, vocab_size=size), ids=ids)
 
 
 def begin(

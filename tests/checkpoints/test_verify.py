@@ -22,8 +22,8 @@ from livecc_jax.media.budget import PixelBudget
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import bind
 from livecc_jax.model.trace import layer_names, trace
+from livecc_jax.model.vocabulary import fit_vocabulary
 from livecc_jax.text.tokenizer import open_tokenizer
-from livecc_jax.train.start import fit_vocabulary
 
 CLIP = Path(__file__).parents[2] / "data/clips/bikes.mp4"
 BLOCK = LiveCCBlock(pixel_budget="16")

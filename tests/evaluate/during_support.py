@@ -14,11 +14,11 @@ from livecc_jax.evaluate.packed_choice import PackedChoice
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import init_params
+from livecc_jax.model.vocabulary import fit_vocabulary
 from livecc_jax.parallel.mesh import MeshConfig, make_mesh
 from livecc_jax.stream.options import StreamOptions
 from livecc_jax.text.tokenizer import open_tokenizer
 from livecc_jax.train.config import ComputeConfig
-from livecc_jax.train.start import fit_vocabulary
 from livecc_jax.train.state import param_shardings
 
 CLIPS = Path(__file__).parents[2] / "data/clips"

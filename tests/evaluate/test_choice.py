@@ -23,10 +23,10 @@ from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.pixels import patchify
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import bind
+from livecc_jax.model.vocabulary import fit_vocabulary
 from livecc_jax.parallel.mesh import MeshConfig, make_mesh, parse_mesh
 from livecc_jax.text.tokenizer import open_tokenizer
 from livecc_jax.timeline.chat import ChatTemplate, Visual
-from livecc_jax.train.start import fit_vocabulary
 
 CLIPS = Path(__file__).parents[2] / "data/clips"
 CLIP = str(CLIPS / "bbb_espeak_narration_30s.mp4")

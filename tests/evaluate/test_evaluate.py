@@ -32,12 +32,12 @@ from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.pixels import patch_places, patchify
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import bind
+from livecc_jax.model.vocabulary import fit_vocabulary
 from livecc_jax.stream.options import StreamOptions
 from livecc_jax.stream.session import Session, StreamModel
 from livecc_jax.text.tokenizer import open_tokenizer
 from livecc_jax.timeline.chat import ChatTemplate, Visual
 from livecc_jax.timeline.positions import token_positions
-from livecc_jax.train.start import fit_vocabulary
 
 CLIPS = Path(__file__).parents[2] / "data/clips"
 BUNNY, BIKES = CLIPS / "bbb_espeak_narration_30s.mp4", CLIPS / "bikes.mp4"

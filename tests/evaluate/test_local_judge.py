@@ -20,9 +20,9 @@ from livecc_jax.evaluate.endpoint import NoAnswer
 from livecc_jax.evaluate.local_judge import CHUNK, LocalJudge
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import bind
+from livecc_jax.model.vocabulary import fit_vocabulary
 from livecc_jax.text.tokenizer import open_tokenizer
 from livecc_jax.timeline.chat import ChatTemplate
-from livecc_jax.train.start import fit_vocabulary
 
 
 def checkpoint(home, tokenizer_path, says=None):

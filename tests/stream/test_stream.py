@@ -31,6 +31,7 @@ from livecc_jax.media.pixels import patchify
 from livecc_jax.model.cache import empty_cache
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import abstract_params, bind
+from livecc_jax.model.vocabulary import fit_vocabulary
 from livecc_jax.stream import answer
 from livecc_jax.stream.answer import Controls
 from livecc_jax.stream.commentary import comment
@@ -44,7 +45,6 @@ from livecc_jax.timeline.chat import ChatTemplate, ChatTurn, Visual
 from livecc_jax.timeline.modes import MODES
 from livecc_jax.timeline.positions import token_positions
 from livecc_jax.timeline.turns import turn_label, turn_span
-from livecc_jax.train.start import fit_vocabulary
 
 ROOT = Path(__file__).parents[2]
 GOLDENS = ROOT / "tests/goldens"

@@ -16,10 +16,10 @@ from livecc_jax.checkpoints.open import open_checkpoint
 from livecc_jax.errors import ConfigError, DataError
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import init_params
+from livecc_jax.model.vocabulary import fit_vocabulary
 from livecc_jax.parallel.mesh import MeshConfig
 from livecc_jax.text.tokenizer import open_tokenizer
 from livecc_jax.train.loop import train
-from livecc_jax.train.start import fit_vocabulary
 
 
 def test_resumed_equals_straight_through(home, straight):

@@ -20,6 +20,7 @@ from livecc_jax.errors import ConfigError
 from livecc_jax.model.lora import LORA, TARGETS, LoraConfig, init_adapters, merged
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import bind, init_params
+from livecc_jax.model.vocabulary import fit_vocabulary
 from livecc_jax.parallel.batch import place_batch
 from livecc_jax.parallel.mesh import MeshConfig, make_mesh
 from livecc_jax.text.tokenizer import open_tokenizer
@@ -27,7 +28,6 @@ from livecc_jax.train.config import ComputeConfig, OptimConfig
 from livecc_jax.train.flops import step_flops
 from livecc_jax.train.loop import train
 from livecc_jax.train.optimizer import make_optimizer
-from livecc_jax.train.start import fit_vocabulary
 from livecc_jax.train.state import check_learning, param_shardings, split
 from livecc_jax.train.step import make_step
 
