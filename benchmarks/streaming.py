@@ -358,6 +358,8 @@ def live_sessions(model, frames, plan, args):
     for count, length in plan:
         rng = np.random.default_rng(count)
         together = min(args.batch, -(-count // args.share))
+        while engine.waiting():  # what others left
+            engine.tick()
         # A tick of as many, so that its program is made before it is timed.
         for i, stream in enumerate(streams[:together]):
             stream.push(frames[1 + i % 3])
