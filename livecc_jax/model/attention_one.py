@@ -1,10 +1,11 @@
 """Attention of one new token a row to what its row remembers and to itself, in two kernels (GPU).
 
 Keys lie where the cache has them and are read once, each key head's for all query heads that it
-serves. The past is cut into chunks that are attended to side by side (Flash-Decoding); a second kernel
-puts them together with the token's own key and value, and writes those to the cache. Queries and key
-come as the projection leaves them and are rotated on the way in. Anything else that a GPU can run takes
-several kernels for it, which for one token cost more than reading the keys.
+serves. However long the past is, it is cut into equal parts that are attended to side by side
+(Flash-Decoding), so that of a short one too all of the device reads. A second kernel puts them together
+with the token's own key and value, and writes those to the cache. Queries and key come as the
+projection leaves them and are rotated on the way in. Anything else that a GPU can run takes several
+kernels for it, which for one token cost more than reading the keys.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ import jax.numpy as jnp
 
 from livecc_jax.model.pallas_gpu import triton_of_pallas
 
-CHUNKS = (512, 256, 128, 64)  # keys that one block of the device reads
-BLOCK = 64  # of them at a time
+BLOCK = 64  # keys at a time
+BLOCKS = 256  # of the device, that read at once
+FEWEST = 2  # parts of a row
+WARPS, STAGES = 2, 2  # of a block: its warps, and what it fetches ahead
 QUERIES = 16  # rows of the smallest matrix product there is; more query heads a key head are not served
 COLUMNS = 32  # of an output that one block puts together, at most
 LEAST = -1e30  # a score that weighs nothing, and can be subtracted from itself
@@ -31,13 +34,15 @@ def usable(qkv: jax.Array, k: jax.Array) -> bool:
         and served <= QUERIES
         and size & (size - 1) == 0
         and size // 2 >= QUERIES  # the least that a matrix product takes of each half
-        and _chunk(k.shape[1]) > 0
+        and k.shape[1] % BLOCK == 0
         and triton_of_pallas() is not None
     )
 
 
-def _chunk(capacity: int) -> int:
-    return next((n for n in CHUNKS if capacity % n == 0), 0)
+def _parts(capacity: int, heads: int) -> int:
+    """Of each row's past, with so many key heads in all: a power of two, as they are put together."""
+    parts = max(BLOCKS // heads, FEWEST)
+    return 1 << (min(parts, capacity // BLOCK).bit_length() - 1)
 
 
 def keep_and_attend(
@@ -96,10 +101,13 @@ def _attend(
     triton = triton_of_pallas()
     rows, kv, several, size = token.shape
     capacity, half = k.shape[1], size // 2
-    chunk = _chunk(capacity)
+    parts = _parts(capacity, rows * kv)
 
     def kernel(token_ref, cos_ref, sin_ref, k_ref, v_ref, length_ref, out_ref, size_ref) -> None:  # noqa: ANN001
-        there = length_ref[...] - pl.program_id(2) * chunk
+        length = length_ref[...]
+        each = jax.lax.div(length + (parts * BLOCK - 1), jnp.int32(parts * BLOCK)) * BLOCK
+        begin = pl.program_id(2) * each
+        there = jnp.minimum(length - begin, each)
 
         @pl.when(there > 0)
         def _() -> None:
@@ -113,7 +121,7 @@ def _attend(
 
             def block(i: jax.Array, carry: tuple) -> tuple:
                 out, most, total = carry
-                keys = pl.ds(i * BLOCK, BLOCK)
+                keys = pl.ds(begin + i * BLOCK, BLOCK)
                 scores = sum(
                     triton.dot(part, k_ref[keys, pl.ds(at, half)].astype(part.dtype).T)
                     for part, at in zip(mine, (0, half))
@@ -132,7 +140,7 @@ def _attend(
                 jnp.full((QUERIES,), LEAST, jnp.float32),
                 jnp.zeros((QUERIES,), jnp.float32),
             )
-            blocks = (jnp.minimum(there, chunk) + BLOCK - 1) // BLOCK
+            blocks = jax.lax.div(there + (BLOCK - 1), jnp.int32(BLOCK))
             out, most, total = jax.lax.fori_loop(0, blocks, block, nothing)
             row, column = (
                 jax.lax.broadcasted_iota(jnp.int32, (QUERIES, size), axis) for axis in (0, 1)
@@ -145,13 +153,11 @@ def _attend(
             size_ref[...] = jnp.full((QUERIES,), LEAST, jnp.float32)
 
     def of_keys() -> pl.BlockSpec:
-        return pl.BlockSpec((None, chunk, None, size), lambda b, h, j: (b, j, h, 0))
+        return pl.BlockSpec((None, capacity, None, size), lambda b, h, j: (b, 0, h, 0))
 
     def of_row(*shape: int) -> pl.BlockSpec:
         return pl.BlockSpec((None, *shape), lambda b, h, j: (b, *[0] * len(shape)))
 
-    # A power of two, as the second kernel takes all parts at once; beyond the capacity none has keys.
-    parts = pl.next_power_of_2(capacity // chunk)
     return pl.pallas_call(
         kernel,
         grid=(rows, kv, parts),
@@ -171,7 +177,7 @@ def _attend(
             jax.ShapeDtypeStruct((rows, parts, kv, several - 2, size), jnp.float32),
             jax.ShapeDtypeStruct((rows, parts, kv, QUERIES), jnp.float32),
         ],
-        compiler_params=triton.CompilerParams(num_warps=2, num_stages=3),
+        compiler_params=triton.CompilerParams(num_warps=WARPS, num_stages=STAGES),
         interpret=interpret,
         name="attend_one",
     )(token, *turned, k, v, length)
