@@ -21,7 +21,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 from random_weights import random_params
-from streaming import SIZE, machine, seconds
+from streaming import machine, seconds
 
 from livecc_jax.model import attention_windows, between_products, product_many, rotate_rows
 from livecc_jax.model.between_products import Narrow, Raw, Sum, add_and_norm, narrow_rows
@@ -35,7 +35,8 @@ from livecc_jax.model.presets import preset
 from livecc_jax.model.quantize import narrow_plainly
 from livecc_jax.stream.compiled import ON_GPU
 
-PATCHES = 1536  # of a frame pair of 448x672: whole blocks of the kernel
+SIZE = (448, 672)
+PATCHES = 1536  # of a frame pair of this size: whole blocks of the kernel
 PROMPT = 416  # tokens, with it
 CONTEXT = 8246  # tokens that a stream remembers
 ROUNDS, UNROLLED = 20, 5

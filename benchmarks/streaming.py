@@ -45,7 +45,6 @@ from livecc_jax.stream.retention import ROLLING
 from livecc_jax.stream.session import Session, StreamModel
 from livecc_jax.text.tokenizer import open_tokenizer
 
-SIZE = (448, 672)  # 16 x 24 merged patches: 384 tokens a frame pair
 NEW = 6
 
 
@@ -62,10 +61,11 @@ def seconds(run, repeat=10):
 
 def machine():
     """(FLOP/s of bf16 matrix products, bytes/s of reading)."""
-    a = jnp.ones((8192, 8192), jnp.bfloat16)
+    wide, long = (8192, 1 << 30) if jax.devices()[0].platform == "gpu" else (1024, 1 << 26)
+    a = jnp.ones((wide, wide), jnp.bfloat16)
     product = jax.jit(lambda a: a @ a)
-    flops = 2 * 8192**3 / seconds(lambda: product(a))
-    b = jnp.ones(1 << 30, jnp.bfloat16)
+    flops = 2 * wide**3 / seconds(lambda: product(a))
+    b = jnp.ones(long, jnp.bfloat16)
     largest = jax.jit(jnp.max)
     return flops, b.nbytes / seconds(lambda: largest(b))
 
@@ -343,39 +343,36 @@ def many_sessions(model, frames, what, args):
 
 
 def live_sessions(model, frames, plan, args):
-    """At the wall clock: a turn a second of each, at phases of its own; a tick when enough wait.
+    """At the wall clock: a turn a second of each, at phases of its own, decoded as `livecc watch` does.
 
-    Enough is one of `--share`: with 3, a stable engine is through a third of them while the next third
-    comes in, so a turn takes two thirds of a second at most, and a backlog is taken in fuller ticks.
-
-    `plan` is COUNT:SECONDS,...: so many of the engine's conversations go on for so long, one after the
-    other.
+    The next tick begins as soon as one is over and anything waits. `plan` is COUNT:SECONDS,...: so many
+    of the engine's conversations go on for so long, one after the other.
     """
     plan = [tuple(map(int, part.split(":"))) for part in plan.split(",")]
     most = max(count for count, _ in plan)
     most += -most % args.batch  # whole ticks while the caches fill
     engine, streams, _ = filled_engine(model, frames, most, args.batch, args)
-    for count, length in plan:
-        rng = np.random.default_rng(count)
-        together = min(args.batch, -(-count // args.share))
-        while engine.waiting():  # what others left
-            engine.tick()
-        # A tick of as many, so that its program is made before it is timed.
-        for i, stream in enumerate(streams[:together]):
+    for size in (1 << i for i in range(args.batch.bit_length())):  # programs, before the clock runs
+        for i, stream in enumerate(streams[:size]):
             stream.push(frames[1 + i % 3])
         engine.tick()
+    for count, length in plan:
+        rng = np.random.default_rng(count)
+        while engine.waiting():  # what others left
+            engine.tick()
         dropped = sum(s.lateness.dropped for s in streams)
         began = time.perf_counter() + 0.1
         due = sorted((began + p, i) for i, p in enumerate(rng.uniform(0, 1, count)))
         heapq.heapify(due)
-        late, busy = [], 0.0
+        late, ticks, busy = [], 0, 0.0
         while (now := time.perf_counter()) < began + length:
             while due[0][0] <= now:
                 when, i = heapq.heappop(due)
                 streams[i].push(frames[1 + i % 3], captured=when)
                 heapq.heappush(due, (when + 1.0, i))
-            if engine.waiting() >= together:
+            if engine.waiting():
                 late += [(now, who.lateness.last + DUE) for who, _ in engine.tick()]
+                ticks += 1
                 busy += time.perf_counter() - now
             else:
                 time.sleep(max(0.0, due[0][0] - time.perf_counter()))
@@ -384,7 +381,7 @@ def live_sessions(model, frames, plan, args):
             raise SystemExit(f"{count} sessions said nothing after the first 5 s")
         dropped = sum(s.lateness.dropped for s in streams) - dropped
         print(
-            f"{count} sessions live for {length} s, a tick when {together} wait, from capture to "
+            f"{count} sessions live for {length} s, {len(late) / ticks:.1f} a tick, from capture to "
             f"words: {percentiles(settled)}, {len(settled)} turns, {dropped} dropped, "
             f"busy {busy / length:.0%}", flush=True,
         )  # fmt: skip
@@ -404,8 +401,9 @@ def main():
     parser.add_argument("--ticks", type=int, default=20)
     parser.add_argument("--live", default="", help="at the wall clock: sessions:seconds,...")
     parser.add_argument("--batch", type=int, default=16, help="sessions a tick, at the wall clock")
-    parser.add_argument("--share", type=int, default=3, help="a tick waits for 1 of so many")
+    parser.add_argument("--size", default="448x672", help="of a frame: 384 tokens a pair")
     parser.add_argument("--precision", default="weights", help="weights or fp8")
+    parser.add_argument("--dtype", default="bfloat16", help="of weights")
     parser.add_argument("--peer", default="", help="transformers too: streams x turns, say 1x30")
     parser.add_argument("--split", type=int, default=0, help="where time goes, after so many turns")
     parser.add_argument("--profile", action="store_true", help="print the busiest kernels too")
@@ -420,11 +418,11 @@ def main():
     flops, bandwidth = machine()
     print(f"measured: {flops / 1e12:.0f} TFLOP/s, {bandwidth / 1e12:.2f} TB/s", flush=True)
     config = preset(args.preset)
-    params = random_params(config)
+    params = random_params(config, args.dtype)
     model = StreamModel(config, params, open_tokenizer(args.tokenizer), args.precision)
     del params
-    rng = np.random.default_rng(0)
-    frames = [rng.integers(0, 256, (6 if i == 0 else 2, *SIZE, 3), np.uint8) for i in range(4)]
+    rng, size = np.random.default_rng(0), tuple(map(int, args.size.split("x")))
+    frames = [rng.integers(0, 256, (6 if i == 0 else 2, *size, 3), np.uint8) for i in range(4)]
     floors(model, frames, flops, bandwidth)
     if args.split:
         split(model, frames, args.split)

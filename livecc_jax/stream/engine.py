@@ -1,9 +1,9 @@
 """Many conversations on one device: whoever has a full turn takes part in the next tick.
 
 A conversation's commentary for a second is due a second after its last frame. A tick takes the most
-urgent waiting turn and every other that can share its compiled program, most urgent first. A
-conversation that falls behind loses its oldest waiting turns, and says how many; its time labels go on
-telling the time.
+urgent waiting turn and others that can share its compiled program, most urgent first, as many as fill
+it. A conversation that falls behind loses its oldest waiting turns, and says how many; its time labels
+go on telling the time.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from livecc_jax.stream.options import StreamOptions, stack_controls
 from livecc_jax.stream.places import Places, PoolFull
 from livecc_jax.stream.prompt import Prompt, make_prompt, stack_prompts
 from livecc_jax.stream.retention import FULL, Piece, Remembered, Retention
+from livecc_jax.stream.seats import seated, taken
 from livecc_jax.stream.session import (
     LATE_TURN,
     MAX_ANSWER,
@@ -210,9 +211,10 @@ class Engine:
                     # The shortest prompt there is, and the longest.
                     stream._pushed, stream._unkept = number, [0] * (number == LATE_TURN)
                     stream.push(frames)
-                for _, result in self.tick():
-                    if isinstance(result, LiveCCError):
-                        raise result
+                while self.waiting():
+                    for _, result in self.tick():
+                        if isinstance(result, LiveCCError):
+                            raise result
             for stream in streams:
                 stream.close()
 
@@ -223,7 +225,7 @@ class Engine:
     def tick(
         self, following: np.ndarray | jax.Array | None = None
     ) -> list[tuple[Conversation, SpokenTurn | Answer | LiveCCError]]:
-        """Take the most urgent turns, one of each conversation, together.
+        """Take the most urgent turns together, one of each conversation, as many as `seats.taken` says.
 
         Args:
             following: frames that will be pushed next, the array itself, where no other turn can be in
@@ -260,21 +262,26 @@ class Engine:
         return [*spoken, *ended]
 
     def _urgent(self, claim: bool = False) -> list[tuple[Conversation, Waiting]]:
-        """The most urgent waiting turn and those that can be in its tick, claimed or only looked up."""
+        """The most urgent waiting turn and those that are in its tick, claimed or only looked up."""
         # Others may push meanwhile, and so drop what waits first.
         ready = sorted(
             ((c._waiting[0], c) for c in list(self._open.values()) if c._waiting),
             key=lambda x: (x[0].captured, x[1]._serial),
         )
+        # Turns share a program when their frames are as many, of one size.
+        alike = [(turn, c) for turn, c in ready if turn.shape == ready[0][0].shape]
+        limit = self._most
+        if alike and alike[0][0].frames is not None:
+            limit = taken(
+                max(collections.Counter(c._shard for _, c in alike).values()), limit, self._least
+            )
         chosen: list[tuple[Conversation, Waiting]] = []
-        taken = collections.Counter[int]()  # turns, of each group of devices
-        for turn, conversation in ready:
-            # Turns share a program when their frames are as many, of one size.
-            alike = not chosen or turn.shape == chosen[0][1].shape
-            full = taken[conversation._shard] == self.options.batch // self.model.shards
-            if alike and not full and not (claim and not conversation._claim(turn)):
+        held = collections.Counter[int]()
+        for turn, conversation in alike:
+            shard = conversation._shard
+            if held[shard] < limit and not (claim and not conversation._claim(turn)):
                 chosen.append((conversation, turn))
-                taken[conversation._shard] += 1
+                held[shard] += 1
         return chosen
 
     def _see(self, chosen: list[tuple[Conversation, Waiting]]) -> jax.Array | None:
@@ -306,9 +313,18 @@ class Engine:
 
     def _seated(self, conversations: list[Conversation]) -> tuple[list[int], int]:
         shards = [conversation._shard for conversation in conversations]
-        # Alone in a tick, a token's input would not be rounded to eight bits, and in company it is.
-        least = 2 if self.model.precision == "fp8" else 1
-        return seated(shards, self.model.shards, self.options.batch, least)
+        return seated(shards, self.model.shards, self._most, self._least)
+
+    @property
+    def _most(self) -> int:
+        """Rows of a group of devices, at most."""
+        return min(self.options.batch // self.model.shards, self.options.slots)
+
+    @property
+    def _least(self) -> int:
+        """Rows of a group, at least."""
+        # Alone, a token's input would not be rounded to eight bits, and in company it is.
+        return 2 if self.model.precision == "fp8" else 1
 
     def _prepare(self, conversation: Conversation, turn: Waiting) -> tuple[Prompt, np.ndarray]:
         """A turn's prompt, and places for it and its answer."""
@@ -432,24 +448,6 @@ class Engine:
         if self._open.pop(conversation._serial, None) is not None:
             conversation._places.release(conversation._memory.places())
             conversation._waiting.clear()
-
-
-def seated(shards: list[int], groups: int, batch: int, least: int = 1) -> tuple[list[int], int]:
-    """Which row of a tick each turn has, and how many rows there are.
-
-    Each group of devices has equally many, a power of two or its share of the batch, one group after
-    the other.
-
-    Args:
-        shards: the group of each turn.
-        groups: how many there are.
-        batch: most rows.
-        least: fewest rows of a group, if the batch has so many.
-    """
-    sizes = collections.Counter(shards)
-    each = min(max(least, 1 << (max(sizes.values()) - 1).bit_length()), batch // groups)
-    free = [iter(range(group * each, (group + 1) * each)) for group in range(groups)]
-    return [next(free[group]) for group in shards], each * groups
 
 
 def _stack_contexts(gathered: list[tuple[np.ndarray, np.ndarray, np.ndarray]], room: int) -> Context:

@@ -535,6 +535,30 @@ def test_who_falls_behind_loses_the_oldest():
     assert not made.tick()
 
 
+def test_a_tick_takes_what_fills_it_and_the_most_urgent_first(monkeypatch):
+    """What is left comes next; questions, of whom padding costs little, all go together."""
+    made = engine(slots=6, batch=8)
+    monkeypatch.setattr(made, "_see", lambda chosen: None)
+
+    def run(rows, *_):
+        return np.full((len(rows), LIMIT), -1), np.zeros(len(rows), bool)
+
+    monkeypatch.setattr(made, "_run", run)
+    streams = [made.open(QUERY, options("mrope")) for _ in range(6)]
+    for i, stream in enumerate(streams[:5]):
+        stream.push(frames(0), captured=9.0 - i)
+    first, second = ([who for who, _ in made.tick()] for _ in range(2))
+    assert first == streams[4:0:-1]
+    assert second == streams[:1]
+    streams[5].push(frames(0))
+    for stream in streams[:5]:
+        stream.push(frames(1))
+    assert [len(made.tick()) for _ in range(3)] == [1, 4, 1]  # an opening is another program
+    for stream in streams[:5]:
+        stream.ask("?")
+    assert len(made.tick()) == 5
+
+
 def test_what_an_engine_refuses():
     made = engine(slots=1)
     stream = made.open(QUERY, options("mrope", context=300))

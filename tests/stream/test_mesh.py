@@ -9,7 +9,7 @@ from test_session import CONFIG, LIMIT, QUERY, TOKENIZER, frames, model, options
 
 from livecc_jax.errors import ConfigError
 from livecc_jax.parallel.mesh import make_mesh, parse_mesh
-from livecc_jax.stream.engine import Engine, EngineOptions, seated
+from livecc_jax.stream.engine import Engine, EngineOptions
 from livecc_jax.stream.rolling import RollingSession
 from livecc_jax.stream.session import Session, StreamModel
 
@@ -89,15 +89,6 @@ def test_an_engines_streams_over_groups_of_devices():
     assert keys.addressable_shards[0].data.shape == (2000, 1, CONFIG.text.head_dim)
     kernel = over.model.weights.layers[0]["qkv"]["rows"]
     assert kernel.addressable_shards[0].data.size == kernel.size // 2
-
-
-def test_rows_of_a_tick_lie_with_their_streams():
-    assert seated([0, 0, 0], 1, 8) == ([0, 1, 2], 4)
-    assert seated([0, 0, 0], 1, 3) == ([0, 1, 2], 3)
-    assert seated([0], 1, 8, least=2) == ([0], 2)
-    assert seated([0], 1, 1, least=2) == ([0], 1)
-    assert seated([1, 0, 1, 1], 2, 6) == ([3, 0, 4, 5], 6)
-    assert seated([1], 2, 6) == ([1], 2)
 
 
 def test_what_does_not_divide_is_refused():
