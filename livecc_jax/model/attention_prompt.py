@@ -23,8 +23,10 @@ from livecc_jax.model.pallas_gpu import (
     GROUP,
     PROCESSORS,
     in_registers,
+    mixed,
     mosaic,
     multiplies,
+    scored,
     tiled,
     triton_of_pallas,
 )
@@ -163,16 +165,7 @@ def _run(
                 acc, most, total = carry
                 slot = lax.rem(i, jnp.int32(STAGES))
 
-                def score(acc_ref):  # noqa: ANN001, ANN202
-                    gpu.wgmma(acc_ref, mine, k_smem.at[slot].transpose((1, 0)))
-                    pass_turn()
-                    return acc_ref[...]
-
-                if interpret:
-                    scores = jnp.dot(mine[...], k_smem[slot].T, preferred_element_type=jnp.float32)
-                    pass_turn()
-                else:
-                    scores = pl.run_scoped(score, gpu.ACC((GROUP, KEYS), jnp.float32))
+                scores = scored(mine, k_smem, slot, interpret, pass_turn)
                 gpu.barrier_arrive(k_gone.at[slot])
                 if masked:
                     # A key's number times `group` against a query's own: no division.
@@ -198,15 +191,7 @@ def _run(
                     def _() -> None:
                         gpu.barrier_wait(k_there.at[lax.rem(following, jnp.int32(STAGES))])
 
-                def mix(acc_ref) -> None:  # noqa: ANN001
-                    gpu.wgmma(acc_ref, p16, v_smem.at[slot])
-                    await_following()
-
-                if interpret:
-                    acc += jnp.dot(p16, v_smem[slot], preferred_element_type=jnp.float32)
-                    await_following()
-                else:
-                    acc = pl.run_state(mix)(gpu.ACC.init(acc))
+                acc = mixed(acc, p16, v_smem, slot, interpret, await_following)
                 gpu.barrier_arrive(v_gone.at[slot])
                 return acc, higher, total
 

@@ -20,9 +20,11 @@ from livecc_jax.model.attention_prompt import LOG2_E
 from livecc_jax.model.pallas_gpu import (
     GROUP,
     in_registers,
+    mixed,
     mosaic,
     multiplies,
     one_gpu,
+    scored,
     tiled,
     triton_of_pallas,
 )
@@ -92,27 +94,12 @@ def attend(qkv: jax.Array, interpret: Any = None) -> jax.Array:
             def score(slot: jax.Array | int) -> jax.Array:
                 """Products with a block of keys; the next group may begin once they are under way."""
 
-                def products(acc_ref):  # noqa: ANN001, ANN202
-                    gpu.wgmma(acc_ref, mine, k_smem.at[slot].transpose((1, 0)))
-                    give_turn()
-                    return acc_ref[...]
-
-                if interpret:
-                    scores = jnp.dot(mine[...], k_smem[slot].T, preferred_element_type=jnp.float32)
-                    give_turn()
-                else:
-                    scores = pl.run_scoped(products, gpu.ACC((GROUP, KEYS), jnp.float32))
+                scores = scored(mine, k_smem, slot, interpret, give_turn)
                 gpu.barrier_arrive(k_gone.at[slot])
                 return scores
 
             def mix(p16: jax.Array, acc: jax.Array, slot: jax.Array | int) -> jax.Array:
-                def products(acc_ref) -> None:  # noqa: ANN001
-                    gpu.wgmma(acc_ref, p16, v_smem.at[slot])
-
-                if interpret:
-                    acc += jnp.dot(p16, v_smem[slot], preferred_element_type=jnp.float32)
-                else:
-                    acc = pl.run_state(products)(gpu.ACC.init(acc))
+                acc = mixed(acc, p16, v_smem, slot, interpret)
                 gpu.barrier_arrive(v_gone.at[slot])
                 return acc
 

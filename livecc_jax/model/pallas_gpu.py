@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -65,6 +66,65 @@ def tiled(dtype: Any, *shape: int, swizzle: int = 128) -> Any:
     gpu = mosaic()
     tiling = gpu.TilingTransform((8, swizzle // jnp.dtype(dtype).itemsize))
     return gpu.SMEM(shape, dtype, transforms=(tiling, gpu.SwizzleTransform(swizzle)))
+
+
+def scored(
+    queries: Any, keys: Any, slot: Any, interpret: Any, begun: Callable[[], None] = lambda: None
+) -> jax.Array:
+    """Within a kernel, products of queries with the keys of a slot: float32 [GROUP, N].
+
+    Args:
+        queries: [GROUP, D] in shared memory.
+        keys: [slots, N, D] there.
+        slot: which of them.
+        interpret: as of the kernel.
+        begun: what is to be done once they are under way.
+    """
+    from jax.experimental import pallas as pl
+
+    if interpret:
+        products = jnp.dot(queries[...], keys[slot].T, preferred_element_type=jnp.float32)
+        begun()
+        return products
+
+    def multiply(acc_ref: Any) -> jax.Array:
+        mosaic().wgmma(acc_ref, queries, keys.at[slot].transpose((1, 0)))
+        begun()
+        return acc_ref[...]
+
+    return pl.run_scoped(multiply, mosaic().ACC((GROUP, keys.shape[1]), jnp.float32))
+
+
+def mixed(
+    acc: jax.Array,
+    weights: jax.Array,
+    values: Any,
+    slot: Any,
+    interpret: Any,
+    begun: Callable[[], None] = lambda: None,
+) -> jax.Array:
+    """Within a kernel, acc + a slot's values as the weights have it: float32 [GROUP, D].
+
+    Args:
+        acc: [GROUP, D].
+        weights: [GROUP, N], in the dtype of values.
+        values: [slots, N, D] in shared memory.
+        slot: which of them.
+        interpret: as of the kernel.
+        begun: what is to be done once the products are under way.
+    """
+    from jax.experimental import pallas as pl
+
+    if interpret:
+        acc += jnp.dot(weights, values[slot], preferred_element_type=jnp.float32)
+        begun()
+        return acc
+
+    def multiply(acc_ref: Any) -> None:
+        mosaic().wgmma(acc_ref, weights, values.at[slot])
+        begun()
+
+    return pl.run_state(multiply)(mosaic().ACC.init(acc))
 
 
 @functools.cache
