@@ -25,13 +25,13 @@ from jax.experimental import topologies
 from jax.sharding import AbstractDevice, AbstractMesh, SingleDeviceSharding
 
 from livecc_jax.model.inference import lay_out
-from livecc_jax.model.pool import Context
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import abstract_params
-from livecc_jax.stream.answer import Controls, StopIds
+from livecc_jax.stream.answer import StopIds
 from livecc_jax.stream.compiled import ON_GPU
-from livecc_jax.stream.step import SlotState, TurnInput, look, run_turn
-from livecc_jax.stream.tick import Places, take_turns
+from livecc_jax.stream.plan import abstract_context, abstract_turns
+from livecc_jax.stream.step import SlotState, look, run_turn
+from livecc_jax.stream.tick import take_turns
 
 KIND = "NVIDIA H100 80GB HBM3"
 H100 = """
@@ -66,7 +66,7 @@ NO_KERNEL = ("parameter", "get-tuple-element", "bitcast", "tuple", "constant")
 
 def traced(args, of):
     """The call, traced; `of` makes an array of a shape and dtype."""
-    c, rows, ints = preset(args.preset), args.rows, jnp.int32
+    c, rows = preset(args.preset), args.rows
     params = jax.tree.map(lambda x: of(x.shape, jnp.bfloat16), abstract_params(c))
     weights = jax.eval_shape(functools.partial(lay_out, precision=args.precision), params)
     weights = jax.tree.map(lambda x: of(x.shape, x.dtype), weights)
@@ -74,33 +74,28 @@ def traced(args, of):
         return jax.jit(look.__wrapped__, static_argnames="config").trace(
             c, weights.for_seeing(), (of((2, *SIZE, 3), jnp.uint8),) * rows
         )
-    numbers = functools.partial(of, dtype=ints)
-    pictures = of((rows, PAIR, c.text.width), jnp.bfloat16)
-    turn = TurnInput(
-        numbers((rows, PROMPT)), numbers((rows,)), numbers((rows, 3, PROMPT)), numbers((rows,)),
-        numbers((rows, PROMPT)), pictures,
-    )  # fmt: skip
-    controls = Controls(*[of((rows,), jnp.float32)] * 4, of((rows, 2), jnp.uint32))
+
+    def each(dtype, *shape):
+        return of((rows, *shape), dtype)
+
+    turn, controls = abstract_turns(each, PROMPT, each(jnp.bfloat16, PAIR, c.text.width))
     stop = StopIds((0, 1), None)
     static = ("config", "stop", "limit", "sampled")
     token = (c.text.kv_heads, c.text.head_dim)
     if args.call == "turn":
-        kept = of((rows, args.room, *token), jnp.bfloat16)
-        seen = of((rows, c.text.vocab_size), jnp.bool)
-        state = SlotState(numbers((rows,)), seen)
+        kept = each(jnp.bfloat16, args.room, *token)
+        state = SlotState(each(jnp.int32), each(jnp.bool, c.text.vocab_size))
         call = jax.jit(run_turn.__wrapped__, static_argnames=static, donate_argnames=("cache", "state"))
         cache = [(kept, kept)] * c.text.layers
         return call.trace(
             c, stop, NEW, weights.for_saying(), cache, state, turn, controls, sampled=False
         )
     kept = of((args.pool, *token), jnp.bfloat16)
-    here = numbers((rows, args.room))
-    context = Context(here, here, numbers((rows, 3, args.room)), numbers((rows,)))
+    context, places = abstract_context(each, args.room, PROMPT, NEW)
     call = jax.jit(take_turns.__wrapped__, static_argnames=static, donate_argnames="pool")
     return call.trace(
-        c, stop, NEW, weights.for_saying(), [(kept, kept)] * c.text.layers, context, turn,
-        Places(numbers((rows, PROMPT)), numbers((rows, NEW))), controls, numbers((rows,)),
-        sampled=False,
+        c, stop, NEW, weights.for_saying(), [(kept, kept)] * c.text.layers, context, turn, places,
+        controls, each(jnp.int32), sampled=False,
     )  # fmt: skip
 
 

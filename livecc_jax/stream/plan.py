@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,15 +162,12 @@ def plan_stream(
         return jax.ShapeDtypeStruct((load.batch, *more), kind, sharding=spec)
 
     q, m, ints = -(-(load.pair + PROMPT_TEXT) // PROMPT_BUCKET) * PROMPT_BUCKET, load.limit, jnp.int32
-    seen = rows(jnp.dtype(dtype), load.pair, config.text.width)
-    turn = TurnInput(rows(ints, q), rows(ints), rows(ints, 3, q), rows(ints), rows(ints, q), seen)
-    context = Context(rows(ints, room), rows(ints, room), rows(ints, 3, room), rows(ints))
-    controls = Controls(*[rows(jnp.float32)] * 4, rows(jnp.uint32, 2))
+    turn, controls = abstract_turns(rows, q, rows(jnp.dtype(dtype), load.pair, config.text.width))
+    context, places = abstract_context(rows, room, q, m)
     side = next(n for n in range(math.isqrt(load.pair), 0, -1) if load.pair % n == 0)
     frames = rows(jnp.uint8, 2, 28 * side, 28 * load.pair // side, 3)
     with jax.set_mesh(mesh):
         looking = look.trace(config, weights.for_seeing(), frames)
-        places = Places(rows(ints, q), rows(ints, m))
         taking = take_turns.trace(
             config, END, m, weights.for_saying(), pool, context, turn, places, controls, rows(ints),
             False,
@@ -208,6 +206,26 @@ def plan_stream(
         token=figure(body, once, without),
         compile_seconds=took,
     )
+
+
+def abstract_turns(
+    rows: Callable[..., jax.ShapeDtypeStruct], prompt: int, pictures: jax.ShapeDtypeStruct
+) -> tuple[TurnInput, Controls]:
+    """Turns of so many tokens' prompts; rows(dtype, *shape) is an array [B, *shape]."""
+    numbers = functools.partial(rows, jnp.int32)
+    turn = TurnInput(
+        numbers(prompt), numbers(), numbers(3, prompt), numbers(), numbers(prompt), pictures
+    )
+    return turn, Controls(*[rows(jnp.float32)] * 4, rows(jnp.uint32, 2))
+
+
+def abstract_context(
+    rows: Callable[..., jax.ShapeDtypeStruct], room: int, prompt: int, limit: int
+) -> tuple[Context, Places]:
+    """What turns of a tick attend to, and where they and their answers go."""
+    numbers = functools.partial(rows, jnp.int32)
+    context = Context(numbers(room), numbers(room), numbers(3, room), numbers())
+    return context, Places(numbers(prompt), numbers(limit))
 
 
 def abstract_weights(config: ModelConfig, mesh: Mesh, dtype: Any) -> Weights:
