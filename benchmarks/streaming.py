@@ -2,12 +2,13 @@
 
     python benchmarks/streaming.py --preset 7b --streams 10 --sessions 16,32,48 --peer 1x30
 
-Random weights, bf16, frame pairs of 384 tokens, six new tokens a turn. One stream at a time through the
-`full` cache, 60 turns each: as fast as possible, the next frames known while a turn is spoken, as of a
-file; then a few as of a camera, whose frames are pushed when they come, from push to words. Then many
-sessions with the `rolling` cache in back-to-back ticks. With `--peer`, transformers first, in a process
-of its own on the same device (`transformers_stream.py`). Beside each part its floor: FLOPs over the
-matrix-product rate and bytes over the memory bandwidth, both measured here first.
+Random weights, by default in bf16, and frame pairs of 384 tokens; six new tokens a turn. One stream at
+a time through the `full` cache, 60 turns each: as fast as possible, the next frames known while a turn
+is spoken, as of a file; then a few as of a camera, whose frames are pushed when they come, from push to
+words. Then many sessions with the `rolling` cache, in back-to-back ticks, and with `--live` at the wall
+clock. With `--peer`, transformers first, in a process of its own on the same device
+(`transformers_stream.py`). Beside each part its floor: FLOPs over the matrix-product rate and bytes
+over the memory bandwidth, both measured here first.
 """
 
 import argparse
@@ -195,6 +196,7 @@ def peer(args):
     script = Path(__file__).with_name("transformers_stream.py")
     command = [sys.executable, str(script), "--preset", args.preset, "--streams", streams]
     command += ["--turns", turns, "--tokenizer", args.tokenizer]
+    command += ["--size", args.size, "--dtype", args.dtype]
     told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
     print(told, flush=True)
     loops = json.loads(told.splitlines()[-1]).values()

@@ -19,7 +19,7 @@ from livecc_jax.model.pallas_gpu import triton_of_pallas
 
 BLOCK = 64  # keys at a time
 BLOCKS = 256  # of the device, that read at once
-FEWEST = 2  # parts of a row
+FEWEST = 4  # parts of a row: some are longer than others
 WARPS, STAGES = 2, 2  # of a block: its warps, and what it fetches ahead
 QUERIES = 16  # rows of the smallest matrix product there is; more query heads a key head are not served
 COLUMNS = 32  # of an output that one block puts together, at most
@@ -34,6 +34,7 @@ def usable(qkv: jax.Array, k: jax.Array) -> bool:
         and served <= QUERIES
         and size & (size - 1) == 0
         and size // 2 >= QUERIES  # the least that a matrix product takes of each half
+        and k.shape[1] >= BLOCK
         and k.shape[1] % BLOCK == 0
         and triton_of_pallas() is not None
     )

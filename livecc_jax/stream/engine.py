@@ -186,7 +186,8 @@ class Engine:
 
         Made-up streams take turns and are closed again: openings, later turns with short and with long
         time labels, and a short question, in ticks of every number of rows. With a fixed `room` nothing
-        is left to compile but longer questions; without one, contexts that outgrow their bucket too.
+        is left to compile but longer questions (and, over several groups of devices, ticks of one that
+        forks have filled beyond its share); without one, contexts that outgrow their bucket too.
 
         Args:
             size: height and width of frames as they are pushed, multiples of 28.
@@ -269,20 +270,22 @@ class Engine:
             key=lambda x: (x[0].captured, x[1]._serial),
         )
         # Turns share a program when their frames are as many, of one size.
-        alike = [(turn, c) for turn, c in ready if turn.shape == ready[0][0].shape]
-        limit = self._most
-        if alike and alike[0][0].frames is not None:
-            limit = taken(
-                max(collections.Counter(c._shard for _, c in alike).values()), limit, self._least
-            )
-        chosen: list[tuple[Conversation, Waiting]] = []
-        held = collections.Counter[int]()
-        for turn, conversation in alike:
-            shard = conversation._shard
-            if held[shard] < limit and not (claim and not conversation._claim(turn)):
-                chosen.append((conversation, turn))
-                held[shard] += 1
-        return chosen
+        for shape in dict.fromkeys(turn.shape for turn, _ in ready):
+            alike = [(turn, c) for turn, c in ready if turn.shape == shape]
+            limit = self._most
+            if alike[0][0].frames is not None:  # a question is hardly its prompt: all of them go
+                waiting = collections.Counter(c._shard for _, c in alike)
+                limit = taken(max(waiting.values()), limit, self._least)
+            chosen: list[tuple[Conversation, Waiting]] = []
+            held = collections.Counter[int]()
+            for turn, conversation in alike:
+                shard = conversation._shard
+                if held[shard] < limit and not (claim and not conversation._claim(turn)):
+                    chosen.append((conversation, turn))
+                    held[shard] += 1
+            if chosen:
+                return chosen
+        return []
 
     def _see(self, chosen: list[tuple[Conversation, Waiting]]) -> jax.Array | None:
         """What the tower makes of these turns' frames, each in its seat; None of questions."""
@@ -303,7 +306,7 @@ class Engine:
         shown = () if following is None else (following,)
         chosen = [] if shown else self._urgent()
         # As many as can be, so that what comes later is less urgent; and the next push drops none.
-        full = len(chosen) == self.options.batch
+        full = len(chosen) == self._most * self.model.shards
         if full and all(c.waiting < self.options.waiting for c, _ in chosen):
             seats, _ = self._seated([conversation for conversation, _ in chosen])
             by_seat = dict(zip(seats, chosen))

@@ -14,8 +14,8 @@ FULL = 7 / 8  # of a tick's rows: with fewer turns to take, a smaller tick
 def taken(turns: int, most: int, least: int = 1) -> int:
     """How many of so many turns to take at once.
 
-    A row that only pads costs what a turn does, as most of that is its frames. So an eighth of a tick
-    pads at most: else it takes as many as fill a smaller one, and what is left is first in the next.
+    A row that only pads costs what a turn does, as most of that is its frames. So where more than an
+    eighth of a group's rows would pad, as many are taken as fill a smaller tick; the rest come next.
 
     Args:
         turns: that wait, of the group of devices that has most.

@@ -417,8 +417,8 @@ def test_few_programs_serve_many_turns():
             stream.push(picture(stream, 0 if not stream._pushed else 1))
         while made.waiting():
             made.tick()
-    # A batch of 1, 2 or 4; opening or not; two prompt buckets and one of context.
-    assert take_turns._cache_size() - before <= 9
+    # One row or two; opening or not; two prompt buckets and one of context.
+    assert take_turns._cache_size() - before <= 6
 
 
 def test_an_engine_warms_up_every_number_of_rows(monkeypatch):
