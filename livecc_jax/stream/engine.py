@@ -269,23 +269,20 @@ class Engine:
             ((c._waiting[0], c) for c in list(self._open.values()) if c._waiting),
             key=lambda x: (x[0].captured, x[1]._serial),
         )
-        # Turns share a program when their frames are as many, of one size.
-        for shape in dict.fromkeys(turn.shape for turn, _ in ready):
-            alike = [(turn, c) for turn, c in ready if turn.shape == shape]
-            limit = self._most
-            if alike[0][0].frames is not None:  # a question is hardly its prompt: all of them go
-                waiting = collections.Counter(c._shard for _, c in alike)
-                limit = taken(max(waiting.values()), limit, self._least)
-            chosen: list[tuple[Conversation, Waiting]] = []
-            held = collections.Counter[int]()
-            for turn, conversation in alike:
-                shard = conversation._shard
-                if held[shard] < limit and not (claim and not conversation._claim(turn)):
-                    chosen.append((conversation, turn))
-                    held[shard] += 1
-            if chosen:
-                return chosen
-        return []
+        chosen: list[tuple[Conversation, Waiting]] = []
+        held, limit = collections.Counter[int](), self._most  # turns, of each group of devices
+        for turn, conversation in ready:
+            # Turns share a program when their frames are as many, of one size.
+            alike = not chosen or turn.shape == chosen[0][1].shape
+            full = held[conversation._shard] == limit
+            if not alike or full or (claim and not conversation._claim(turn)):
+                continue
+            chosen.append((conversation, turn))
+            held[conversation._shard] += 1
+            if len(chosen) == 1 and turn.frames is not None:  # questions all go: hardly a prompt
+                waiting = collections.Counter(c._shard for t, c in ready if t.shape == turn.shape)
+                limit = taken(max(waiting.values()), self._most, self._least)
+        return chosen
 
     def _see(self, chosen: list[tuple[Conversation, Waiting]]) -> jax.Array | None:
         """What the tower makes of these turns' frames, each in its seat; None of questions."""
