@@ -28,7 +28,7 @@ $(LIBTPU): $(VENV)/installed
 	mv $@.new $@
 
 test: $(VENV)/installed
-	PYTHONPATH=$(LIBTPU)$${PYTHONPATH:+:$$PYTHONPATH} $(BIN)/python -m pytest -q -n 2
+	PYTHONPATH=$(LIBTPU)$${PYTHONPATH:+:$$PYTHONPATH} $(BIN)/python -m pytest -q -n 2 --durations=20
 
 test-slow: $(VENV)/installed
 	PYTHONPATH=$(LIBTPU)$${PYTHONPATH:+:$$PYTHONPATH} $(BIN)/python -m pytest -q -m slow
@@ -36,6 +36,7 @@ test-slow: $(VENV)/installed
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python .ci/check_imports.py
 
 clean:
 	rm -rf $(VENV) demo_out build *.egg-info

@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 here = Path(__file__).parent
-version = re.search(r'__version__ = "(.+?)"', (here / "livecc_jax/__init__.py").read_text()).group(1)
+version = re.search(r'__version__ = "(.+?)"', (here / "livecc_jax/version.py").read_text()).group(1)
 
 TEST = [
     "safetensors>=0.4",

@@ -25,16 +25,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from livecc_jax.evaluate import choice
-from livecc_jax.evaluate.choice import Chooser, Shapes, Shown
-from livecc_jax.evaluate.questions import Asking
-from livecc_jax.evaluate.watching import Watched
+from livecc_jax.evaluate.benchmarks.questions import Asking
+from livecc_jax.evaluate.run import choice
+from livecc_jax.evaluate.run.choice import Chooser, Shapes, Shown
+from livecc_jax.evaluate.run.video_turns import Watched
 from livecc_jax.media.budget import PixelBudget
+from livecc_jax.model.flops import forward_flops
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import abstract_params
+from livecc_jax.parallel.peak_rates import peak_flops
 from livecc_jax.text.tokenizer import SpecialTokens
-from livecc_jax.train.flops import forward_flops
-from livecc_jax.train.peak import peak_flops
 
 SPECIAL = SpecialTokens(151643, 151644, 151645, 151652, 151653, 151655, 151656)
 

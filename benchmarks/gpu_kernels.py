@@ -24,14 +24,14 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import AbstractDevice, AbstractMesh, SingleDeviceSharding
 
-from livecc_jax.model.inference import lay_out
+from livecc_jax.decoding.compiled import ON_GPU
+from livecc_jax.decoding.engine_step import take_turns
+from livecc_jax.decoding.generate import StopIds
+from livecc_jax.decoding.network import lay_out
+from livecc_jax.decoding.session_step import SlotState, look, run_turn
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import abstract_params
-from livecc_jax.stream.answer import StopIds
-from livecc_jax.stream.compiled import ON_GPU
-from livecc_jax.stream.plan import abstract_context, abstract_turns
-from livecc_jax.stream.step import SlotState, look, run_turn
-from livecc_jax.stream.tick import take_turns
+from livecc_jax.planning.streaming import abstract_context, abstract_turns
 
 KIND = "NVIDIA H100 80GB HBM3"
 H100 = """

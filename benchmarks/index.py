@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from livecc_jax.data.index import build_index
+from livecc_jax.data.index.build import build_index
 from livecc_jax.media.budget import PixelBudget
-from livecc_jax.text.tokenizer import open_tokenizer
+from livecc_jax.text.open import open_tokenizer
 
 ROOT = Path(__file__).parents[1]
 CLIP = ROOT / "data/clips/bbb_espeak_narration_30s.mp4"

@@ -35,10 +35,10 @@ PATIENCE = 30  # seconds for the processes that were not killed themselves to en
 
 def prepare(home: Path) -> None:
     """A tokenizer, and an index of the shipped clips."""
-    from livecc_jax.data.index import build_index
+    from livecc_jax.data.index.build import build_index
     from livecc_jax.media.budget import PixelBudget
+    from livecc_jax.text.open import open_tokenizer
     from livecc_jax.text.sentencepiece import train_sentencepiece
-    from livecc_jax.text.tokenizer import open_tokenizer
 
     train_sentencepiece(sorted((ROOT / "livecc_jax/timeline").glob("*.py")), home / "tok", 600)
     listed = [ROOT / "data/annotations/windows.jsonl"]

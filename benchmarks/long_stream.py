@@ -28,24 +28,24 @@ import jax
 import numpy as np
 from random_weights import random_params
 
+from livecc_jax.decoding.engine_step import take_turns
+from livecc_jax.decoding.options import StreamOptions
+from livecc_jax.decoding.session_step import look
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import bind
 from livecc_jax.model.vocabulary import fit_vocabulary
-from livecc_jax.stream.figures import device_bytes, host_bytes
-from livecc_jax.stream.options import StreamOptions
-from livecc_jax.stream.retention import ROLLING
+from livecc_jax.serving.latency import device_bytes, host_bytes
+from livecc_jax.stream.history import ROLLING
 from livecc_jax.stream.rolling import RollingSession
 from livecc_jax.stream.session import StreamModel
-from livecc_jax.stream.step import look
-from livecc_jax.stream.tick import take_turns
+from livecc_jax.text.open import open_tokenizer
 from livecc_jax.text.sentencepiece import train_sentencepiece
-from livecc_jax.text.tokenizer import open_tokenizer
 from livecc_jax.timeline.positions import token_positions
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests/stream"))
+sys.path.insert(0, str(ROOT))  # the tests lie beside this folder
 
-import oracle  # noqa: E402
+from tests.support import replay as oracle  # noqa: E402
 
 QUERY, PENALTY = "Comment on the video.", 1.05
 

@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 
-from livecc_jax.data.packing import RowShape, plan_rows
+from livecc_jax.data.rows.packing import RowShape, plan_rows
 from livecc_jax.media.budget import PixelBudget
 
 TURN_TEXT = 26  # tokens of a silent turn beside its frames

@@ -64,7 +64,7 @@ class Memory:
 def opened(args):
     """(checkpoint, tokenizer, turns of frames, probe)."""
     from livecc_jax.checkpoints.open import open_checkpoint
-    from livecc_jax.data.probe import make_probe, noise_frames
+    from livecc_jax.data.inspect.probe import make_probe, noise_frames
     from livecc_jax.media.budget import PixelBudget
 
     checkpoint = open_checkpoint(args.model)
@@ -76,7 +76,7 @@ def opened(args):
 
 def gaps_of(trace, reference):
     """Each layer's difference from what is stored; the first to run stores."""
-    from livecc_jax.checkpoints.verify import value_gap
+    from livecc_jax.verify.verify import value_gap
 
     reference.mkdir(exist_ok=True)
     gaps = []
@@ -99,8 +99,8 @@ def run_peer(args):
     import torch
     import transformers
 
-    from livecc_jax.checkpoints.peer import Peer
     from livecc_jax.model.vision import normalize
+    from livecc_jax.verify.transformers import Peer
 
     checkpoint, tokenizer, _, probe = opened(args)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -157,7 +157,7 @@ def run_ours(args):
     """Ours, in one dtype: values, and in float32 the streaming conversations."""
     import jax
 
-    from livecc_jax.model.trace import trace
+    from livecc_jax.verify.layers import trace
 
     checkpoint, tokenizer, frames, probe = opened(args)
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -181,7 +181,7 @@ def run_ours(args):
 
 def converse(args, config, params, tokenizer, frames):
     """Stream the conversation in each mode and store what was said, where, and why."""
-    from livecc_jax.stream.options import StreamOptions
+    from livecc_jax.decoding.options import StreamOptions
     from livecc_jax.stream.session import Session, StreamModel
 
     class Recorded(Session):

@@ -5,7 +5,7 @@
 The clip is the shipped 30 s one, enlarged to the height asked for and coded as H.264 with a key frame
 every two seconds, as video sites do; 32 copies of it under names of their own make rows of 32,768
 tokens. A host of v5p has four chips of 459 TFLOP/s in bfloat16; how many rows a second a 7B run (tower
-frozen) takes from it at 55% MFU follows from the rows' own arithmetic (`train.flops`).
+frozen) takes from it at 55% MFU follows from the rows' own arithmetic (`model.flops`).
 """
 
 import argparse
@@ -19,14 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
-from livecc_jax.data.index import build_index
-from livecc_jax.data.pipeline import RowSource, batches, steps_in
-from livecc_jax.data.spent import PARTS
+from livecc_jax.data.files.timing import PARTS
+from livecc_jax.data.index.build import build_index
+from livecc_jax.data.rows.pipeline import RowSource, batches, steps_in
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.video import iter_frames, probe
+from livecc_jax.model.flops import step_flops
 from livecc_jax.model.presets import preset
-from livecc_jax.text.tokenizer import open_tokenizer
-from livecc_jax.train.flops import step_flops
+from livecc_jax.text.open import open_tokenizer
 
 ROOT = Path(__file__).parents[1]
 CLIP = ROOT / "data/clips/bbb_espeak_narration_30s.mp4"

@@ -21,9 +21,9 @@ import jax
 from livecc_jax.errors import ConfigError
 from livecc_jax.model.presets import preset
 from livecc_jax.parallel.mesh import MeshConfig
+from livecc_jax.planning.chips import GIB, Topology
+from livecc_jax.planning.training import make_plan
 from livecc_jax.train.config import load_config
-from livecc_jax.train.plan import make_plan
-from livecc_jax.train.plan_chips import GIB, Topology
 
 TOKENS = 1e11
 WINDOW = 4 * 384  # patches, at a pixel budget of 384

@@ -34,24 +34,24 @@ from random_weights import is_norm, random_params
 
 from livecc_jax.checkpoints.open import open_checkpoint
 from livecc_jax.commands.options import load_stream_model
-from livecc_jax.data.records import AnnotationFile
-from livecc_jax.evaluate.choice import padded
-from livecc_jax.evaluate.choice_step import embed
-from livecc_jax.evaluate.commentary import Reference
-from livecc_jax.evaluate.forcing import forward, reference_turns
-from livecc_jax.evaluate.timed import reference_of
+from livecc_jax.data.annotations.records import AnnotationFile
+from livecc_jax.decoding.compiled import ON_GPU, Compiled
+from livecc_jax.decoding.kv_cache import empty_cache
+from livecc_jax.decoding.network import logits
+from livecc_jax.decoding.paged_cache import Context, empty_pool, keep, read_turn
+from livecc_jax.evaluate.metrics.commentary import Reference
+from livecc_jax.evaluate.metrics.timed import reference_of
+from livecc_jax.evaluate.run.choice import padded
+from livecc_jax.evaluate.run.choice_step import embed
+from livecc_jax.evaluate.run.teacher_forced import forward, reference_turns
 from livecc_jax.media import ingest
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.pixels import FACTOR, PATCH
-from livecc_jax.model.cache import empty_cache
-from livecc_jax.model.inference import logits
-from livecc_jax.model.pool import Context, empty_pool, keep, read_turn
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import bind
-from livecc_jax.stream.compiled import ON_GPU, Compiled
 from livecc_jax.stream.prompt import Prompt, make_prompt, stack_prompts
 from livecc_jax.stream.session import StreamModel
-from livecc_jax.text.tokenizer import open_tokenizer
+from livecc_jax.text.open import open_tokenizer
 from livecc_jax.timeline.chat import ChatTemplate, stream_conversation
 from livecc_jax.timeline.example import StreamExample
 from livecc_jax.timeline.positions import token_positions

@@ -2,7 +2,7 @@
 
     python benchmarks/prompt_attention.py --past 6000,13600,25000
 
-From the projection to attention's outcome, keys and values kept: `model/attention_prompt.py` (on a
+From the projection to attention's outcome, keys and values kept: `kernels/flash_prefill.py` (on a
 Hopper GPU) against rotation and writing by XLA, and cuDNN for the past and for the prompt itself, put
 together. Elsewhere the second way alone, in plain XLA. Time of a layer, the mean of some in one
 program, and FLOP/s that count the past alone.
@@ -14,14 +14,14 @@ import time
 import jax
 import jax.numpy as jnp
 
-from livecc_jax.model.cache_attention import (
+from livecc_jax.decoding.attention import (
     attend_causal,
     attend_past,
     keep_and_attend,
     takes,
     together,
 )
-from livecc_jax.model.inference import taken_apart
+from livecc_jax.decoding.network import taken_apart
 from livecc_jax.model.presets import preset
 from livecc_jax.model.rope import rotate
 

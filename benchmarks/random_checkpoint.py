@@ -19,10 +19,10 @@ import numpy as np
 
 from livecc_jax.checkpoints.hf_config import LiveCCBlock
 from livecc_jax.checkpoints.hf_export import export_hf
-from livecc_jax.checkpoints.verify import shapes_of
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import init_params
-from livecc_jax.text.tokenizer import open_tokenizer
+from livecc_jax.text.open import open_tokenizer
+from livecc_jax.verify.verify import shapes_of
 
 TOKENIZER = Path(__file__).parents[1] / "data/tokenizer"
 

@@ -22,11 +22,11 @@ from jax.experimental import topologies
 from livecc_jax.checkpoints.hf_config import CONFIG, LiveCCBlock, read_config, to_dict, write_json
 from livecc_jax.checkpoints.hf_import import reading_plan
 from livecc_jax.checkpoints.safetensors import INDEX, MAX_SHARD_BYTES
-from livecc_jax.checkpoints.verify import shapes_of
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import abstract_params, logical_axes
 from livecc_jax.parallel.mesh import MeshConfig, make_mesh
 from livecc_jax.parallel.rules import sharding_tree
+from livecc_jax.verify.verify import shapes_of
 
 
 def write_hollow(directory, config):

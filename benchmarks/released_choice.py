@@ -155,10 +155,10 @@ def ours(args):
     import jax
 
     from livecc_jax.checkpoints.open import open_checkpoint
-    from livecc_jax.evaluate.annotations import ASKING, read_questions
-    from livecc_jax.evaluate.choice import Chooser
-    from livecc_jax.evaluate.phrasing import Phrasing
-    from livecc_jax.evaluate.running import ask_all
+    from livecc_jax.evaluate.benchmarks.annotations import ASKING, read_questions
+    from livecc_jax.evaluate.run.choice import Chooser
+    from livecc_jax.evaluate.run.phrasing import Phrasing
+    from livecc_jax.evaluate.run.run_folder import ask_all
     from livecc_jax.media.budget import PixelBudget
 
     checkpoint, budget = open_checkpoint(args.model), PixelBudget.parse(str(args.pixel_budget))
@@ -182,8 +182,8 @@ def our_pixels(clip, start, end, most, tokens):
     import numpy as np
     import torch
 
-    from livecc_jax.evaluate.questions import Source
-    from livecc_jax.evaluate.watching import watch
+    from livecc_jax.evaluate.benchmarks.questions import Source
+    from livecc_jax.evaluate.run.video_turns import watch
     from livecc_jax.media.budget import PixelBudget
     from livecc_jax.model.vision import PIXEL_MEAN, PIXEL_STD
 

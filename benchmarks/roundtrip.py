@@ -49,7 +49,7 @@ def main():
 
     from livecc_jax.checkpoints.open import open_checkpoint
     from livecc_jax.checkpoints.stored import StoredWeights
-    from livecc_jax.checkpoints.verify import compare_tensors
+    from livecc_jax.verify.verify import compare_tensors
 
     leaves = jax.tree.leaves(open_checkpoint(a).abstract_params())
     sizes = [x.size * x.dtype.itemsize for x in leaves]

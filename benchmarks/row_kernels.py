@@ -23,17 +23,22 @@ import jax.numpy as jnp
 from random_weights import random_params
 from streaming import machine, seconds
 
-from livecc_jax.model import attention_windows, between_products, product_many, rotate_rows
-from livecc_jax.model.between_products import Narrow, Raw, Sum, add_and_norm, narrow_rows
-from livecc_jax.model.gather_context import gather_context
-from livecc_jax.model.inference import lay_out, rotated, see
-from livecc_jax.model.kept import narrow
-from livecc_jax.model.layers import quick_gelu
-from livecc_jax.model.norms import LayerNorm, RmsNorm
-from livecc_jax.model.pool import gather_plainly, working_room
+from livecc_jax.decoding.compiled import ON_GPU
+from livecc_jax.decoding.network import lay_out, rotated, see
+from livecc_jax.decoding.paged_cache import gather_plainly, working_room
+from livecc_jax.decoding.quantize import narrow_plainly
+from livecc_jax.kernels import (
+    flash_vision,
+    fused_gemm,
+    fused_norm,
+    rope,
+)
+from livecc_jax.kernels.activations import quick_gelu
+from livecc_jax.kernels.fused_norm import Narrow, Raw, Sum, add_and_norm, narrow_rows
+from livecc_jax.kernels.kv_quantize import narrow
+from livecc_jax.kernels.norms import LayerNorm, RmsNorm
+from livecc_jax.kernels.paged_gather import gather_context
 from livecc_jax.model.presets import preset
-from livecc_jax.model.quantize import narrow_plainly
-from livecc_jax.stream.compiled import ON_GPU
 
 SIZE = (448, 672)
 PATCHES = 1536  # of a frame pair of this size: whole blocks of the kernel
@@ -102,7 +107,7 @@ def tower(sizes, rows, flops, bandwidth):
     def plainly(qkv, angles):
         return jnp.stack(rotated(qkv, angles), axis=2)
 
-    ours = rotate_rows.rotated_windows
+    ours = rope.rotated_windows
     compare("rotation, and a copy for it", moved / bandwidth, ours, plainly, qkv, angles)
 
     def cudnn(qkv):
@@ -110,12 +115,12 @@ def tower(sizes, rows, flops, bandwidth):
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
 
     multiplied = 4 * rows * PATCHES**2 * sizes.width
-    compare("attention", multiplied / flops, attention_windows.attend, cudnn, plainly(qkv, angles))
+    compare("attention", multiplied / flops, flash_vision.attend, cudnn, plainly(qkv, angles))
     x, kernel = made(2, rows * PATCHES, sizes.width), made(3, sizes.width, sizes.mlp)
     kernel, bias = kernel * sizes.width**-0.5, made(4, sizes.mlp)
     compare(
         "a product and GELU", 2 * rows * PATCHES * kernel.size / flops,
-        functools.partial(product_many.times, between="gelu"),
+        functools.partial(fused_gemm.times, between="gelu"),
         lambda x, kernel, bias: quick_gelu(x @ kernel + bias), x, kernel, bias,
     )  # fmt: skip
 
@@ -128,7 +133,7 @@ def gate_and_up(rows, width, outputs, flops):
         y = jax.lax.dot_general(x, weights, (((1,), (2,)), ((), ())))
         return jax.nn.silu(y[:, 0]) * y[:, 1]
 
-    ours = functools.partial(product_many.times, between="gate")
+    ours = functools.partial(fused_gemm.times, between="gate")
     compare("a product and its gate", 2 * rows * weights.size / flops, ours, plain, x, weights)
 
 
@@ -194,9 +199,9 @@ def whole_tower(name, rows):
     frames = jax.random.randint(jax.random.key(0), (rows, 2, *SIZE, 3), 0, 256).astype(jnp.uint8)
     kinds = {
         "": None,
-        " without residual and norm in one": between_products,
-        " without GELU in a product": product_many,
-        " without attention of its own": attention_windows,
+        " without residual and norm in one": fused_norm,
+        " without GELU in a product": fused_gemm,
+        " without attention of its own": flash_vision,
     }
     for what, kernels in kinds.items():
         with mock.patch.object(kernels, "usable", return_value=False) if kernels else nullcontext():
@@ -213,7 +218,7 @@ def main():
     args = parser.parse_args()
     device = jax.devices()[0]
     print(device.device_kind, f"jax {jax.__version__}", time.strftime("%Y-%m-%d"), sep=", ")
-    if not attention_windows.usable(jnp.bfloat16, 80):
+    if not flash_vision.usable(jnp.bfloat16, 80):
         raise SystemExit("these kernels are for a GPU of Hopper's generation")
     if args.whole:
         for name, rows in itertools.product(args.presets.split(","), args.rows.split(",")):

@@ -29,22 +29,22 @@ import jax.numpy as jnp
 import numpy as np
 from random_weights import random_params
 
-from livecc_jax.model.cache_attention import attend_masked, keep_and_attend, takes
-from livecc_jax.model.gather_context import gather_context
-from livecc_jax.model.inference import attend_all, rotated, taken_apart
-from livecc_jax.model.kept import narrow
-from livecc_jax.model.norms import RmsNorm
-from livecc_jax.model.pool import gather_plainly
+from livecc_jax.decoding.attention import attend_masked, keep_and_attend, takes
+from livecc_jax.decoding.linear import product
+from livecc_jax.decoding.network import attend_all, rotated, taken_apart
+from livecc_jax.decoding.options import StreamOptions
+from livecc_jax.decoding.paged_cache import gather_plainly
+from livecc_jax.decoding.quantize import head8, products8, quantize, quantize_head
+from livecc_jax.kernels.kv_quantize import narrow
+from livecc_jax.kernels.norms import RmsNorm
+from livecc_jax.kernels.paged_gather import gather_context
 from livecc_jax.model.presets import preset
-from livecc_jax.model.product import product
-from livecc_jax.model.quantize import head8, products8, quantize, quantize_head
 from livecc_jax.model.rope import rotate
 from livecc_jax.stream.engine import DUE, Engine, EngineOptions
-from livecc_jax.stream.options import StreamOptions
+from livecc_jax.stream.history import ROLLING
 from livecc_jax.stream.prompt import make_prompt
-from livecc_jax.stream.retention import ROLLING
 from livecc_jax.stream.session import Session, StreamModel
-from livecc_jax.text.tokenizer import open_tokenizer
+from livecc_jax.text.open import open_tokenizer
 
 NEW = 6
 

@@ -147,9 +147,9 @@ def ours(args):
     import jax
     import jax.numpy as jnp
 
+    from livecc_jax.model.flops import step_flops
     from livecc_jax.model.presets import preset
-    from livecc_jax.train.flops import step_flops
-    from livecc_jax.train.peak import peak_flops
+    from livecc_jax.parallel.peak_rates import peak_flops
 
     device = jax.devices()[0]
     config = preset(args.preset)

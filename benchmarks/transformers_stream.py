@@ -31,7 +31,7 @@ from transformers import DynamicCache, LogitsProcessorList, RepetitionPenaltyLog
 
 from livecc_jax.checkpoints.hf_config import LiveCCBlock, to_dict
 from livecc_jax.model.presets import preset
-from livecc_jax.text.tokenizer import open_tokenizer
+from livecc_jax.text.open import open_tokenizer
 from livecc_jax.timeline.chat import ChatTemplate, Visual
 from livecc_jax.timeline.turns import turn_label, turn_span
 

@@ -1,3 +1,5 @@
 """LiveCC in JAX: a streaming video-language model that comments while it watches."""
 
-__version__ = "0.1.0"
+from livecc_jax.version import __version__
+
+__all__ = ["__version__"]

@@ -1,50 +1,17 @@
-"""`livecc <command>`: one entry point. Each command's libraries load when it runs, not before."""
+"""`livecc <command>`: one entry point."""
 
 from __future__ import annotations
 
-import argparse
-import importlib
 import logging
 import os
 import sys
 from collections.abc import Sequence
 
-from livecc_jax import __version__
+from livecc_jax.commands.parser import build_parser
 from livecc_jax.errors import LiveCCError
 
-COMMANDS = (
-    "dataset",
-    "index",
-    "inspect",
-    "train",
-    "plan",
-    "stream",
-    "ask",
-    "watch",
-    "convert",
-    "verify",
-    "tokenizer",
-    "score",
-    "compare",
-    "judge",
-    "evaluate",
-    "demo",
-)
 USER_ERROR = 2
 INTERRUPTED = 130
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of every command."""
-    parser = argparse.ArgumentParser(
-        prog="livecc", description="Streaming video-language models in JAX."
-    )
-    parser.add_argument("--version", action="version", version=f"livecc {__version__}")
-    parser.add_argument("-v", "--verbose", action="store_true", help="log what is being done")
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in COMMANDS:
-        importlib.import_module(f"livecc_jax.commands.{name}").add_parser(subparsers)
-    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,7 +1,6 @@
 """Every test runs on eight fake CPU devices, so that a mesh is a mesh."""
 
 import os
-import sys
 import tempfile
 from pathlib import Path
 
@@ -24,11 +23,12 @@ import pytest
 if os.environ["JAX_PLATFORMS"] == "cpu":
     jax.config.update("jax_num_cpu_devices", 8)
 
-# Several tests start whole runs, which compile the same programs again.
-_programs = tempfile.TemporaryDirectory(prefix="livecc-tests-")
-jax.config.update("jax_compilation_cache_dir", _programs.name)
-
-sys.path.insert(0, str(Path(__file__).parent))
+# Several tests start whole runs, which compile the same programs again. The processes of pytest-xdist
+# inherit the folder from the first one.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _programs = tempfile.TemporaryDirectory(prefix="livecc-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from livecc_jax.commands.options import keep_programs
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import init_params
 from livecc_jax.model.vocabulary import fit_vocabulary
-from livecc_jax.text.tokenizer import open_tokenizer
+from livecc_jax.text.open import open_tokenizer
 
 ROOT = Path(__file__).parents[1]
 CLIP = ROOT / "data/clips/bbb_oddsize_317x179_derived.mp4"
@@ -302,7 +302,7 @@ def test_watching_is_streaming_alone(model, tmp_path, capsys, monkeypatch):
     assert "2 finished, 1 failed" in shown
 
     from livecc_jax.media import sources
-    from livecc_jax.stream.watch import Watch
+    from livecc_jax.serving.watch import Watch
 
     stalled = threading.Event()
     monkeypatch.setattr(sources, "_keep_pace", lambda stamp, _: stamp < 4_000_000 or stalled.wait(60))

@@ -42,7 +42,7 @@ class Checkpoint:
 
     def open_tokenizer(self) -> Tokenizer:
         """Its tokenizer. Raises TokenizerError when it has none."""
-        from livecc_jax.text.tokenizer import open_tokenizer
+        from livecc_jax.text.open import open_tokenizer
 
         return open_tokenizer(self.root)
 

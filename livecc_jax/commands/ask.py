@@ -51,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
     from livecc_jax.errors import ConfigError
     from livecc_jax.media.budget import PixelBudget
     from livecc_jax.media.shown import show
+    from livecc_jax.serving.sinks import JsonLines
     from livecc_jax.stream.ask import VideoChat
-    from livecc_jax.stream.outputs import JsonLines
 
     check_span(args)
     if not all(question.strip() for question in args.questions):

@@ -7,7 +7,7 @@ import argparse
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Declare the command."""
-    from livecc_jax.evaluate.catalog import LAYOUTS
+    from livecc_jax.evaluate.benchmarks.catalog import LAYOUTS
 
     parser = subparsers.add_parser("compare", help="compare two runs", description=__doc__)
     parser.add_argument("a", help="results file, or folder that `livecc evaluate` wrote")
@@ -33,11 +33,11 @@ def run(args: argparse.Namespace) -> int:
     import json
     from pathlib import Path
 
-    from livecc_jax.evaluate.catalog import LAYOUTS
-    from livecc_jax.evaluate.compare import compare
-    from livecc_jax.evaluate.paired import compare_commentary, paired_text, to_json
-    from livecc_jax.evaluate.score import find_commentaries, find_results, score
-    from livecc_jax.evaluate.text import comparison_text
+    from livecc_jax.evaluate.benchmarks.catalog import LAYOUTS
+    from livecc_jax.evaluate.metrics.compare import compare
+    from livecc_jax.evaluate.metrics.paired import compare_commentary, paired_text, to_json
+    from livecc_jax.evaluate.metrics.score import find_commentaries, find_results, score
+    from livecc_jax.evaluate.metrics.text import comparison_text
 
     runs = find_commentaries([args.a, args.b], args.reference)
     if runs is not None:

@@ -32,7 +32,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the dataset; say what was left out and what to do with it."""
-    from livecc_jax.data.builder import FrameOptions, write_dataset
+    from livecc_jax.data.index.tfds import FrameOptions, write_dataset
     from livecc_jax.errors import ConfigError
     from livecc_jax.media.budget import PixelBudget
 

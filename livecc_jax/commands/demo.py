@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _step(command: str, options: list[str]) -> float:
     """Run one command as the user would: seconds it took. LiveCCErrors pass through."""
-    from livecc_jax.cli import build_parser
+    from livecc_jax.commands.parser import build_parser
 
     print(f"\n$ livecc {shlex.join([command, *options])}", flush=True)
     args = build_parser().parse_args([command, *options])
@@ -88,10 +88,10 @@ def _step(command: str, options: list[str]) -> float:
 
 def _expected(annotations: Path, tokenizer: Path) -> list[Turn]:
     """The turns that the annotations ask for."""
-    from livecc_jax.data.plan import plan_example
-    from livecc_jax.data.records import AnnotationFile
+    from livecc_jax.data.annotations.records import AnnotationFile
+    from livecc_jax.data.examples.example import plan_example
     from livecc_jax.media.budget import PixelBudget
-    from livecc_jax.text.tokenizer import open_tokenizer
+    from livecc_jax.text.open import open_tokenizer
     from livecc_jax.timeline.chat import ChatTemplate
 
     template = ChatTemplate(open_tokenizer(tokenizer))

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from livecc_jax.commands.options import add_timeline_options
-from livecc_jax.commands.shares import all_together, mesh_of, progress_of, share_of
+from livecc_jax.commands.processes import all_together, mesh_of, progress_of, share_of
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
     from livecc_jax.checkpoints.open import Checkpoint
-    from livecc_jax.evaluate.commentary import Reference
-    from livecc_jax.evaluate.entries import Entries
+    from livecc_jax.evaluate.benchmarks.entries import Entries
+    from livecc_jax.evaluate.metrics.commentary import Reference
     from livecc_jax.media.budget import PixelBudget
 
 COMMENTARY = "livesports-cc"
@@ -102,13 +102,13 @@ def run(args: argparse.Namespace) -> int:
 def _ask(args: argparse.Namespace) -> int:
     import jax
 
-    from livecc_jax.evaluate.annotations import ASKING, read_questions
-    from livecc_jax.evaluate.choice import Chooser
-    from livecc_jax.evaluate.ovobench import read_wordings
-    from livecc_jax.evaluate.report import write_report
-    from livecc_jax.evaluate.running import ask_all, write_results
-    from livecc_jax.evaluate.score import score
-    from livecc_jax.evaluate.text import scored_text
+    from livecc_jax.evaluate.benchmarks.annotations import ASKING, read_questions
+    from livecc_jax.evaluate.benchmarks.ovobench import read_wordings
+    from livecc_jax.evaluate.metrics.score import score
+    from livecc_jax.evaluate.metrics.text import scored_text
+    from livecc_jax.evaluate.report.report import write_report
+    from livecc_jax.evaluate.run.choice import Chooser
+    from livecc_jax.evaluate.run.run_folder import ask_all, write_results
 
     share, mesh = share_of(args.share), mesh_of(args.mesh)
     wordings = read_wordings(args.wordings)
@@ -160,12 +160,12 @@ def _comment(args: argparse.Namespace) -> int:
 
     import jax
 
+    from livecc_jax.decoding.options import StreamOptions
     from livecc_jax.errors import ConfigError
-    from livecc_jax.evaluate.commenting import comment_all, read_events
-    from livecc_jax.evaluate.report import write_report
-    from livecc_jax.evaluate.text import commentary_text
-    from livecc_jax.evaluate.timed import score_commentary
-    from livecc_jax.stream.options import StreamOptions
+    from livecc_jax.evaluate.metrics.text import commentary_text
+    from livecc_jax.evaluate.metrics.timed import score_commentary
+    from livecc_jax.evaluate.report.report import write_report
+    from livecc_jax.evaluate.run.commentary import comment_all, read_events
     from livecc_jax.stream.session import StreamModel
 
     if args.memory is not None and (args.memory < 2 or args.memory % 2):
@@ -225,7 +225,7 @@ def _transcripts(annotation: Path) -> dict[str, Reference]:
     import logging
 
     from livecc_jax.errors import DataError
-    from livecc_jax.evaluate.timed import read_references
+    from livecc_jax.evaluate.metrics.timed import read_references
 
     if annotation.suffix != ".json":
         return {}
@@ -243,7 +243,7 @@ def _begin(
     import jax
 
     from livecc_jax.checkpoints.open import open_checkpoint
-    from livecc_jax.evaluate.running import file_hash, settle
+    from livecc_jax.evaluate.run.run_folder import file_hash, settle
     from livecc_jax.media.budget import PixelBudget
 
     checkpoint = open_checkpoint(args.model)

@@ -84,7 +84,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Index, with progress on a terminal and a summary."""
     from livecc_jax.commands.options import timeline_settings
-    from livecc_jax.data.index import build_index
+    from livecc_jax.data.index.build import build_index
 
     tokenizer, budget, _ = timeline_settings(args)
     began = time.perf_counter()

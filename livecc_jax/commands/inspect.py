@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from livecc_jax.commands.options import add_timeline_options, add_tokenizer_options
 
 if TYPE_CHECKING:
-    from livecc_jax.data.pipeline import RowSource
+    from livecc_jax.data.rows.pipeline import RowSource
 
 SHAPE = {"tokens": "T", "windows": "W", "targets": "N"}
 
@@ -61,9 +61,9 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from livecc_jax.commands.options import timeline_settings
-    from livecc_jax.data.datasets import open_annotations
-    from livecc_jax.data.inspect import describe, save_npz
-    from livecc_jax.data.plan import plan_example
+    from livecc_jax.data.annotations.datasets import open_annotations
+    from livecc_jax.data.examples.example import plan_example
+    from livecc_jax.data.inspect.inspect import describe, save_npz
     from livecc_jax.errors import ConfigError, ExampleError
     from livecc_jax.timeline.chat import ChatTemplate
 
@@ -87,8 +87,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _rows(args: argparse.Namespace) -> int:
-    from livecc_jax.data.sheet import describe_row, draw_sheet, see
-    from livecc_jax.data.throughput import measure
+    from livecc_jax.data.inspect.sheet import describe_row, draw_sheet, see
+    from livecc_jax.data.inspect.throughput import measure
     from livecc_jax.errors import ConfigError
 
     for option, value, least in (
@@ -121,7 +121,7 @@ def _rows(args: argparse.Namespace) -> int:
 def _source(args: argparse.Namespace) -> RowSource:
     """The rows that training with the config, or with its defaults, would have."""
     from livecc_jax.commands.options import timeline_settings
-    from livecc_jax.data.pipeline import RowSource
+    from livecc_jax.data.rows.pipeline import RowSource
     from livecc_jax.errors import ConfigError
     from livecc_jax.train.config import Config, load_config
 

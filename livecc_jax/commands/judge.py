@@ -11,8 +11,8 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from livecc_jax.evaluate.endpoint import Endpoint
-    from livecc_jax.evaluate.local_judge import LocalJudge
+    from livecc_jax.evaluate.judge.endpoint import Endpoint
+    from livecc_jax.evaluate.judge.local_judge import LocalJudge
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -70,9 +70,9 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from livecc_jax.errors import ConfigError
-    from livecc_jax.evaluate.judging import judge_files
-    from livecc_jax.evaluate.report import write_report
-    from livecc_jax.evaluate.text import scored_text
+    from livecc_jax.evaluate.judge.judge_files import judge_files
+    from livecc_jax.evaluate.metrics.text import scored_text
+    from livecc_jax.evaluate.report.report import write_report
 
     if args.workers < 1 or args.retries < 0 or args.timeout <= 0 or args.per_minute < 0:
         raise ConfigError(
@@ -123,7 +123,7 @@ def _endpoint(args: argparse.Namespace) -> Endpoint:
     import os
 
     from livecc_jax.errors import ConfigError
-    from livecc_jax.evaluate.endpoint import Endpoint, Patience
+    from livecc_jax.evaluate.judge.endpoint import Endpoint, Patience
 
     if not args.judge:
         raise ConfigError("--endpoint needs --judge, the model as the endpoint calls it")
@@ -139,7 +139,7 @@ def _endpoint(args: argparse.Namespace) -> Endpoint:
 
 def _checkpoint(args: argparse.Namespace) -> LocalJudge:
     from livecc_jax.errors import ConfigError
-    from livecc_jax.evaluate.local_judge import MAX_TOKENS, LocalJudge
+    from livecc_jax.evaluate.judge.local_judge import MAX_TOKENS, LocalJudge
 
     if args.judge:
         raise ConfigError("--judge is what an endpoint calls its model; --checkpoint needs none")

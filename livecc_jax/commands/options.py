@@ -15,8 +15,8 @@ from livecc_jax.timeline.modes import MODES
 
 if TYPE_CHECKING:
     from livecc_jax.checkpoints.open import Checkpoint
+    from livecc_jax.decoding.options import StreamOptions
     from livecc_jax.media.budget import PixelBudget
-    from livecc_jax.stream.options import StreamOptions
     from livecc_jax.stream.session import StreamModel
     from livecc_jax.text.tokenizer import Tokenizer
 
@@ -128,7 +128,7 @@ def keep_programs(where: str | None) -> None:
 
 def decoding_options(args: argparse.Namespace, checkpoint: Checkpoint) -> StreamOptions:
     """How a stream decodes, by --positions and the options above; answers know no silence control."""
-    from livecc_jax.stream.options import StreamOptions
+    from livecc_jax.decoding.options import StreamOptions
 
     return StreamOptions(
         positions=args.positions or checkpoint.livecc.positions,
@@ -146,7 +146,7 @@ def load_stream_model(args: argparse.Namespace, checkpoint: Checkpoint) -> Strea
     """A checkpoint's weights where --mesh says or on the first device, by --dtype and --precision."""
     import jax
 
-    from livecc_jax.commands.shares import mesh_of
+    from livecc_jax.commands.processes import mesh_of
     from livecc_jax.stream.session import StreamModel
 
     keep_programs(args.compile_cache)
@@ -173,7 +173,7 @@ def timeline_settings(args: argparse.Namespace) -> tuple[Tokenizer, PixelBudget,
     """Tokenizer, pixel budget and position mode that the options of both functions above ask for."""
     from livecc_jax.checkpoints.hf_config import LiveCCBlock
     from livecc_jax.media.budget import PixelBudget
-    from livecc_jax.text.tokenizer import open_tokenizer
+    from livecc_jax.text.open import open_tokenizer
 
     if args.model:
         from livecc_jax.checkpoints.open import open_checkpoint

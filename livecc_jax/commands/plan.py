@@ -9,10 +9,10 @@ from livecc_jax.errors import ConfigError
 
 if TYPE_CHECKING:
     from livecc_jax.model.config import ModelConfig
-    from livecc_jax.stream.plan import StreamPlan
+    from livecc_jax.planning.search import Outcome
+    from livecc_jax.planning.streaming import StreamPlan
+    from livecc_jax.planning.training import Plan
     from livecc_jax.train.config import Config
-    from livecc_jax.train.plan import Plan
-    from livecc_jax.train.plan_search import Outcome
 
 GIB = 2**30
 
@@ -93,13 +93,13 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--topology is needed, such as v5p:4x4x4")
 
     from livecc_jax.media.budget import PixelBudget
-    from livecc_jax.train.plan_chips import Topology
+    from livecc_jax.planning.chips import Topology
 
     topology = Topology.parse(args.topology, args.slices)
     model = _model(config)
     window = PixelBudget.parse(args.pixel_budget).max_pair_patches
     if args.search:
-        from livecc_jax.train.plan_search import search
+        from livecc_jax.planning.search import search
 
         print(_HEADER, flush=True)
         outcomes = search(
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
             print(_row(outcome, args.tokens))
         plans = [o.plan for o in outcomes if o.plan]
     else:
-        from livecc_jax.train.plan import make_plan
+        from livecc_jax.planning.training import make_plan
 
         plans = [make_plan(config, model, topology, window=window, segments=args.segments)]
         print(_described(plans[0], args.tokens))
@@ -126,9 +126,9 @@ def plan_stream(args: argparse.Namespace, rest: list[str]) -> int:
     from livecc_jax.commands.options import pairs
     from livecc_jax.media.budget import PixelBudget
     from livecc_jax.parallel.mesh import parse_mesh
-    from livecc_jax.stream.plan import Load, default_mesh, plan_stream
+    from livecc_jax.planning.chips import Topology
+    from livecc_jax.planning.streaming import Load, default_mesh, plan_stream
     from livecc_jax.train.config import load_config, override
-    from livecc_jax.train.plan_chips import Topology
 
     if not args.topology:
         raise ConfigError("--topology is needed, such as v5e:2x4")

@@ -13,7 +13,7 @@ COMMENTARY = "commentary"
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Declare the command."""
-    from livecc_jax.evaluate.catalog import LAYOUTS
+    from livecc_jax.evaluate.benchmarks.catalog import LAYOUTS
 
     parser = subparsers.add_parser("score", help="score existing predictions", description=__doc__)
     known = (*LAYOUTS, COMMENTARY)
@@ -44,10 +44,10 @@ def run(args: argparse.Namespace) -> int:
     import json
     from pathlib import Path
 
-    from livecc_jax.evaluate.compare import compare
-    from livecc_jax.evaluate.report import write_report
-    from livecc_jax.evaluate.score import score
-    from livecc_jax.evaluate.text import comparison_text, scored_text
+    from livecc_jax.evaluate.metrics.compare import compare
+    from livecc_jax.evaluate.metrics.score import score
+    from livecc_jax.evaluate.metrics.text import comparison_text, scored_text
+    from livecc_jax.evaluate.report.report import write_report
 
     if args.benchmark == COMMENTARY:
         return _commentary(args)
@@ -76,9 +76,9 @@ def _commentary(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from livecc_jax.errors import ConfigError
-    from livecc_jax.evaluate.report import write_report
-    from livecc_jax.evaluate.text import commentary_text
-    from livecc_jax.evaluate.timed import score_commentary, to_json
+    from livecc_jax.evaluate.metrics.text import commentary_text
+    from livecc_jax.evaluate.metrics.timed import score_commentary, to_json
+    from livecc_jax.evaluate.report.report import write_report
 
     if not args.reference:
         raise ConfigError("commentary is scored against transcripts: give --reference FILE")

@@ -68,8 +68,8 @@ def run(args: argparse.Namespace) -> int:
     from livecc_jax.errors import ConfigError
     from livecc_jax.media.budget import PixelBudget
     from livecc_jax.media.ingest import is_live, turns
-    from livecc_jax.stream.commentary import comment
-    from livecc_jax.stream.outputs import JsonLines, Srt, WebVtt
+    from livecc_jax.serving.commentary import comment
+    from livecc_jax.serving.sinks import JsonLines, Srt, WebVtt
     from livecc_jax.stream.rolling import RollingSession
     from livecc_jax.stream.session import Answer, Session
     from livecc_jax.timeline.example import microseconds

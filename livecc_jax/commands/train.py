@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
 
     start_processes()
 
-    from livecc_jax.evaluate.during import examinations
+    from livecc_jax.evaluate.in_training import examinations
     from livecc_jax.train.loop import Progress, train
     from livecc_jax.train.preempt import EXIT_CODE, Preempted
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from livecc_jax.checkpoints.open import Checkpoint
     from livecc_jax.checkpoints.stored import Weights
-    from livecc_jax.checkpoints.verify import ConfigGap, Gap, TensorReport, TraceReport
-    from livecc_jax.data.probe import Probe
+    from livecc_jax.data.inspect.probe import Probe
+    from livecc_jax.verify.verify import ConfigGap, Gap, TensorReport, TraceReport
 
     Trace = Iterable[tuple[str, np.ndarray]]
 
@@ -60,14 +60,14 @@ def run(args: argparse.Namespace) -> int:
 
     from livecc_jax.checkpoints.open import open_checkpoint
     from livecc_jax.checkpoints.stored import StoredWeights
-    from livecc_jax.checkpoints.verify import (
+    from livecc_jax.errors import ConfigError
+    from livecc_jax.verify.verify import (
         JUDGED_BY,
         TOLERANCES,
         compare_configs,
         compare_tensors,
         compare_traces,
     )
-    from livecc_jax.errors import ConfigError
 
     if (args.b is None) == (args.against is None):
         raise ConfigError("give either a second checkpoint or --against transformers")
@@ -118,8 +118,8 @@ def _transformers(
     stack: contextlib.ExitStack, a: Checkpoint, dtype: str
 ) -> tuple[Weights, Callable[[Probe], Trace], str]:
     """transformers' side: (its weights, how to run it, its name)."""
-    from livecc_jax.checkpoints.peer import Peer, needed
-    from livecc_jax.checkpoints.verify import in_hf_layout
+    from livecc_jax.verify.transformers import Peer, needed
+    from livecc_jax.verify.verify import in_hf_layout
 
     for name in ("torch", "transformers"):
         needed(name)  # before a run is exported
@@ -138,7 +138,7 @@ def _transformers(
 
 def _probe(args: argparse.Namespace, checkpoints: Sequence[Checkpoint]) -> tuple[Probe, str]:
     """The conversation to run on, and what to call it. Settings and tokenizer are those of A."""
-    from livecc_jax.data.probe import clip_frames, make_probe, noise_frames
+    from livecc_jax.data.inspect.probe import clip_frames, make_probe, noise_frames
     from livecc_jax.errors import CheckpointError, TokenizerError
     from livecc_jax.media.budget import PixelBudget
 
@@ -169,7 +169,7 @@ def _probe(args: argparse.Namespace, checkpoints: Sequence[Checkpoint]) -> tuple
 def _our_trace(checkpoint: Checkpoint, probe: Probe, dtype: str) -> Iterator[tuple[str, np.ndarray]]:
     import jax
 
-    from livecc_jax.model.trace import trace
+    from livecc_jax.verify.layers import trace
 
     yield from trace(checkpoint.config, checkpoint.load_params(jax.numpy.dtype(dtype)), probe.row)
 

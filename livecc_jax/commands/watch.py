@@ -25,11 +25,11 @@ from livecc_jax.commands.options import (
 )
 
 if TYPE_CHECKING:
+    from livecc_jax.decoding.options import StreamOptions
     from livecc_jax.media.budget import PixelBudget
+    from livecc_jax.serving.watch import Said, Watch, Watched
     from livecc_jax.stream.engine import Engine
-    from livecc_jax.stream.options import StreamOptions
     from livecc_jax.stream.session import StreamModel
-    from livecc_jax.stream.watch import Said, Watch, Watched
 
 REDRAW = 0.5  # seconds
 UNREAD = 10_000  # lines that wait for a terminal that takes none
@@ -97,8 +97,8 @@ def run(args: argparse.Namespace) -> int:
     from livecc_jax.media.budget import PixelBudget
     from livecc_jax.media.live import LiveOptions
     from livecc_jax.media.sources import is_live
-    from livecc_jax.stream.outputs import JsonLines, Srt, WebVtt
-    from livecc_jax.stream.watch import Watch
+    from livecc_jax.serving.sinks import JsonLines, Srt, WebVtt
+    from livecc_jax.serving.watch import Watch
     from livecc_jax.timeline.turns import OPENING_FRAMES, stream_prompt
 
     if args.retries is not None and args.retries < 0:
@@ -170,7 +170,7 @@ def make_engine(
 ) -> Engine:
     """With room for what each source may keep, as many for each group of the model's devices."""
     from livecc_jax.stream.engine import Engine, EngineOptions
-    from livecc_jax.stream.retention import FULL, ROLLING
+    from livecc_jax.stream.history import FULL, ROLLING
     from livecc_jax.stream.rolling import rolling_room
 
     room, pool = 0, options.context
@@ -234,7 +234,7 @@ class Screen:
 
     def show(self, watch: Watch, watched: Sequence[Watched], last: bool = False) -> None:
         """What is new, and the table; without a terminal the last one alone."""
-        from livecc_jax.stream.table import table
+        from livecc_jax.serving.table import table
 
         new = [self.lines.popleft() for _ in range(len(self.lines))]
         rows: list[str] = []
@@ -255,8 +255,8 @@ class Screen:
 
 def summary(watch: Watch, figures: Sequence) -> str:
     """All sources together."""
-    from livecc_jax.stream.figures import device_bytes, host_bytes
-    from livecc_jax.stream.table import gigabytes
+    from livecc_jax.serving.latency import device_bytes, host_bytes
+    from livecc_jax.serving.table import gigabytes
 
     states = collections.Counter(f.state for f in figures)
     counted = ", ".join(f"{n} {state}" for state, n in states.most_common())

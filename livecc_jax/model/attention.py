@@ -2,7 +2,7 @@
 
 Behind it are three ways to compute the same thing, chosen by the device that the step is compiled for:
 splash attention on TPU, cuDNN's fused attention on GPU, plain XLA anywhere. New tokens that attend to a
-cache go through `model.cache_attention` instead.
+cache go through `decoding.attention` instead.
 """
 
 from __future__ import annotations

@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from livecc_jax.kernels.devices import HOPPER, gpu_capability
 from livecc_jax.model import attention_xla
-from livecc_jax.model.attention_layout import Layout, gpu_capability
+from livecc_jax.model.attention_layout import Layout
 
 MAX_SEGMENTS = 32  # of a row, its padding among them; rows with more go through plain XLA
 NARROW_SEGMENTS = 8  # of a vision window (not causal), likewise
-HOPPER = 9.0
 
 
 def usable(q: jax.Array, k: jax.Array, layout: Layout) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import jax
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from livecc_jax.errors import ConfigError
+from livecc_jax.kernels.devices import platform_in_scope
 from livecc_jax.parallel.rules import RULES
 
 Names = tuple[str, ...]
@@ -59,34 +59,8 @@ def layout_in_scope(axes: tuple[str, str | None]) -> Layout:
     The platform is that of the mesh's devices, so that a step compiled ahead of time for devices that
     are not here is right too; without a mesh it is where jax would run.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    device = mesh.abstract_device
-    platform = device.platform if device is not None else _default_platform()
+    mesh, platform = jax.sharding.get_abstract_mesh(), platform_in_scope()
     if mesh.empty or mesh.size == 1:
         return Layout(None, platform)
     batch, length = (RULES[axis] if axis else () for axis in axes)
     return Layout(mesh, platform, batch, length, RULES["heads"])
-
-
-# Of GPUs that programs may be compiled for where there are none.
-CAPABILITIES = {"A100": 8.0, "L40": 8.9, "H100": 9.0, "H200": 9.0, "B200": 10.0}
-
-
-def gpu_capability() -> float:
-    """Compute capability of the GPU in scope, or of the first one; 0 when it is not CUDA's."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    kind = device.device_kind if device is not None else ""
-    known = (CAPABILITIES[word] for word in kind.split() if word in CAPABILITIES)
-    return next(known, None) or _local_capability()
-
-
-@functools.cache
-def _local_capability() -> float:
-    return float(getattr(jax.local_devices()[0], "compute_capability", 0) or 0)
-
-
-def _default_platform() -> str:
-    device = jax.config.jax_default_device
-    if device is None:
-        return jax.default_backend()
-    return device if isinstance(device, str) else device.platform

@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from livecc_jax.kernels.norms import rms_norm
 from livecc_jax.model.attention import attend
 from livecc_jax.model.config import TextConfig
-from livecc_jax.model.layers import Linear, rms_norm, weight
+from livecc_jax.model.layers import Linear, weight
 from livecc_jax.model.remat import Remat, checkpointed
 from livecc_jax.model.rope import rotate, text_angles
 from livecc_jax.parallel.rules import constrain

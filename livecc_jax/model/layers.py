@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
+
+from livecc_jax.kernels.norms import layer_norm
 
 INIT_STD = 0.02
 
@@ -69,13 +70,6 @@ class Linear(nnx.Module):
         return y + self.bias[...] if self.has_bias else y
 
 
-def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
-    """x / rms(x) * scale over the last axis, computed in float32."""
-    x32 = x.astype(jnp.float32)
-    x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
-    return (x32 * scale).astype(x.dtype)
-
-
 class LayerNorm(nnx.Module):
     """Layer normalisation with scale and bias, computed in float32."""
 
@@ -88,16 +82,3 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return layer_norm(x, self.scale[...], self.bias[...], self.eps)
-
-
-def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float = 1e-6) -> jax.Array:
-    """(x - mean) / deviation * scale + bias over the last axis, computed in float32."""
-    x32 = x.astype(jnp.float32)
-    x32 = x32 - jnp.mean(x32, axis=-1, keepdims=True)
-    x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
-    return (x32 * scale + bias).astype(x.dtype)
-
-
-def quick_gelu(x: jax.Array) -> jax.Array:
-    """x * sigmoid(1.702 x), the vision tower's activation."""
-    return x * jax.nn.sigmoid(np.asarray(1.702, x.dtype) * x)

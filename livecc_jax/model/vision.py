@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from livecc_jax.kernels.activations import quick_gelu
 from livecc_jax.model.attention import attend
 from livecc_jax.model.config import VisionConfig
-from livecc_jax.model.layers import LayerNorm, Linear, quick_gelu, weight
+from livecc_jax.model.layers import LayerNorm, Linear, weight
 from livecc_jax.model.remat import Remat, checkpointed
 from livecc_jax.model.rope import rotate, vision_angles
 

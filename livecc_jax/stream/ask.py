@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from livecc_jax.decoding.options import StreamOptions
+from livecc_jax.decoding.session_step import read
 from livecc_jax.errors import MediaError
 from livecc_jax.media.pixels import PATCH
 from livecc_jax.media.shown import Shown
-from livecc_jax.stream.options import StreamOptions
 from livecc_jax.stream.prompt import Prompt, make_prompt, stack_prompts
 from livecc_jax.stream.session import MAX_ANSWER, Answer, ContextFull, Dialogue, StreamModel
-from livecc_jax.stream.step import read
 from livecc_jax.timeline.chat import Visual
 from livecc_jax.timeline.positions import token_positions
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
+from livecc_jax.decoding.options import StreamOptions
 from livecc_jax.errors import LiveCCError, MediaError
-from livecc_jax.stream.options import StreamOptions
-from livecc_jax.stream.retention import Remembered
+from livecc_jax.stream.history import Remembered
 
 if TYPE_CHECKING:
     from livecc_jax.stream.engine import Engine

@@ -17,16 +17,17 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from livecc_jax.decoding.engine_step import Places as TurnPlaces
+from livecc_jax.decoding.engine_step import take_turns
+from livecc_jax.decoding.generate import QUESTIONS
+from livecc_jax.decoding.options import StreamOptions, stack_controls
+from livecc_jax.decoding.paged_cache import Context, Pool, empty_pool
 from livecc_jax.errors import ConfigError, LiveCCError
-from livecc_jax.model.kept import PRECISIONS
-from livecc_jax.model.pool import Context, Pool, empty_pool
-from livecc_jax.stream.answer import QUESTIONS
+from livecc_jax.kernels.kv_quantize import PRECISIONS
 from livecc_jax.stream.conversation import Conversation, Waiting
-from livecc_jax.stream.options import StreamOptions, stack_controls
-from livecc_jax.stream.places import Places, PoolFull
+from livecc_jax.stream.history import FULL, Piece, Remembered, Retention
 from livecc_jax.stream.prompt import Prompt, make_prompt, stack_prompts
-from livecc_jax.stream.retention import FULL, Piece, Remembered, Retention
-from livecc_jax.stream.seats import seated, taken
+from livecc_jax.stream.scheduler import seated, taken
 from livecc_jax.stream.session import (
     LATE_TURN,
     MAX_ANSWER,
@@ -35,8 +36,7 @@ from livecc_jax.stream.session import (
     SpokenTurn,
     StreamModel,
 )
-from livecc_jax.stream.tick import Places as TurnPlaces
-from livecc_jax.stream.tick import take_turns
+from livecc_jax.stream.slot_allocator import Places, PoolFull
 from livecc_jax.timeline.turns import OPENING_FRAMES, TURN_FRAMES, turn_label, turn_span
 
 DUE = 1.0  # seconds after its last frame that a turn's words should be out
@@ -56,8 +56,8 @@ class EngineOptions:
     question; waiting: turns a
     conversation may have waiting before the oldest is dropped; room: tokens of context that programs
     are compiled for, 0 for several sizes as contexts grow (a fixed room compiles once, a context that
-    outgrows it once more); cache_precision: of keys and values in the pool, as `model.pool.empty_pool`
-    has it.
+    outgrows it once more); cache_precision: of keys and values in the pool, as
+    `decoding.paged_cache.empty_pool` has it.
     """
 
     slots: int = 8

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
+from livecc_jax.decoding.session_step import TurnInput
 from livecc_jax.errors import MediaError
 from livecc_jax.media.pixels import PATCH
-from livecc_jax.stream.step import TurnInput
 from livecc_jax.timeline.chat import ChatTemplate, Visual
 from livecc_jax.timeline.positions import token_positions
 

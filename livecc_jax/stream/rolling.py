@@ -5,12 +5,12 @@ from __future__ import annotations
 import jax
 import numpy as np
 
+from livecc_jax.decoding.options import StreamOptions
 from livecc_jax.errors import LiveCCError
 from livecc_jax.media.pixels import PATCH
 from livecc_jax.stream.conversation import Conversation
 from livecc_jax.stream.engine import Engine, EngineOptions
-from livecc_jax.stream.options import StreamOptions
-from livecc_jax.stream.retention import ROLLING, Retention
+from livecc_jax.stream.history import ROLLING, Retention
 from livecc_jax.stream.session import MAX_ANSWER, Answer, SpokenTurn, StreamModel, can_follow
 from livecc_jax.timeline.chat import Visual
 from livecc_jax.timeline.turns import OPENING_FRAMES

@@ -21,17 +21,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from livecc_jax.decoding.generate import QUESTIONS, StopIds
+from livecc_jax.decoding.kv_cache import Cache, empty_cache, grow_cache
+from livecc_jax.decoding.network import lay_out
+from livecc_jax.decoding.options import StreamOptions, stack_controls
+from livecc_jax.decoding.session_step import SlotState, TurnInput, look, run_turn
 from livecc_jax.errors import ConfigError, LiveCCError, MediaError
-from livecc_jax.model.cache import Cache, empty_cache, grow_cache
 from livecc_jax.model.config import ModelConfig
-from livecc_jax.model.inference import lay_out
 from livecc_jax.model.qwen2_vl import Params
 from livecc_jax.parallel.batch import parts
 from livecc_jax.parallel.rules import partition_spec
-from livecc_jax.stream.answer import QUESTIONS, StopIds
-from livecc_jax.stream.options import StreamOptions, stack_controls
 from livecc_jax.stream.prompt import Prompt, make_prompt, stack_prompts
-from livecc_jax.stream.step import SlotState, TurnInput, look, run_turn
 from livecc_jax.text.tokenizer import SILENCE, Tokenizer
 from livecc_jax.timeline.chat import ChatTemplate
 from livecc_jax.timeline.turns import OPENING_FRAMES, TURN_FRAMES, turn_label, turn_span
@@ -83,7 +83,7 @@ class StreamModel:
         config: the architecture.
         params: the parameter tree.
         tokenizer: the model's.
-        precision: as in `model.inference.lay_out`.
+        precision: as in `decoding.network.lay_out`.
         mesh: devices to split over, by the rules of training: weights and key heads over `tensor`, an
             engine's conversations over `data` and `fsdp` (and weights over `fsdp`); without one, the
             default device has everything.

@@ -8,8 +8,6 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Protocol
 
-from livecc_jax.errors import TokenizerError
-
 SILENCE = " ..."  # a turn's closing mark; alone, it says that nothing is said
 
 
@@ -52,34 +50,6 @@ class Tokenizer(Protocol):
 
     def save(self, directory: Path) -> None:
         """Write the files that `open_tokenizer` and HuggingFace read."""
-
-
-def open_tokenizer(path: str | Path) -> Tokenizer:
-    """Open a tokenizer from a directory or from one file.
-
-    Args:
-        path: a directory holding, or itself, one of tokenizer.json, tokenizer.json.xz (HuggingFace)
-            or tokenizer.model (SentencePiece).
-
-    Raises:
-        TokenizerError: nothing usable is there.
-    """
-    path = Path(path)
-    names = ("tokenizer.json", "tokenizer.json.xz", "tokenizer.model")
-    if path.is_dir():
-        found = [path / n for n in names if (path / n).is_file()]
-        if not found:
-            raise TokenizerError(f"{path}: holds none of {', '.join(names)}")
-        path = found[0]
-    elif not path.is_file():
-        raise TokenizerError(f"{path}: there is no such tokenizer file or directory")
-    if path.suffix == ".model":
-        from livecc_jax.text.sentencepiece import SentencePieceTokenizer
-
-        return SentencePieceTokenizer(path)
-    from livecc_jax.text.hf import HFTokenizer
-
-    return HFTokenizer(path)
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from livecc_jax.data.pipeline import RowSource
+from livecc_jax.data.rows.pipeline import RowSource
 from livecc_jax.errors import LiveCCError
 from livecc_jax.train.config import GuardConfig
 

@@ -15,8 +15,8 @@ import optax
 from jax.sharding import Mesh
 
 from livecc_jax.checkpoints.run import RunDirectory
-from livecc_jax.data.pipeline import Batch, RowSource, batches, steps_in
-from livecc_jax.data.quarantine import Quarantine
+from livecc_jax.data.rows.pipeline import Batch, RowSource, batches, steps_in
+from livecc_jax.data.rows.quarantine import Quarantine
 from livecc_jax.errors import ConfigError
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.qwen2_vl import Params
@@ -25,8 +25,8 @@ from livecc_jax.parallel.mesh import make_mesh
 from livecc_jax.parallel.processes import is_first
 from livecc_jax.train.clock import Clock
 from livecc_jax.train.config import Config, flatten
-from livecc_jax.train.evaluate import HeldOut
 from livecc_jax.train.guard import VERDICTS, Diverged, begin_guard, guard_json, guarded, record
+from livecc_jax.train.held_out import HeldOut
 from livecc_jax.train.optimizer import make_optimizer
 from livecc_jax.train.preempt import Notice, Preempted
 from livecc_jax.train.report import Board, Counts, Meter, Progress, Report
@@ -55,8 +55,8 @@ def train(config: Config, report: Report | None = None, examine: Examine | None 
     Args:
         config: the experiment.
         report: called with the figures of every `log_every`-th step and the last.
-        examine: makes what `evaluate.choice` and `evaluate.commentary` ask for
-            (`livecc_jax.evaluate.during.examinations`).
+        examine: makes what `evaluate.run.choice` and `evaluate.metrics.commentary` ask for
+            (`livecc_jax.evaluate.in_training.examinations`).
 
     Returns:
         The run directory.

@@ -16,15 +16,15 @@ import jax
 import numpy as np
 from tensorboardX import SummaryWriter
 
-from livecc_jax.data.pipeline import Batch
+from livecc_jax.data.rows.pipeline import Batch
 from livecc_jax.errors import ConfigError
+from livecc_jax.model.flops import step_flops
 from livecc_jax.model.lora import LORA
+from livecc_jax.parallel.peak_rates import peak_flops
 from livecc_jax.parallel.processes import is_first
 from livecc_jax.train.clock import Clock
 from livecc_jax.train.config import Config
-from livecc_jax.train.flops import step_flops
 from livecc_jax.train.optimizer import learning_rate
-from livecc_jax.train.peak import peak_flops
 from livecc_jax.train.start import Start
 from livecc_jax.train.state import split
 

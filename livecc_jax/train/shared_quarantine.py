@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from livecc_jax.data.quarantine import Quarantine, Quarantined
-from livecc_jax.data.reader import Index
+from livecc_jax.data.index.reader import Index
+from livecc_jax.data.rows.quarantine import Quarantine, Quarantined
 from livecc_jax.errors import DataError
 from livecc_jax.parallel.processes import gather, is_first
 

@@ -16,8 +16,8 @@ from jax.sharding import Mesh
 from livecc_jax.checkpoints.hf_config import LiveCCBlock
 from livecc_jax.checkpoints.open import open_checkpoint
 from livecc_jax.checkpoints.run import DAMAGED, RunDirectory, steps_of
-from livecc_jax.data.pipeline import RowSource
-from livecc_jax.data.rows import WEIGHTINGS
+from livecc_jax.data.rows.pipeline import RowSource
+from livecc_jax.data.rows.row import WEIGHTINGS
 from livecc_jax.errors import CheckpointError, ConfigError
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.lora import LORA, check_lora, init_adapters

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from checkpoint_support import assert_same, config_of, random_params
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from livecc_jax.checkpoints import hf_config
@@ -22,6 +21,7 @@ from livecc_jax.checkpoints.safetensors import read_directory
 from livecc_jax.commands import convert as command
 from livecc_jax.errors import CheckpointError
 from livecc_jax.model.presets import preset
+from tests.support.checkpoints import assert_same, config_of, random_params
 
 BFLOAT16 = np.dtype(jnp.bfloat16)
 

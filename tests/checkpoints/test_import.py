@@ -13,7 +13,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from checkpoint_support import architectures, assert_same, config_of, random_params
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jax.sharding import NamedSharding
@@ -30,6 +29,7 @@ from livecc_jax.model.config import ModelConfig, TextConfig, VisionConfig
 from livecc_jax.model.qwen2_vl import logical_axes
 from livecc_jax.parallel.mesh import MeshConfig, make_mesh
 from livecc_jax.parallel.rules import sharding_tree
+from tests.support.checkpoints import architectures, assert_same, config_of, random_params
 
 ROOT = Path(__file__).parents[2]
 BFLOAT16 = np.dtype(jax.numpy.bfloat16)
@@ -95,8 +95,8 @@ import jax
 from livecc_jax.parallel import processes
 processes.start_processes()
 import numpy as np
-sys.path.insert(0, "tests")
-from checkpoint_support import random_params
+
+from tests.support.checkpoints import random_params
 from livecc_jax.checkpoints.hf_config import read_config
 from livecc_jax.checkpoints import hf_import, safetensors
 from livecc_jax.model.qwen2_vl import logical_axes

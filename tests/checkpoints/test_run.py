@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from checkpoint_support import assert_same, config_of, random_params
 from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -17,6 +16,7 @@ from livecc_jax.checkpoints.hf_config import LiveCCBlock
 from livecc_jax.checkpoints.open import open_checkpoint
 from livecc_jax.checkpoints.run import RunDirectory
 from livecc_jax.errors import CheckpointError
+from tests.support.checkpoints import assert_same, config_of, random_params
 
 
 def test_run_comes_back_bitwise_and_exports_in_its_base_dtype(tmp_path, tokenizer):

@@ -7,7 +7,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from checkpoint_support import architectures, random_params
 from flax import traverse_util
 from hypothesis import HealthCheck, given, settings
 
@@ -15,15 +14,16 @@ from livecc_jax.checkpoints.convert import convert
 from livecc_jax.checkpoints.hf_config import LiveCCBlock
 from livecc_jax.checkpoints.hf_export import export_hf
 from livecc_jax.checkpoints.names import table
-from livecc_jax.checkpoints.verify import compare_traces
 from livecc_jax.cli import main
-from livecc_jax.data.probe import make_probe, noise_frames
+from livecc_jax.data.inspect.probe import make_probe, noise_frames
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import bind
-from livecc_jax.model.trace import layer_names, trace
 from livecc_jax.model.vocabulary import fit_vocabulary
-from livecc_jax.text.tokenizer import open_tokenizer
+from livecc_jax.text.open import open_tokenizer
+from livecc_jax.verify.layers import layer_names, trace
+from livecc_jax.verify.verify import compare_traces
+from tests.support.checkpoints import architectures, random_params
 
 CLIP = Path(__file__).parents[2] / "data/clips/bikes.mp4"
 BLOCK = LiveCCBlock(pixel_budget="16")
@@ -233,8 +233,8 @@ def test_transformers_computes_the_same_of_any_architecture(tmp_path, model, sha
     """Heads, groups, depths and widths of every kind, tied or not."""
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    from livecc_jax.checkpoints.peer import Peer
     from livecc_jax.model.vision import normalize
+    from livecc_jax.verify.transformers import Peer
 
     tokenizer = model[3]
     config = fit_vocabulary(shape, tokenizer)

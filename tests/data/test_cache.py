@@ -12,15 +12,15 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from livecc_jax.data import cache as cache_module
-from livecc_jax.data import remote
-from livecc_jax.data.cache import FileCache
-from livecc_jax.data.index import build_index
-from livecc_jax.data.pipeline import RowSource
-from livecc_jax.data.remote import Stamp, stamp
+from livecc_jax.data.files import cache as cache_module
+from livecc_jax.data.files import remote
+from livecc_jax.data.files.cache import FileCache
+from livecc_jax.data.files.remote import Stamp, stamp
+from livecc_jax.data.index.build import build_index
+from livecc_jax.data.rows.pipeline import RowSource
 from livecc_jax.errors import ConfigError, DataError, MediaError
 from livecc_jax.media.budget import PixelBudget
-from livecc_jax.text.tokenizer import open_tokenizer
+from livecc_jax.text.open import open_tokenizer
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from livecc_jax.cli import main
-from livecc_jax.data.index import build_index
-from livecc_jax.data.media_files import MediaFiles
-from livecc_jax.data.pipeline import RowSource
+from livecc_jax.data.examples.media_files import MediaFiles
+from livecc_jax.data.index.build import build_index
+from livecc_jax.data.rows.pipeline import RowSource
 from livecc_jax.errors import DataError, MediaError
 from livecc_jax.media.budget import PixelBudget
-from livecc_jax.text.tokenizer import open_tokenizer
+from livecc_jax.text.open import open_tokenizer
 from livecc_jax.timeline.chat import ChatTemplate
 
 ROOT = Path(__file__).parents[2]
@@ -70,11 +70,12 @@ def test_stored_frames_are_those_of_the_video(home, small_tokenizer):
     """Up to JPEG: mean error under 3 of 255. A rewritten dataset is another one, and told."""
     import tensorflow_datasets as tfds
 
-    from livecc_jax.data import builder, datasets
+    from livecc_jax.data.annotations import datasets
+    from livecc_jax.data.index.tfds import FrameOptions, write_dataset
 
     path = home / "annotations/narration.jsonl"
-    how = builder.FrameOptions(BUDGET, quality=95)
-    folder, left = builder.write_dataset([path], home / "tfds", frames=how)
+    how = FrameOptions(BUDGET, quality=95)
+    folder, left = write_dataset([path], home / "tfds", frames=how)
     assert left == []
     tokenizer = open_tokenizer(small_tokenizer)
     plain = build_index([path], home / "plain", tokenizer, BUDGET)
@@ -92,7 +93,7 @@ def test_stored_frames_are_those_of_the_video(home, small_tokenizer):
     shutil.rmtree(folder)
     datasets.open_source.cache_clear()
     other = home / "annotations/windows.jsonl"
-    builder.write_dataset([other], home / "tfds", frames=how)
+    write_dataset([other], home / "tfds", frames=how)
     with pytest.raises(MediaError, match="has changed since it was indexed"):
         made.plan(0, template, MediaFiles())
     (folder / "features.json").write_text("{")

@@ -13,19 +13,19 @@ import numpy as np
 import psutil
 import pytest
 
-from livecc_jax.data.index import build_index
-from livecc_jax.data.pipeline import RowSource, batches
-from livecc_jax.data.prefetch import ahead
+from livecc_jax.data.index.build import build_index
+from livecc_jax.data.rows.pipeline import RowSource, batches
+from livecc_jax.data.rows.prefetch import ahead
 from livecc_jax.errors import DataError
 from livecc_jax.media.budget import PixelBudget
-from livecc_jax.text.tokenizer import open_tokenizer
+from livecc_jax.text.open import open_tokenizer
 
 ROOT = Path(__file__).parents[2]
 ROWS, STEPS = 4, 4
 
 CHILD = """
 import hashlib, json, sys
-from livecc_jax.data.pipeline import RowSource, batches
+from livecc_jax.data.rows.pipeline import RowSource, batches
 
 def main():
     source, how = json.loads(sys.argv[1]), json.loads(sys.argv[2])

@@ -13,15 +13,15 @@ import fsspec
 import numpy as np
 import pytest
 
-from livecc_jax.data import media_files
-from livecc_jax.data.columns import COLUMNS
-from livecc_jax.data.index import Index, build_index
-from livecc_jax.data.media_files import MediaFiles
-from livecc_jax.data.plan import plan_example
-from livecc_jax.data.timestamps import Timestamps
+from livecc_jax.data.examples import media_files
+from livecc_jax.data.examples.example import plan_example
+from livecc_jax.data.examples.media_files import MediaFiles
+from livecc_jax.data.files.timestamps import Timestamps
+from livecc_jax.data.index.build import Index, build_index
+from livecc_jax.data.index.columns import COLUMNS
 from livecc_jax.errors import DataError, ExampleError, MediaError
 from livecc_jax.media.budget import PixelBudget
-from livecc_jax.text.tokenizer import open_tokenizer
+from livecc_jax.text.open import open_tokenizer
 from livecc_jax.timeline.chat import ChatTemplate
 from livecc_jax.timeline.example import Clip
 
@@ -236,7 +236,7 @@ def test_a_killed_build_goes_on(home, template, small_tokenizer, tmp_path, monke
     path = home / "annotations/many.jsonl"
     lines = [json.dumps(NARRATION), '[{"role": "user", "content": 3}]'] * 24
     path.write_text("\n".join(lines) + "\n")
-    monkeypatch.setattr("livecc_jax.data.index.STRETCH", 4)
+    monkeypatch.setattr("livecc_jax.data.index.build.STRETCH", 4)
     build_index([path], tmp_path / "straight", template.tokenizer, BUDGET)
     (tmp_path / "child.py").write_text(CHILD)
     command = [sys.executable, tmp_path / "child.py", tmp_path / "index", small_tokenizer, path]

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from livecc_jax.data.index import build_index
-from livecc_jax.data.mixture import Mixture, chosen, parse_mixture
-from livecc_jax.data.pipeline import RowSource
+from livecc_jax.data.index.build import build_index
+from livecc_jax.data.rows.mixture import Mixture, chosen, parse_mixture
+from livecc_jax.data.rows.pipeline import RowSource
 from livecc_jax.errors import ConfigError
 from livecc_jax.media.budget import PixelBudget
-from livecc_jax.text.tokenizer import open_tokenizer
+from livecc_jax.text.open import open_tokenizer
 
 ROOT = Path(__file__).parents[2]
 CLIPS, ANNOTATIONS = ROOT / "data/clips", ROOT / "data/annotations"

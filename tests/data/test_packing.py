@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from livecc_jax.data.packing import RowShape, plan_rows
+from livecc_jax.data.rows.packing import RowShape, plan_rows
 from livecc_jax.errors import DataError
 
 needs = st.lists(

@@ -7,20 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import Segment, pack
 
-from livecc_jax.data.index import Index, build_index
-from livecc_jax.data.pipeline import RowSource, batches, steps_in
-from livecc_jax.data.plan import plan_example
-from livecc_jax.data.quarantine import Quarantine
-from livecc_jax.data.records import AnnotationFile
+from livecc_jax.data.annotations.records import AnnotationFile
+from livecc_jax.data.examples.example import plan_example
+from livecc_jax.data.index.build import Index, build_index
+from livecc_jax.data.rows.pipeline import RowSource, batches, steps_in
+from livecc_jax.data.rows.quarantine import Quarantine
 from livecc_jax.errors import ConfigError, DataError, MediaError
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.pixels import patchify, resize
 from livecc_jax.media.video import probe, read_frames
-from livecc_jax.text.tokenizer import open_tokenizer
+from livecc_jax.text.open import open_tokenizer
 from livecc_jax.timeline.chat import ChatTemplate
 from livecc_jax.timeline.positions import token_positions
+from tests.support.rows import Segment, pack
 
 ROOT = Path(__file__).parents[2]
 FILES = [ROOT / f"data/annotations/{name}.jsonl" for name in ("windows", "qa", "narration")]
@@ -64,13 +64,8 @@ def test_a_row_is_its_examples_side_by_side(index, tokenizer, mode, weighting):
             patches = media.load()
             videos.append((patches, *media.rows_cols))
         segments.append(Segment(encoded.tokens, encoded.supervised, positions, videos))
-    import support
-
-    original, support.VIDEO_PAD = support.VIDEO_PAD, tokenizer.special.video_pad
-    try:
-        expected = pack(segments, 1536, 48, index.window, 256, weighting)
-    finally:
-        support.VIDEO_PAD = original
+    video_pad = tokenizer.special.video_pad
+    expected = pack(segments, 1536, 48, index.window, 256, weighting, video_pad)
     for name, value in expected.items():
         np.testing.assert_array_equal(built[name], value[0], err_msg=name)
         assert built[name].dtype == value.dtype

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from livecc_jax.data.conversations import parse
-from livecc_jax.data.index import build_index
-from livecc_jax.data.media_files import MediaFiles
-from livecc_jax.data.pipeline import RowSource
-from livecc_jax.data.plan import FORMATS, plan_example
-from livecc_jax.data.stored import pack, unpack
+from livecc_jax.data.annotations.conversations import parse
+from livecc_jax.data.examples.example import FORMATS, plan_example
+from livecc_jax.data.examples.media_files import MediaFiles
+from livecc_jax.data.index.build import build_index
+from livecc_jax.data.index.codec import pack, unpack
+from livecc_jax.data.rows.pipeline import RowSource
 from livecc_jax.errors import DataError, ExampleError, MediaError
 from livecc_jax.media.budget import PixelBudget
-from livecc_jax.text.tokenizer import open_tokenizer
+from livecc_jax.text.open import open_tokenizer
 from livecc_jax.timeline.chat import ChatTemplate
 from livecc_jax.timeline.modes import MODES
 

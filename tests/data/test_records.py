@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from livecc_jax.data.records import AnnotationFile
+from livecc_jax.data.annotations.records import AnnotationFile
 from livecc_jax.errors import DataError, ExampleError
 from livecc_jax.timeline.example import ChatExample, Clip, Picture, StreamExample, Word
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from livecc_jax.cli import main
-from livecc_jax.data.pipeline import RowSource
-from livecc_jax.data.sheet import row_pictures, see
+from livecc_jax.data.inspect.sheet import row_pictures, see
+from livecc_jax.data.rows.pipeline import RowSource
 from livecc_jax.errors import DataError
 from livecc_jax.media.pixels import resize
 from livecc_jax.media.video import read_frames

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from livecc_jax.data.index import build_index
-from livecc_jax.data.plan import plan_example
-from livecc_jax.data.records import AnnotationFile
-from livecc_jax.data.split import cut, split_example
+from livecc_jax.data.annotations.records import AnnotationFile
+from livecc_jax.data.examples.example import plan_example
+from livecc_jax.data.examples.split import cut, split_example
+from livecc_jax.data.index.build import build_index
 from livecc_jax.errors import ExampleError
 from livecc_jax.media.budget import PixelBudget
-from livecc_jax.text.tokenizer import open_tokenizer
+from livecc_jax.text.open import open_tokenizer
 from livecc_jax.timeline.chat import ChatTemplate
 
 ROOT = Path(__file__).parents[2]

@@ -6,12 +6,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from livecc_jax.errors import LiveCCError
-from livecc_jax.evaluate.annotations import READERS as QUESTION_READERS
-from livecc_jax.evaluate.catalog import LAYOUTS
-from livecc_jax.evaluate.results import READERS
-from livecc_jax.evaluate.score import counts
-from livecc_jax.evaluate.tables import table
-from livecc_jax.evaluate.verdicts import read_verdicts
+from livecc_jax.evaluate.benchmarks.annotations import READERS as QUESTION_READERS
+from livecc_jax.evaluate.benchmarks.catalog import LAYOUTS
+from livecc_jax.evaluate.benchmarks.results import READERS
+from livecc_jax.evaluate.metrics.score import counts
+from livecc_jax.evaluate.metrics.tables import table
+from livecc_jax.evaluate.metrics.verdicts import read_verdicts
 
 JUNK = st.one_of(
     st.none(), st.booleans(), st.integers(-3, 12), st.floats(), st.text(max_size=4),

@@ -11,21 +11,21 @@ import pytest
 from flax import traverse_util
 
 from livecc_jax.checkpoints.names import table
-from livecc_jax.data.packing import RowShape
-from livecc_jax.data.plan import ExamplePlan, MediaPlan
-from livecc_jax.data.rows import build_row
+from livecc_jax.data.examples.example import ExamplePlan, MediaPlan
+from livecc_jax.data.rows.packing import RowShape
+from livecc_jax.data.rows.row import build_row
 from livecc_jax.errors import ConfigError, MediaError, TokenizerError
-from livecc_jax.evaluate import choice
-from livecc_jax.evaluate.choice import Chooser, Shapes, Shown, common_prefix, ladder, padded_window
-from livecc_jax.evaluate.questions import Asking, Source
-from livecc_jax.evaluate.watching import Watched, watch
+from livecc_jax.evaluate.benchmarks.questions import Asking, Source
+from livecc_jax.evaluate.run import choice
+from livecc_jax.evaluate.run.choice import Chooser, Shapes, Shown, common_prefix, ladder, padded_window
+from livecc_jax.evaluate.run.video_turns import Watched, watch
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.pixels import patchify
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import bind
 from livecc_jax.model.vocabulary import fit_vocabulary
 from livecc_jax.parallel.mesh import MeshConfig, make_mesh, parse_mesh
-from livecc_jax.text.tokenizer import open_tokenizer
+from livecc_jax.text.open import open_tokenizer
 from livecc_jax.timeline.chat import ChatTemplate, Visual
 
 CLIPS = Path(__file__).parents[2] / "data/clips"

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from livecc_jax.cli import main
-from livecc_jax.evaluate.baselines import previous_copy, silence_only
-from livecc_jax.evaluate.commentary import (
+from livecc_jax.evaluate.metrics.baselines import previous_copy, silence_only
+from livecc_jax.evaluate.metrics.commentary import (
     WINDOW_US,
     Reference,
     SaidTurn,
@@ -140,7 +140,7 @@ def test_stream_output_against_the_shipped_narration(tmp_path, capsys):
 
 def test_predictions_of_events(tmp_path):
     """LiveSports-3K CC's transcripts; what cannot be used is counted."""
-    from livecc_jax.evaluate.timed import score_commentary
+    from livecc_jax.evaluate.metrics.timed import score_commentary
 
     events = [
         {

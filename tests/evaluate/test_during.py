@@ -11,24 +11,24 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from during_support import BUDGET, FRAMES, STREAM, examine, make, model_of
 
-from livecc_jax.data.packing import RowShape
-from livecc_jax.data.pipeline import RowSource
+from livecc_jax.data.rows.packing import RowShape
+from livecc_jax.data.rows.pipeline import RowSource
 from livecc_jax.errors import ConfigError
-from livecc_jax.evaluate.annotations import ASKING, read_questions
-from livecc_jax.evaluate.choice import Chooser, Shapes
-from livecc_jax.evaluate.clips import CommentedClips, read_clips, tag
-from livecc_jax.evaluate.commentary import METRICS, SaidTurn, count_clip, summarize
-from livecc_jax.evaluate.during import examinations
-from livecc_jax.evaluate.forcing import force
-from livecc_jax.evaluate.packed_choice import PackedChoice
-from livecc_jax.evaluate.watching import frames_of, watch
+from livecc_jax.evaluate.benchmarks.annotations import ASKING, read_questions
+from livecc_jax.evaluate.in_training import examinations
+from livecc_jax.evaluate.metrics.commentary import METRICS, SaidTurn, count_clip, summarize
+from livecc_jax.evaluate.run.choice import Chooser, Shapes
+from livecc_jax.evaluate.run.clips import CommentedClips, read_clips, tag
+from livecc_jax.evaluate.run.packed_choice import PackedChoice
+from livecc_jax.evaluate.run.teacher_forced import force
+from livecc_jax.evaluate.run.video_turns import frames_of, watch
 from livecc_jax.model.lora import LORA, LoraConfig, abstract_adapters
 from livecc_jax.parallel.mesh import MeshConfig, make_mesh
 from livecc_jax.stream.session import Session, StreamModel
 from livecc_jax.train import loop
 from livecc_jax.train.config import ComputeConfig, Config, DataConfig, EvaluateConfig
+from tests.support.examinations import BUDGET, FRAMES, STREAM, examine, make, model_of
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +103,7 @@ def test_two_processes_measure_what_one_does(data, told, small_tokenizer):
     with socket.socket() as s:
         s.bind(("localhost", 0))
         port = s.getsockname()[1]
-    script = Path(__file__).parent / "during_support.py"
-    root = script.parents[2]
+    root = Path(__file__).parents[2]
     env = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
         "TPU_SKIP_MDS_QUERY": "1",
@@ -114,7 +113,7 @@ def test_two_processes_measure_what_one_does(data, told, small_tokenizer):
     }
     workers = [
         subprocess.Popen(
-            [sys.executable, str(script), str(data), str(small_tokenizer)],
+            [sys.executable, "-m", "tests.support.examinations", str(data), str(small_tokenizer)],
             cwd=root,
             text=True,
             stdout=subprocess.PIPE,

@@ -20,22 +20,22 @@ from livecc_jax.checkpoints.hf_export import export_hf
 from livecc_jax.checkpoints.names import table
 from livecc_jax.checkpoints.open import open_checkpoint
 from livecc_jax.cli import main
-from livecc_jax.evaluate import running
-from livecc_jax.evaluate.annotations import READERS, read_questions
-from livecc_jax.evaluate.choice import Chooser
-from livecc_jax.evaluate.commenting import event_prompt, read_events
-from livecc_jax.evaluate.forcing import force
-from livecc_jax.evaluate.running import read_answers
-from livecc_jax.evaluate.timed import read_references
-from livecc_jax.evaluate.watching import frames_of
+from livecc_jax.decoding.options import StreamOptions
+from livecc_jax.evaluate.benchmarks.annotations import READERS, read_questions
+from livecc_jax.evaluate.metrics.timed import read_references
+from livecc_jax.evaluate.run import run_folder
+from livecc_jax.evaluate.run.choice import Chooser
+from livecc_jax.evaluate.run.commentary import event_prompt, read_events
+from livecc_jax.evaluate.run.run_folder import read_answers
+from livecc_jax.evaluate.run.teacher_forced import force
+from livecc_jax.evaluate.run.video_turns import frames_of
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.pixels import patch_places, patchify
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import bind
 from livecc_jax.model.vocabulary import fit_vocabulary
-from livecc_jax.stream.options import StreamOptions
 from livecc_jax.stream.session import Session, StreamModel
-from livecc_jax.text.tokenizer import open_tokenizer
+from livecc_jax.text.open import open_tokenizer
 from livecc_jax.timeline.chat import ChatTemplate, Visual
 from livecc_jax.timeline.positions import token_positions
 
@@ -323,8 +323,8 @@ def test_ovobench_is_unfolded(tmp_path):
 def test_each_benchmark(benchmark, asked, videos, model, tmp_path, monkeypatch, capsys):
     """From files to a table; each span of a video is seen once."""
     seen = []
-    watch = running.watch
-    monkeypatch.setattr(running, "watch", lambda *args: seen.append(args) or watch(*args))
+    watch = run_folder.watch
+    monkeypatch.setattr(run_folder, "watch", lambda *args: seen.append(args) or watch(*args))
     data = MAKERS[benchmark](tmp_path / "data")
     # Two processes share the videos; the second to finish writes the report.
     for share in ("0/2", "1/2"):
@@ -337,7 +337,7 @@ def test_each_benchmark(benchmark, asked, videos, model, tmp_path, monkeypatch, 
     assert told["setting"]["annotation_sha256"]
     assert "95% interval" in out
     known = {q.id: q for q in READERS[benchmark](data).questions}
-    answers = running.all_answers(tmp_path / "out")
+    answers = run_folder.all_answers(tmp_path / "out")
     assert answers.keys() == known.keys()
     for key, row in answers.items():
         best = int(np.argmax(row["logits"]))

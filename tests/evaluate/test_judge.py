@@ -12,8 +12,8 @@ import pytest
 
 from livecc_jax.cli import main
 from livecc_jax.errors import ConfigError
-from livecc_jax.evaluate.endpoint import Endpoint, EndpointError, NoAnswer, Patience
-from livecc_jax.evaluate.judge import PROMPT, Cache, Case, fill, judge, read_prompt, verdict
+from livecc_jax.evaluate.judge.endpoint import Endpoint, EndpointError, NoAnswer, Patience
+from livecc_jax.evaluate.judge.judge import PROMPT, Cache, Case, fill, judge, read_prompt, verdict
 
 LATE = object()
 KEY = "sk-very-secret"

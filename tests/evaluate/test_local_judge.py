@@ -15,13 +15,13 @@ from livecc_jax.checkpoints.hf_export import export_hf
 from livecc_jax.checkpoints.names import table
 from livecc_jax.checkpoints.open import open_checkpoint
 from livecc_jax.cli import main
-from livecc_jax.evaluate import local_judge
-from livecc_jax.evaluate.endpoint import NoAnswer
-from livecc_jax.evaluate.local_judge import CHUNK, LocalJudge
+from livecc_jax.evaluate.judge import local_judge
+from livecc_jax.evaluate.judge.endpoint import NoAnswer
+from livecc_jax.evaluate.judge.local_judge import CHUNK, LocalJudge
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import bind
 from livecc_jax.model.vocabulary import fit_vocabulary
-from livecc_jax.text.tokenizer import open_tokenizer
+from livecc_jax.text.open import open_tokenizer
 from livecc_jax.timeline.chat import ChatTemplate
 
 

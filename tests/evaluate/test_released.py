@@ -2,15 +2,14 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.goldens import choice_model
+
 GOLDENS = Path(__file__).parents[1] / "goldens"
-sys.path.insert(0, str(GOLDENS))
-import choice_model  # noqa: E402
 
 GOLDEN = json.loads((GOLDENS / "choice.json").read_text())
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from livecc_jax.cli import main
-from livecc_jax.evaluate.thumbnails import MOST_BYTES, encode_jpeg
+from livecc_jax.evaluate.report.thumbnails import MOST_BYTES, encode_jpeg
 from livecc_jax.media.video import probe, read_frames
 
 ANNOTATIONS = Path(__file__).parents[2] / "data/annotations/narration.jsonl"

@@ -8,9 +8,9 @@ import pytest
 
 from livecc_jax.cli import main
 from livecc_jax.errors import ConfigError, DataError
-from livecc_jax.evaluate import answers
-from livecc_jax.evaluate.score import counts, score, strict_accuracy
-from livecc_jax.evaluate.statistics import Bootstrap, interval, mcnemar_exact
+from livecc_jax.evaluate.benchmarks import answer_log
+from livecc_jax.evaluate.metrics.score import counts, score, strict_accuracy
+from livecc_jax.evaluate.metrics.statistics import Bootstrap, interval, mcnemar_exact
 
 
 def write(path, value):
@@ -44,7 +44,7 @@ def test_videomme_letters():
         "I do not know": "",
         "None of the eleven things that one could think of is it": "",
     }
-    assert {text: answers.videomme_letter(text) for text in told} == told
+    assert {text: answer_log.videomme_letter(text) for text in told} == told
 
 
 def question(number, task, answer, response):

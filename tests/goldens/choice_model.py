@@ -3,7 +3,7 @@
 choice.json beside this holds what transformers 4.50 answers: the option logits of every question, asked
 the released way. It is written anew by
 
-    python tests/goldens/choice_model.py /tmp/named /tmp/small
+    python -m tests.goldens.choice_model /tmp/named /tmp/small
     python benchmarks/released_choice.py ours /tmp/named /tmp/small
     # where these are installed: transformers==4.50.0 torch==2.13.0 decord==0.6.0 pillow jinja2
     python benchmarks/released_choice.py check /tmp/named /tmp/small --save tests/goldens/choice.json
@@ -19,13 +19,12 @@ import numpy as np
 
 from livecc_jax.checkpoints.hf_config import LiveCCBlock
 from livecc_jax.checkpoints.hf_export import export_hf
-from livecc_jax.checkpoints.verify import shapes_of
 from livecc_jax.model.presets import preset
-from livecc_jax.text.tokenizer import open_tokenizer
+from livecc_jax.text.open import open_tokenizer
+from livecc_jax.verify.verify import shapes_of
+from tests.goldens import tiny_weights
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(Path(__file__).parent))
-import tiny_weights  # noqa: E402
 
 
 class NamedWeights:

@@ -3,7 +3,7 @@
 Both sides of the streaming goldens use it; it follows `livecc_jax.text.tokenizer.Tokenizer`.
 """
 
-import tiny_weights as tiny
+from tests.goldens import tiny_weights as tiny
 
 SILENCE = 99
 

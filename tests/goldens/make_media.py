@@ -2,7 +2,7 @@
 
 Run where these are installed: `pip install transformers==4.50.0 torch==2.13.0 decord==0.6.0 pillow`:
 
-    python tests/goldens/make_media.py
+    python -m tests.goldens.make_media
 
 It writes media.npz beside itself.
 """

@@ -2,7 +2,7 @@
 
 Run where these are installed: `pip install transformers==4.50.0 torch==2.13.0`.
 
-    python tests/goldens/make_model.py
+    python -m tests.goldens.make_model
 
 It writes model_tied.npz and model_untied.npz beside itself: for each conversation of tiny_weights.py
 `get_rope_index`'s positions [3, T] and float32 logits [T, V], and a checksum of the patches.
@@ -13,9 +13,10 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-import tiny_weights as tiny
 import torch
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+from tests.goldens import tiny_weights as tiny
 
 HERE = Path(__file__).parent
 

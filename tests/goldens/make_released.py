@@ -3,7 +3,7 @@
 Run where these are installed: `pip install transformers==4.50.0 torch==2.13.0 pillow` and, with
 --no-deps, `livecc-utils==0.0.2`.
 
-    python tests/goldens/make_released.py
+    python -m tests.goldens.make_released
 
 It writes released.npz beside itself. Unlike make_stream.py it keeps the scores each token was chosen
 by, after transformers' own repetition penalty, so that streaming is compared as numbers and not only
@@ -12,12 +12,13 @@ as words; the pictures are a real one panned over, and turns may say sixteen tok
 
 from pathlib import Path
 
-import make_stream as stream
 import numpy as np
-import tiny_weights as tiny
 import torch
-from make_model import build
 from PIL import Image
+
+from tests.goldens import make_stream as stream
+from tests.goldens import tiny_weights as tiny
+from tests.goldens.make_model import build
 
 HERE = Path(__file__).parent
 PICTURE = HERE.parents[1] / "data/clips/frame.png"

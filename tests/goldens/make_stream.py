@@ -3,7 +3,7 @@
 Run where these are installed: `pip install transformers==4.50.0 torch==2.13.0` and, with --no-deps,
 `livecc-utils==0.0.2`.
 
-    python tests/goldens/make_stream.py
+    python -m tests.goldens.make_stream
 
 It writes stream.npz beside itself: logits of one teacher-forced forward over a conversation of several
 turns, in 3-D and in 1-D positions, and what the released turn-by-turn generation says.
@@ -14,10 +14,11 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
-import tiny_weights as tiny
 import torch
-from letters import Letters
-from make_model import build
+
+from tests.goldens import tiny_weights as tiny
+from tests.goldens.letters import Letters
+from tests.goldens.make_model import build
 
 HERE = Path(__file__).parent
 TURNS = 7

@@ -2,7 +2,7 @@
 
 Run where these are installed: `pip install transformers==4.50.0 torch==2.13.0 jinja2`.
 
-    python tests/goldens/make_timeline.py
+    python -m tests.goldens.make_timeline
 
 It writes timeline.json beside itself: for each conversation the token ids of the rendered template with
 Qwen2's vocabulary, and `get_rope_index`'s positions.
@@ -10,7 +10,6 @@ Qwen2's vocabulary, and `get_rope_index`'s positions.
 
 import json
 import lzma
-import sys
 from pathlib import Path
 
 import jinja2
@@ -20,7 +19,7 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-sys.path.insert(0, str(ROOT))
+
 VIDEO, IMAGE = 151656, 151655
 
 # role, then text or ["video" | "image", [t, h, w]]

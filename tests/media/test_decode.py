@@ -5,7 +5,6 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from media_support import make_video, pattern
 
 from livecc_jax.errors import MediaError
 from livecc_jax.media import decode
@@ -13,6 +12,7 @@ from livecc_jax.media.clip import clip_patches
 from livecc_jax.media.pixels import patchify, resize
 from livecc_jax.media.skips import Skips
 from livecc_jax.media.video import probe, read_frames
+from tests.support.media import make_video, pattern
 
 CLIPS = Path(__file__).parents[2] / "data/clips"
 OPEN = "open-gop=1:keyint=12:min-keyint=12:bframes=4:b-pyramid=normal:scenecut=0"

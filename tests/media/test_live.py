@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from media_support import make_video, remux
 
 from livecc_jax.errors import ConfigError, MediaError
 from livecc_jax.media import sources
@@ -19,6 +18,7 @@ from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.ingest import is_live, turns
 from livecc_jax.media.live import LiveOptions, LiveSource, SourceLost, StreamClock
 from livecc_jax.media.sources import Limits, Seen, SourceEnded, SourceStalled
+from tests.support.media import make_video, remux
 
 NARRATION = Path(__file__).parents[2] / "data/clips/bbb_espeak_narration_30s.mp4"
 BUDGET = PixelBudget.parse(16)

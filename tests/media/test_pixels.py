@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import places
 
 from livecc_jax.errors import ConfigError, MediaError
 from livecc_jax.media import pixels
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.pixels import _resampling, patch_places, patchify, resize, smart_resize
 from livecc_jax.media.video import probe, read_frames
+from tests.support.rows import places
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = np.load(ROOT / "tests/goldens/media.npz")

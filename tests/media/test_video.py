@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from media_support import make_video, remux
 
 from livecc_jax.errors import MediaError
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.ingest import turns
 from livecc_jax.media.sampling import sample_strict, sample_uniform
 from livecc_jax.media.video import iter_frames, probe, read_frames
+from tests.support.media import make_video, remux
 
 ROOT = Path(__file__).parents[2]
 CLIPS = ROOT / "data/clips"

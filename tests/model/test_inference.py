@@ -10,35 +10,35 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh
 
-from livecc_jax.errors import ConfigError
-from livecc_jax.media.pixels import patchify
-from livecc_jax.model import (
-    attention_one,
-    attention_prompt,
-    attention_splash,
-    attention_windows,
-    between_products,
-    cache_attention,
-    product_many,
-    product_one,
-    rotate_rows,
-)
-from livecc_jax.model.between_products import Sum
-from livecc_jax.model.cache import append
-from livecc_jax.model.cache_attention import (
+from livecc_jax.decoding import attention
+from livecc_jax.decoding.attention import (
     attend_causal,
     attend_masked,
     attend_past,
     together,
 )
+from livecc_jax.decoding.kv_cache import append
+from livecc_jax.decoding.linear import before, joined, product
+from livecc_jax.decoding.network import cut, lay_out, logits, see, taken_apart
+from livecc_jax.decoding.paged_cache import gather_plainly
+from livecc_jax.decoding.quantize import head8, product8, products8, quantize, quantize_head
+from livecc_jax.errors import ConfigError
+from livecc_jax.kernels import (
+    flash_decode,
+    flash_prefill,
+    flash_vision,
+    fused_gemm,
+    fused_norm,
+    gemv,
+    rope,
+)
+from livecc_jax.kernels.fused_norm import Sum
+from livecc_jax.kernels.kv_quantize import narrow, widen
+from livecc_jax.kernels.norms import LayerNorm, RmsNorm
+from livecc_jax.kernels.paged_gather import gather_context
+from livecc_jax.media.pixels import patchify
+from livecc_jax.model import attention_splash
 from livecc_jax.model.config import ModelConfig, TextConfig, VisionConfig
-from livecc_jax.model.gather_context import gather_context
-from livecc_jax.model.inference import cut, lay_out, logits, see, taken_apart
-from livecc_jax.model.kept import narrow, widen
-from livecc_jax.model.norms import LayerNorm, RmsNorm
-from livecc_jax.model.pool import gather_plainly
-from livecc_jax.model.product import before, joined, product
-from livecc_jax.model.quantize import head8, product8, products8, quantize, quantize_head
 from livecc_jax.model.qwen2_vl import abstract_params, bind
 from livecc_jax.model.rope import rotate
 from livecc_jax.parallel.mesh import make_mesh, parse_mesh
@@ -84,10 +84,10 @@ def test_parts_together_are_the_whole(monkeypatch, rows, queries, capacity):
     ]
     both = (jnp.concatenate(x, axis=1) for x in zip(past, own))
     whole = attend_masked(q, *both, jnp.concatenate(seen, axis=2)).out
-    monkeypatch.setattr(cache_attention, "_cudnn", plain_cudnn)
+    monkeypatch.setattr(attention, "_cudnn", plain_cudnn)
     splits = {1: "tensor=4", 3: None, 4: "data=4,tensor=2"}
     for by_cudnn, over in ((False, None), (True, None), (True, splits[rows])):
-        monkeypatch.setattr(cache_attention, "fused", lambda q, k, by_cudnn=by_cudnn: by_cudnn)
+        monkeypatch.setattr(attention, "fused", lambda q, k, by_cudnn=by_cudnn: by_cudnn)
         with jax.set_mesh(make_mesh(parse_mesh(over))) if over else contextlib.nullcontext():
             run = jax.jit(lambda: together([attend_past(q, *past, length), attend_causal(q, *own)]))
             np.testing.assert_allclose(run(), whole, atol=2e-6)
@@ -114,15 +114,15 @@ def test_a_prompt_is_rotated_kept_and_attends(monkeypatch, queries, heads, lengt
     """In three kernels as step by step, in parts of which some have no keys for some queries."""
     from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
 
-    monkeypatch.setattr(attention_prompt, "parts_of", lambda *_: parts)
-    monkeypatch.setattr(attention_prompt, "KEYS", 64)
+    monkeypatch.setattr(flash_prefill, "parts_of", lambda *_: parts)
+    monkeypatch.setattr(flash_prefill, "KEYS", 64)
     keys = jax.random.split(jax.random.key(queries), 4)
     rows, (h, kv) = len(lengths), heads
     qkv = jax.random.normal(keys[0], (rows, queries, kv, h // kv + 2, 64))
     angles = jax.random.uniform(keys[1], (rows, queries, 32), maxval=6.0)
     kept = tuple(jax.random.normal(key, (rows, 256, kv, 64)) for key in keys[2:])
     length = jnp.array(lengths)
-    attend = functools.partial(attention_prompt.keep_and_attend, interpret=InterpretGPUParams())
+    attend = functools.partial(flash_prefill.keep_and_attend, interpret=InterpretGPUParams())
     out, now = attend(qkv, angles, kept, length)
     q, k, v = taken_apart(qkv)
     q, k = rotate(q, angles), rotate(k, angles)
@@ -142,11 +142,11 @@ def test_windows_are_rotated_and_attend(windows, length):
 
     qkv = jax.random.normal(jax.random.key(0), (windows, length, 3, 3, 80))
     angles = jax.random.uniform(jax.random.key(1), (1, length, 40), maxval=6.0)
-    made = rotate_rows.rotated_windows(qkv, angles, interpret=True)
+    made = rope.rotated_windows(qkv, angles, interpret=True)
     q, k, v = (qkv[:, :, i] for i in range(3))
     q, k = rotate(q, angles), rotate(k, angles)
     np.testing.assert_allclose(made, jnp.stack([q, k, v], axis=2), atol=1e-6)
-    out = attention_windows.attend(made, interpret=InterpretGPUParams())
+    out = flash_vision.attend(made, interpret=InterpretGPUParams())
     wanted = attend_masked(q, k, v, jnp.ones((windows, length, length), bool)).out
     np.testing.assert_allclose(out, wanted, atol=3e-6)
 
@@ -180,10 +180,10 @@ def test_a_token_is_rotated_kept_and_attends(monkeypatch, heads, over):
     angles = jax.random.uniform(keys[3], (2, 1, 16), maxval=6.0)
     kept = tuple(jax.random.normal(key, (2, 192, 4, 32)) for key in keys[4:])
     length = jnp.array([0, 130])
-    interpreted = functools.partial(attention_one.keep_and_attend, interpret=True)
-    monkeypatch.setattr(attention_one, "keep_and_attend", interpreted)
+    interpreted = functools.partial(flash_decode.keep_and_attend, interpret=True)
+    monkeypatch.setattr(flash_decode, "keep_and_attend", interpreted)
     with jax.set_mesh(make_mesh(parse_mesh(over))) if over else contextlib.nullcontext():
-        out, now = jax.jit(cache_attention.keep_and_attend)(qkv, angles, kept, length)
+        out, now = jax.jit(attention.keep_and_attend)(qkv, angles, kept, length)
     q, k, v = taken_apart(qkv)
     assert q.shape == (2, 1, heads, 32)
     for there, old, new in zip(now, kept, (rotate(k, angles), v)):
@@ -234,9 +234,9 @@ def test_one_token_by_a_kernel_of_its_own(monkeypatch, between, normed):
             run = functools.partial(product, x, weights, norm=norm, between=between, add=add)
             plain = run()
             with monkeypatch.context() as patch:
-                patch.setattr(product_one, "usable", lambda *shape: True)
-                interpreted = functools.partial(product_one.times, interpret=True)
-                patch.setattr(product_one, "times", interpreted)
+                patch.setattr(gemv, "usable", lambda *shape: True)
+                interpreted = functools.partial(gemv.times, interpret=True)
+                patch.setattr(gemv, "times", interpreted)
                 one = run()
             assert one.shape == plain.shape
             np.testing.assert_allclose(one, plain, rtol=1e-4, atol=1e-5)
@@ -269,7 +269,7 @@ def test_a_turn_is_made_for_a_gpu_of_these_kernels(monkeypatch, precision):
         x = jax.ShapeDtypeStruct((1, queries, 256), jnp.bfloat16)
         return made(say, weights, kept, x, jnp.zeros((1, 3, queries), int), jnp.array([70]))
 
-    monkeypatch.setattr(product_many, "LEAST_ROWS", 256)
+    monkeypatch.setattr(fused_gemm, "LEAST_ROWS", 256)
     one = AbstractDevice("NVIDIA H100 80GB HBM3", None, "gpu")
     with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=one)):
         tower = {"rotated_windows", "attend"}
@@ -286,8 +286,8 @@ def test_a_product_of_many_rows_and_what_follows_it(monkeypatch, between):
     """In one kernel as step by step, by blocks that go on from tile to tile, and in shapes as given."""
     from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
 
-    monkeypatch.setattr(product_many, "PROCESSORS", 2)
-    monkeypatch.setattr(product_many, "NEAR", 2)
+    monkeypatch.setattr(fused_gemm, "MULTIPROCESSORS", 2)
+    monkeypatch.setattr(fused_gemm, "NEAR", 2)
     keys = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(keys[0], (3, 128, 320))
     if between == "gate":
@@ -299,9 +299,9 @@ def test_a_product_of_many_rows_and_what_follows_it(monkeypatch, between):
         }
     norm = RmsNorm(jnp.linspace(0.5, 1.5, 320), 1e-6)
     plain = product(x, weights, norm=norm, between=between)
-    monkeypatch.setattr(product_many, "usable", lambda *of: True)
-    interpreted = functools.partial(product_many.times, interpret=InterpretGPUParams())
-    monkeypatch.setattr(product_many, "times", interpreted)
+    monkeypatch.setattr(fused_gemm, "usable", lambda *of: True)
+    interpreted = functools.partial(fused_gemm.times, interpret=InterpretGPUParams())
+    monkeypatch.setattr(fused_gemm, "times", interpreted)
     np.testing.assert_allclose(product(x, weights, norm=norm, between=between), plain, atol=1e-5)
 
 
@@ -338,9 +338,9 @@ def test_what_a_product_of_eight_bits_is_given_is_made_in_one_kernel(monkeypatch
     calls = [functools.partial(product8, x, first["gelu"], norm=n) for n in (norm, other, None)]
     calls += [functools.partial(both, *of) for of in (("gate",), ("gelu",), ("gate", norm))]
     plain = [run() for run in calls]
-    monkeypatch.setattr(between_products, "usable", lambda eight: True)
-    interpreted = functools.partial(between_products.narrow_rows, interpret=True)
-    monkeypatch.setattr(between_products, "narrow_rows", interpreted)
+    monkeypatch.setattr(fused_norm, "usable", lambda eight: True)
+    interpreted = functools.partial(fused_norm.narrow_rows, interpret=True)
+    monkeypatch.setattr(fused_norm, "narrow_rows", interpreted)
     for run, wanted in zip(calls, plain):
         # One that lies between two of e4m3's values may go to the other for the last bit's sake.
         size = jnp.std(wanted, axis=-1, keepdims=True) + 1e-6
@@ -368,10 +368,10 @@ def test_a_sum_is_added_and_normed_in_one_kernel(monkeypatch, kind, eight):
     assert not isinstance(joined(x, out, first, 2), Sum)
     wanted = joined(x, out, first, 2)
     then = product(wanted, second, norm=norm)
-    monkeypatch.setattr(between_products, "usable", lambda eight: True)
+    monkeypatch.setattr(fused_norm, "usable", lambda eight: True)
     for name in ("narrow_rows", "add_and_norm"):
-        interpreted = functools.partial(getattr(between_products, name), interpret=True)
-        monkeypatch.setattr(between_products, name, interpreted)
+        interpreted = functools.partial(getattr(fused_norm, name), interpret=True)
+        monkeypatch.setattr(fused_norm, name, interpreted)
     waiting = joined(x, out, first, 2)
     assert isinstance(waiting, Sum)
     made, given, left = before(waiting, norm, second)
@@ -397,9 +397,9 @@ def test_a_head_in_eight_bits_is_off_by_half_a_step(monkeypatch):
     assert np.median(abs(alone - exact) / worst) < 0.1
     both = head8(jnp.asarray(x).repeat(2, 0).reshape(2, 1, 384), weights)
     np.testing.assert_allclose(both[1], alone, rtol=1e-5, atol=1e-4)
-    monkeypatch.setattr(product_one, "usable", lambda *shape, **_: True)
-    interpreted = functools.partial(product_one.times, interpret=True)
-    monkeypatch.setattr(product_one, "times", interpreted)
+    monkeypatch.setattr(gemv, "usable", lambda *shape, **_: True)
+    interpreted = functools.partial(gemv.times, interpret=True)
+    monkeypatch.setattr(gemv, "times", interpreted)
     by_kernel = head8(jnp.asarray(x, jnp.bfloat16), weights)
     assert by_kernel.dtype == jnp.float32
     wanted = head8(jnp.asarray(x, jnp.bfloat16).astype(jnp.float32), weights)

@@ -6,7 +6,6 @@ installed, one test more runs it on what we export.
 
 import functools
 import json
-import sys
 import zlib
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import jax
 import numpy as np
 import pytest
 from flax import traverse_util
-from support import VIDEO_PAD, Segment, pack, stack
 
 from livecc_jax.checkpoints.hf_config import LiveCCBlock, from_dict, to_dict
 from livecc_jax.checkpoints.hf_export import export_hf
@@ -23,11 +21,11 @@ from livecc_jax.checkpoints.open import open_checkpoint
 from livecc_jax.model.qwen2_vl import bind
 from livecc_jax.text.tokenizer import SpecialTokens
 from livecc_jax.timeline.positions import token_positions
+from tests.goldens import tiny_weights as tiny
+from tests.support.rows import VIDEO_PAD, Segment, pack, stack
 
 GOLDENS = Path(__file__).parent.parent / "goldens"
-sys.path.insert(0, str(GOLDENS))
 
-import tiny_weights as tiny  # noqa: E402
 
 TOLERANCE = 1e-4  # float32, logits of a few units
 SPECIAL = SpecialTokens(

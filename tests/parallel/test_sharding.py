@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
-from support import VOCAB, pack, random_segment, stack
 
 from livecc_jax.errors import ConfigError
 from livecc_jax.model import decoder, qwen2_vl
@@ -19,6 +18,7 @@ from livecc_jax.train.config import ComputeConfig, OptimConfig
 from livecc_jax.train.optimizer import make_optimizer
 from livecc_jax.train.state import abstract_state, init_opt_state, param_shardings, split
 from livecc_jax.train.step import gradients
+from tests.support.rows import VOCAB, pack, random_segment, stack
 
 TINY = preset("tiny")
 MODEL = dataclasses.replace(TINY, text=dataclasses.replace(TINY.text, vocab_size=VOCAB))

@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_session import CONFIG, SPECIAL, TOKENIZER, options, params
 
-from livecc_jax.data.packing import RowShape
-from livecc_jax.data.plan import ExamplePlan, MediaPlan, plan_example
-from livecc_jax.data.records import AnnotationFile
-from livecc_jax.data.rows import build_row
+from livecc_jax.data.annotations.records import AnnotationFile
+from livecc_jax.data.examples.example import ExamplePlan, MediaPlan, plan_example
+from livecc_jax.data.rows.packing import RowShape
+from livecc_jax.data.rows.row import build_row
 from livecc_jax.errors import ConfigError, MediaError
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.pixels import patchify
@@ -22,6 +21,7 @@ from livecc_jax.stream import ask as ask_module
 from livecc_jax.stream.ask import VideoChat
 from livecc_jax.stream.session import ContextFull, StreamModel
 from livecc_jax.timeline.chat import Encoded, Visual
+from tests.support.streaming import CONFIG, SPECIAL, TOKENIZER, options, params
 
 DATA = Path(__file__).parents[2] / "data"
 BUDGET = PixelBudget.parse("8")

@@ -7,34 +7,41 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_session import CONFIG, LIMIT, QUERY, SPECIAL, TOKENIZER, frames, model, options, params
 
+from livecc_jax.decoding.engine_step import take_turns
+from livecc_jax.decoding.session_step import look
 from livecc_jax.errors import ConfigError, LiveCCError, MediaError
 from livecc_jax.media.pixels import patch_places, patchify
 from livecc_jax.model.qwen2_vl import bind
 from livecc_jax.stream import session as session_module
 from livecc_jax.stream.engine import Engine, EngineOptions, SlotsFull
-from livecc_jax.stream.places import PoolFull
-from livecc_jax.stream.retention import FULL, Retention
+from livecc_jax.stream.history import FULL, Retention
 from livecc_jax.stream.rolling import RollingSession
 from livecc_jax.stream.session import ContextFull, Session, StreamModel
-from livecc_jax.stream.step import look
-from livecc_jax.stream.tick import take_turns
+from livecc_jax.stream.slot_allocator import PoolFull
 from livecc_jax.timeline.chat import Visual
 from livecc_jax.timeline.positions import token_positions
 from livecc_jax.timeline.turns import turn_label, turn_span
+from tests.support import replay as oracle
+from tests.support.streaming import (
+    CONFIG,
+    LIMIT,
+    QUERY,
+    SHORT,
+    SPECIAL,
+    TOKENIZER,
+    engine,
+    frames,
+    model,
+    options,
+    params,
+    picture,
+)
 
-SHORT = Retention(turns=2, sink=3, window=4)
 PENALTY = 1.05
-
-
-def engine(retention=FULL, **changes):
-    given_options = {"slots": 4, "batch": 4, "pool": 4000, "max_new_tokens": LIMIT}
-    return Engine(model(), EngineOptions(retention=retention, **(given_options | changes)))
 
 
 def alone(turns, mode="mrope", retention=FULL, start=0, **changes):
@@ -49,12 +56,6 @@ def say(made, conversation, turn):
     ((who, spoken),) = made.tick()
     assert who is conversation
     return spoken.tokens
-
-
-def picture(conversation, turn):
-    """Frames number `turn`; six of them to open."""
-    seen = frames(turn)
-    return seen if conversation._pushed or len(seen) == 6 else np.concatenate([seen] * 3)
 
 
 @pytest.mark.parametrize("mode", ["mrope", "sequential", "hybrid", "drawn"])

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_engine import SHORT, engine, picture
-from test_session import LIMIT, QUERY, frames, model, options
 
 from livecc_jax.errors import LiveCCError
 from livecc_jax.stream.engine import SlotsFull
-from livecc_jax.stream.places import PoolFull
-from livecc_jax.stream.retention import FULL
+from livecc_jax.stream.history import FULL
 from livecc_jax.stream.session import Session
+from livecc_jax.stream.slot_allocator import PoolFull
+from tests.support.streaming import LIMIT, QUERY, SHORT, engine, frames, model, options, picture
 
 ANSWER = 4  # tokens
 PAST = [0, "d", 1, 3]  # frames, and a question

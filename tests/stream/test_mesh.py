@@ -4,14 +4,24 @@ import functools
 
 import jax
 import pytest
-from test_engine import SHORT, picture
-from test_session import CONFIG, LIMIT, QUERY, TOKENIZER, frames, model, options, params
 
 from livecc_jax.errors import ConfigError
 from livecc_jax.parallel.mesh import make_mesh, parse_mesh
 from livecc_jax.stream.engine import Engine, EngineOptions
 from livecc_jax.stream.rolling import RollingSession
 from livecc_jax.stream.session import Session, StreamModel
+from tests.support.streaming import (
+    CONFIG,
+    LIMIT,
+    QUERY,
+    SHORT,
+    TOKENIZER,
+    frames,
+    model,
+    options,
+    params,
+    picture,
+)
 
 
 @functools.cache

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from livecc_jax.decoding.sampling import choose, forbid_hasty_silence, penalize
 from livecc_jax.errors import DataError
-from livecc_jax.stream.outputs import JsonLines, Srt, WebVtt, timestamp
-from livecc_jax.stream.sampling import choose, forbid_hasty_silence, penalize
+from livecc_jax.serving.sinks import JsonLines, Srt, WebVtt, timestamp
 from livecc_jax.stream.session import SpokenTurn
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from livecc_jax.stream.seats import FULL, seated, taken
+from livecc_jax.stream.scheduler import FULL, seated, taken
 
 
 def test_rows_of_a_tick_lie_with_their_streams():

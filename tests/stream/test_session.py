@@ -4,82 +4,45 @@ import dataclasses
 import functools
 import itertools
 import json
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from livecc_jax.checkpoints.names import table
-from livecc_jax.data.packing import RowShape
-from livecc_jax.data.plan import ExamplePlan, MediaPlan
-from livecc_jax.data.rows import build_row
+from livecc_jax.data.examples.example import ExamplePlan, MediaPlan
+from livecc_jax.data.rows.packing import RowShape
+from livecc_jax.data.rows.row import build_row
+from livecc_jax.decoding.kv_cache import append
+from livecc_jax.decoding.network import logits
+from livecc_jax.decoding.options import StreamOptions
+from livecc_jax.decoding.session_step import prefill, run_turn
 from livecc_jax.errors import ConfigError, MediaError
 from livecc_jax.media.ingest import Turn
 from livecc_jax.media.pixels import patchify
-from livecc_jax.model.cache import append
-from livecc_jax.model.inference import logits
 from livecc_jax.model.qwen2_vl import bind
+from livecc_jax.serving.commentary import comment
+from livecc_jax.serving.sinks import JsonLines, Srt
 from livecc_jax.stream import session as session_module
-from livecc_jax.stream.commentary import comment
-from livecc_jax.stream.options import StreamOptions
-from livecc_jax.stream.outputs import JsonLines, Srt
 from livecc_jax.stream.session import ContextFull, Session, StreamModel
-from livecc_jax.stream.step import prefill, run_turn
-from livecc_jax.text.tokenizer import SpecialTokens
 from livecc_jax.timeline.chat import ChatTurn, Visual
 from livecc_jax.timeline.turns import turn_label, turn_span
-
-GOLDENS = Path(__file__).parents[1] / "goldens"
-sys.path.insert(0, str(GOLDENS))
-
-import tiny_weights as tiny  # noqa: E402
-from letters import Letters  # noqa: E402
-
-from livecc_jax.checkpoints.hf_config import from_dict  # noqa: E402
+from tests.goldens import tiny_weights as tiny
+from tests.support.streaming import (
+    CONFIG,
+    GOLDENS,
+    QUERY,
+    SPECIAL,
+    TOKENIZER,
+    frames,
+    model,
+    options,
+    params,
+)
 
 GOLDEN = dict(np.load(GOLDENS / "stream.npz"))
-TURNS, LIMIT, QUERY = 7, 6, "go on"
+TURNS = 7
 ANSWERS = ["one two ...", " ...", "three ...", "four five six ...", " ...", "x ...", "seven ..."]
-SPECIAL = SpecialTokens(
-    tiny.END, tiny.IM_START, tiny.IM_END, tiny.VISION_START, tiny.VISION_END, tiny.IMAGE, tiny.VIDEO
-)  # fmt: skip
-TOKENIZER = Letters(SPECIAL)
-CONFIG = from_dict(tiny.CONFIG | {"tie_word_embeddings": False}, GOLDENS)[0]
-
-
-def frames(turn):
-    rng = np.random.RandomState(500 + turn)
-    return rng.randint(0, 256, (2 if turn else 6, 56, 84, 3)).astype(np.uint8)
-
-
-@functools.cache
-def params():
-    """The goldens' weights, its longer row for the end of a turn included."""
-    from flax import traverse_util
-
-    flat = {}
-    for e in table(CONFIG):
-        layers = []
-        for name in e.names:
-            value = tiny.weight(name, e.hf_shape)
-            if name == "lm_head.weight":
-                value[tiny.IM_END] *= 2.5
-            layers.append(jnp.asarray(e.from_hf(value)))
-        flat[e.path] = jnp.stack(layers) if e.stacked else layers[0]
-    return traverse_util.unflatten_dict(flat, sep="/")
-
-
-@functools.cache
-def model():
-    return StreamModel(CONFIG, params(), TOKENIZER)
-
-
-def options(mode, **changes):
-    settings = {"positions": mode, "max_new_tokens": LIMIT, "context": 2048}
-    return StreamOptions(**(settings | changes))
 
 
 def conversation(answers):

@@ -6,7 +6,6 @@ import html
 import itertools
 import json
 import re
-import sys
 from pathlib import Path
 
 import jax
@@ -20,38 +19,37 @@ from jax.experimental import io_callback
 
 from livecc_jax.checkpoints.hf_config import from_dict
 from livecc_jax.checkpoints.names import table
-from livecc_jax.data.packing import RowShape
-from livecc_jax.data.plan import ExamplePlan, MediaPlan, plan_example
-from livecc_jax.data.records import AnnotationFile
-from livecc_jax.data.rows import build_row
+from livecc_jax.data.annotations.records import AnnotationFile
+from livecc_jax.data.examples.example import ExamplePlan, MediaPlan, plan_example
+from livecc_jax.data.rows.packing import RowShape
+from livecc_jax.data.rows.row import build_row
+from livecc_jax.decoding import generate
+from livecc_jax.decoding.generate import Controls
+from livecc_jax.decoding.kv_cache import empty_cache
+from livecc_jax.decoding.options import StreamOptions
+from livecc_jax.decoding.session_step import SlotState, TurnInput, run_turn
 from livecc_jax.errors import MediaError
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.ingest import Turn, turns
 from livecc_jax.media.pixels import patchify
-from livecc_jax.model.cache import empty_cache
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import abstract_params, bind
 from livecc_jax.model.vocabulary import fit_vocabulary
-from livecc_jax.stream import answer
-from livecc_jax.stream.answer import Controls
-from livecc_jax.stream.commentary import comment
-from livecc_jax.stream.options import StreamOptions
-from livecc_jax.stream.outputs import JsonLines, Srt, WebVtt
+from livecc_jax.serving.commentary import comment
+from livecc_jax.serving.sinks import JsonLines, Srt, WebVtt
 from livecc_jax.stream.session import ContextFull, Session, SpokenTurn, StreamModel
-from livecc_jax.stream.step import SlotState, TurnInput, run_turn
 from livecc_jax.text.sentencepiece import SentencePieceTokenizer
 from livecc_jax.text.tokenizer import SILENCE, SpecialTokens
 from livecc_jax.timeline.chat import ChatTemplate, ChatTurn, Visual
 from livecc_jax.timeline.modes import MODES
 from livecc_jax.timeline.positions import token_positions
 from livecc_jax.timeline.turns import turn_label, turn_span
+from tests.goldens import tiny_weights as tiny
+from tests.goldens.letters import Letters
 
 ROOT = Path(__file__).parents[2]
 GOLDENS = ROOT / "tests/goldens"
-sys.path.insert(0, str(GOLDENS))
 
-import tiny_weights as tiny  # noqa: E402
-from letters import Letters  # noqa: E402
 
 TOLERANCE = 1e-4  # float32, logits of a few units
 GOLDEN = dict(np.load(GOLDENS / "released.npz"))
@@ -110,7 +108,7 @@ class Choices:
 @pytest.fixture(scope="module", autouse=True)
 def choices():
     """Every turn of this file is compiled with a look at its choices."""
-    watched, original = Choices(), answer.greedy
+    watched, original = Choices(), generate.greedy
 
     def greedy(values):
         chosen = original(values)
@@ -118,9 +116,9 @@ def choices():
         return io_callback(watched.look, kind, values, chosen, ordered=True)
 
     run_turn.clear_cache()  # turns compiled before do not look, and these must not outlive the file
-    answer.greedy = greedy
+    generate.greedy = greedy
     yield watched
-    answer.greedy = original
+    generate.greedy = original
     run_turn.clear_cache()
 
 

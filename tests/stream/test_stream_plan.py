@@ -6,13 +6,13 @@ import json
 import jax
 import jax.numpy as jnp
 import pytest
-from test_session import CONFIG, params
 
 from livecc_jax.cli import main
-from livecc_jax.model.inference import lay_out
+from livecc_jax.decoding.network import lay_out
 from livecc_jax.model.presets import preset
 from livecc_jax.parallel.mesh import MeshConfig, make_mesh, parse_mesh
-from livecc_jax.stream.plan import abstract_weights, default_mesh
+from livecc_jax.planning.streaming import abstract_weights, default_mesh
+from tests.support.streaming import CONFIG, params
 
 
 def test_what_is_planned_is_what_runs():

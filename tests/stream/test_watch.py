@@ -12,22 +12,21 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from media_support import make_video
-from test_engine import engine
-from test_session import LIMIT, QUERY, options
 
 from livecc_jax.commands.watch import Screen, labels
 from livecc_jax.errors import LiveCCError, MediaError
 from livecc_jax.media import sources
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.live import LiveOptions
+from livecc_jax.serving.feed import Feed
+from livecc_jax.serving.latency import Figures
+from livecc_jax.serving.sinks import JsonLines
+from livecc_jax.serving.table import columns, fit, table
+from livecc_jax.serving.watch import Watch
 from livecc_jax.stream.engine import SlotsFull
-from livecc_jax.stream.feed import Feed
-from livecc_jax.stream.figures import Figures
-from livecc_jax.stream.outputs import JsonLines
 from livecc_jax.stream.session import Answer, ContextFull
-from livecc_jax.stream.table import columns, fit, table
-from livecc_jax.stream.watch import Watch
+from tests.support.media import make_video
+from tests.support.streaming import LIMIT, QUERY, engine, options
 
 BUDGET = PixelBudget.parse(16)
 SOON = 60  # seconds that nothing here takes

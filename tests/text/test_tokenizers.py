@@ -7,8 +7,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from livecc_jax.errors import TokenizerError
+from livecc_jax.text.open import open_tokenizer
 from livecc_jax.text.sentencepiece import train_sentencepiece
-from livecc_jax.text.tokenizer import open_tokenizer
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from livecc_jax.errors import ExampleError
-from livecc_jax.text.tokenizer import open_tokenizer
+from livecc_jax.text.open import open_tokenizer
 from livecc_jax.timeline.chat import ChatTemplate, ChatTurn, Visual, stream_conversation
 from livecc_jax.timeline.example import Word
 from livecc_jax.timeline.positions import token_positions

@@ -1,7 +1,8 @@
 """One home and one undisturbed run for all tests of whole runs."""
 
 import pytest
-from train_support import config, losses, make_home
+
+from tests.support.training import config, losses, make_home
 
 
 @pytest.fixture(scope="session")

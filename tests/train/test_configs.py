@@ -7,9 +7,9 @@ import pytest
 from livecc_jax.errors import ConfigError
 from livecc_jax.model.presets import preset
 from livecc_jax.parallel.mesh import MeshConfig
+from livecc_jax.planning.chips import Topology
+from livecc_jax.planning.training import check_plan
 from livecc_jax.train.config import flatten, load_config, override
-from livecc_jax.train.plan import check_plan
-from livecc_jax.train.plan_chips import Topology
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 # Published: 512 examples a step. Examples a packed row holds on average: benchmarks/packing.py --rows.

@@ -5,16 +5,15 @@ import types
 
 import numpy as np
 import pytest
-from support import pack, random_segment
-from test_step import MODEL, SHAPE
 
 from livecc_jax.errors import ConfigError
+from livecc_jax.model.flops import forward_flops, step_flops
 from livecc_jax.model.qwen2_vl import abstract_params
 from livecc_jax.train.config import OptimConfig
-from livecc_jax.train.flops import forward_flops, step_flops
 from livecc_jax.train.optimizer import decays, learning_rate
 from livecc_jax.train.report import Board
 from livecc_jax.train.state import split
+from tests.support.rows import MODEL, SHAPE, pack, random_segment
 
 
 def kernels(prefix):

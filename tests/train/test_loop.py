@@ -7,7 +7,6 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from train_support import config, losses, params_of
 
 from livecc_jax.checkpoints.convert import convert
 from livecc_jax.checkpoints.hf_config import LiveCCBlock
@@ -18,8 +17,9 @@ from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import init_params
 from livecc_jax.model.vocabulary import fit_vocabulary
 from livecc_jax.parallel.mesh import MeshConfig
-from livecc_jax.text.tokenizer import open_tokenizer
+from livecc_jax.text.open import open_tokenizer
 from livecc_jax.train.loop import train
+from tests.support.training import config, losses, params_of
 
 
 def test_resumed_equals_straight_through(home, straight):

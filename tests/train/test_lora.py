@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 from flax import traverse_util
 from jax.sharding import SingleDeviceSharding
-from support import VOCAB, pack, random_segment, stack
-from train_support import config, losses
 
 from livecc_jax.checkpoints.convert import convert
 from livecc_jax.checkpoints.hf_config import LiveCCBlock
@@ -17,19 +15,21 @@ from livecc_jax.checkpoints.hf_export import export_hf
 from livecc_jax.checkpoints.open import open_checkpoint
 from livecc_jax.checkpoints.run import RunDirectory
 from livecc_jax.errors import ConfigError
+from livecc_jax.model.flops import step_flops
 from livecc_jax.model.lora import LORA, TARGETS, LoraConfig, init_adapters, merged
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import bind, init_params
 from livecc_jax.model.vocabulary import fit_vocabulary
 from livecc_jax.parallel.batch import place_batch
 from livecc_jax.parallel.mesh import MeshConfig, make_mesh
-from livecc_jax.text.tokenizer import open_tokenizer
+from livecc_jax.text.open import open_tokenizer
 from livecc_jax.train.config import ComputeConfig, OptimConfig
-from livecc_jax.train.flops import step_flops
 from livecc_jax.train.loop import train
 from livecc_jax.train.optimizer import make_optimizer
 from livecc_jax.train.state import check_learning, param_shardings, split
 from livecc_jax.train.step import make_step
+from tests.support.rows import VOCAB, pack, random_segment, stack
+from tests.support.training import config, losses
 
 TINY = preset("tiny")
 MODEL = dataclasses.replace(TINY, text=dataclasses.replace(TINY.text, vocab_size=VOCAB))

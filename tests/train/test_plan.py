@@ -11,20 +11,20 @@ import pytest
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from livecc_jax.cli import main
-from livecc_jax.data.packing import RowShape
+from livecc_jax.data.rows.packing import RowShape
 from livecc_jax.errors import ConfigError
 from livecc_jax.model.attention import attend, use_backend
+from livecc_jax.model.flops import forward_flops
 from livecc_jax.model.lora import LoraConfig
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import abstract_params
 from livecc_jax.parallel.mesh import AXES, MeshConfig, make_mesh
+from livecc_jax.planning.chips import Topology
+from livecc_jax.planning.cost import counted_flops
+from livecc_jax.planning.hlo import read_program, wanted_memory
+from livecc_jax.planning.search import candidates, estimate
+from livecc_jax.planning.training import abstract_training_state, bytes_of, check_plan, nominal_row
 from livecc_jax.train.config import ComputeConfig, Config, DataConfig, OptimConfig
-from livecc_jax.train.flops import forward_flops
-from livecc_jax.train.plan import abstract_training_state, bytes_of, check_plan, nominal_row
-from livecc_jax.train.plan_chips import Topology
-from livecc_jax.train.plan_flops import counted_flops
-from livecc_jax.train.plan_hlo import read_program, wanted_memory
-from livecc_jax.train.plan_search import candidates, estimate
 
 V5P = Topology.parse("v5p:4x4x4")
 SMALL_SLICE_BYTES = 43_698_920  # a chip, libtpu 0.0.42.1

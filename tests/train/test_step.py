@@ -8,11 +8,9 @@ import numpy as np
 import optax
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo
-from support import VOCAB, pack, random_segment, stack
 
 from livecc_jax.errors import ConfigError
 from livecc_jax.model.attention import attend, use_backend
-from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import abstract_params, bind, init_params, logical_axes
 from livecc_jax.model.remat import checkpointed
 from livecc_jax.parallel.batch import ROW_AXES, place_batch
@@ -27,11 +25,9 @@ from livecc_jax.train.state import (
     split,
 )
 from livecc_jax.train.step import gradients, jit_step, make_step
+from tests.support.rows import MODEL, SHAPE, pack, random_segment, stack
 
-TINY = preset("tiny")
-MODEL = dataclasses.replace(TINY, text=dataclasses.replace(TINY.text, vocab_size=VOCAB))
 COMPUTE = ComputeConfig(dtype="float32", remat="none", head_chunk=8)
-SHAPE = {"tokens": 128, "windows": 6, "patches": 48, "targets": 40}
 
 
 @pytest.fixture(scope="module")

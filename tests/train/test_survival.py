@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import multihost_utils
-from train_support import config, losses, params_of
 
 from livecc_jax.checkpoints.hf_config import LiveCCBlock
 from livecc_jax.checkpoints.run import RunDirectory, steps_of
@@ -23,6 +22,7 @@ from livecc_jax.train import loop
 from livecc_jax.train.config import CheckpointConfig, EvaluateConfig, GuardConfig
 from livecc_jax.train.guard import Diverged
 from livecc_jax.train.preempt import Notice, Preempted
+from tests.support.training import config, losses, params_of
 
 
 def test_a_terminated_run_saves_and_goes_on(home, straight):

@@ -1,0 +1,1 @@
+"""Files that annotations name: local or in buckets, cached copies, timestamps."""

@@ -1,0 +1,1 @@
+"""Examples and rows for a human to look at."""

@@ -1,0 +1,1 @@
+"""Packed rows: which examples share one, and building them in a pipeline."""

@@ -1,0 +1,1 @@
+"""The network laid out for inference: weights, caches, attention, sampling, compiled steps."""

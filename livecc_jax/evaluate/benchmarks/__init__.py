@@ -1,0 +1,1 @@
+"""Benchmarks: their questions, their result files, their rules for reading answers."""

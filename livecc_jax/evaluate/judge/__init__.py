@@ -1,0 +1,1 @@
+"""A judge model that compares two commentaries."""

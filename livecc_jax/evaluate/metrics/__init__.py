@@ -1,0 +1,1 @@
+"""Scores, intervals and comparisons, computed from answers and commentary."""

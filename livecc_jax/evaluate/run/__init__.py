@@ -1,0 +1,1 @@
+"""Running a benchmark with a model, resumable at every item."""

@@ -1,0 +1,1 @@
+"""Accelerator kernels, each with a check of where it runs and a plain equivalent."""

@@ -1,0 +1,1 @@
+"""What training or streaming needs of a TPU slice, computed without one."""

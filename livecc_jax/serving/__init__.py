@@ -1,0 +1,1 @@
+"""What talks to people and sockets: commentary on one source, many watched sources, sinks, latency."""
