@@ -112,7 +112,7 @@ def problems() -> list[str]:
         folder = module.rpartition(".")[0] if files[module].name != "__init__.py" else module
         for other in others:
             theirs = other.rpartition(".")[0] if files[other].name != "__init__.py" else other
-            if theirs != folder:
+            if theirs != folder and PACKAGE not in (theirs, folder):
                 folders.setdefault(folder, set()).add(theirs)
                 folders.setdefault(theirs, set())
     for name, found in (("files", circles(graph)), ("folders", circles(folders))):
