@@ -14,9 +14,9 @@ import jax.numpy as jnp
 
 from livecc_jax.decoding.compiled import ON_GPU, Compiled
 from livecc_jax.decoding.generate import Asked, Controls, StopIds, say
-from livecc_jax.decoding.network import Weights
 from livecc_jax.decoding.paged_cache import Context, Pool, keep, read_turn
 from livecc_jax.decoding.session_step import TurnInput
+from livecc_jax.decoding.weights import Weights
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.qwen2_vl import bind
 

@@ -11,9 +11,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from livecc_jax.decoding.decoder import logits
 from livecc_jax.decoding.kv_cache import Cache, New, append_new
-from livecc_jax.decoding.network import Weights, logits
 from livecc_jax.decoding.sampling import choose, forbid_hasty_silence, greedy, penalize
+from livecc_jax.decoding.weights import Weights
 from livecc_jax.model.qwen2_vl import Qwen2VL
 
 QUESTIONS = 1 << 31  # the first number of a question: turns with frames have theirs from 0

@@ -20,8 +20,8 @@ from livecc_jax.decoding.attention import (
     takes,
     together,
 )
+from livecc_jax.decoding.decoder import decoder_layer, of_token, taken_apart
 from livecc_jax.decoding.linear import whole
-from livecc_jax.decoding.network import decoder_layer, of_token, taken_apart
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.qwen2_vl import Params, Qwen2VL
 from livecc_jax.model.rope import rotate

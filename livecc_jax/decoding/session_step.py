@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from livecc_jax.decoding.compiled import ON_GPU, Compiled
 from livecc_jax.decoding.generate import Asked, Controls, StopIds, say
 from livecc_jax.decoding.kv_cache import Cache, append
-from livecc_jax.decoding.network import Weights, see
+from livecc_jax.decoding.vision import see
+from livecc_jax.decoding.weights import Weights
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.qwen2_vl import bind
 
