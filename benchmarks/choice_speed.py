@@ -25,10 +25,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from livecc_jax.evaluate.benchmarks.questions import Asking
+from livecc_jax.evaluate.benchmarks.questions import PromptTemplate
 from livecc_jax.evaluate.run import choice
-from livecc_jax.evaluate.run.choice import Chooser, Shapes, Shown
-from livecc_jax.evaluate.run.video_turns import Watched
+from livecc_jax.evaluate.run.choice import ChoiceScorer, ShapeBuckets, VideoQuestions
+from livecc_jax.evaluate.run.sampled_video import SampledVideo
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.model.flops import forward_flops
 from livecc_jax.model.presets import preset
@@ -107,7 +107,7 @@ def parts(args, chooser, watched, texts, rate, vision_flops, prefix_flops, quest
             from streaming import where_time_goes
 
             where_time_goes(name, act, args.profile)
-    bucket = choice.padded_window(watched.grid[1] * watched.grid[2])
+    bucket = choice.window_bucket(watched.grid[1] * watched.grid[2])
     calls = choice._calls(watched.grid[0], max(1, chooser.shapes.patches // bucket))
     padded = (
         sum(n for _, n in calls) * bucket / (len(watched.patches) * watched.grid[1] * watched.grid[2])
@@ -172,7 +172,10 @@ def main():
     parser.add_argument("--questions", type=int, default=3)
     parser.add_argument("--videos", type=int, default=5, help="timed, after one that compiles")
     parser.add_argument(
-        "--whole", type=int, default=Shapes().whole, help="tokens at once, where attention is fused"
+        "--whole",
+        type=int,
+        default=ShapeBuckets().whole,
+        help="tokens at once, where attention is fused",
     )
     parser.add_argument("--square", type=int, default=8192, help="of the product that is timed")
     parser.add_argument("--dtype", default="bfloat16")
@@ -191,15 +194,17 @@ def main():
     rows, cols = height // 14, width // 14
     pairs = args.frames // 2
     noise = np.random.default_rng(0).integers(0, 256, (pairs, rows * cols, 1176), np.uint8)
-    watched = Watched(noise, (pairs, rows, cols))
+    watched = SampledVideo(noise, (pairs, rows, cols))
     texts = [f"Question {i}? " + "A choice of words. " * 20 for i in range(args.questions)]
     options = [("A", "B", "C", "D")] * args.questions
     if args.role == "peer":
         return peer(args, config, watched, texts)
     params = random_weights(config, jnp.dtype(args.dtype))
-    chooser = Chooser(config, params, Words(), "sequential", Asking(), Shapes(whole=args.whole))
+    chooser = ChoiceScorer(
+        config, params, Words(), "sequential", PromptTemplate(), ShapeBuckets(whole=args.whole)
+    )
     del params
-    shown = Shown(watched, texts, options)
+    shown = VideoQuestions(watched, texts, options)
     began = time.perf_counter()
     chooser.choose(*shown)
     compiled = time.perf_counter() - began

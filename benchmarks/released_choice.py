@@ -155,22 +155,24 @@ def ours(args):
     import jax
 
     from livecc_jax.checkpoints.open import open_checkpoint
-    from livecc_jax.evaluate.benchmarks.annotations import ASKING, read_questions
-    from livecc_jax.evaluate.run.choice import Chooser
-    from livecc_jax.evaluate.run.phrasing import Phrasing
-    from livecc_jax.evaluate.run.run_folder import ask_all
+    from livecc_jax.evaluate.benchmarks.annotations import PROMPT_TEMPLATES, read_questions
+    from livecc_jax.evaluate.run.choice import ChoiceScorer
+    from livecc_jax.evaluate.run.prompt_encoder import PromptEncoder
+    from livecc_jax.evaluate.run.run_folder import answer_questions
     from livecc_jax.media.budget import PixelBudget
 
     checkpoint, budget = open_checkpoint(args.model), PixelBudget.parse(str(args.pixel_budget))
     params, tokenizer = checkpoint.load_params(jax.numpy.dtype(args.dtype)), checkpoint.open_tokenizer()
-    chooser = Chooser(checkpoint.config, params, tokenizer, args.positions, ASKING["videomme"])
+    chooser = ChoiceScorer(
+        checkpoint.config, params, tokenizer, args.positions, PROMPT_TEMPLATES["videomme"]
+    )
     for name in args.benchmarks:
-        chooser.phrasing = Phrasing(tokenizer, ASKING[name])
+        chooser.phrasing = PromptEncoder(tokenizer, PROMPT_TEMPLATES[name])
         found = read_questions(name, args.root / name, wordings=WORDINGS)
         folder = args.root / f"out-{name}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        asked = ask_all(chooser, found, folder, budget, max_frames=args.max_frames)
+        asked = answer_questions(chooser, found, folder, budget, max_frames=args.max_frames)
         device = jax.devices()[0].device_kind
         print(
             f"{name}: {asked.now} answers by jax {jax.__version__}, {args.dtype}, {device}", flush=True
@@ -182,14 +184,16 @@ def our_pixels(clip, start, end, most, tokens):
     import numpy as np
     import torch
 
-    from livecc_jax.evaluate.benchmarks.questions import Source
-    from livecc_jax.evaluate.run.video_turns import watch
+    from livecc_jax.evaluate.benchmarks.questions import VideoSource
+    from livecc_jax.evaluate.run.sampled_video import sample_video
     from livecc_jax.media.budget import PixelBudget
     from livecc_jax.model.vision import PIXEL_MEAN, PIXEL_STD
 
     span = [None if t is None else round(1e6 * t) for t in (start, end)]
-    watched = watch(
-        Source(str(clip), *span, clamp="ovobench" in str(clip)), PixelBudget.parse(str(tokens)), most
+    watched = sample_video(
+        VideoSource(str(clip), *span, clamp="ovobench" in str(clip)),
+        PixelBudget.parse(str(tokens)),
+        most,
     )
     patches = watched.patches.reshape(-1, 3, 2 * 14 * 14).astype(np.float32) / 255
     mean, std = (np.array(x, np.float32)[:, None] for x in (PIXEL_MEAN, PIXEL_STD))

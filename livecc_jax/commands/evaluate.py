@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from livecc_jax.commands.options import add_timeline_options
-from livecc_jax.commands.processes import all_together, mesh_of, progress_of, share_of
+from livecc_jax.commands.processes import gather_answers, local_mesh, parse_shard, progress_printer
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
     from livecc_jax.checkpoints.open import Checkpoint
-    from livecc_jax.evaluate.benchmarks.entries import Entries
+    from livecc_jax.evaluate.benchmarks.scored_answers import ScoredAnswers
     from livecc_jax.evaluate.metrics.commentary import Reference
     from livecc_jax.media.budget import PixelBudget
 
@@ -102,19 +102,19 @@ def run(args: argparse.Namespace) -> int:
 def _ask(args: argparse.Namespace) -> int:
     import jax
 
-    from livecc_jax.evaluate.benchmarks.annotations import ASKING, read_questions
+    from livecc_jax.evaluate.benchmarks.annotations import PROMPT_TEMPLATES, read_questions
     from livecc_jax.evaluate.benchmarks.ovobench import read_wordings
-    from livecc_jax.evaluate.metrics.score import score
-    from livecc_jax.evaluate.metrics.text import scored_text
+    from livecc_jax.evaluate.metrics.score import score_benchmark
     from livecc_jax.evaluate.report.report import write_report
-    from livecc_jax.evaluate.run.choice import Chooser
-    from livecc_jax.evaluate.run.run_folder import ask_all, write_results
+    from livecc_jax.evaluate.report.terminal import scored_text
+    from livecc_jax.evaluate.run.choice import ChoiceScorer
+    from livecc_jax.evaluate.run.run_folder import answer_questions, write_results_file
 
-    share, mesh = share_of(args.share), mesh_of(args.mesh)
+    share, mesh = parse_shard(args.share), local_mesh(args.mesh)
     wordings = read_wordings(args.wordings)
     questions = read_questions(args.benchmark, args.data, args.subtitles, wordings)
     questions.questions = questions.questions[: args.limit]
-    asking = ASKING[args.benchmark]
+    asking = PROMPT_TEMPLATES[args.benchmark]
     own = {
         "questions": len(questions.questions),
         "max_frames": args.max_frames or 480,
@@ -124,26 +124,26 @@ def _ask(args: argparse.Namespace) -> int:
     }
     folder, setting, checkpoint, budget = _begin(args, questions.annotation, own)
     params = checkpoint.load_params(dtype=jax.numpy.dtype(setting["dtype"]))
-    chooser = Chooser(
+    chooser = ChoiceScorer(
         checkpoint.config, params, checkpoint.open_tokenizer(), setting["positions"], asking, mesh=mesh
     )
     del params  # the chooser has them on the devices
-    asked = ask_all(
+    asked = answer_questions(
         chooser,
         questions,
         folder,
         budget,
         share=share,
         max_frames=args.max_frames,
-        progress=progress_of("questions"),
+        progress=progress_printer("questions"),
     )
-    answers = all_together(asked, "questions", folder, [q.id for q in questions.questions])
+    answers = gather_answers(asked, "questions", folder, [q.id for q in questions.questions])
     if answers is None:
         return 0
     results = folder / "results.json"
-    write_results(args.benchmark, questions, answers, results)
+    write_results_file(args.benchmark, questions, answers, results)
     expected = len(questions.questions) if args.limit or args.benchmark == "ovobench" else None
-    scored = score(args.benchmark, results, expected=expected)
+    scored = score_benchmark(args.benchmark, results, expected=expected)
     context = checkpoint.config.text.max_positions
     beyond = sum(row.get("tokens", 0) > context for row in answers.values())
     setting |= _found(questions.entries, answers, mesh) | {"longer_than_the_context": beyond}
@@ -162,15 +162,15 @@ def _comment(args: argparse.Namespace) -> int:
 
     from livecc_jax.decoding.options import StreamOptions
     from livecc_jax.errors import ConfigError
-    from livecc_jax.evaluate.metrics.text import commentary_text
-    from livecc_jax.evaluate.metrics.timed import score_commentary
+    from livecc_jax.evaluate.metrics.commentary_score import score_commentary
     from livecc_jax.evaluate.report.report import write_report
-    from livecc_jax.evaluate.run.commentary import comment_all, read_events
+    from livecc_jax.evaluate.report.terminal import commentary_text
+    from livecc_jax.evaluate.run.commentary import comment_events, read_events
     from livecc_jax.stream.session import StreamModel
 
     if args.memory is not None and (args.memory < 2 or args.memory % 2):
         raise ConfigError(f"--memory must be an even number of frames, not {args.memory}")
-    share = share_of(args.share)
+    share = parse_shard(args.share)
     events = read_events(args.data)
     events.events = events.events[: args.limit]
     transcripts = _transcripts(events.annotation)
@@ -190,7 +190,7 @@ def _comment(args: argparse.Namespace) -> int:
     params = checkpoint.load_params(dtype=jax.numpy.dtype(setting["dtype"]))
     model = StreamModel(checkpoint.config, params, checkpoint.open_tokenizer())
     del params  # laid out anew: what they held is free
-    asked = comment_all(
+    asked = comment_events(
         model,
         events,
         folder,
@@ -200,9 +200,9 @@ def _comment(args: argparse.Namespace) -> int:
         memory=args.memory,
         references=transcripts if forcing else None,
         share=share,
-        progress=progress_of("events"),
+        progress=progress_printer("events"),
     )
-    answers = all_together(asked, "events", folder, [e.id for e in events.events])
+    answers = gather_answers(asked, "events", folder, [e.id for e in events.events])
     if answers is None:
         return 0
     results = folder / "predictions.jsonl"
@@ -225,7 +225,7 @@ def _transcripts(annotation: Path) -> dict[str, Reference]:
     import logging
 
     from livecc_jax.errors import DataError
-    from livecc_jax.evaluate.metrics.timed import read_references
+    from livecc_jax.evaluate.metrics.commentary_score import read_references
 
     if annotation.suffix != ".json":
         return {}
@@ -243,7 +243,7 @@ def _begin(
     import jax
 
     from livecc_jax.checkpoints.open import open_checkpoint
-    from livecc_jax.evaluate.run.run_folder import file_hash, settle
+    from livecc_jax.evaluate.run.run_folder import file_hash, lock_settings
     from livecc_jax.media.budget import PixelBudget
 
     checkpoint = open_checkpoint(args.model)
@@ -258,12 +258,12 @@ def _begin(
         "dtype": args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16"),
     }
     folder = Path(args.out)
-    settle(folder, setting | own)
+    lock_settings(folder, setting | own)
     return folder, setting | own, checkpoint, budget
 
 
 def _found(
-    entries: Entries, answers: dict[str, dict[str, Any]], mesh: Mesh | None = None
+    entries: ScoredAnswers, answers: dict[str, dict[str, Any]], mesh: Mesh | None = None
 ) -> dict[str, Any]:
     """What a report says beside the settings: the devices, and what could not be used."""
     import jax

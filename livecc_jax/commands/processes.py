@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
-    from livecc_jax.evaluate.run.run_folder import Asked
+    from livecc_jax.evaluate.run.run_folder import EvaluationProgress
 
-TOLD_EVERY = 20  # videos
+PRINT_EVERY = 20  # videos
 
 
-def mesh_of(text: str | None) -> Mesh | None:
+def local_mesh(text: str | None) -> Mesh | None:
     """Of the devices that this process has."""
     import jax
 
@@ -24,7 +24,7 @@ def mesh_of(text: str | None) -> Mesh | None:
     return make_mesh(parse_mesh(text), jax.local_devices()) if text else None
 
 
-def share_of(text: str | None) -> tuple[int, int]:
+def parse_shard(text: str | None) -> tuple[int, int]:
     """Which of how many parts this process asks."""
     import jax
 
@@ -40,14 +40,14 @@ def share_of(text: str | None) -> tuple[int, int]:
     return int(first), int(of)
 
 
-def progress_of(what: str) -> Callable[[Asked, int], None]:
+def progress_printer(what: str) -> Callable[[EvaluationProgress, int], None]:
     """What tells how far a run is, now and then."""
-    due = TOLD_EVERY
+    due = PRINT_EVERY
 
-    def told(asked: Asked, of: int) -> None:
+    def told(asked: EvaluationProgress, of: int) -> None:
         nonlocal due
         if sys.stderr.isatty() or asked.videos >= due:
-            due = asked.videos + TOLD_EVERY
+            due = asked.videos + PRINT_EVERY
             done = asked.before + asked.now + asked.failed
             rate = 60 * (asked.now + asked.failed) / max(asked.seconds, 1e-9)
             print(f"{done:,} of {of:,} {what}, {rate:.1f} a minute", file=sys.stderr, flush=True)
@@ -55,8 +55,8 @@ def progress_of(what: str) -> Callable[[Asked, int], None]:
     return told
 
 
-def all_together(
-    asked: Asked, what: str, folder: Path, ids: list[str]
+def gather_answers(
+    asked: EvaluationProgress, what: str, folder: Path, ids: list[str]
 ) -> dict[str, dict[str, Any]] | None:
     """Everybody's answers, for the process that writes the report once all are there."""
     from livecc_jax.errors import ConfigError

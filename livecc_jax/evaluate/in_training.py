@@ -7,15 +7,15 @@ from jax.sharding import Mesh
 from livecc_jax.data.rows.pipeline import RowSource
 from livecc_jax.decoding.options import StreamOptions
 from livecc_jax.errors import ConfigError
-from livecc_jax.evaluate.benchmarks.annotations import READERS
-from livecc_jax.evaluate.run.clips import CommentedClips
-from livecc_jax.evaluate.run.packed_choice import PackedChoice
+from livecc_jax.evaluate.benchmarks.annotations import QUESTION_READERS
+from livecc_jax.evaluate.run.clip_commentary import ClipCommentaryEvaluation
+from livecc_jax.evaluate.run.packed_choice import PackedChoiceEvaluation
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.train.config import Config
 from livecc_jax.train.loop import Examination
 
 
-def examinations(
+def training_evaluations(
     config: Config, model: ModelConfig, source: RowSource, mesh: Mesh
 ) -> dict[str, Examination]:
     """What `config.evaluate` names, by the prefix of its figures; all of it is read once, here.
@@ -34,11 +34,11 @@ def examinations(
     budget, tokenizer = source.opened.budget, source.tokenizer
     for entry in asked.choice:
         benchmark, _, data = entry.partition("=")
-        if benchmark not in READERS or not data:
+        if benchmark not in QUESTION_READERS or not data:
             raise ConfigError(
-                f"evaluate.choice {entry!r} must be BENCHMARK=PATH with one of {', '.join(READERS)}"
+                f"evaluate.choice {entry!r} must be BENCHMARK=PATH with one of {', '.join(QUESTION_READERS)}"
             )
-        found[f"{benchmark}/"] = PackedChoice(
+        found[f"{benchmark}/"] = PackedChoiceEvaluation(
             benchmark,
             data,
             asked.questions,
@@ -55,7 +55,7 @@ def examinations(
     if asked.commentary:
         context = model.text.max_positions
         options = StreamOptions(positions=config.positions, context=context)
-        found["commentary/"] = CommentedClips(
+        found["commentary/"] = ClipCommentaryEvaluation(
             asked.commentary, asked.clips, budget, model, config.compute, tokenizer, options, mesh
         )
     return found

@@ -8,23 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from livecc_jax.errors import DataError
-from livecc_jax.evaluate.benchmarks.ovobench import read_ovobench
+from livecc_jax.evaluate.benchmarks.ovobench import read_ovobench_questions
 from livecc_jax.evaluate.benchmarks.questions import (
     LETTERS,
-    Asking,
+    PromptTemplate,
     Question,
     QuestionSet,
-    Source,
-    ask,
+    VideoSource,
     find_annotation,
     find_video,
-    lettered,
-    listed,
-    named,
-    rows_of,
-    span_of,
+    format_question,
+    load_records,
+    parse_string_list,
+    span_fields_us,
+    string_field_or,
+    with_letters,
 )
-from livecc_jax.evaluate.benchmarks.results import Malformed, Reading, text
+from livecc_jax.evaluate.benchmarks.results import MalformedRecord, SkipMalformed, string_field
 
 VIDEOMME_FILES = ("videomme.json*", "videomme/*.parquet", "*.parquet", "*.jsonl")
 MVBENCH_FILES = ("mvbench*.jsonl", "*.jsonl")
@@ -55,7 +55,9 @@ MVBENCH_FOLDERS = {
 }
 
 
-def read_videomme(data: Path, subtitles: bool = False, wordings: dict | None = None) -> QuestionSet:
+def read_videomme_questions(
+    data: Path, subtitles: bool = False, wordings: dict | None = None
+) -> QuestionSet:
     """Video-MME: rows of {video_id, videoID, duration, domain, sub_category, question_id, task_type,
     question, options, answer}; videos in data/, subtitles in subtitle/<videoID>.srt."""
     found = QuestionSet(find_annotation(data, VIDEOMME_FILES))
@@ -63,33 +65,35 @@ def read_videomme(data: Path, subtitles: bool = False, wordings: dict | None = N
     if found.annotation.suffix == ".parquet" and root.name == "videomme":
         root = root.parent  # where the authors' repository keeps it
     spoken: dict[str, str] = {}
-    for where, row in rows_of(found.annotation, found.entries):
-        with Reading(found.entries, where):
-            name = text(row, "videoID") if "videoID" in row else text(row, "video_id")
+    for where, row in load_records(found.annotation, found.entries):
+        with SkipMalformed(found.entries, where):
+            name = string_field(row, "videoID") if "videoID" in row else string_field(row, "video_id")
             options = _options(row)
             if subtitles and name not in spoken:
                 spoken[name] = _subtitles(row, root, name, found)
             said = spoken[name] if subtitles else None
-            kept = {k: text(row, k) for k in ("video_id", "duration", "domain", "sub_category")}
-            kept |= {k: text(row, k) for k in ("question_id", "task_type", "question")}
-            source = Source(
-                find_video(root, ("data", "videos", "video", "."), named(row, "video", name))
+            kept = {k: string_field(row, k) for k in ("video_id", "duration", "domain", "sub_category")}
+            kept |= {k: string_field(row, k) for k in ("question_id", "task_type", "question")}
+            source = VideoSource(
+                find_video(root, ("data", "videos", "video", "."), string_field_or(row, "video", name))
             )
             found.add(
                 Question(
                     kept["question_id"],
                     source,
-                    ask(kept["question"], options, said),
+                    format_question(kept["question"], options, said),
                     tuple(LETTERS[: len(options)]),
                     options,
-                    text(row, "answer"),
+                    string_field(row, "answer"),
                     kept | {"options": list(options)},
                 )
             )
     return found
 
 
-def read_mvbench(data: Path, subtitles: bool = False, wordings: dict | None = None) -> QuestionSet:
+def read_mvbench_questions(
+    data: Path, subtitles: bool = False, wordings: dict | None = None
+) -> QuestionSet:
     """MVBench: json/<task>.json with {video, question, candidates, answer, start, end} and video/, or
     LiveCC's lines of {video, task_type, question, options, answer}."""
     folder = next((d for d in (data / "json", data) if (d / "action_sequence.json").exists()), None)
@@ -99,27 +103,31 @@ def read_mvbench(data: Path, subtitles: bool = False, wordings: dict | None = No
     files = sorted(folder.glob("*.json")) if folder else [found.annotation]
     root = data if data.is_dir() else data.parent
     for file in files:
-        for where, row in rows_of(file, found.entries):
-            with Reading(found.entries, where):
-                name = text(row, "video")
+        for where, row in load_records(file, found.entries):
+            with SkipMalformed(found.entries, where):
+                name = string_field(row, "video")
                 if "candidates" in row:
                     task, place = _mvbench_task(file.stem), MVBENCH_FOLDERS.get(file.stem, "")
-                    options = lettered(listed(row["candidates"]))
-                    wanted = listed(row["candidates"])
+                    options = with_letters(parse_string_list(row["candidates"]))
+                    wanted = parse_string_list(row["candidates"])
                     if row.get("answer") not in wanted:
-                        raise Malformed(f"the answer {row.get('answer')!r:.40} is no candidate")
+                        raise MalformedRecord(f"the answer {row.get('answer')!r:.40} is no candidate")
                     answer = LETTERS[wanted.index(row["answer"])]
                     folders = (f"video/{place}", place, "video", ".")
                 else:
-                    task, options, answer = text(row, "task_type"), _options(row), text(row, "answer")
+                    task, options, answer = (
+                        string_field(row, "task_type"),
+                        _options(row),
+                        string_field(row, "answer"),
+                    )
                     folders = (".", "video", "videos")
-                asked = text(row, "question")
-                start, end = span_of(row, "start", "end")
+                asked = string_field(row, "question")
+                start, end = span_fields_us(row, "start", "end")
                 found.add(
                     Question(
                         f"{task}/{name}/{asked}",
-                        Source(find_video(root, folders, name), start, end),
-                        ask(asked, options),
+                        VideoSource(find_video(root, folders, name), start, end),
+                        format_question(asked, options),
                         tuple(LETTERS[: len(options)]),
                         options,
                         answer,
@@ -129,54 +137,54 @@ def read_mvbench(data: Path, subtitles: bool = False, wordings: dict | None = No
     return found
 
 
-def read_livesports_qa(
+def read_livesports_qa_questions(
     data: Path, subtitles: bool = False, wordings: dict | None = None
 ) -> QuestionSet:
     """LiveSports-3K QA: rows of {video_id, video, q_type, OCR, question, answer} with `options` or
     `option_A` to `option_D`; a span as video_start and video_end, or begin and end."""
     found = QuestionSet(find_annotation(data, QA_FILES))
     root = found.annotation.parent
-    for number, (where, row) in enumerate(rows_of(found.annotation, found.entries)):
-        with Reading(found.entries, where):
-            name, options = text(row, "video_id"), _options(row)
-            start, end = span_of(row, "video_start", "video_end")
+    for number, (where, row) in enumerate(load_records(found.annotation, found.entries)):
+        with SkipMalformed(found.entries, where):
+            name, options = string_field(row, "video_id"), _options(row)
+            start, end = span_fields_us(row, "video_start", "video_end")
             if start is None and end is None:
-                start, end = span_of(row, "begin", "end")
-            asked = text(row, "question")
+                start, end = span_fields_us(row, "begin", "end")
+            asked = string_field(row, "question")
             kept = {
                 "video_id": name,
                 "question_id": row.get("question_id", row.get("q_id", number)),
-                "q_type": text(row, "q_type"),
+                "q_type": string_field(row, "q_type"),
                 "OCR": int(row.get("OCR") in (1, "1", True)),
                 "question": asked,
                 "options": list(options),
             }
-            video = find_video(root, ("videos", "video", "."), named(row, "video", name))
+            video = find_video(root, ("videos", "video", "."), string_field_or(row, "video", name))
             found.add(
                 Question(
                     f"{name}/{kept['question_id']}",
-                    Source(video, start, end),
-                    ask(asked, options),
+                    VideoSource(video, start, end),
+                    format_question(asked, options),
                     tuple(LETTERS[: len(options)]),
                     options,
-                    text(row, "answer"),
+                    string_field(row, "answer"),
                     kept,
                 )
             )
     return found
 
 
-READERS: dict[str, Callable[..., QuestionSet]] = {
-    "videomme": read_videomme,
-    "mvbench": read_mvbench,
-    "ovobench": read_ovobench,
-    "livesports-qa": read_livesports_qa,
+QUESTION_READERS: dict[str, Callable[..., QuestionSet]] = {
+    "videomme": read_videomme_questions,
+    "mvbench": read_mvbench_questions,
+    "ovobench": read_ovobench_questions,
+    "livesports-qa": read_livesports_qa_questions,
 }
-ASKING = {
-    "videomme": Asking(),
-    "mvbench": Asking(),
-    "ovobench": Asking("The answer is:\n", "\n"),
-    "livesports-qa": Asking(),
+PROMPT_TEMPLATES = {
+    "videomme": PromptTemplate(),
+    "mvbench": PromptTemplate(),
+    "ovobench": PromptTemplate("The answer is:\n", "\n"),
+    "livesports-qa": PromptTemplate(),
 }
 
 
@@ -194,7 +202,7 @@ def read_questions(
     Raises:
         DataError: there is no annotation, or no usable question in it.
     """
-    found = READERS[benchmark](Path(data), subtitles, wordings)
+    found = QUESTION_READERS[benchmark](Path(data), subtitles, wordings)
     if not found.questions:
         why = "; ".join(found.entries.notes[:1])
         raise DataError(f"{found.annotation}: holds no question that can be asked {why}".rstrip())
@@ -203,12 +211,12 @@ def read_questions(
 
 def _options(row: dict[str, Any]) -> tuple[str, ...]:
     if row.get("options") is not None:
-        options = listed(row["options"])
+        options = parse_string_list(row["options"])
     else:
         options = [str(row[f"option_{c}"]) for c in LETTERS if row.get(f"option_{c}")]
     if not 2 <= len(options) <= len(LETTERS):
-        raise Malformed("there are no options")
-    return lettered(options)
+        raise MalformedRecord("there are no options")
+    return with_letters(options)
 
 
 def _mvbench_task(stem: str) -> str:

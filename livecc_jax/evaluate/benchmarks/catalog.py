@@ -38,7 +38,7 @@ OVO_GROUP_OF = {task: group for group, tasks in OVO_GROUPS.items() for task in t
 
 
 @dataclass(frozen=True)
-class Mean:
+class MeanRow:
     """An average of other rows, by their (facet, value); those without answers are left out."""
 
     name: str
@@ -46,7 +46,7 @@ class Mean:
 
 
 @dataclass(frozen=True)
-class Layout:
+class TableLayout:
     """A benchmark's tables.
 
     facets: label, and the order of its values (those not named follow, sorted); crossed: pairs of
@@ -58,7 +58,7 @@ class Layout:
     facets: dict[str, tuple[str, ...]]
     headline: str
     crossed: tuple[tuple[str, str], ...] = ()
-    means: tuple[Mean, ...] = ()
+    means: tuple[MeanRow, ...] = ()
     pooled: str = "overall"
 
 
@@ -66,8 +66,8 @@ def _ovo_rows(group: str) -> tuple[tuple[str, str], ...]:
     return tuple(("task", task) for task in OVO_GROUPS[group])
 
 
-LAYOUTS = {
-    "videomme": Layout(
+TABLE_LAYOUTS = {
+    "videomme": TableLayout(
         "Video-MME",
         {
             "duration": DURATIONS,
@@ -78,32 +78,32 @@ LAYOUTS = {
         "overall",
         crossed=(("duration", "domain"), ("duration", "sub_category"), ("duration", "task_type")),
     ),
-    "mvbench": Layout(
+    "mvbench": TableLayout(
         "MVBench",
         {"task_type": ()},
         "mean of tasks",
-        means=(Mean("mean of tasks", "task_type"),),
+        means=(MeanRow("mean of tasks", "task_type"),),
         pooled="all questions",
     ),
-    "ovobench": Layout(
+    "ovobench": TableLayout(
         "OVO-Bench",
         {"task": tuple(OVO_GROUP_OF)},
         "mean of groups",
         means=(
-            *(Mean(f"{group} (mean of its tasks)", _ovo_rows(group)) for group in OVO_GROUPS),
-            Mean(
+            *(MeanRow(f"{group} (mean of its tasks)", _ovo_rows(group)) for group in OVO_GROUPS),
+            MeanRow(
                 "mean of groups",
                 tuple(("mean", f"{group} (mean of its tasks)") for group in OVO_GROUPS),
             ),
-            Mean("mean of tasks", "task"),
+            MeanRow("mean of tasks", "task"),
         ),
         pooled="all items",
     ),
-    "judge": Layout(
+    "judge": TableLayout(
         "Judged commentary",
         {"order": ("model first", "model second")},
         "win rate",
         pooled="win rate",
     ),
-    "livesports-qa": Layout("LiveSports-3K QA", {"q_type": (), "OCR": ("OCR",)}, "overall"),
+    "livesports-qa": TableLayout("LiveSports-3K QA", {"q_type": (), "OCR": ("OCR",)}, "overall"),
 }

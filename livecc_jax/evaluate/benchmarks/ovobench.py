@@ -12,15 +12,20 @@ from livecc_jax.evaluate.benchmarks.questions import (
     LETTERS,
     Question,
     QuestionSet,
-    Source,
-    ask,
+    VideoSource,
     find_annotation,
-    lettered,
-    listed,
-    rows_of,
-    seconds_of,
+    format_question,
+    load_records,
+    parse_string_list,
+    seconds_field,
+    with_letters,
 )
-from livecc_jax.evaluate.benchmarks.results import Malformed, Reading, one_of, text
+from livecc_jax.evaluate.benchmarks.results import (
+    MalformedRecord,
+    SkipMalformed,
+    enum_field,
+    string_field,
+)
 from livecc_jax.timeline.example import microseconds
 
 OVO_FILES = ("ovo_bench_new.json", "ovo_bench*.json", "ovbench.json", "ovo*.jsonl")
@@ -36,46 +41,50 @@ OVO_WORDINGS = {
 }
 
 
-def read_ovobench(data: Path, subtitles: bool = False, wordings: dict | None = None) -> QuestionSet:
+def read_ovobench_questions(
+    data: Path, subtitles: bool = False, wordings: dict | None = None
+) -> QuestionSet:
     """OVO-Bench: a list of {id, task, video, ...}. A counting, step or clue item has a list `test_info`
     of times, and is unfolded into a question for each. LiveCC's unfolded lines are read too."""
     found = QuestionSet(find_annotation(data, OVO_FILES))
     words = OVO_WORDINGS | (wordings or {})
     root = found.annotation.parent
     times: dict[str, int] = {}
-    for where, row in rows_of(found.annotation, found.entries):
-        with Reading(found.entries, where):
-            task, number = one_of(row, "task", tuple(OVO_GROUP_OF)), row.get("id")
+    for where, row in load_records(found.annotation, found.entries):
+        with SkipMalformed(found.entries, where):
+            task, number = enum_field(row, "task", tuple(OVO_GROUP_OF)), row.get("id")
             if number is None:
-                raise Malformed("'id' is absent")
+                raise MalformedRecord("'id' is absent")
             forward = OVO_GROUP_OF[task] == "forward"
             if "video_end" in row:
                 key, test = f"{task}/{number}", None
                 if forward:
                     test = times[key] = times.get(key, -1) + 1
                 lines = row.get("options")
-                asked = text(row, "question")
-                asked = ask(asked, listed(lines)) if lines and not forward else asked
+                asked = string_field(row, "question")
+                asked = (
+                    format_question(asked, parse_string_list(lines)) if lines and not forward else asked
+                )
                 tests = [
                     (
                         test,
                         asked,
-                        text(row, "answer"),
-                        seconds_of(row, "video_start"),
-                        seconds_of(row, "video_end"),
+                        string_field(row, "answer"),
+                        seconds_field(row, "video_start"),
+                        seconds_field(row, "video_end"),
                     )
                 ]
             elif forward:
                 tests = _ovo_tests(task, row, words)
             else:
-                options = lettered(listed(row.get("options")))
+                options = with_letters(parse_string_list(row.get("options")))
                 truth = row.get("gt")
                 if type(truth) is not int or not 0 <= truth < len(options):
-                    raise Malformed(f"'gt' is {truth!r:.40}, not the number of an option")
-                asked = ask(text(row, "question"), options)
-                tests = [(None, asked, LETTERS[truth], 0.0, seconds_of(row, "realtime"))]
+                    raise MalformedRecord(f"'gt' is {truth!r:.40}, not the number of an option")
+                asked = format_question(string_field(row, "question"), options)
+                tests = [(None, asked, LETTERS[truth], 0.0, seconds_field(row, "realtime"))]
             for test, asked, answer, start, end in tests:
-                video, cut = _ovo_video(root, text(row, "video"), number, test)
+                video, cut = _ovo_video(root, string_field(row, "video"), number, test)
                 span = (None, None) if cut else (microseconds(start), microseconds(end))
                 kept = {"id": number, "task": task, "video": row["video"], "question": asked}
                 if test is not None:
@@ -83,7 +92,7 @@ def read_ovobench(data: Path, subtitles: bool = False, wordings: dict | None = N
                 found.add(
                     Question(
                         f"{task}/{number}" + (f"#{test}" if test is not None else ""),
-                        Source(video, *span, clamp=True),
+                        VideoSource(video, *span, clamp=True),
                         asked,
                         OVO_OPTIONS,
                         OVO_OPTIONS,
@@ -100,24 +109,24 @@ Test = tuple[int | None, str, str, float, float]
 def _ovo_tests(task: str, row: dict[str, Any], words: dict[str, str]) -> list[Test]:
     tests = row.get("test_info")
     if not isinstance(tests, list) or not tests:
-        raise Malformed("'test_info' is not a list of times")
+        raise MalformedRecord("'test_info' is not a list of times")
     out: list[Test] = []
     for k, test in enumerate(tests):
         if not isinstance(test, dict):
-            raise Malformed(f"test {k} is not an object")
-        end, start = seconds_of(test, "realtime"), 0.0
+            raise MalformedRecord(f"test {k} is not an object")
+        end, start = seconds_field(test, "realtime"), 0.0
         truth = test.get("count" if task == "REC" else "type")
         if type(truth) is not int:
-            raise Malformed(f"test {k} has no whole number for an answer")
+            raise MalformedRecord(f"test {k} has no whole number for an answer")
         if task == "REC":
-            asked, answer = words[task].replace("{activity}", text(row, "activity")), str(truth)
+            asked, answer = words[task].replace("{activity}", string_field(row, "activity")), str(truth)
         else:
             answer = ("No", "Yes")[truth != 0]
             if task == "SSR":
-                asked = words[task].replace("{step}", text(test, "step"))
+                asked = words[task].replace("{step}", string_field(test, "step"))
             else:
-                asked = words[task].replace("{question}", text(row, "question"))
-                start = seconds_of(row, "ask_time")
+                asked = words[task].replace("{question}", string_field(row, "question"))
+                start = seconds_field(row, "ask_time")
         out.append((k, asked, answer, start, end))
     return out
 

@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from livecc_jax.errors import DataError
-from livecc_jax.evaluate.benchmarks.entries import Entries, load_json, read_rows
-from livecc_jax.evaluate.benchmarks.results import Malformed, text
+from livecc_jax.evaluate.benchmarks.results import MalformedRecord, string_field
+from livecc_jax.evaluate.benchmarks.scored_answers import ScoredAnswers, load_json, read_records
 from livecc_jax.timeline.example import microseconds
 
-ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
-VIDEO_FOLDERS = ("videos", "video", ".")  # of LiveSports-3K, beside its annotation
-POSTFIX = "\nPlease select the correct answer."
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
+LIVESPORTS_VIDEO_FOLDERS = ("videos", "video", ".")  # of LiveSports-3K, beside its annotation
+ANSWER_INSTRUCTION = "\nPlease select the correct answer."
 LETTERS = "ABCDEFGH"
 
 
 @dataclass(frozen=True)
-class Source:
+class VideoSource:
     """What is watched: a video file or a folder of numbered frames, or a span of it.
 
     clamp: a span outside the video is moved into it and lasts at least a second (OVO-Bench), instead of
@@ -46,7 +46,7 @@ class Question:
     """
 
     id: str
-    source: Source
+    source: VideoSource
     text: str
     options: tuple[str, ...]
     responses: tuple[str, ...]
@@ -55,7 +55,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Asking:
+class PromptTemplate:
     """How a benchmark asks: the answer prefix, and what precedes an option when its token is found."""
 
     prefix: str = "Answer:"
@@ -68,7 +68,7 @@ class QuestionSet:
 
     annotation: Path
     questions: list[Question] = field(default_factory=list)
-    entries: Entries = field(default_factory=Entries)
+    entries: ScoredAnswers = field(default_factory=ScoredAnswers)
 
     def add(self, question: Question) -> None:
         """Take a question; one whose id is taken is counted and left out."""
@@ -103,14 +103,14 @@ def find_video(root: Path, folders: Sequence[str], name: str) -> str:
         path = root / folder / name
         if path.exists():
             return str(path)
-        for ending in ENDINGS:
+        for ending in VIDEO_SUFFIXES:
             if (with_ending := path.with_name(path.name + ending)).exists():
                 return str(with_ending)
     first = root / folders[0] / name
-    return str(first if first.suffix else first.with_name(first.name + ENDINGS[0]))
+    return str(first if first.suffix else first.with_name(first.name + VIDEO_SUFFIXES[0]))
 
 
-def rows_of(path: Path, entries: Entries) -> list[tuple[str, dict[str, Any]]]:
+def load_records(path: Path, entries: ScoredAnswers) -> list[tuple[str, dict[str, Any]]]:
     """Rows of JSON, JSON lines, CSV or Parquet, each with where it is.
 
     Raises DataError when the file cannot be read.
@@ -140,10 +140,10 @@ def rows_of(path: Path, entries: Entries) -> list[tuple[str, dict[str, Any]]]:
             if not isinstance(row, dict):
                 entries.problem("malformed", f"{path} entry {i} is not an object")
         return [(f"{path} entry {i}", r) for i, r in enumerate(whole, 1) if isinstance(r, dict)]
-    return list(read_rows(path, entries))
+    return list(read_records(path, entries))
 
 
-def lettered(options: Sequence[str]) -> tuple[str, ...]:
+def with_letters(options: Sequence[str]) -> tuple[str, ...]:
     """Options that begin with their letter, `A. ...`, whether or not they came so."""
     return tuple(
         option if option[:2] == f"{letter}." else f"{letter}. {option}"
@@ -151,9 +151,9 @@ def lettered(options: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def ask(question: str, options: Sequence[str], subtitles: str | None = None) -> str:
+def format_question(question: str, options: Sequence[str], subtitles: str | None = None) -> str:
     """The user's text: question, options one a line, the request; subtitles before, if there are."""
-    query = question + "\n" + "\n".join(options) + POSTFIX
+    query = question + "\n" + "\n".join(options) + ANSWER_INSTRUCTION
     if subtitles is None:
         return query
     return (
@@ -162,7 +162,7 @@ def ask(question: str, options: Sequence[str], subtitles: str | None = None) -> 
     )
 
 
-def listed(value: Any) -> list[str]:
+def parse_string_list(value: Any) -> list[str]:
     """A list of strings that may have come as JSON text (CSV). Raises Malformed."""
     if isinstance(value, str):
         try:
@@ -170,32 +170,32 @@ def listed(value: Any) -> list[str]:
         except ValueError:
             value = None
     if not isinstance(value, list):
-        raise Malformed("a list of options is none")
+        raise MalformedRecord("a list of options is none")
     return [str(v) for v in value]
 
 
-def named(row: dict[str, Any], key: str, otherwise: str) -> str:
+def string_field_or(row: dict[str, Any], key: str, otherwise: str) -> str:
     """A file name, or another where the row has none. Raises Malformed."""
-    return text(row, key) if row.get(key) else otherwise
+    return string_field(row, key) if row.get(key) else otherwise
 
 
-def seconds_of(row: dict[str, Any], key: str) -> float:
+def seconds_field(row: dict[str, Any], key: str) -> float:
     """A field that is a number of seconds. Raises Malformed."""
     value = row.get(key)
     try:
         seconds = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        raise Malformed(f"{key!r} is {value!r:.40}, not seconds") from None
+        raise MalformedRecord(f"{key!r} is {value!r:.40}, not seconds") from None
     if not math.isfinite(seconds) or isinstance(value, bool):
-        raise Malformed(f"{key!r} is {value!r:.40}, not seconds")
+        raise MalformedRecord(f"{key!r} is {value!r:.40}, not seconds")
     return seconds
 
 
-def span_of(row: dict[str, Any], start: str, end: str) -> tuple[int | None, int | None]:
+def span_fields_us(row: dict[str, Any], start: str, end: str) -> tuple[int | None, int | None]:
     """A span in microseconds from two fields, either of which may be absent. Raises Malformed."""
     values = [
-        None if row.get(k) in (None, "") else microseconds(seconds_of(row, k)) for k in (start, end)
+        None if row.get(k) in (None, "") else microseconds(seconds_field(row, k)) for k in (start, end)
     ]
     if None not in values and values[1] <= values[0]:
-        raise Malformed(f"{end!r} is not after {start!r}")
+        raise MalformedRecord(f"{end!r} is not after {start!r}")
     return values[0], values[1]

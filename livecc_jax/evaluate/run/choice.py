@@ -27,12 +27,19 @@ from jax.sharding import Mesh, NamedSharding
 
 from livecc_jax.decoding.attention import fused
 from livecc_jax.decoding.kv_cache import Cache, grow_cache
-from livecc_jax.decoding.network import lay_out
+from livecc_jax.decoding.weights import lay_out
 from livecc_jax.errors import ConfigError
-from livecc_jax.evaluate.benchmarks.questions import Asking
-from livecc_jax.evaluate.run.choice_step import ask, begin, embed, encode, place, see
-from livecc_jax.evaluate.run.phrasing import Phrasing
-from livecc_jax.evaluate.run.video_turns import Watched
+from livecc_jax.evaluate.benchmarks.questions import PromptTemplate
+from livecc_jax.evaluate.run.choice_steps import (
+    embed_tokens,
+    encode_windows,
+    prefill_first_chunk,
+    prefill_next_chunk,
+    question_logits,
+    scatter_patches,
+)
+from livecc_jax.evaluate.run.prompt_encoder import PromptEncoder
+from livecc_jax.evaluate.run.sampled_video import SampledVideo
 from livecc_jax.media.pixels import patch_places
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.qwen2_vl import Params
@@ -46,7 +53,7 @@ PATCH_VALUES = 1176
 
 
 @dataclass(frozen=True)
-class Shapes:
+class ShapeBuckets:
     """Sizes of the compiled programs.
 
     prefix: tokens of a video's part at a time, and the smallest cache; whole: of its first part at
@@ -62,7 +69,7 @@ class Shapes:
     patches: int = 16384
 
 
-def ladder(size: int, smallest: int) -> int:
+def bucket_size(size: int, smallest: int) -> int:
     """The least of smallest * (1, 1.5, 2, 3, 4, 6, 8, 12, ...) that holds `size`; smallest is even."""
     step = smallest
     while True:
@@ -73,36 +80,36 @@ def ladder(size: int, smallest: int) -> int:
         step *= 2
 
 
-def padded_window(patches: int) -> int:
+def window_bucket(patches: int) -> int:
     """A frame pair's patches, padded by a sixteenth at most: 16 sizes to each power of two."""
     step = max(4, 1 << max(0, patches.bit_length() - 5))
     return -(-patches // step) * step
 
 
 @dataclass(frozen=True)
-class Conversation:
+class EncodedPrompt:
     """A question with its video as tokens: ids [T], positions [3, T]."""
 
     tokens: np.ndarray
     positions: np.ndarray
 
 
-class Choice(NamedTuple):
+class ChoiceScores(NamedTuple):
     """A question's option logits, float32 [options], and how many tokens its conversation has."""
 
     logits: np.ndarray
     tokens: int
 
 
-class Shown(NamedTuple):
+class VideoQuestions(NamedTuple):
     """A video with its questions: the user's text and the options of each."""
 
-    watched: Watched
+    watched: SampledVideo
     texts: Sequence[str]
     options: Sequence[Sequence[str]]
 
 
-class Chooser:
+class ChoiceScorer:
     """A model that answers multiple-choice questions about videos.
 
     Args:
@@ -123,8 +130,8 @@ class Chooser:
         params: Params,
         tokenizer: Tokenizer,
         positions: str,
-        asking: Asking,
-        shapes: Shapes = Shapes(),
+        asking: PromptTemplate,
+        shapes: ShapeBuckets = ShapeBuckets(),
         mesh: Mesh | None = None,
     ) -> None:
         if positions not in MODES:
@@ -132,7 +139,7 @@ class Chooser:
         if mesh is not None and parts(mesh, "length") > 1:
             raise ConfigError("mesh.context splits rows of training; here it must be 1")
         self.config, self.tokenizer, self.positions = config, tokenizer, positions
-        self.phrasing, self.shapes, self.mesh = Phrasing(tokenizer, asking), shapes, mesh
+        self.phrasing, self.shapes, self.mesh = PromptEncoder(tokenizer, asking), shapes, mesh
         self.rows = parts(mesh, "batch") if mesh else 1  # videos at once
         # Taken apart where they are (views, on the host) and then moved, so they never lie there twice.
         self.weights = lay_out(params, spread=(config, mesh) if mesh else None)
@@ -147,20 +154,20 @@ class Chooser:
     def _devices(self) -> contextlib.AbstractContextManager[Any]:
         return jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext()
 
-    def conversation(self, grid: tuple[int, int, int], text: str) -> Conversation:
+    def conversation(self, grid: tuple[int, int, int], text: str) -> EncodedPrompt:
         """System turn, video, question, header of the answer, answer prefix."""
         opening = self.phrasing.opening(grid, text)
         special = self.tokenizer.special
         positions, _ = token_positions(opening.tokens, opening.grids, special, self.positions)
-        return Conversation(opening.tokens, positions)
+        return EncodedPrompt(opening.tokens, positions)
 
     def choose(
-        self, watched: Watched, texts: Sequence[str], options: Sequence[Sequence[str]]
-    ) -> list[Choice]:
-        """Option logits of several questions about one video; see `ask`."""
-        return self.ask([Shown(watched, texts, options)])()[0]
+        self, watched: SampledVideo, texts: Sequence[str], options: Sequence[Sequence[str]]
+    ) -> list[ChoiceScores]:
+        """Option logits of several questions about one video; see `question_logits`."""
+        return self.ask([VideoQuestions(watched, texts, options)])()[0]
 
-    def ask(self, shown: Sequence[Shown]) -> Callable[[], list[list[Choice]]]:
+    def ask(self, shown: Sequence[VideoQuestions]) -> Callable[[], list[list[ChoiceScores]]]:
         """Begin to answer the questions about each of several videos.
 
         The devices are given all their work, and the host is free for the next videos meanwhile. A
@@ -187,13 +194,15 @@ class Chooser:
                 self._finish(now, shared, cache) for now in itertools.zip_longest(*groups, fillvalue=[])
             ]
 
-        def answers() -> list[list[Choice]]:
+        def answers() -> list[list[ChoiceScores]]:
             fetched = [np.asarray(logits) for logits in rounds]
             found = []
             for row, wanted in enumerate(ids):
                 ends = [x[row, i] for x, now in zip(fetched, groups[row]) for i in range(len(now))]
                 lengths = [len(c.tokens) for c in asked[row]]
-                found.append([Choice(e[w], n) for e, w, n in zip(ends, wanted, lengths, strict=True)])
+                found.append(
+                    [ChoiceScores(e[w], n) for e, w, n in zip(ends, wanted, lengths, strict=True)]
+                )
             return found
 
         return answers
@@ -204,13 +213,15 @@ class Chooser:
             return x
         return jax.device_put(x, NamedSharding(self.mesh, partition_spec(("batch",))))
 
-    def _encode(self, videos: Sequence[Watched]) -> jax.Array:
+    def _encode(self, videos: Sequence[SampledVideo]) -> jax.Array:
         """Every merged patch of each video, in order: [B, M, D], M on the ladder."""
         count = len(videos)
         each = [rows * cols for _, rows, cols in (v.grid for v in videos)]
-        bucket = padded_window(max(each))
+        bucket = window_bucket(max(each))
         calls = _calls(max(len(v.patches) for v in videos), max(1, self.shapes.patches // bucket))
-        most = ladder(max(len(v.patches) * n // 4 for v, n in zip(videos, each)), self.shapes.prefix)
+        most = bucket_size(
+            max(len(v.patches) * n // 4 for v, n in zip(videos, each)), self.shapes.prefix
+        )
         shape = (count, most, self.config.text.width)
         sharding = self.mesh and NamedSharding(self.mesh, partition_spec(("batch",)))
         seen = jnp.zeros(shape, self.dtype, device=sharding)
@@ -227,11 +238,11 @@ class Chooser:
                 patches[row, :n, :size], counts[row, :n] = some, size
                 to[row, :n, :merged] = (first + np.arange(n))[:, None] * merged + np.arange(merged)
             inputs = patches, counts, places[:, :, :windows]
-            fresh = encode(self.config, self.weights, *map(self._place, inputs))
-            seen = place(seen, fresh, self._place(to.reshape(count, -1)))
+            fresh = encode_windows(self.config, self.weights, *map(self._place, inputs))
+            seen = scatter_patches(seen, fresh, self._place(to.reshape(count, -1)))
         return seen
 
-    def _prefill(self, rows: Sequence[Conversation], shared: np.ndarray, seen: jax.Array) -> Cache:
+    def _prefill(self, rows: Sequence[EncodedPrompt], shared: np.ndarray, seen: jax.Array) -> Cache:
         """The shared prefix of each row, in pieces; a row that is through sees padding behind it."""
         size, end = self.shapes.prefix, int(shared.max())
         step = max(1, size // 2)
@@ -243,22 +254,24 @@ class Chooser:
             spans = [slice(first, min(first + size, end)) for end in shared]
             tokens = _stacked([c.tokens[s] for c, s in zip(rows, spans)], size, 0)
             places = _stacked([i[s] for i, s in zip(index, spans)], size, -1)
-            x = embed(self.config, self.weights, self._place(tokens), self._place(places), seen)
+            x = embed_tokens(self.config, self.weights, self._place(tokens), self._place(places), seen)
             return x, self._place(_stacked([c.positions[:, s] for c, s in zip(rows, spans)], size, 0))
 
-        cache = begin(self.config, self.weights, *piece(0, first), ladder(first, size))
+        cache = prefill_first_chunk(
+            self.config, self.weights, *piece(0, first), bucket_size(first, size)
+        )
         for start in range(first, end, size):
             cache = self._with_room(cache, start + size)
             length = self._place(np.full(len(rows), start, np.int32))
-            cache = see(self.config, self.weights, cache, length, *piece(start, size))
+            cache = prefill_next_chunk(self.config, self.weights, cache, length, *piece(start, size))
         return cache
 
     def _finish(
-        self, rows: Sequence[Sequence[Conversation]], shared: np.ndarray, cache: Cache
+        self, rows: Sequence[Sequence[EncodedPrompt]], shared: np.ndarray, cache: Cache
     ) -> jax.Array:
         """Some questions of each row: float32 [B, N, V] logits after each, N a power of two."""
         sizes = [[len(c.tokens) - int(n) for c in row] for row, n in zip(rows, shared)]
-        room = ladder(max(map(sum, sizes)), self.shapes.suffix)
+        room = bucket_size(max(map(sum, sizes)), self.shapes.suffix)
         most = 1 << (max(map(len, rows)) - 1).bit_length()
         tokens, segments = np.zeros((2, len(rows), room), np.int32)
         positions = np.zeros((len(rows), 3, room), np.int32)
@@ -271,16 +284,16 @@ class Chooser:
                 segments[i, span], last[i, number] = number + 1, at + size - 1
                 at += size
         inputs = map(self._place, (shared, tokens, positions, segments, last))
-        return ask(self.config, self.weights, cache, *inputs)
+        return question_logits(self.config, self.weights, cache, *inputs)
 
     def _with_room(self, cache: Cache, tokens: int) -> Cache:
-        need = ladder(int(tokens), self.shapes.prefix)
+        need = bucket_size(int(tokens), self.shapes.prefix)
         return cache if cache[0][0].shape[1] >= need else grow_cache(cache, need)
 
 
-def _together(row: Sequence[Conversation], shared: int, most: int) -> list[list[Conversation]]:
+def _together(row: Sequence[EncodedPrompt], shared: int, most: int) -> list[list[EncodedPrompt]]:
     """Questions in order, as many at a time as have `most` tokens behind the shared ones, or one."""
-    groups: list[list[Conversation]] = []
+    groups: list[list[EncodedPrompt]] = []
     room = 0
     for one in row:
         size = len(one.tokens) - int(shared)
@@ -310,7 +323,7 @@ def _calls(pairs: int, most: int) -> list[tuple[int, int]]:
     return calls
 
 
-def padded(x: np.ndarray, size: int, fill: int) -> np.ndarray:
+def pad_last_axis(x: np.ndarray, size: int, fill: int) -> np.ndarray:
     """int32 [1, ..., size] with padding behind."""
     return _stacked([x], size, fill)
 

@@ -20,29 +20,29 @@ import numpy as np
 
 from livecc_jax.decoding.options import StreamOptions
 from livecc_jax.errors import DataError, LiveCCError
-from livecc_jax.evaluate.benchmarks.entries import Entries
 from livecc_jax.evaluate.benchmarks.questions import (
-    VIDEO_FOLDERS,
-    Source,
+    LIVESPORTS_VIDEO_FOLDERS,
+    VideoSource,
     find_annotation,
     find_video,
-    named,
-    rows_of,
-    span_of,
+    load_records,
+    span_fields_us,
+    string_field_or,
 )
-from livecc_jax.evaluate.benchmarks.results import Malformed, Reading, identity
+from livecc_jax.evaluate.benchmarks.results import MalformedRecord, SkipMalformed, id_field
+from livecc_jax.evaluate.benchmarks.scored_answers import ScoredAnswers
 from livecc_jax.evaluate.metrics.commentary import Reference
-from livecc_jax.evaluate.metrics.perplexity import forced_to_json
+from livecc_jax.evaluate.metrics.perplexity import teacher_forced_to_json
 from livecc_jax.evaluate.run.run_folder import (
-    Asked,
+    EvaluationProgress,
     all_answers,
-    answers_file,
+    answers_path,
     append_lines,
-    loaded_ahead,
+    prefetch,
     write_lines,
 )
-from livecc_jax.evaluate.run.teacher_forced import force
-from livecc_jax.evaluate.run.video_turns import frames_of
+from livecc_jax.evaluate.run.sampled_video import sample_frames
+from livecc_jax.evaluate.run.teacher_forced import teacher_force
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.stream.session import ContextFull, Session, SpokenTurn, StreamModel
 from livecc_jax.timeline.turns import stream_prompt, turn_span, turns_of
@@ -50,7 +50,7 @@ from livecc_jax.timeline.turns import stream_prompt, turn_span, turns_of
 log = logging.getLogger(__name__)
 
 CC_FILES = ("LiveSports-3K-CC.json", "LiveSports-3K-CC*.csv", "*CC*.json*", "*cc*.json*")
-PROMPTINGS = ("instruct", "base")
+PROMPT_STYLES = ("instruct", "base")
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Event:
 
     video_id: str
     event_id: str
-    source: Source
+    source: VideoSource
     begin: float
     end: float
     title: str
@@ -77,7 +77,7 @@ class EventSet:
 
     annotation: Path
     events: list[Event]
-    entries: Entries
+    entries: ScoredAnswers
 
 
 def read_events(data: str | Path) -> EventSet:
@@ -87,20 +87,22 @@ def read_events(data: str | Path) -> EventSet:
     Raises DataError when there is none.
     """
     annotation = find_annotation(Path(data), CC_FILES)
-    found = EventSet(annotation, [], Entries())
+    found = EventSet(annotation, [], ScoredAnswers())
     taken: set[str] = set()
-    for where, row in rows_of(annotation, found.entries):
-        with Reading(found.entries, where):
-            name, number = identity(row, "video_id"), identity(row, "event_id")
-            start, end = span_of(row, "begin", "end")
+    for where, row in load_records(annotation, found.entries):
+        with SkipMalformed(found.entries, where):
+            name, number = id_field(row, "video_id"), id_field(row, "event_id")
+            start, end = span_fields_us(row, "begin", "end")
             if start is None or end is None:
-                raise Malformed("'begin' or 'end' is absent")
-            video = find_video(annotation.parent, VIDEO_FOLDERS, named(row, "video", name))
+                raise MalformedRecord("'begin' or 'end' is absent")
+            video = find_video(
+                annotation.parent, LIVESPORTS_VIDEO_FOLDERS, string_field_or(row, "video", name)
+            )
             title, previous = (row.get(k) or "" for k in ("event_title", "preasr_text"))
             if not isinstance(title, str) or not isinstance(previous, str):
-                raise Malformed("'event_title' or 'preasr_text' is not a string")
+                raise MalformedRecord("'event_title' or 'preasr_text' is not a string")
             event = Event(
-                name, number, Source(video, start, end), start / 1e6, end / 1e6, title, previous
+                name, number, VideoSource(video, start, end), start / 1e6, end / 1e6, title, previous
             )
             if event.id in taken:
                 found.entries.problem("duplicate", f"{where}: {event.id} comes again")
@@ -134,7 +136,7 @@ def event_prompt(event: Event, prompting: str) -> str:
     return query
 
 
-def comment_all(
+def comment_events(
     model: StreamModel,
     events: EventSet,
     folder: Path,
@@ -145,8 +147,8 @@ def comment_all(
     memory: int | None = None,
     references: Mapping[str, Reference] | None = None,
     share: tuple[int, int] = (0, 1),
-    progress: Callable[[Asked, int], None] = lambda asked, of: None,
-) -> Asked:
+    progress: Callable[[EvaluationProgress, int], None] = lambda asked, of: None,
+) -> EvaluationProgress:
     """Comment on what is not commented on yet; see `running.ask_all`.
 
     Args:
@@ -164,10 +166,10 @@ def comment_all(
     known = all_answers(folder)
     mine = events.events[share[0] :: share[1]]
     todo = [e for e in mine if "turns" not in known.get(e.id, {})]
-    asked, began = Asked(before=len(mine) - len(todo)), time.perf_counter()
+    asked, began = EvaluationProgress(before=len(mine) - len(todo)), time.perf_counter()
     load = functools.partial(_frames, budget=budget)
-    with append_lines(answers_file(folder, share)) as file:
-        for event, future in loaded_ahead(todo, load):
+    with append_lines(answers_path(folder, share)) as file:
+        for event, future in prefetch(todo, load):
             try:
                 frames = future.result()
                 turns = list(_speak(model, event, frames, options, prompting, memory))
@@ -187,7 +189,7 @@ def comment_all(
 
 
 def _frames(event: Event, budget: PixelBudget) -> np.ndarray:
-    return frames_of(event.source, budget)
+    return sample_frames(event.source, budget)
 
 
 def _speak(
@@ -234,11 +236,11 @@ def _forced(
 ) -> dict[str, Any]:
     """`forced` of a prediction's row; nothing where the model's costs are no numbers."""
     prompt = event_prompt(event, prompting)
-    found = force(model, frames, reference, prompt, options.positions, options.context)
+    found = teacher_force(model, frames, reference, prompt, options.positions, options.context)
     if not all(np.isfinite(t.nats) for t in found.turns):
         log.warning("%s: the reference's perplexity is not finite", event.id)
         return {}
-    return {"forced": forced_to_json(found)}
+    return {"forced": teacher_forced_to_json(found)}
 
 
 def _row(event: Event, turns: list[SpokenTurn]) -> dict[str, Any]:

@@ -25,12 +25,12 @@ from livecc_jax.data.examples.example import ExamplePlan, MediaPlan
 from livecc_jax.data.rows.packing import PackPlan, RowShape, plan_rows
 from livecc_jax.data.rows.row import Row, build_row
 from livecc_jax.errors import DataError, LiveCCError
-from livecc_jax.evaluate.benchmarks.annotations import ASKING, read_questions
+from livecc_jax.evaluate.benchmarks.annotations import PROMPT_TEMPLATES, read_questions
 from livecc_jax.evaluate.benchmarks.questions import Question
-from livecc_jax.evaluate.metrics.score import score
-from livecc_jax.evaluate.run.phrasing import Phrasing
-from livecc_jax.evaluate.run.run_folder import write_results
-from livecc_jax.evaluate.run.video_turns import Watched, grid_of, watch
+from livecc_jax.evaluate.metrics.score import score_benchmark
+from livecc_jax.evaluate.run.prompt_encoder import PromptEncoder
+from livecc_jax.evaluate.run.run_folder import write_results_file
+from livecc_jax.evaluate.run.sampled_video import SampledVideo, sample_video, sampled_grid
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.pixels import PATCH
 from livecc_jax.model.config import ModelConfig
@@ -43,20 +43,20 @@ from livecc_jax.train.config import ComputeConfig
 
 log = logging.getLogger(__name__)
 
-ANSWERS = 16  # questions a row at most: so many logits over the vocabulary at once
-RESAMPLES = 20  # the interval is not shown
-THREADS = 8  # rows built at once
+MAX_QUESTIONS_PER_ROW = 16  # questions a row at most: so many logits over the vocabulary at once
+BOOTSTRAP_RESAMPLES = 20  # the interval is not shown
+ROW_THREADS = 8  # rows built at once
 
 Grid = tuple[int, int, int]
 
 
-class PackedChoice:
+class PackedChoiceEvaluation:
     """Some questions of a benchmark; every examination asks the same ones.
 
     All processes make one and call it together.
 
     Args:
-        benchmark: one of `evaluate.benchmarks.annotations.READERS`.
+        benchmark: one of `evaluate.benchmarks.annotations.QUESTION_READERS`.
         data: its folder, or its annotation file.
         most: questions asked, evenly spread over the benchmark.
         max_frames: of a video.
@@ -91,13 +91,13 @@ class PackedChoice:
     ) -> None:
         self.benchmark, self._mesh, self._micro = benchmark, mesh, rows
         self._tokenizer, self._positions = tokenizer, positions
-        self._shape = dataclasses.replace(shape, targets=ANSWERS)
-        self._watch = functools.partial(watch, budget=budget, max_frames=max_frames)
+        self._shape = dataclasses.replace(shape, targets=MAX_QUESTIONS_PER_ROW)
+        self._watch = functools.partial(sample_video, budget=budget, max_frames=max_frames)
         self._set = read_questions(benchmark, data)
         every = self._set.questions
         chosen = np.unique(np.linspace(0, len(every) - 1, min(most, len(every))).round().astype(int))
         self._set.questions = self._questions = [every[i] for i in chosen]
-        self._phrasing = Phrasing(tokenizer, ASKING[benchmark])
+        self._phrasing = PromptEncoder(tokenizer, PROMPT_TEMPLATES[benchmark])
         self._ids = [self._phrasing.option_ids(q.options) for q in self._questions]
         # The first process looks; if a file came or went meanwhile, all must still plan alike.
         told = from_first([_grid_or_why(q, budget, max_frames) for q in self._questions])
@@ -136,7 +136,7 @@ class PackedChoice:
         ]
         found: list[np.ndarray] = []
         failed: dict[int, str] = {}
-        with ThreadPoolExecutor(THREADS) as pool:
+        with ThreadPoolExecutor(ROW_THREADS) as pool:
             # A step's rows are built while the devices work on the one before.
             ahead = [pool.submit(self._row, r) for r in mine[:share]]
             for step in range(steps):
@@ -188,10 +188,10 @@ class PackedChoice:
         """A row, int32 [ANSWERS, options] tokens of its questions' options, and what failed in it."""
         members = self._plan.row(number) if number < len(self._plan) else []
         examples, lost = [], {}
-        options = np.zeros((ANSWERS, max(map(len, self._ids))), np.int32)
+        options = np.zeros((MAX_QUESTIONS_PER_ROW, max(map(len, self._ids))), np.int32)
         for i in (self._order[m] for m in members):
             try:
-                watched: Watched = self._watch(self._questions[i].source)
+                watched: SampledVideo = self._watch(self._questions[i].source)
                 if watched.grid != self._grids[i]:
                     raise DataError(f"{self._questions[i].source.path}: has changed")
             except LiveCCError as error:
@@ -220,8 +220,10 @@ class PackedChoice:
             log.warning("%s %s: could not be asked: %s", self.benchmark, self._questions[i].id, why)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "results.json"
-            write_results(self.benchmark, self._set, answers, path)
-            scored = score(self.benchmark, path, expected=len(self._questions), resamples=RESAMPLES)
+            write_results_file(self.benchmark, self._set, answers, path)
+            scored = score_benchmark(
+                self.benchmark, path, expected=len(self._questions), resamples=BOOTSTRAP_RESAMPLES
+            )
         return {
             "accuracy": scored.headline.accuracy,
             "answer_loss": float(np.mean(losses)) if losses else float("nan"),
@@ -237,6 +239,6 @@ def _right(question: Question) -> int | None:
 
 def _grid_or_why(question: Question, budget: PixelBudget, max_frames: int) -> Grid | str:
     try:
-        return grid_of(question.source, budget, max_frames)
+        return sampled_grid(question.source, budget, max_frames)
     except LiveCCError as error:
         return str(error)

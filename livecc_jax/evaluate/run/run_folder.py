@@ -23,21 +23,21 @@ from typing import Any, Generic, NamedTuple, TextIO, TypeVar
 import numpy as np
 
 from livecc_jax.errors import ConfigError, LiveCCError
-from livecc_jax.evaluate.benchmarks.entries import load_json
-from livecc_jax.evaluate.benchmarks.questions import Question, QuestionSet, Source
-from livecc_jax.evaluate.run.choice import Choice, Chooser, Shown
-from livecc_jax.evaluate.run.video_turns import Watched, watch
+from livecc_jax.evaluate.benchmarks.questions import Question, QuestionSet, VideoSource
+from livecc_jax.evaluate.benchmarks.scored_answers import load_json
+from livecc_jax.evaluate.run.choice import ChoiceScorer, ChoiceScores, VideoQuestions
+from livecc_jax.evaluate.run.sampled_video import SampledVideo, sample_video
 from livecc_jax.media.budget import PixelBudget
 
 log = logging.getLogger(__name__)
 
 Item, Loaded = TypeVar("Item"), TypeVar("Loaded")
 
-AHEAD = 2  # videos decoded while one is being asked about
+PREFETCH_ITEMS = 2  # videos decoded while one is being asked about
 
 
 @dataclass
-class Asked:
+class EvaluationProgress:
     """What one run did: questions answered now and before, failed, and seconds spent on them."""
 
     now: int = 0
@@ -47,7 +47,7 @@ class Asked:
     seconds: float = 0.0
 
 
-def settle(folder: Path, setting: dict[str, Any]) -> None:
+def lock_settings(folder: Path, setting: dict[str, Any]) -> None:
     """Begin or go on with a run folder.
 
     Raises ConfigError naming what differs from how the folder's answers were asked.
@@ -70,7 +70,7 @@ def settle(folder: Path, setting: dict[str, Any]) -> None:
     own.replace(path)
 
 
-def answers_file(folder: Path, share: tuple[int, int]) -> Path:
+def answers_path(folder: Path, share: tuple[int, int]) -> Path:
     """Where a share (number, of how many) of the run keeps its answers."""
     return folder / ("answers.jsonl" if share[1] == 1 else f"answers-{share[0]}-of-{share[1]}.jsonl")
 
@@ -100,16 +100,16 @@ def all_answers(folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def ask_all(
-    chooser: Chooser,
+def answer_questions(
+    chooser: ChoiceScorer,
     questions: QuestionSet,
     folder: Path,
     budget: PixelBudget,
     *,
     share: tuple[int, int] = (0, 1),
     max_frames: int | None = None,
-    progress: Callable[[Asked, int], None] = lambda asked, of: None,
-) -> Asked:
+    progress: Callable[[EvaluationProgress, int], None] = lambda asked, of: None,
+) -> EvaluationProgress:
     """Ask what is not answered yet.
 
     Args:
@@ -128,17 +128,17 @@ def ask_all(
     known = all_answers(folder)
     groups = [g for i, g in enumerate(_by_source(questions)) if i % share[1] == share[0]]
     total = sum(len(g) for g in groups)
-    asked, began = Asked(), time.perf_counter()
+    asked, began = EvaluationProgress(), time.perf_counter()
     todo = []
     for group in groups:
         left = [q for q in group if "response" not in known.get(q.id, {})]
         asked.before += len(group) - len(left)
         if left:
             todo.append(left)
-    with append_lines(answers_file(folder, share)) as file:
+    with append_lines(answers_path(folder, share)) as file:
         load = functools.partial(_watch_group, budget=budget, max_frames=max_frames)
         # As many videos at once as the chooser takes, of those that can be read.
-        batches = batched(loaded_ahead(todo, load, chooser.rows), chooser.rows)
+        batches = batch_loaded(prefetch(todo, load, chooser.rows), chooser.rows)
         for batch, answers in _one_ahead((batch, _ask(chooser, batch)) for batch in batches):
             rows = [{"id": q.id, "error": str(error)} for group, error in batch.failed for q in group]
             for (group, _), choices in zip(batch.loaded, answers()):
@@ -152,12 +152,14 @@ def ask_all(
     return asked
 
 
-def _ask(chooser: Chooser, batch: Loads[list[Question], Watched]) -> Callable[[], list[list[Choice]]]:
+def _ask(
+    chooser: ChoiceScorer, batch: LoadedBatch[list[Question], SampledVideo]
+) -> Callable[[], list[list[ChoiceScores]]]:
     """Begin with a batch; what waits for its answers."""
     if not batch.loaded:
         return list
     return chooser.ask(
-        [Shown(watched, [q.text for q in group], [q.options for q in group])
+        [VideoQuestions(watched, [q.text for q in group], [q.options for q in group])
          for group, watched in batch.loaded]
     )  # fmt: skip
 
@@ -191,11 +193,11 @@ def write_lines(file: TextIO, rows: list[dict[str, Any]]) -> None:
     file.flush()
 
 
-def _watch_group(group: list[Question], budget: PixelBudget, max_frames: int | None) -> Watched:
-    return watch(group[0].source, budget, max_frames)
+def _watch_group(group: list[Question], budget: PixelBudget, max_frames: int | None) -> SampledVideo:
+    return sample_video(group[0].source, budget, max_frames)
 
 
-def _answered(question: Question, choice: Choice) -> dict[str, Any]:
+def _answered(question: Question, choice: ChoiceScores) -> dict[str, Any]:
     if not np.isfinite(choice.logits).all():
         return {"id": question.id, "error": "the model's logits are not finite"}
     best = int(np.argmax(choice.logits))
@@ -208,11 +210,11 @@ def _answered(question: Question, choice: Choice) -> dict[str, Any]:
     }
 
 
-def loaded_ahead(
+def prefetch(
     items: Iterable[Item], load: Callable[[Item], Loaded], at_once: int = 1
 ) -> Iterator[tuple[Item, Future[Loaded]]]:
     """Each item with what `load` makes of it, AHEAD times `at_once` being loaded meanwhile."""
-    most = AHEAD * at_once
+    most = PREFETCH_ITEMS * at_once
     with ThreadPoolExecutor(most) as pool:
         ahead: deque[tuple[Item, Future[Loaded]]] = deque()
         for item in items:
@@ -222,16 +224,18 @@ def loaded_ahead(
         yield from ahead
 
 
-class Loads(NamedTuple, Generic[Item, Loaded]):
+class LoadedBatch(NamedTuple, Generic[Item, Loaded]):
     """Items with what was loaded of them, and those that could not be, with why."""
 
     loaded: list[tuple[Item, Loaded]]
     failed: list[tuple[Item, LiveCCError]]
 
 
-def batched(loads: Iterable[tuple[Item, Future[Loaded]]], count: int) -> Iterator[Loads[Item, Loaded]]:
+def batch_loaded(
+    loads: Iterable[tuple[Item, Future[Loaded]]], count: int
+) -> Iterator[LoadedBatch[Item, Loaded]]:
     """Batches of `count` items that could be loaded; the last one may have fewer."""
-    batch: Loads[Item, Loaded] = Loads([], [])
+    batch: LoadedBatch[Item, Loaded] = LoadedBatch([], [])
     for item, future in loads:
         try:
             batch.loaded.append((item, future.result()))
@@ -240,19 +244,19 @@ def batched(loads: Iterable[tuple[Item, Future[Loaded]]], count: int) -> Iterato
             batch.failed.append((item, error))
         if len(batch.loaded) == count:
             yield batch
-            batch = Loads([], [])
+            batch = LoadedBatch([], [])
     if batch.loaded or batch.failed:
         yield batch
 
 
 def _by_source(questions: QuestionSet) -> list[list[Question]]:
-    groups: dict[Source, list[Question]] = {}
+    groups: dict[VideoSource, list[Question]] = {}
     for question in questions.questions:
         groups.setdefault(question.source, []).append(question)
     return list(groups.values())
 
 
-def write_results(
+def write_results_file(
     benchmark: str, questions: QuestionSet, answers: dict[str, dict[str, Any]], path: Path
 ) -> None:
     """The results file in the benchmark's published layout.

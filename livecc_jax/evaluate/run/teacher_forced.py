@@ -13,12 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from livecc_jax.decoding.decoder import logits
 from livecc_jax.decoding.kv_cache import Cache, append, empty_cache, grow_cache
-from livecc_jax.decoding.network import Weights, logits
-from livecc_jax.evaluate.metrics.commentary import Reference, heard_spans
-from livecc_jax.evaluate.metrics.perplexity import Forced, ForcedTurn
-from livecc_jax.evaluate.run.choice import ladder, padded
-from livecc_jax.evaluate.run.choice_step import embed, place
+from livecc_jax.decoding.weights import Weights
+from livecc_jax.evaluate.metrics.commentary import Reference, word_spans_by_turn
+from livecc_jax.evaluate.metrics.perplexity import TeacherForcedClip, TeacherForcedTurn
+from livecc_jax.evaluate.run.choice import bucket_size, pad_last_axis
+from livecc_jax.evaluate.run.choice_steps import embed_tokens, scatter_patches
 from livecc_jax.media.pixels import PATCH
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.qwen2_vl import bind
@@ -31,7 +32,7 @@ from livecc_jax.train.loss import target_losses
 
 CHUNK = 1024  # tokens through the layers at a time
 HEAD_CHUNK = 128  # targets with logits at a time
-LEAST_TARGETS = 32  # of a chunk; more come in powers of two, so that few programs are compiled
+MIN_TARGETS = 32  # of a chunk; more come in powers of two, so that few programs are compiled
 
 
 def reference_turns(reference: Reference, frames: int) -> tuple[list[Turn], int]:
@@ -45,7 +46,7 @@ def reference_turns(reference: Reference, frames: int) -> tuple[list[Turn], int]
         (turns, times relative to the clip's start; how many words are in none of them).
     """
     firsts = [0, *range(OPENING_FRAMES, frames - 1, TURN_FRAMES)]
-    spans = heard_spans(reference)
+    spans = word_spans_by_turn(reference)
     turns, scored = [], 0
     for number, first in enumerate(firsts):
         start, stop = spans[number] if number < len(spans) else (0, 0)
@@ -63,7 +64,7 @@ def word_tokens(tokenizer: Tokenizer, turn: Turn) -> int:
     return same.index(False) if False in same else len(same)
 
 
-def force(
+def teacher_force(
     model: StreamModel,
     frames: np.ndarray,
     reference: Reference,
@@ -71,7 +72,7 @@ def force(
     positions: str,
     context: int,
     chunk: int = CHUNK,
-) -> Forced:
+) -> TeacherForcedClip:
     """Cost of a clip's reference commentary.
 
     Args:
@@ -93,7 +94,7 @@ def force(
     left_out += sum(len(t.text.split()) for t in turns[kept:])
     targets = np.flatnonzero(encoded.supervised & (encoded.turns <= 2 * kept))
     if not len(targets):
-        return Forced((), left_out)
+        return TeacherForcedClip((), left_out)
     special = model.tokenizer.special
     places, _ = token_positions(encoded.tokens, encoded.grids, special, positions)
     stop = int(targets[-1]) + 1
@@ -104,9 +105,9 @@ def force(
         words = word_tokens(model.tokenizer, turn)
         start, end = turn.start_us + reference.start_us, turn.stop_us + reference.start_us
         found.append(
-            ForcedTurn(start, end, words, float(own[:words].sum()), len(own), float(own.sum()))
+            TeacherForcedTurn(start, end, words, float(own[:words].sum()), len(own), float(own.sum()))
         )
-    return Forced(tuple(found), left_out)
+    return TeacherForcedClip(tuple(found), left_out)
 
 
 def _costs(
@@ -121,36 +122,38 @@ def _costs(
     seen = _pictures(model, frames, chunk)
     is_vision = tokens == model.tokenizer.special.video_pad
     index = np.where(is_vision, np.cumsum(is_vision) - 1, -1).astype(np.int32)
-    cache = empty_cache(model.config, 1, ladder(chunk, chunk), model.dtype)
+    cache = empty_cache(model.config, 1, bucket_size(chunk, chunk), model.dtype)
     costs = []
     for first in range(0, len(tokens) - 1, chunk):
         span = slice(first, min(first + chunk, len(tokens)))
-        need = ladder(first + chunk, chunk)
+        need = bucket_size(first + chunk, chunk)
         if cache[0][0].shape[1] < need:
             cache = grow_cache(cache, need)
-        x = embed(
+        x = embed_tokens(
             model.config,
             model.weights,
-            padded(tokens[span], chunk, 0),
-            padded(index[span], chunk, -1),
+            pad_last_axis(tokens[span], chunk, 0),
+            pad_last_axis(index[span], chunk, -1),
             seen,
         )
-        hidden, cache = forward(
+        hidden, cache = forward_chunk(
             model.config,
             model.weights,
             cache,
             np.array([first], np.int32),
             x,
-            padded(positions[:, span], chunk, 0),
+            pad_last_axis(positions[:, span], chunk, 0),
         )
         slots = targets[(targets > first) & (targets <= first + chunk)] - 1 - first
         if not len(slots):
             continue
-        room = LEAST_TARGETS
+        room = MIN_TARGETS
         while room < len(slots):
             room *= 2
-        following = padded(tokens[first : first + chunk + 1], chunk + 1, 0)
-        found = losses(model.config, model.weights, hidden, following, padded(slots, room, 0))
+        following = pad_last_axis(tokens[first : first + chunk + 1], chunk + 1, 0)
+        found = target_nats(
+            model.config, model.weights, hidden, following, pad_last_axis(slots, room, 0)
+        )
         costs.append((found, len(slots)))
     return np.concatenate([np.asarray(found, np.float64)[0, :n] for found, n in costs])
 
@@ -160,7 +163,7 @@ def _pictures(model: StreamModel, frames: np.ndarray, chunk: int) -> jax.Array:
     opens with, so that its program serves here too."""
     pair = frames.shape[1] // PATCH * (frames.shape[2] // PATCH) // 4
     total = len(frames) // 2 * pair
-    most = ladder(total, chunk)
+    most = bucket_size(total, chunk)
     seen = jnp.zeros((1, most, model.config.text.width), model.dtype)
     for first in range(0, len(frames), OPENING_FRAMES):
         group = frames[first : first + OPENING_FRAMES]
@@ -168,12 +171,12 @@ def _pictures(model: StreamModel, frames: np.ndarray, chunk: int) -> jax.Array:
         group = np.concatenate([group, np.repeat(group[-1:], short, axis=0)])
         merged = model.look((group,))
         to = first // 2 * pair + np.arange(merged.shape[1], dtype=np.int32)
-        seen = place(seen, merged, np.where(to < total, to, most)[None])
+        seen = scatter_patches(seen, merged, np.where(to < total, to, most)[None])
     return seen
 
 
 @functools.partial(jax.jit, static_argnames="config", donate_argnames="cache")
-def forward(
+def forward_chunk(
     config: ModelConfig,
     weights: Weights,
     cache: Cache,
@@ -186,7 +189,7 @@ def forward(
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def losses(
+def target_nats(
     config: ModelConfig, weights: Weights, hidden: jax.Array, tokens: jax.Array, slots: jax.Array
 ) -> jax.Array:
     """Nats float32 [1, N] of the tokens after slots int32 [1, N]; tokens int32 [1, Q + 1]."""

@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from livecc_jax.decoding.attention import attend_masked, attend_past, together
+from livecc_jax.decoding.decoder import decoder_layer, logits, taken_apart
 from livecc_jax.decoding.kv_cache import Cache, append, start
 from livecc_jax.decoding.linear import whole
-from livecc_jax.decoding.network import Weights, decoder_layer, logits, see_windows, taken_apart
+from livecc_jax.decoding.vision import see_windows
+from livecc_jax.decoding.weights import Weights
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.qwen2_vl import bind
 from livecc_jax.model.rope import rotate
@@ -22,7 +24,7 @@ from livecc_jax.parallel.rules import constrain
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def encode(
+def encode_windows(
     config: ModelConfig, weights: Weights, patches: jax.Array, counts: jax.Array, places: jax.Array
 ) -> jax.Array:
     """Encode windows.
@@ -49,7 +51,7 @@ def encode(
 
 
 @functools.partial(jax.jit, donate_argnames="seen")
-def place(seen: jax.Array, merged: jax.Array, to: jax.Array) -> jax.Array:
+def scatter_patches(seen: jax.Array, merged: jax.Array, to: jax.Array) -> jax.Array:
     """Put merged patches where they belong; `to` int32 [B, W * S / 4], past the end for padding."""
 
     def one(seen: jax.Array, merged: jax.Array, to: jax.Array) -> jax.Array:
@@ -59,7 +61,7 @@ def place(seen: jax.Array, merged: jax.Array, to: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def embed(
+def embed_tokens(
     config: ModelConfig, weights: Weights, tokens: jax.Array, index: jax.Array, seen: jax.Array
 ) -> jax.Array:
     """Embeddings [B, Q, D] of tokens int32 [B, Q] whose pictures are `seen[index]` (-1: no picture)."""
@@ -67,7 +69,7 @@ def embed(
 
 
 @functools.partial(jax.jit, static_argnames=("config", "capacity"))
-def begin(
+def prefill_first_chunk(
     config: ModelConfig, weights: Weights, x: jax.Array, positions: jax.Array, capacity: int
 ) -> Cache:
     """The first piece of the prefix, x [B, Q, D] at int32 [B, 3, Q]: a cache for `capacity` tokens."""
@@ -75,7 +77,7 @@ def begin(
 
 
 @functools.partial(jax.jit, static_argnames="config", donate_argnames="cache")
-def see(
+def prefill_next_chunk(
     config: ModelConfig,
     weights: Weights,
     cache: Cache,
@@ -89,7 +91,7 @@ def see(
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def ask(
+def question_logits(
     config: ModelConfig,
     weights: Weights,
     cache: Cache,

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from livecc_jax.errors import TokenizerError
-from livecc_jax.evaluate.benchmarks.questions import Asking
+from livecc_jax.evaluate.benchmarks.questions import PromptTemplate
 from livecc_jax.text.tokenizer import Tokenizer
 from livecc_jax.timeline.chat import ChatTemplate, Encoded, Visual
 
 
-class Phrasing:
+class PromptEncoder:
     """How questions are put to a model.
 
     Args:
@@ -21,7 +21,7 @@ class Phrasing:
         asking: answer prefix and what precedes options.
     """
 
-    def __init__(self, tokenizer: Tokenizer, asking: Asking) -> None:
+    def __init__(self, tokenizer: Tokenizer, asking: PromptTemplate) -> None:
         self.tokenizer, self.asking, self.template = tokenizer, asking, ChatTemplate(tokenizer)
 
     def opening(self, grid: tuple[int, int, int], text: str) -> Encoded:

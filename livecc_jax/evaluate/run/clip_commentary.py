@@ -24,28 +24,28 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from livecc_jax.data.annotations.records import AnnotationFile
 from livecc_jax.decoding.options import StreamOptions
 from livecc_jax.errors import DataError, ExampleError, LiveCCError
-from livecc_jax.evaluate.benchmarks.entries import Entries
-from livecc_jax.evaluate.benchmarks.questions import Source
+from livecc_jax.evaluate.benchmarks.questions import VideoSource
+from livecc_jax.evaluate.benchmarks.scored_answers import ScoredAnswers
 from livecc_jax.evaluate.metrics.baselines import BASELINES
 from livecc_jax.evaluate.metrics.commentary import (
     ClipCounts,
+    PredictedTurn,
     Reference,
-    SaidTurn,
+    compute_metrics,
     count_clip,
-    summarize,
 )
-from livecc_jax.evaluate.metrics.perplexity import forced_from_json, forced_to_json
-from livecc_jax.evaluate.metrics.timed import (
+from livecc_jax.evaluate.metrics.commentary_score import (
     PREDICTION,
-    Commentary,
-    not_beaten,
+    CommentaryScore,
     read_references,
-    reference_of,
+    reference_from_example,
+    unbeaten_baselines,
 )
+from livecc_jax.evaluate.metrics.perplexity import teacher_forced_from_json, teacher_forced_to_json
 from livecc_jax.evaluate.run.commentary import event_prompt, read_events
-from livecc_jax.evaluate.run.run_folder import loaded_ahead
-from livecc_jax.evaluate.run.teacher_forced import force
-from livecc_jax.evaluate.run.video_turns import frames_of
+from livecc_jax.evaluate.run.run_folder import prefetch
+from livecc_jax.evaluate.run.sampled_video import sample_frames
+from livecc_jax.evaluate.run.teacher_forced import teacher_force
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.lora import LORA, merged
@@ -62,15 +62,15 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class CommentedClip:
+class CommentaryClip:
     """A transcript, where its frames are, and the first turn's text."""
 
     reference: Reference
-    source: Source
+    source: VideoSource
     prompt: str
 
 
-def read_clips(path: str, most: int) -> list[CommentedClip]:
+def read_commentary_clips(path: str, most: int) -> list[CommentaryClip]:
     """Clips of streaming annotations, with the prompt of training, or of LiveSports-3K's CC file, with
     the instruct query; at most so many, evenly spread over the file.
 
@@ -82,7 +82,7 @@ def read_clips(path: str, most: int) -> list[CommentedClip]:
         for event in read_events(path).events:
             if event.id in references:
                 prompt = event_prompt(event, "instruct")
-                found.append(CommentedClip(references[event.id], event.source, prompt))
+                found.append(CommentaryClip(references[event.id], event.source, prompt))
     else:
         file = AnnotationFile(path)
         for i in range(len(file)):
@@ -92,17 +92,17 @@ def read_clips(path: str, most: int) -> list[CommentedClip]:
                 log.warning("%s", error)
                 continue
             if isinstance(example, StreamExample) and example.words:
-                reference = reference_of(example)
-                source = Source(example.clip.path, reference.start_us, reference.end_us)
+                reference = reference_from_example(example)
+                source = VideoSource(example.clip.path, reference.start_us, reference.end_us)
                 prompt = stream_prompt(example.query, example.title, example.previous)
-                found.append(CommentedClip(reference, source, prompt))
+                found.append(CommentaryClip(reference, source, prompt))
     if not found:
         raise DataError(f"{path}: holds no clip to comment on")
     chosen = np.unique(np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int))
     return [found[i] for i in chosen]
 
 
-class CommentedClips:
+class ClipCommentaryEvaluation:
     """The same clips, commented on at every examination.
 
     All processes make one and call it together.
@@ -131,7 +131,7 @@ class CommentedClips:
         options: StreamOptions,
         mesh: Mesh,
     ) -> None:
-        self._file, self._clips = annotations, read_clips(annotations, most)
+        self._file, self._clips = annotations, read_commentary_clips(annotations, most)
         self._budget, self._model, self._dtype = budget, model, jnp.dtype(compute.dtype)
         self._scale = compute.lora.scale
         self._tokenizer, self._options, self._mesh = tokenizer, options, mesh
@@ -148,7 +148,7 @@ class CommentedClips:
 
         Returns:
             Every metric of `evaluate.metrics.commentary` by a short name, in its unit; `clips`, how many
-            could be commented on; `not_beaten`, in how many comparisons a baseline does as well. None when it
+            could be commented on; `unbeaten_baselines`, in how many comparisons a baseline does as well. None when it
             was ended.
         """
         whole = self._fetched(params)
@@ -158,7 +158,7 @@ class CommentedClips:
         with jax.set_mesh(self._alone), jax.default_device(self._device):
             model = StreamModel(self._model, whole, self._tokenizer)
             del whole
-            loads = loaded_ahead(mine, lambda i: frames_of(self._clips[i].source, self._budget))
+            loads = prefetch(mine, lambda i: sample_frames(self._clips[i].source, self._budget))
             for _ in range(rounds):  # as many in all processes, so that all poll equally often
                 for i, frames in itertools.islice(loads, 1):
                     clip = self._clips[i]
@@ -194,8 +194,8 @@ class CommentedClips:
             fetched[path] = np.asarray(given.addressable_data(0))
         return traverse_util.unflatten_dict(fetched, sep="/")
 
-    def _comment(self, model: StreamModel, clip: CommentedClip, frames: np.ndarray) -> dict[str, Any]:
-        """A prediction as `evaluate.metrics.timed` reads it, and what the transcript costs."""
+    def _comment(self, model: StreamModel, clip: CommentaryClip, frames: np.ndarray) -> dict[str, Any]:
+        """A prediction as `evaluate.metrics.commentary_score` reads it, and what the transcript costs."""
         options, start = self._options, clip.reference.start_us
         session = Session(model, options, clip.prompt, offset_us=start)
         turns = []
@@ -208,29 +208,29 @@ class CommentedClips:
                 break
             turns.append((microseconds(said.start), microseconds(said.stop), said.words))
         context = options.context
-        forced = force(model, frames, clip.reference, clip.prompt, options.positions, context)
+        forced = teacher_force(model, frames, clip.reference, clip.prompt, options.positions, context)
         # Half-trained weights may give no number; the commentary is scored all the same.
         finite = all(np.isfinite(t.nats) for t in forced.turns)
-        return {"turns": turns, "forced": forced_to_json(forced) if finite else None}
+        return {"turns": turns, "forced": teacher_forced_to_json(forced) if finite else None}
 
     def _told(self, rows: dict[int, dict[str, Any]]) -> dict[str, float]:
         """Figures of all processes' predictions, by clip."""
         counts: dict[str, list[ClipCounts]] = {name: [] for name in (PREDICTION, *BASELINES)}
         for i, row in sorted(rows.items()):
             reference = self._clips[i].reference
-            forced = forced_from_json(row["forced"]) if row["forced"] else None
-            turns = [SaidTurn(*turn) for turn in row["turns"]]
+            forced = teacher_forced_from_json(row["forced"]) if row["forced"] else None
+            turns = [PredictedTurn(*turn) for turn in row["turns"]]
             counts[PREDICTION].append(count_clip(reference, turns, forced))
             for name, speak in BASELINES.items():
                 counts[name].append(count_clip(reference, speak(reference)))
-        metrics = {name: summarize(found) for name, found in counts.items()}
-        left = not_beaten(Commentary(self._file, Entries(), counts, metrics))
+        metrics = {name: compute_metrics(found) for name, found in counts.items()}
+        left = unbeaten_baselines(CommentaryScore(self._file, ScoredAnswers(), counts, metrics))
         for sentence in left:
             log.info("%s: %s", self._file, sentence)
-        figures = {tag(k): v for k, v in metrics[PREDICTION].items()}
+        figures = {scalar_tag(k): v for k, v in metrics[PREDICTION].items()}
         return figures | {"clips": float(len(rows)), "not_beaten": float(len(left))}
 
 
-def tag(name: str) -> str:
+def scalar_tag(name: str) -> str:
     """A metric's name as boards of scalars take it."""
     return re.sub(r"[^\w]+", "_", name.replace("'s", "")).strip("_")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from livecc_jax.errors import MediaError
-from livecc_jax.evaluate.benchmarks.questions import Source
+from livecc_jax.evaluate.benchmarks.questions import VideoSource
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.clip import clip_patches, resized_frames
 from livecc_jax.media.pixels import PATCH, patchify, resize
@@ -23,34 +23,40 @@ _probe = functools.lru_cache(maxsize=256)(probe)  # one video is asked about at 
 
 
 @dataclass(frozen=True)
-class Watched:
+class SampledVideo:
     """Patches of one source: uint8 [pairs, rows * cols, 1176]; grid is (pairs, rows, cols)."""
 
     patches: np.ndarray
     grid: tuple[int, int, int]
 
 
-def watch(source: Source, budget: PixelBudget, max_frames: int | None = None) -> Watched:
-    """Sample, decode, resize and cut a source; see `frames_of`. A video's frames are never all held."""
+def sample_video(
+    source: VideoSource, budget: PixelBudget, max_frames: int | None = None
+) -> SampledVideo:
+    """Sample, decode, resize and cut a source; see `sample_frames`. A video's frames are never all held."""
     if Path(source.path).is_dir():
         patches, grid = patchify(_frames_of_folder(source, budget, max_frames))
     else:
         info, chosen = _chosen(source, max_frames)
         size = budget.size(info.height, info.width, len(chosen))
         patches, grid = clip_patches(info, chosen, size, threads=0)
-    return Watched(patches.reshape(grid[0], grid[1] * grid[2], -1), grid)
+    return SampledVideo(patches.reshape(grid[0], grid[1] * grid[2], -1), grid)
 
 
-def grid_of(source: Source, budget: PixelBudget, max_frames: int | None = None) -> tuple[int, int, int]:
-    """The grid that `watch` will give, from timestamps alone. Raises MediaError as it does."""
+def sampled_grid(
+    source: VideoSource, budget: PixelBudget, max_frames: int | None = None
+) -> tuple[int, int, int]:
+    """The grid that `sample_video` will give, from timestamps alone. Raises MediaError as it does."""
     if Path(source.path).is_dir():
-        return watch(source, budget, max_frames).grid
+        return sample_video(source, budget, max_frames).grid
     info, chosen = _chosen(source, max_frames)
     height, width = budget.size(info.height, info.width, len(chosen))
     return len(chosen) // 2, height // PATCH, width // PATCH
 
 
-def frames_of(source: Source, budget: PixelBudget, max_frames: int | None = None) -> np.ndarray:
+def sample_frames(
+    source: VideoSource, budget: PixelBudget, max_frames: int | None = None
+) -> np.ndarray:
     """Frames spread over a source: uint8 [F, h, w, 3], F even, at the budget's size.
 
     2 frames a second of the span, at least 4, at most 480 (or max_frames), as benchmarks are published.
@@ -65,7 +71,7 @@ def frames_of(source: Source, budget: PixelBudget, max_frames: int | None = None
     return np.stack(list(resized_frames(info, chosen, size, threads=0)))
 
 
-def _chosen(source: Source, max_frames: int | None) -> tuple[VideoInfo, np.ndarray]:
+def _chosen(source: VideoSource, max_frames: int | None) -> tuple[VideoInfo, np.ndarray]:
     """A video and the numbers of the frames shown of it."""
     info = _probe(source.path)
     times = info.frame_times_us
@@ -76,7 +82,7 @@ def _chosen(source: Source, max_frames: int | None) -> tuple[VideoInfo, np.ndarr
     return info, inside[sample_uniform(len(inside), duration, _most(max_frames))]
 
 
-def _frames_of_folder(source: Source, budget: PixelBudget, max_frames: int | None) -> np.ndarray:
+def _frames_of_folder(source: VideoSource, budget: PixelBudget, max_frames: int | None) -> np.ndarray:
     """A folder of frames in order of their names, evenly spaced in time (MVBench's TVQA videos)."""
     files = sorted(p for p in Path(source.path).iterdir() if p.suffix.lower() in FRAME_ENDINGS)
     if not files:
@@ -94,7 +100,7 @@ def _frames_of_folder(source: Source, budget: PixelBudget, max_frames: int | Non
     return resize(np.stack(frames), budget.size(height, width, len(frames)))
 
 
-def _inside(times: np.ndarray, source: Source) -> np.ndarray:
+def _inside(times: np.ndarray, source: VideoSource) -> np.ndarray:
     """bool [frames]: those within the span."""
     first, last = int(times[0]), int(times[-1])
     start = first if source.start_us is None else source.start_us
@@ -111,7 +117,7 @@ def _most(max_frames: int | None) -> int:
     return min(max_frames or MAX_FRAMES, MAX_FRAMES)
 
 
-def _told(source: Source) -> str:
+def _told(source: VideoSource) -> str:
     start = "the beginning" if source.start_us is None else f"{source.start_us / 1e6:g} s"
     end = "the end" if source.end_us is None else f"{source.end_us / 1e6:g} s"
     return f"{start} to {end}"

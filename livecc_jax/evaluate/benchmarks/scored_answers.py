@@ -12,11 +12,11 @@ from typing import Any
 
 from livecc_jax.errors import DataError
 
-SHOWN = 5  # problems told in full; the others are counted
+MAX_NOTES = 5  # problems told in full; the others are counted
 
 
 @dataclass(frozen=True)
-class Entry:
+class ScoredAnswer:
     """One answer, scored by its benchmark's rule.
 
     id: of the item, unique in the benchmark; cluster: what is drawn again by the bootstrap (the video);
@@ -33,20 +33,20 @@ class Entry:
 
 
 @dataclass
-class Entries:
+class ScoredAnswers:
     """All answers of a file.
 
     items: in file order, duplicates included, as the published scoring counts them; expected: how many
     the benchmark has, when that is known; problems: kind to number; notes: the first of them, told.
     """
 
-    items: list[Entry] = field(default_factory=list)
+    items: list[ScoredAnswer] = field(default_factory=list)
     expected: int | None = None
     problems: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
     _seen: set[str] = field(default_factory=set)
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: ScoredAnswer) -> None:
         """Take an answer; a second one to the same item is kept and counted as a duplicate."""
         if entry.id in self._seen:
             self.problem("duplicate", f"{entry.id} is answered more than once")
@@ -58,7 +58,7 @@ class Entries:
     def problem(self, kind: str, note: str = "") -> None:
         """Count one; the first few are kept in words."""
         self.problems[kind] += 1
-        if note and self.problems[kind] <= SHOWN:
+        if note and self.problems[kind] <= MAX_NOTES:
             self.notes.append(f"{kind}: {note}")
 
     @property
@@ -71,15 +71,15 @@ class Entries:
         """Items of the benchmark that the file has no usable entry for; 0 when its size is unknown."""
         return max(0, (self.expected or 0) - self.distinct)
 
-    def first(self) -> dict[str, Entry]:
+    def first(self) -> dict[str, ScoredAnswer]:
         """Each item's first entry, by id: what a comparison of two runs looks at."""
-        found: dict[str, Entry] = {}
+        found: dict[str, ScoredAnswer] = {}
         for entry in self.items:
             found.setdefault(entry.id, entry)
         return found
 
 
-def read_rows(path: str | Path, entries: Entries) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_records(path: str | Path, entries: ScoredAnswers) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a JSON array or of JSON lines, each with where it is.
 
     What is no object, or a line that is no JSON, is counted as malformed and passed over.
@@ -105,7 +105,7 @@ def load_json(path: str | Path) -> Any:
         ) from error
 
 
-def _raw_rows(path: Path, entries: Entries) -> Iterator[tuple[str, Any]]:
+def _raw_rows(path: Path, entries: ScoredAnswers) -> Iterator[tuple[str, Any]]:
     text = _text(path)
     # An array is one value over the whole file; anything else is a value a line.
     if path.suffix != ".jsonl" and text.lstrip().startswith("["):

@@ -24,7 +24,7 @@ VIDEOMME_PREFIXES = (
 )
 
 
-def videomme_letter(response: str) -> str:
+def extract_videomme_letter(response: str) -> str:
     """The first of A, B, C, D after the known prefixes are taken out; "" is no answer.
 
     The removal matters to capitals only: "Because" answers B, and "The Cat" would answer C.
@@ -36,26 +36,26 @@ def videomme_letter(response: str) -> str:
     return found[0] if found else ""
 
 
-def first_letter(response: str) -> str:
+def extract_first_letter(response: str) -> str:
     """The response's first character: LiveCC's rule for MVBench and LiveSports-3K QA."""
     return response[:1]
 
 
-def starts_with(response: str, answer: str) -> bool:
+def response_starts_with_answer(response: str, answer: str) -> bool:
     """LiveCC's rule for OVO-Bench: the response begins with the answer."""
     return response[: len(answer)] == answer
 
 
-def ovo_choice(response: str, answer: str) -> bool:
+def ovo_letter_matches(response: str, answer: str) -> bool:
     """OVO-Bench's own rule for options: the letter occurs anywhere in the response."""
     return answer in response
 
 
-def ovo_count(response: str, count: int) -> bool:
+def ovo_count_matches(response: str, count: int) -> bool:
     """OVO-Bench's own rule for counting: all digits of the response, run together, are the number."""
     return "".join(re.findall(r"\d+", response)) == str(count)
 
 
-def ovo_yes_no(response: str, yes: bool) -> bool:
+def ovo_yes_no_matches(response: str, yes: bool) -> bool:
     """OVO-Bench's own rule for steps and clues: "Y" or "N", or the word anywhere in the response."""
     return response == ("Y" if yes else "N") or ("Yes" if yes else "No") in response
