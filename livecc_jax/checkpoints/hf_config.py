@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from livecc_jax.errors import CheckpointError, ConfigError
+from livecc_jax.families.qwen2_vl import ARCHITECTURE, CHANNELS, MERGE, MODEL_TYPE, PATCH, TEMPORAL
 from livecc_jax.model.config import ModelConfig, SpecialIds, TextConfig, VisionConfig
 from livecc_jax.timeline.modes import MODES
 
 CONFIG = "config.json"
 LAYOUTS = ("flat", "nested")
-ARCHITECTURE = "Qwen2VLForConditionalGeneration"
 _NUMBER = (int, float)
 
 # Fields of vision_config, with transformers' defaults: files it saved leave those out.
@@ -28,9 +28,9 @@ _VISION = {
     "embed_dim": 1280,
     "hidden_size": 3584,
     "num_heads": 16,
-    "patch_size": 14,
-    "spatial_merge_size": 2,
-    "temporal_patch_size": 2,
+    "patch_size": PATCH,
+    "spatial_merge_size": MERGE,
+    "temporal_patch_size": TEMPORAL,
 }
 # Our field, theirs.
 _IDS = {
@@ -137,14 +137,14 @@ def _text(text: _Fields, tied: bool) -> TextConfig:
 def _vision(vision: _Fields, text_width: int) -> VisionConfig:
     vision.only("hidden_act", "quick_gelu")
     for name in ("in_channels", "in_chans"):
-        vision.only(name, 3, int)
+        vision.only(name, CHANNELS, int)
     if vision.data.get("rope_parameters") is not None:
         rope = vision.inside("rope_parameters")
         rope.only("rope_theta", 10000, _NUMBER)
         rope.only("rope_type", "axial")
     # The input pipeline makes these patches and no others.
-    for name, value in (("patch_size", 14), ("temporal_patch_size", 2), ("spatial_merge_size", 2)):
-        vision.only(name, value, int)
+    for name in ("patch_size", "temporal_patch_size", "spatial_merge_size"):
+        vision.only(name, _VISION[name], int)
     n = {name: vision.count(name, default) for name, default in _VISION.items()}
     if n["hidden_size"] != text_width:
         raise vision.fail("hidden_size", f"is {n['hidden_size']}, but the decoder's is {text_width}")
@@ -187,8 +187,8 @@ def from_dict(data: Any, where: Path) -> tuple[ModelConfig, LiveCCBlock]:
     """
     top = _Fields(data, where)
     kind = top.get("model_type", str)
-    if kind != "qwen2_vl":
-        raise top.fail("model_type", f"is {kind!r}; only Qwen2-VL ('qwen2_vl') is supported")
+    if kind != MODEL_TYPE:
+        raise top.fail("model_type", f"is {kind!r}; only Qwen2-VL ({MODEL_TYPE!r}) is supported")
     if data.get("quantization_config") is not None:
         raise top.fail("quantization_config", "is set; quantised weights are not supported")
     nested = data.get("text_config") is not None
@@ -250,7 +250,7 @@ def to_dict(
         raise CheckpointError(f"config layout {layout!r} is not one of {', '.join(LAYOUTS)}")
     t, v, ids = config.text, config.vision, config.ids
     ratio = v.mlp / v.width
-    if int(v.width * ratio) != v.mlp or v.channels != 3:
+    if int(v.width * ratio) != v.mlp or v.channels != CHANNELS:
         raise CheckpointError(f"vision.mlp {v.mlp} cannot be written as a ratio of {v.width}")
     stored = {"torch_dtype": dtype} if dtype else {}
     text = {
@@ -288,7 +288,7 @@ def to_dict(
         "spatial_patch_size": v.patch_size,
         "temporal_patch_size": v.temporal_patch_size,
     }
-    out = {"architectures": [ARCHITECTURE], "model_type": "qwen2_vl"}
+    out = {"architectures": [ARCHITECTURE], "model_type": MODEL_TYPE}
     if layout == "flat":
         out |= text
     else:
@@ -298,7 +298,7 @@ def to_dict(
             **stored,
             "tie_word_embeddings": t.tied,
         }
-        vision["model_type"] = "qwen2_vl"
+        vision["model_type"] = MODEL_TYPE
     out |= {theirs: getattr(ids, ours) for ours, theirs in _IDS.items()}
     block = {"positions": livecc.positions, "pixel_budget": livecc.pixel_budget}
     if livecc.dtype:

@@ -32,14 +32,14 @@ def _generation(ids: SpecialIds) -> dict[str, Any]:
 
 def _preprocessor(config: ModelConfig) -> dict[str, Any]:
     """Qwen2-VL's image processor, with the limits of its release."""
-    from livecc_jax.model.vision import PIXEL_MEAN, PIXEL_STD
+    from livecc_jax.families.qwen2_vl import IMAGE_MEAN, IMAGE_STD
 
     v = config.vision
     return {
         "image_processor_type": "Qwen2VLImageProcessor",
         "processor_class": "Qwen2VLProcessor",
-        "image_mean": list(PIXEL_MEAN),
-        "image_std": list(PIXEL_STD),
+        "image_mean": list(IMAGE_MEAN),
+        "image_std": list(IMAGE_STD),
         "min_pixels": 3136,
         "max_pixels": 12845056,
         "patch_size": v.patch_size,

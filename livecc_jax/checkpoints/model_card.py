@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from livecc_jax.checkpoints.hf_config import ARCHITECTURE, LiveCCBlock
+from livecc_jax.checkpoints.hf_config import LiveCCBlock
+from livecc_jax.families.qwen2_vl import ARCHITECTURE
 
 # What a reader wants of a training configuration, in words.
 _FACTS = {

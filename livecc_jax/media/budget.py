@@ -6,9 +6,10 @@ import re
 from dataclasses import dataclass
 
 from livecc_jax.errors import ConfigError
-from livecc_jax.media.pixels import FACTOR, smart_resize
+from livecc_jax.families.qwen2_vl import IMAGE_FACTOR, MERGED_PATCHES
+from livecc_jax.media.pixels import smart_resize
 
-AREA = FACTOR * FACTOR  # pixels of one merged token
+AREA = IMAGE_FACTOR * IMAGE_FACTOR  # pixels of one merged token
 MIN_TOKENS = 100
 REFERENCE_MAX = 768  # merged tokens of a frame pair, at most
 REFERENCE_TOTAL = 24_576  # merged tokens of a whole clip
@@ -53,4 +54,4 @@ class PixelBudget:
     @property
     def max_pair_patches(self) -> int:
         """Patches of the largest frame pair: the size of a vision window."""
-        return 4 * (REFERENCE_MAX if self.tokens is None else self.tokens)
+        return MERGED_PATCHES * (REFERENCE_MAX if self.tokens is None else self.tokens)

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from livecc_jax.media.pixels import PATCH, Resizer, cut, resize
+from livecc_jax.families.qwen2_vl import PATCH, PATCH_VALUES
+from livecc_jax.media.pixels import Resizer, cut, resize
 from livecc_jax.media.video import VideoInfo, iter_frames
 
 
@@ -42,7 +43,7 @@ def clip_patches(
         MediaError: a frame cannot be decoded.
     """
     grid = (len(indices) // 2, size[0] // PATCH, size[1] // PATCH)
-    patches = np.empty((grid[0], grid[1] * grid[2], 2 * 3 * PATCH * PATCH), np.uint8)
+    patches = np.empty((grid[0], grid[1] * grid[2], PATCH_VALUES), np.uint8)
     pair = np.empty((2, 3, *size), np.uint8)
     before, resizer = None, None
     for i, frame in enumerate(iter_frames(info, indices, threads)):

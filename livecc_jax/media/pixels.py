@@ -8,10 +8,8 @@ import math
 import numpy as np
 
 from livecc_jax.errors import MediaError
+from livecc_jax.families.qwen2_vl import IMAGE_FACTOR, MERGE, PATCH, PATCH_VALUES
 
-PATCH = 14
-MERGE = 2
-FACTOR = PATCH * MERGE  # sides are multiples of it
 MAX_ASPECT = 200
 BAND = 8  # new rows or columns made by one product
 STRIP_BYTES = 3 << 20  # of a frame as float32 that are worked on at once, so that caches hold them
@@ -25,16 +23,16 @@ def smart_resize(height: int, width: int, min_pixels: int, max_pixels: int) -> t
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise MediaError(f"{width}x{height} pixels: the aspect ratio is above {MAX_ASPECT}")
     # Python rounds halves to even, and so did the models' training.
-    new_h = max(FACTOR, round(height / FACTOR) * FACTOR)
-    new_w = max(FACTOR, round(width / FACTOR) * FACTOR)
+    new_h = max(IMAGE_FACTOR, round(height / IMAGE_FACTOR) * IMAGE_FACTOR)
+    new_w = max(IMAGE_FACTOR, round(width / IMAGE_FACTOR) * IMAGE_FACTOR)
     if new_h * new_w > max_pixels:
         beta = math.sqrt(height * width / max_pixels)
-        new_h = max(FACTOR, math.floor(height / beta / FACTOR) * FACTOR)
-        new_w = max(FACTOR, math.floor(width / beta / FACTOR) * FACTOR)
+        new_h = max(IMAGE_FACTOR, math.floor(height / beta / IMAGE_FACTOR) * IMAGE_FACTOR)
+        new_w = max(IMAGE_FACTOR, math.floor(width / beta / IMAGE_FACTOR) * IMAGE_FACTOR)
     elif new_h * new_w < min_pixels:
         beta = math.sqrt(min_pixels / (height * width))
-        new_h = math.ceil(height * beta / FACTOR) * FACTOR
-        new_w = math.ceil(width * beta / FACTOR) * FACTOR
+        new_h = math.ceil(height * beta / IMAGE_FACTOR) * IMAGE_FACTOR
+        new_w = math.ceil(width * beta / IMAGE_FACTOR) * IMAGE_FACTOR
     return new_h, new_w
 
 
@@ -218,7 +216,7 @@ def patchify(frames: np.ndarray) -> tuple[np.ndarray, tuple[int, int, int]]:
         for frame, out in zip(frames, planes, strict=True):
             for channel, plane in enumerate(out):
                 cv2.extractChannel(frame, channel, plane)
-    patches = np.empty((grid[0] * grid[1] * grid[2], 2 * 3 * PATCH * PATCH), np.uint8)
+    patches = np.empty((grid[0] * grid[1] * grid[2], PATCH_VALUES), np.uint8)
     cut(planes, patches)
     return patches, grid
 

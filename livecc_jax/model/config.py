@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from livecc_jax.errors import ConfigError
+from livecc_jax.families.qwen2_vl import CHANNELS, MERGE, PATCH, TEMPORAL
 
 
 @dataclass(frozen=True)
@@ -15,10 +16,10 @@ class VisionConfig:
     width: int
     heads: int
     mlp: int  # hidden width of a block's feed-forward layer
-    patch_size: int = 14
-    temporal_patch_size: int = 2
-    merge_size: int = 2
-    channels: int = 3
+    patch_size: int = PATCH
+    temporal_patch_size: int = TEMPORAL
+    merge_size: int = MERGE
+    channels: int = CHANNELS
 
     @property
     def head_dim(self) -> int:

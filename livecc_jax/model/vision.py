@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from livecc_jax.families.qwen2_vl import IMAGE_MEAN, IMAGE_STD
 from livecc_jax.kernels.activations import quick_gelu
 from livecc_jax.model.attention import attend
 from livecc_jax.model.config import VisionConfig
@@ -18,16 +19,12 @@ from livecc_jax.model.layers import LayerNorm, Linear, weight
 from livecc_jax.model.remat import Remat, checkpointed
 from livecc_jax.model.rope import rotate, vision_angles
 
-# CLIP's channel statistics, over pixel values scaled to [0, 1].
-PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
-PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
-
 
 def normalize(patches: jax.Array, config: VisionConfig) -> jax.Array:
     """uint8 [..., 1176] patches (channel-major) to float32, zero mean and unit variance a channel."""
     per_channel = config.patch_values // config.channels
-    mean = np.repeat(np.float32(PIXEL_MEAN), per_channel)
-    std = np.repeat(np.float32(PIXEL_STD), per_channel)
+    mean = np.repeat(np.float32(IMAGE_MEAN), per_channel)
+    std = np.repeat(np.float32(IMAGE_STD), per_channel)
     return (patches.astype(jnp.float32) / 255.0 - mean) / std
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Protocol
+
+from livecc_jax.families.qwen2_vl import SPECIAL_TOKENS
 
 SILENCE = " ..."  # a turn's closing mark; alone, it says that nothing is said
 
@@ -25,8 +27,8 @@ class SpecialTokens:
 
     @staticmethod
     def spellings() -> dict[str, str]:
-        """Field name -> how the vocabulary spells it, as `<|im_start|>`."""
-        return {f.name: f"<|{f.name}|>" for f in fields(SpecialTokens)}
+        """Returns the spelling of each token in the vocabulary, as `<|im_start|>`, by field name."""
+        return dict(SPECIAL_TOKENS)
 
 
 class Tokenizer(Protocol):

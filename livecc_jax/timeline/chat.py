@@ -14,11 +14,10 @@ from typing import Literal
 
 import numpy as np
 
+from livecc_jax.families.qwen2_vl import MERGE, SYSTEM_PROMPT
 from livecc_jax.text.tokenizer import SILENCE, Tokenizer
 from livecc_jax.timeline.turns import Turn, turn_label
 
-SYSTEM_PROMPT = "You are a helpful assistant."
-MERGE = 2  # patches a side that make one token
 COUNTS_KEPT = 1 << 15  # turns whose length is remembered
 
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from livecc_jax.families.qwen2_vl import MERGE
 from livecc_jax.text.tokenizer import SpecialTokens
-from livecc_jax.timeline.chat import MERGE
 from livecc_jax.timeline.modes import MODES
 
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from livecc_jax.checkpoints.hf_config import ARCHITECTURE, CONFIG, read_json
+from livecc_jax.checkpoints.hf_config import CONFIG, read_json
 from livecc_jax.checkpoints.names import EMBED, HEAD, canonical
 from livecc_jax.errors import CheckpointError, ConfigError
+from livecc_jax.families.qwen2_vl import ARCHITECTURE
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.verify.layers import layer_names
 from livecc_jax.verify.verify import shapes_of
