@@ -9,7 +9,7 @@ taken: the smallest of some rounds, in which what is compared alternates.
 
 bare       PyAV decodes every frame up to the last one taken, and converts none
 pictures   the same, and the frames taken become RGB arrays: the least that any loader must do
-ours       livecc_jax.media.clip.clip_patches
+ours       livecc_jax.media.clips.MediaSlice.load_patches
 released   decord, torch's antialiased bicubic, and the image processor of transformers 4.50 (which also
            normalises; ours does that on the device). --peer names a Python with decord==0.6.0,
            transformers==4.50.0, torch and pillow.
@@ -67,13 +67,16 @@ def ours(task: dict) -> dict[str, float]:
     import av
     import numpy as np
 
-    from livecc_jax.media.clip import clip_patches
+    from livecc_jax.media.clips import MediaSlice
     from livecc_jax.media.decode import Converter
-    from livecc_jax.media.pixels import Resizer, cut
+    from livecc_jax.media.pixels import Resizer, patchify_planes
     from livecc_jax.media.video import probe, read_frames
 
     info = probe(task["clip"])
     indices, size = task["indices"], tuple(task["size"])
+    times = info.frame_times_us[indices]
+    clip = MediaSlice(info, np.array(indices), times, *size)
+    first_pair = MediaSlice(info, np.array(indices[:2]), times[:2], *size)
     taken = set(indices)
     few = read_frames(info, indices[:8])
     resizer = Resizer(few.shape[1:3], size)
@@ -95,15 +98,15 @@ def ours(task: dict) -> dict[str, float]:
     jobs = {
         "bare": lambda: bare(False),
         "pictures": lambda: bare(True),
-        "ours": lambda: clip_patches(info, indices, size),
+        "ours": clip.load_patches,
         "ours, decode": lambda: read_frames_one_by_one(info, indices),
         "ours, resize": lambda: [resizer(f, pair[0]) for f in few],
-        "ours, patchify": lambda: [cut(pair, patches) for _ in range(len(few) // 2)],
+        "ours, patchify": lambda: [patchify_planes(pair, patches) for _ in range(len(few) // 2)],
     }
     best = measure(jobs, task["rounds"])
     for name in ("ours, resize", "ours, patchify"):
         best[name] *= share
-    np.save(task["out"], clip_patches(info, indices[:2], size)[0])
+    np.save(task["out"], first_pair.load_patches()[0])
     return best
 
 

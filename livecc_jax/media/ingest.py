@@ -12,11 +12,11 @@ import numpy as np
 
 from livecc_jax.errors import ConfigError, MediaError
 from livecc_jax.media.budget import PixelBudget
-from livecc_jax.media.clip import resized_frames
+from livecc_jax.media.clips import LocalFiles, MediaSlice
 from livecc_jax.media.live import LiveFrame, LiveOptions, LiveSource, SourceEvent
 from livecc_jax.media.sampling import FPS, sample_strict
 from livecc_jax.media.sources import is_live, paced
-from livecc_jax.media.video import VideoInfo, probe
+from livecc_jax.media.video import probe
 from livecc_jax.timeline.example import microseconds
 from livecc_jax.timeline.turns import OPENING_FRAMES, TURN_FRAMES
 
@@ -78,13 +78,19 @@ def turns(
             raise ConfigError(f"{source}: a live source has no start and end to choose")
         live = functools.partial(LiveSource, source, budget, options, on_event)
         return _in_turns(_live_frames(live, on_live), source)
-    info, indices, size = _choose(source, budget, start, end)
-    pictures = resized_frames(info, indices, size, threads=0)
+    media = slice_stream(source, budget, start, end)
+    pictures = media.resized_frames(LocalFiles(threads=0))
     if pace == "fast":
         frames = (LiveFrame(p, n * 1_000_000 // FPS, None) for n, p in enumerate(pictures))
         return _in_turns(frames, source)
     live = functools.partial(
-        LiveSource, source, budget, options, on_event, lambda name, _: paced(pictures, name), size
+        LiveSource,
+        source,
+        budget,
+        options,
+        on_event,
+        lambda name, _: paced(pictures, name),
+        (media.height, media.width),
     )
     return _in_turns(_live_frames(live, on_live), source)
 
@@ -122,10 +128,20 @@ def _turn(frames: list[LiveFrame]) -> Turn:
     )
 
 
-def _choose(
-    path: str, budget: PixelBudget, start: float | None, end: float | None
-) -> tuple[VideoInfo, np.ndarray, tuple[int, int]]:
-    """Which frames of a file, and their size."""
+def slice_stream(
+    path: str, budget: PixelBudget, start: float | None = None, end: float | None = None
+) -> MediaSlice:
+    """Choose the frames of a file at strict 2 FPS, for as long as the file lasts.
+
+    Args:
+        path: Path of the video.
+        budget: Pixels of a frame.
+        start: Start of the span in seconds.
+        end: End of the span in seconds.
+
+    Raises:
+        MediaError: The file cannot be read, has no frame in the span, or a timestamp is wrong.
+    """
     info = probe(path)
     span = [None if s is None else microseconds(s) for s in (start, end)]
     try:
@@ -137,6 +153,7 @@ def _choose(
         most = lasts * FPS // 2_000_000 * 2 + 2
         indices = sample_strict(info.frame_times_us, *span, max_frames=most, odd="drop")
         counted = sample_strict(info.frame_times_us, *span)
-        return info, indices, budget.size(info.height, info.width, len(counted))
+        size = budget.size(info.height, info.width, len(counted))
+        return MediaSlice(info, indices, info.frame_times_us[indices], *size)
     except MediaError as error:
         raise MediaError(f"{path}: {error}") from None

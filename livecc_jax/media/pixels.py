@@ -217,11 +217,11 @@ def patchify(frames: np.ndarray) -> tuple[np.ndarray, tuple[int, int, int]]:
             for channel, plane in enumerate(out):
                 cv2.extractChannel(frame, channel, plane)
     patches = np.empty((grid[0] * grid[1] * grid[2], PATCH_VALUES), np.uint8)
-    cut(planes, patches)
+    patchify_planes(planes, patches)
     return patches, grid
 
 
-def cut(planes: np.ndarray, patches: np.ndarray) -> None:
+def patchify_planes(planes: np.ndarray, patches: np.ndarray) -> None:
     """As `patchify`, from contiguous uint8 [F, 3, H, W] into contiguous uint8 [t * h * w, 1176]."""
     f, _, height, width = planes.shape
     t, h, w = f // 2, height // PATCH, width // PATCH

@@ -18,6 +18,26 @@ MAX_FRAMES = 480
 MIN_UNIFORM = 4
 
 
+def frames_in_span(
+    frame_times_us: np.ndarray, start_us: int | None = None, end_us: int | None = None
+) -> np.ndarray:
+    """Numbers of the frames whose time lies in a span, both ends included.
+
+    Args:
+        frame_times_us: int64 [n], ascending times of the frames in microseconds.
+        start_us: Start of the span in microseconds; None is the beginning.
+        end_us: End of the span in microseconds; None is the end.
+
+    Returns:
+        int64 [k], consecutive frame numbers; empty when no frame lies in the span.
+    """
+    first = 0 if start_us is None else int(np.searchsorted(frame_times_us, start_us, "left"))
+    stop = len(frame_times_us)
+    if end_us is not None:
+        stop = int(np.searchsorted(frame_times_us, end_us, "right"))
+    return np.arange(first, max(first, stop), dtype=np.int64)
+
+
 def sample_strict(
     frame_times_us: np.ndarray,
     start_us: int | None = None,
@@ -45,20 +65,19 @@ def sample_strict(
         MediaError: no frame is inside the window.
     """
     times = np.asarray(frame_times_us)
-    first = 0 if start_us is None else int(np.searchsorted(times, start_us, "left"))
-    stop = len(times) if end_us is None else int(np.searchsorted(times, end_us, "right"))
-    if first >= stop:
+    in_span = frames_in_span(times, start_us, end_us)
+    if not len(in_span):
         raise MediaError(
             f"there is no frame between {(start_us or 0) / 1e6:g} s and "
             f"{'the end' if end_us is None else f'{end_us / 1e6:g} s'}"
         )
-    inside = times[first:stop]
+    inside = times[in_span]
     # Kept as integers: half a second is exact in microseconds. Counted before they are made: a wild
     # last timestamp may be a century away.
     step = 1_000_000 // FPS
     count = min(max_frames, (int(inside[-1]) - int(inside[0])) // step + 1)
     expected = int(inside[0]) + step * np.arange(count, dtype=np.int64)
-    frames = first + np.searchsorted(inside, expected, "left")
+    frames = in_span[0] + np.searchsorted(inside, expected, "left")
     if len(frames) % 2:
         frames = np.append(frames, frames[-1]) if odd == "repeat" else frames[:-1]
     return frames.astype(np.int64)

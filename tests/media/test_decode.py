@@ -8,7 +8,7 @@ import pytest
 
 from livecc_jax.errors import MediaError
 from livecc_jax.media import decode
-from livecc_jax.media.clip import clip_patches
+from livecc_jax.media.clips import MediaSlice
 from livecc_jax.media.pixels import patchify, resize
 from livecc_jax.media.skips import Skips
 from livecc_jax.media.video import probe, read_frames
@@ -104,10 +104,11 @@ def test_a_clip_as_patches():
     """The same as all its frames at once, also where the last one is repeated."""
     info = probe(CLIPS / "bikes.mp4")
     for size in ((140, 336), (308, 644)):
-        patches, grid = clip_patches(info, [3, 20, 40, 40], size)
-        expected, shape = patchify(resize(read_frames(info, [3, 20, 40, 40]), size))
-        assert grid == shape
-        np.testing.assert_array_equal(patches, expected)
+        indices = np.array([3, 20, 40, 40])
+        clip = MediaSlice(info, indices, info.frame_times_us[indices], *size)
+        expected, grid = patchify(resize(read_frames(info, indices), size))
+        assert clip.grid == grid
+        np.testing.assert_array_equal(clip.load_patches().reshape(expected.shape), expected)
 
 
 def test_what_opencv_has_no_decoder_for(tmp_path):

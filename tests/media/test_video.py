@@ -241,6 +241,6 @@ def test_turns_come_before_the_file_is_read(monkeypatch):
             decoded.append(1)
             yield frame
 
-    monkeypatch.setattr("livecc_jax.media.clip.iter_frames", counting)
+    monkeypatch.setattr("livecc_jax.media.clips.iter_frames", counting)
     next(turns(str(NARRATION), PixelBudget.parse(16)))
     assert len(decoded) == 6
