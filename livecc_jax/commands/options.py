@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import math
 import sys
 import traceback
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from livecc_jax.errors import ConfigError, LiveCCError
-from livecc_jax.timeline.modes import MODES
+from livecc_jax.timeline.position_modes import POSITION_MODES
 
 if TYPE_CHECKING:
     from livecc_jax.checkpoints.open import Checkpoint
     from livecc_jax.decoding.options import StreamOptions
     from livecc_jax.media.budget import PixelBudget
-    from livecc_jax.stream.session import StreamModel
+    from livecc_jax.stream.model import StreamModel
     from livecc_jax.text.tokenizer import Tokenizer
 
 
 def add_timeline_options(parser: argparse.ArgumentParser) -> None:
     """--positions and --pixel-budget; without them the checkpoint's own apply."""
     parser.add_argument(
-        "--positions", choices=MODES, help="rotary position mode (default: the checkpoint's)"
+        "--positions", choices=POSITION_MODES, help="rotary position mode (default: the checkpoint's)"
     )
     parser.add_argument(
         "--pixel-budget",
@@ -114,7 +116,6 @@ def keep_programs(where: str | None) -> None:
     home directory.
     """
     import os
-    from pathlib import Path
 
     import jax
 
@@ -146,12 +147,12 @@ def load_stream_model(args: argparse.Namespace, checkpoint: Checkpoint) -> Strea
     """A checkpoint's weights where --mesh says or on the first device, by --dtype and --precision."""
     import jax
 
-    from livecc_jax.commands.processes import mesh_of
-    from livecc_jax.stream.session import StreamModel
+    from livecc_jax.commands.processes import local_mesh
+    from livecc_jax.stream.model import StreamModel
 
     keep_programs(args.compile_cache)
     dtype = args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
-    mesh = mesh_of(args.mesh)
+    mesh = local_mesh(args.mesh)
     if mesh is not None:
         # From the host, a layer at a time: the devices never hold two copies.
         params = checkpoint.load_params(jax.numpy.dtype(dtype))
@@ -205,17 +206,22 @@ def pairs(rest: list[str]) -> list[tuple[str, str]]:
 @contextlib.contextmanager
 def one_of_several(command: str) -> Iterator[None]:
     """Where an error of one of several processes ends it at once, so that the others learn of it."""
-    from livecc_jax.parallel.processes import leave, others
+    from livecc_jax.parallel.processes import exit_immediately, other_process_count
 
     try:
         yield
     except LiveCCError as error:
-        if not others():
+        if not other_process_count():
             raise
         print(f"livecc {command}: {' '.join(str(error).split())}", file=sys.stderr)
-        leave(2)
+        exit_immediately(2)
     except Exception:
-        if not others():
+        if not other_process_count():
             raise
         traceback.print_exc()
-        leave(1)
+        exit_immediately(1)
+
+
+def write_json(path: str, value: Any) -> None:
+    """Writes what `--json OUT` asks for."""
+    Path(path).write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

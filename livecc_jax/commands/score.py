@@ -1,91 +1,96 @@
-"""`livecc score`: the table of existing predictions, by the benchmark's own scoring.
+"""`livecc score`: score existing predictions by the benchmark's own rule.
 
-Recomputes published numbers from result files in published layouts, without a model, and states what
-every denominator leaves out. docs/evaluation.md has the layouts and rules.
+It recomputes published numbers from results files in published layouts, without a model, and states
+what every denominator leaves out. docs/evaluation.md has the layouts and rules.
 """
 
 from __future__ import annotations
 
 import argparse
 
+from livecc_jax.commands.options import write_json
+
 COMMENTARY = "commentary"
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Declare the command."""
-    from livecc_jax.evaluate.benchmarks.catalog import LAYOUTS
+    from livecc_jax.evaluate.benchmarks.catalog import TABLE_LAYOUTS
 
     parser = subparsers.add_parser("score", help="score existing predictions", description=__doc__)
-    known = (*LAYOUTS, COMMENTARY)
-    parser.add_argument("benchmark", choices=known, metavar="BENCHMARK", help=", ".join(known))
+    benchmarks = (*TABLE_LAYOUTS, COMMENTARY)
+    parser.add_argument(
+        "benchmark", choices=benchmarks, metavar="BENCHMARK", help=", ".join(benchmarks)
+    )
     parser.add_argument("predictions", help="results file in a published layout")
     parser.add_argument(
         "--baseline",
         metavar="FILE",
-        help="other results, compared item by item (commentary: beside the baselines)",
+        help="other results to compare with, item by item (commentary: shown with the baselines)",
     )
     parser.add_argument(
         "--reference", metavar="FILE", help="commentary: annotations or LiveSports-3K-CC.json"
     )
     parser.add_argument("--model", help="judge: the model whose wins count")
     parser.add_argument(
-        "--expected", type=int, metavar="N", help="answers there should be (default: the benchmark's)"
+        "--expected",
+        type=int,
+        metavar="N",
+        help="number of answers there should be (default: the benchmark's)",
     )
-    parser.add_argument("--full", action="store_true", help="also the crossed tables")
+    parser.add_argument("--full", action="store_true", help="also show the crossed tables")
     parser.add_argument("--json", metavar="OUT", help="also write everything as JSON")
     parser.add_argument("--report", metavar="DIR", help="also write a report, Markdown and HTML")
-    parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap (default 2000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
+    parser.add_argument(
+        "--resamples", type=int, default=2000, help="number of bootstrap resamples (default 2000)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default 0)")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the table, and the comparison with a baseline."""
-    import json
-    from pathlib import Path
-
-    from livecc_jax.evaluate.metrics.compare import compare
-    from livecc_jax.evaluate.metrics.score import score
-    from livecc_jax.evaluate.metrics.text import comparison_text, scored_text
+    """Prints the table, and the comparison with a baseline if one is named."""
+    from livecc_jax.evaluate.metrics.paired_accuracy import compare_accuracy
+    from livecc_jax.evaluate.metrics.score import score_benchmark
     from livecc_jax.evaluate.report.report import write_report
+    from livecc_jax.evaluate.report.terminal import format_comparison, format_score
 
     if args.benchmark == COMMENTARY:
-        return _commentary(args)
+        return _score_commentary(args)
     options = {"expected": args.expected, "resamples": args.resamples, "seed": args.seed}
-    scored = score(args.benchmark, args.predictions, model=args.model, **options)
-    print(scored_text(scored, full=args.full))
-    written, beside = scored.to_json(), None
+    score = score_benchmark(args.benchmark, args.predictions, model=args.model, **options)
+    print(format_score(score, full=args.full))
+    record, named_comparison = score.to_json(), None
     if args.baseline:
-        other = score(args.benchmark, args.baseline, model=args.model, **options)
-        found = compare(scored.layout, other.entries, scored.entries, args.resamples, args.seed)
+        baseline = score_benchmark(args.benchmark, args.baseline, model=args.model, **options)
+        comparison = compare_accuracy(
+            score.layout, baseline.answers, score.answers, args.resamples, args.seed
+        )
         print()
-        print(comparison_text(found, args.baseline, args.predictions, full=args.full))
-        written["baseline"] = other.to_json()
-        beside = found, args.baseline
-        written["difference"] = [row.to_json() for row in found.rows]
+        print(format_comparison(comparison, args.baseline, args.predictions, full=args.full))
+        record["baseline"] = baseline.to_json()
+        record["difference"] = [difference.to_json() for difference in comparison.differences]
+        named_comparison = comparison, args.baseline
     if args.report:
-        write_report(args.report, scored, {"command": "livecc score"}, beside)
+        write_report(args.report, score, {"command": "livecc score"}, named_comparison)
     if args.json:
-        Path(args.json).write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n")
+        write_json(args.json, record)
     return 0
 
 
-def _commentary(args: argparse.Namespace) -> int:
-    """Timed predictions against transcripts, beside the baselines."""
-    import json
-    from pathlib import Path
-
+def _score_commentary(args: argparse.Namespace) -> int:
+    """Scores timed predictions against references, together with the baselines."""
     from livecc_jax.errors import ConfigError
-    from livecc_jax.evaluate.metrics.text import commentary_text
-    from livecc_jax.evaluate.metrics.timed import score_commentary, to_json
+    from livecc_jax.evaluate.metrics.commentary_score import score_commentary
     from livecc_jax.evaluate.report.report import write_report
+    from livecc_jax.evaluate.report.terminal import format_commentary
 
     if not args.reference:
         raise ConfigError("commentary is scored against transcripts: give --reference FILE")
-    found = score_commentary(args.predictions, args.reference, args.baseline, args.resamples, args.seed)
-    print(commentary_text(found))
+    score = score_commentary(args.predictions, args.reference, args.baseline, args.resamples, args.seed)
+    print(format_commentary(score))
     if args.report:
-        write_report(args.report, found, {"command": "livecc score", "reference": args.reference})
+        write_report(args.report, score, {"command": "livecc score", "reference": args.reference})
     if args.json:
-        Path(args.json).write_text(json.dumps(to_json(found), indent=1, ensure_ascii=False) + "\n")
+        write_json(args.json, score.to_json())
     return 0

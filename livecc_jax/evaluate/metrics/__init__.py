@@ -1,1 +1,1 @@
-"""Scores, intervals and comparisons, computed from answers and commentary."""
+"""Metrics of evaluation: accuracy, commentary, perplexity, win rates, and paired tests of two runs."""

@@ -1,48 +1,62 @@
-"""Metrics of commentary that need no judge: is it said in time, is silence kept, does it repeat itself.
+"""One clip of commentary: reference, predicted turns, and the counts that every metric is made of.
 
-Formulas are in docs/evaluation.md. Times are integer microseconds. A word of the reference is due at
-its end, as in training; a word of a prediction is said when its turn's last frame has been seen.
+Formulas are in docs/evaluation.md. Times are integer microseconds in the video. A reference word is due
+at its end, as in training; a predicted word is emitted when the last frame of its turn has been seen.
 """
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
-from livecc_jax.evaluate.metrics.perplexity import Forced, pooled
+from livecc_jax.evaluate.metrics.perplexity import TeacherForcedClip
+from livecc_jax.evaluate.metrics.word_alignment import WordMatch, align_words, normalize_words
 from livecc_jax.timeline.example import Word
 from livecc_jax.timeline.turns import turn_span
 
-WINDOW_US = 10_000_000  # a word said further than this from when it was due is another word
-GUARD_US = 1_000_000  # quiet for false alarms: nothing due this long before or after
-FRAME_US = 500_000  # between frames at 2 FPS
+FALSE_ALARM_GUARD_US = 1_000_000  # a false alarm has no reference word this long before or after it
+FRAME_INTERVAL_US = 500_000  # 2 FPS
 NGRAM = 4
-_BIG = 10**12  # a match outweighs any sum of time differences
 
 
 @dataclass(frozen=True)
-class SaidTurn:
-    """What a prediction says in one turn; text without ` ...`; at: when, if that is known better."""
+class PredictedTurn:
+    """The text that a model generates in one turn.
+
+    Attributes:
+        start_us: Start of the turn, microseconds.
+        stop_us: End of the turn, microseconds.
+        text: Generated words, without the silence mark ` ...`.
+        recorded_us: When the words were emitted, if the prediction records it.
+    """
 
     start_us: int
     stop_us: int
     text: str
-    at: int | None = None
+    recorded_us: int | None = None
 
     @property
-    def said_us(self) -> int:
-        """When its last frame has been seen: at 2 FPS half a second before the turn's nominal end."""
-        return self.stop_us - FRAME_US if self.at is None else self.at
+    def emitted_us(self) -> int:
+        """When the words are emitted: by default at the turn's last frame, which at 2 FPS is half a
+        second before the nominal end of the turn."""
+        return self.stop_us - FRAME_INTERVAL_US if self.recorded_us is None else self.recorded_us
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A clip's transcript. previous: what was said before it; video: its file, where that is known."""
+    """The human commentary of a clip.
+
+    Attributes:
+        id: Identifier of the clip.
+        start_us: Start of the clip in its video, microseconds.
+        end_us: End of the clip.
+        words: Timed words in order.
+        previous: Commentary before the clip.
+        video: Path of the video file; empty if it is not known.
+    """
 
     id: str
     start_us: int
@@ -52,145 +66,110 @@ class Reference:
     video: str = ""
 
 
-@dataclass(frozen=True)
-class Match:
-    """A predicted word that is a reference word; late by so much (early if negative)."""
-
-    text: str
-    said_us: int
-    due_us: int
-
-    @property
-    def lateness_us(self) -> int:
-        """Said minus due."""
-        return self.said_us - self.due_us
-
-
 @dataclass
 class ClipCounts:
-    """What one clip adds to every metric.
+    """What one clip adds to every metric; attributes ending in _us are microseconds.
 
-    Counts ending in _us are microseconds. turns, matches and reference are kept for plots. forced: what
-    the reference costs the model, where that was computed.
+    Attributes:
+        id: Identifier of the clip.
+        seconds: Length of the clip.
+        reference_words: Number of normalized reference words.
+        predicted_words: Number of normalized predicted words.
+        matches: Aligned words.
+        reference_silence_us: Time in which no reference word is due.
+        predicted_silence_us: Time in which no word is predicted.
+        matched_silence_us: Time in which both are silent.
+        guarded_silence_us: Time without a reference word, the guard included.
+        false_alarms: Number of words predicted in the guarded silence.
+        ngrams: Number of n-grams of the prediction.
+        distinct_ngrams: Number of different n-grams of the prediction.
+        duration_us: Length of the clip.
+        turns: Predicted turns, for plots.
+        reference: The reference, for plots.
+        teacher_forced: Cost of the reference's tokens, if it was computed.
     """
 
     id: str
     seconds: float
     reference_words: int
-    said_words: int
-    matches: list[Match]
-    quiet_us: int  # nothing due
-    silent_us: int  # nothing said
-    both_us: int  # neither
-    guarded_us: int  # nothing due, with the guard
-    false_alarms: int  # words said then
+    predicted_words: int
+    matches: list[WordMatch]
+    reference_silence_us: int
+    predicted_silence_us: int
+    matched_silence_us: int
+    guarded_silence_us: int
+    false_alarms: int
     ngrams: int
     distinct_ngrams: int
-    whole_us: int
-    turns: list[SaidTurn]
+    duration_us: int
+    turns: list[PredictedTurn]
     reference: Reference
-    forced: Forced | None = None
-
-
-def normal_words(text: str) -> list[str]:
-    """Lower-case words without punctuation; an apostrophe inside a word stays."""
-    return re.findall(r"[^\W_]+(?:['’][^\W_]+)*", text.lower())
-
-
-def match_words(said: Sequence[tuple[str, int]], due: Sequence[tuple[str, int]]) -> list[Match]:
-    """Align two word sequences in order.
-
-    The most equal words, none further than WINDOW_US from when it was due; among such alignments the
-    one with the smallest sum of time differences.
-
-    Args:
-        said: (normal word, microseconds) in order.
-        due: likewise.
-    """
-    n, m = len(said), len(due)
-    if not n or not m:
-        return []
-    names = {w: i for i, w in enumerate({w for w, _ in (*said, *due)})}
-    due_ids = np.array([names[w] for w, _ in due])
-    due_us = np.array([t for _, t in due], np.int64)
-    best = np.zeros((n + 1, m + 1), np.int64)
-    for i, (word, at) in enumerate(said):
-        apart = np.abs(due_us - at)
-        gain = np.where((due_ids == names[word]) & (apart <= WINDOW_US), _BIG - apart, 0)
-        taken = np.where(gain > 0, best[i, :-1] + gain, 0)
-        best[i + 1, 1:] = np.maximum.accumulate(np.maximum(best[i, 1:], taken))
-    matches, i, j = [], n, m
-    while i and j:
-        if best[i, j] == best[i - 1, j]:
-            i -= 1
-        elif best[i, j] == best[i, j - 1]:
-            j -= 1
-        else:
-            i, j = i - 1, j - 1
-            matches.append(Match(said[i][0], said[i][1], due[j][1]))
-    return matches[::-1]
+    teacher_forced: TeacherForcedClip | None = None
 
 
 def count_clip(
-    reference: Reference, turns: Sequence[SaidTurn], forced: Forced | None = None
+    reference: Reference,
+    turns: Sequence[PredictedTurn],
+    teacher_forced: TeacherForcedClip | None = None,
 ) -> ClipCounts:
-    """Count one clip.
+    """Counts one clip.
 
     Args:
-        reference: its transcript.
-        turns: what was said, in order; turns outside the clip are left out.
-        forced: what the transcript costs the model.
+        reference: Human commentary of the clip.
+        turns: Predicted turns in order; turns outside the clip are ignored.
+        teacher_forced: Cost of the reference's tokens, if it was computed.
     """
-    covered = [t for t in turns if reference.start_us < t.stop_us and t.start_us < reference.end_us]
-    due = [(w, word.end_us) for word in reference.words for w in normal_words(word.text)]
-    said = [(w, t.said_us) for t in covered for w in normal_words(t.text)]
-    said_us = np.minimum(np.array([t for _, t in said], np.int64), reference.end_us)
+    turns = [t for t in turns if reference.start_us < t.stop_us and t.start_us < reference.end_us]
+    due = [(w, word.end_us) for word in reference.words for w in normalize_words(word.text)]
+    predicted = [(w, t.emitted_us) for t in turns for w in normalize_words(t.text)]
+    emitted_us = np.minimum(np.array([t for _, t in predicted], np.int64), reference.end_us)
     due_us = np.array([t for _, t in due], np.int64)
     starts = np.array([w.start_us for w in reference.words], np.int64)
     ends = np.array([w.end_us for w in reference.words], np.int64)
-    grid = heard_spans(reference)
-    quiet = silent = both = guarded = alarms = 0
-    for start, stop in grid:
+    reference_silence = predicted_silence = matched_silence = guarded_silence = false_alarms = 0
+    for start, stop in word_spans_by_turn(reference):
         length = stop - start
-        words = int(((said_us > start) & (said_us <= stop)).sum())
-        is_quiet = not ((due_us > start) & (due_us <= stop)).any()
-        quiet += length * is_quiet
-        silent += length * (words == 0)
-        both += length * (is_quiet and words == 0)
-        if not ((ends > start - GUARD_US) & (starts < stop + GUARD_US)).any():
-            guarded += length
-            alarms += words
-    grams, distinct = repeated([w for w, _ in said])
+        words = int(((emitted_us > start) & (emitted_us <= stop)).sum())
+        is_silent = not ((due_us > start) & (due_us <= stop)).any()
+        reference_silence += length * is_silent
+        predicted_silence += length * (words == 0)
+        matched_silence += length * (is_silent and words == 0)
+        guard = FALSE_ALARM_GUARD_US
+        if not ((ends > start - guard) & (starts < stop + guard)).any():
+            guarded_silence += length
+            false_alarms += words
+    ngrams, distinct_ngrams = count_ngrams([w for w, _ in predicted])
     return ClipCounts(
-        reference.id,
-        (reference.end_us - reference.start_us) / 1e6,
-        len(due),
-        len(said),
-        match_words(said, due),
-        quiet,
-        silent,
-        both,
-        guarded,
-        alarms,
-        grams,
-        distinct,
-        reference.end_us - reference.start_us,
-        covered,
-        reference,
-        forced,
+        id=reference.id,
+        seconds=(reference.end_us - reference.start_us) / 1e6,
+        reference_words=len(due),
+        predicted_words=len(predicted),
+        matches=align_words(predicted, due),
+        reference_silence_us=reference_silence,
+        predicted_silence_us=predicted_silence,
+        matched_silence_us=matched_silence,
+        guarded_silence_us=guarded_silence,
+        false_alarms=false_alarms,
+        ngrams=ngrams,
+        distinct_ngrams=distinct_ngrams,
+        duration_us=reference.end_us - reference.start_us,
+        turns=turns,
+        reference=reference,
+        teacher_forced=teacher_forced,
     )
 
 
-def repeated(words: Sequence[str], n: int = NGRAM) -> tuple[int, int]:
-    """(n-grams, distinct n-grams) of a text."""
+def count_ngrams(words: Sequence[str], n: int = NGRAM) -> tuple[int, int]:
+    """Returns (number of n-grams, number of different n-grams) of a text."""
     grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
     return len(grams), len(set(grams))
 
 
-def turns_of(reference: Reference) -> list[tuple[int, int]]:
-    """The streaming turns of a clip: three seconds, then one each, the last cut at the clip's end.
+def turn_spans(reference: Reference) -> list[tuple[int, int]]:
+    """Returns the streaming turns of a clip, (start, end) in microseconds.
 
-    The same for every method, so that all are measured against the same quiet time.
+    The first turn has three seconds, the others one each, and the last ends with the clip. They are the
+    same for every method, so all methods are measured against the same silence.
     """
     spans, number = [], 0
     while True:
@@ -201,63 +180,12 @@ def turns_of(reference: Reference) -> list[tuple[int, int]]:
         number += 1
 
 
-def heard_spans(reference: Reference) -> list[tuple[int, int]]:
-    """For each turn, after when and until when a word must end to be its word, as in training.
+def word_spans_by_turn(reference: Reference) -> list[tuple[int, int]]:
+    """Returns, for each turn, the span (after, until] in which a word must end to belong to it.
 
-    From the last frame of the turn before to the turn's own; the first and last reach to the clip's
-    ends, so that the spans are the clip.
+    A span reaches from the last frame of the turn before to the turn's own last frame, as in training.
+    The first and the last span reach to the ends of the clip, so the spans cover the clip.
     """
-    edges = [stop - FRAME_US for _, stop in turns_of(reference)[:-1]]
+    edges = [stop - FRAME_INTERVAL_US for _, stop in turn_spans(reference)[:-1]]
     edges = [reference.start_us, *edges, reference.end_us]
     return [(a, b) for a, b in pairwise(edges) if b > a]
-
-
-# name: (unit, whether larger is better; None: neither)
-METRICS: dict[str, tuple[str, bool | None]] = {
-    "word F1": ("%", True),
-    "word precision": ("%", True),
-    "word recall": ("%", True),
-    "lateness, median": ("s", None),
-    "lateness, 90th percentile": ("s", False),
-    "words a second": ("1/s", None),
-    "silence precision": ("%", True),
-    "silence recall": ("%", True),
-    "seconds told right": ("%", True),
-    "false alarms a quiet minute": ("1/min", False),
-    "repeated 4-grams": ("%", False),
-    "perplexity, reference's words": ("a token", False),
-    "perplexity, reference's turns": ("a token", False),
-}
-
-
-def summarize(clips: Sequence[ClipCounts]) -> dict[str, float]:
-    """Every metric over clips, pooled; nan where nothing is there to divide by."""
-    matched = sum(len(c.matches) for c in clips)
-    said, due = sum(c.said_words for c in clips), sum(c.reference_words for c in clips)
-    late = np.array([m.lateness_us for c in clips for m in c.matches], np.float64) / 1e6
-    span = sum(c.seconds for c in clips)
-    quiet, silent = sum(c.quiet_us for c in clips), sum(c.silent_us for c in clips)
-    both = sum(c.both_us for c in clips)
-    whole = sum(c.whole_us for c in clips)
-    guarded = sum(c.guarded_us for c in clips)
-    grams, distinct = sum(c.ngrams for c in clips), sum(c.distinct_ngrams for c in clips)
-    cost = pooled(t for c in clips if c.forced for t in c.forced.turns)
-    return {
-        "word F1": 100 * _over(2 * matched, said + due),
-        "word precision": 100 * _over(matched, said),
-        "word recall": 100 * _over(matched, due),
-        "lateness, median": float(np.median(late)) if len(late) else math.nan,
-        "lateness, 90th percentile": float(np.quantile(late, 0.9)) if len(late) else math.nan,
-        "words a second": _over(said, span),
-        "silence precision": 100 * _over(both, silent),
-        "silence recall": 100 * _over(both, quiet),
-        "seconds told right": 100 * _over(whole - quiet - silent + 2 * both, whole),
-        "false alarms a quiet minute": _over(sum(c.false_alarms for c in clips), guarded / 60e6),
-        "repeated 4-grams": 100 * (1 - _over(distinct, grams)),
-        "perplexity, reference's words": cost.word_perplexity,
-        "perplexity, reference's turns": cost.perplexity,
-    }
-
-
-def _over(a: float, b: float) -> float:
-    return a / b if b else math.nan

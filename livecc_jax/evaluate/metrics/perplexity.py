@@ -1,5 +1,9 @@
-"""Perplexity of the reference commentary, from what each turn's tokens cost a model that is given the
-true words of every turn before (docs/evaluation.md has the formula)."""
+"""Teacher-forced perplexity of the reference commentary.
+
+Each turn's reference tokens are scored by a model that is given the true words of every earlier turn
+(docs/evaluation.md has the formula). This file holds the costs of turns, pools them, and reads and
+writes them; evaluate/run/teacher_forced.py computes them.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +12,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from livecc_jax.evaluate.benchmarks.results import Malformed
+from livecc_jax.evaluate.benchmarks.record_fields import MalformedRecord
 
-BANDS = (0, 3, 10, 30, 60, 120, 240)  # seconds since a clip's start, of a report's table
-_LARGEST = 700.0  # nats whose exponential is still a number
+TIME_BANDS = (0, 3, 10, 30, 60, 120, 240)  # seconds since the start of a clip, for a report's table
+_MAX_NATS = 700.0  # exp() of more overflows a float64
 
 
 @dataclass(frozen=True)
-class ForcedTurn:
-    """What the reference's tokens of one turn cost, in nats.
+class TeacherForcedTurn:
+    """Negative log-likelihood of one turn's reference tokens.
 
-    Times are absolute microseconds. word_tokens and word_nats are of the words alone, tokens and nats
-    of all that is supervised: the words, the silence mark and the end of the turn.
+    Attributes:
+        start_us: Start of the turn in the video, microseconds.
+        stop_us: End of the turn in the video, microseconds.
+        word_tokens: Number of tokens of the words alone.
+        word_nats: Negative log-likelihood of those tokens, in nats.
+        tokens: Number of all supervised tokens: words, silence mark and end of turn.
+        nats: Negative log-likelihood of all supervised tokens, in nats.
     """
 
     start_us: int
@@ -31,16 +40,33 @@ class ForcedTurn:
 
 
 @dataclass(frozen=True)
-class Forced:
-    """A clip's turns, and how many of its words are in none of them (due after the last frame)."""
+class TeacherForcedClip:
+    """The turns of one clip.
 
-    turns: tuple[ForcedTurn, ...]
-    left_out: int = 0
+    Attributes:
+        turns: Turns in order.
+        words_after_last_frame: Number of reference words that belong to no turn, because they are due
+            after the last frame.
+    """
+
+    turns: tuple[TeacherForcedTurn, ...]
+    words_after_last_frame: int = 0
 
 
 @dataclass(frozen=True)
-class Cost:
-    """Turns pooled; from_s and to_s are seconds since the clip's start."""
+class Perplexity:
+    """Perplexity per token, pooled over turns.
+
+    The field names are the keys of the JSON output.
+
+    Attributes:
+        from_s: Start of the time band, seconds since the start of the clip.
+        to_s: End of the time band.
+        word_tokens: Number of tokens of words.
+        word_perplexity: Perplexity of the words; nan without a token.
+        tokens: Number of all supervised tokens.
+        perplexity: Perplexity of all supervised tokens; nan without a token.
+    """
 
     from_s: float
     to_s: float
@@ -50,50 +76,62 @@ class Cost:
     perplexity: float
 
 
-def pooled(turns: Iterable[ForcedTurn], from_s: float = 0.0, to_s: float = math.inf) -> Cost:
-    """Perplexity over turns; nan where there is no token."""
+def pool_turns(
+    turns: Iterable[TeacherForcedTurn], from_s: float = 0.0, to_s: float = math.inf
+) -> Perplexity:
+    """Pools the tokens of turns into one perplexity.
+
+    Args:
+        turns: Turns of any number of clips.
+        from_s: Start of the time band to state in the result, seconds.
+        to_s: End of that time band, seconds.
+    """
     turns = list(turns)
-    words, tokens = sum(t.word_tokens for t in turns), sum(t.tokens for t in turns)
-    return Cost(
+    word_tokens, tokens = sum(t.word_tokens for t in turns), sum(t.tokens for t in turns)
+    return Perplexity(
         from_s,
         to_s,
-        words,
-        _perplexity(math.fsum(t.word_nats for t in turns), words),
+        word_tokens,
+        _perplexity(math.fsum(t.word_nats for t in turns), word_tokens),
         tokens,
         _perplexity(math.fsum(t.nats for t in turns), tokens),
     )
 
 
 def _perplexity(nats: float, tokens: int) -> float:
-    return math.exp(min(_LARGEST, nats / tokens)) if tokens else math.nan
+    return math.exp(min(_MAX_NATS, nats / tokens)) if tokens else math.nan
 
 
-def by_second(clips: Sequence[Forced]) -> list[Cost]:
-    """A cost for each turn number, pooled over clips: the first three seconds, then one each."""
-    grouped: dict[tuple[int, int], list[ForcedTurn]] = {}
+def perplexity_by_second(clips: Sequence[TeacherForcedClip]) -> list[Perplexity]:
+    """Pools turns of the same number over clips: the first three seconds, then one second each."""
+    turns_by_span: dict[tuple[int, int], list[TeacherForcedTurn]] = {}
     for clip in clips:
         for turn in clip.turns:
             start = clip.turns[0].start_us
-            grouped.setdefault((turn.start_us - start, turn.stop_us - start), []).append(turn)
-    return [pooled(grouped[k], k[0] / 1e6, k[1] / 1e6) for k in sorted(grouped)]
+            span = turn.start_us - start, turn.stop_us - start
+            turns_by_span.setdefault(span, []).append(turn)
+    return [
+        pool_turns(turns_by_span[start, stop], start / 1e6, stop / 1e6)
+        for start, stop in sorted(turns_by_span)
+    ]
 
 
-def by_band(clips: Sequence[Forced]) -> list[Cost]:
-    """Costs of BANDS, each with the turns that begin in it; bands without a turn are left out."""
-    found = []
-    for low, high in zip(BANDS, (*BANDS[1:], math.inf)):
+def perplexity_by_time_band(clips: Sequence[TeacherForcedClip]) -> list[Perplexity]:
+    """Pools the turns that begin in each of TIME_BANDS; a band without turns is left out."""
+    bands = []
+    for low, high in zip(TIME_BANDS, (*TIME_BANDS[1:], math.inf)):
         turns = [
             t for c in clips for t in c.turns if low <= (t.start_us - c.turns[0].start_us) / 1e6 < high
         ]
         if turns:
-            found.append(pooled(turns, low, high))
-    return found
+            bands.append(pool_turns(turns, low, high))
+    return bands
 
 
-def forced_to_json(forced: Forced) -> dict[str, Any]:
-    """As predictions.jsonl has it: times in seconds."""
+def teacher_forced_to_json(clip: TeacherForcedClip) -> dict[str, Any]:
+    """Returns the object that predictions.jsonl holds under `forced`; times are in seconds."""
     return {
-        "left_out": forced.left_out,
+        "left_out": clip.words_after_last_frame,
         "turns": [
             {
                 "start": t.start_us / 1e6,
@@ -103,16 +141,20 @@ def forced_to_json(forced: Forced) -> dict[str, Any]:
                 "tokens": t.tokens,
                 "nats": round(t.nats, 5),
             }
-            for t in forced.turns
+            for t in clip.turns
         ],
     }
 
 
-def forced_from_json(told: Any) -> Forced:
-    """What `forced_to_json` wrote. Raises Malformed."""
+def teacher_forced_from_json(value: Any) -> TeacherForcedClip:
+    """Reads what `teacher_forced_to_json` wrote.
+
+    Raises:
+        MalformedRecord: The value has another form, or holds costs that are not finite.
+    """
     try:
         turns = tuple(
-            ForcedTurn(
+            TeacherForcedTurn(
                 round(float(t["start"]) * 1e6),
                 round(float(t["stop"]) * 1e6),
                 int(t["word_tokens"]),
@@ -120,11 +162,11 @@ def forced_from_json(told: Any) -> Forced:
                 int(t["tokens"]),
                 float(t["nats"]),
             )
-            for t in told["turns"]
+            for t in value["turns"]
         )
-        left_out = int(told["left_out"])
+        words_after_last_frame = int(value["left_out"])
     except (KeyError, TypeError, ValueError, OverflowError):
-        raise Malformed("'forced' is not what an evaluation writes") from None
+        raise MalformedRecord("'forced' is not what an evaluation writes") from None
     if not all(math.isfinite(t.nats + t.word_nats) and t.tokens >= t.word_tokens >= 0 for t in turns):
-        raise Malformed("'forced' holds costs that are no numbers")
-    return Forced(turns, left_out)
+        raise MalformedRecord("'forced' holds costs that are not finite numbers")
+    return TeacherForcedClip(turns, words_after_last_frame)

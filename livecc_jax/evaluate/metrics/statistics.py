@@ -1,7 +1,7 @@
-"""How sure a number is: bootstrap intervals over videos, and whether two runs differ.
+"""Confidence intervals and significance tests: the cluster bootstrap and McNemar's exact test.
 
-Questions about one video are not independent, so whole videos are drawn again, with all their questions
-(the cluster bootstrap). Every interval comes from a seed and is the same each time.
+Questions about one video are not independent, so the bootstrap resamples whole videos with all their
+questions (cluster bootstrap). Every interval depends on a seed and is the same on every call.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 
 RESAMPLES = 2000
-LEVEL = 0.95
-_CHUNK = 256  # resamples at once: 256 x 4,000 videos of float64 are 8 MB
+CONFIDENCE_LEVEL = 0.95
+_CHUNK = 256  # resamples drawn at a time: 256 x 4,000 videos of float64 are 8 MB
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A percentile interval; nan when there is nothing to draw from."""
+    """A percentile interval of the bootstrap; both ends are nan when there is nothing to resample."""
 
     low: float
     high: float
@@ -28,79 +28,90 @@ class Interval:
         return f"[{self.low:.1f}, {self.high:.1f}]"
 
 
-class Bootstrap:
-    """Resampled totals of per-item values.
+class ClusterBootstrap:
+    """Bootstrap totals of per-item values, resampling whole clusters of items.
 
     Args:
-        clusters: the cluster (video) of each item; drawn with all its items.
-        resamples: how many times.
-        seed: of the draws; the same seed over the same clusters draws the same, so two runs over the
-            same items can be compared pair by pair.
+        clusters: Name of the cluster (the video) of each item.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the resampling. The same seed over the same clusters draws the same resamples, so
+            two runs over the same items can be compared resample by resample.
     """
 
     def __init__(self, clusters: Sequence[str], resamples: int = RESAMPLES, seed: int = 0) -> None:
-        # Sorted, so that the order of a results file does not change the interval.
-        names, self._of = np.unique(np.array(list(clusters), dtype=str), return_inverse=True)
+        # np.unique sorts the names, so the order of a results file does not change the interval.
+        names, self._cluster_index = np.unique(np.array(list(clusters), dtype=str), return_inverse=True)
         self.clusters, self._resamples, self._seed = len(names), resamples, seed
 
     def totals(self, values: np.ndarray) -> np.ndarray:
-        """Sums over resamples.
+        """Returns the column sums of every resample.
 
         Args:
-            values: [items, k].
+            values: Values of the items, [items, k].
 
         Returns:
             float64 [resamples, k].
         """
         values = np.asarray(values, np.float64)
-        sums = np.zeros((self.clusters, values.shape[1]))
-        np.add.at(sums, self._of, values)
+        cluster_sums = np.zeros((self.clusters, values.shape[1]))
+        np.add.at(cluster_sums, self._cluster_index, values)
         rng = np.random.default_rng(self._seed)
         n = self.clusters
-        rows = [np.zeros((0, values.shape[1]))]
+        totals = [np.zeros((0, values.shape[1]))]
         for first in range(0, self._resamples, _CHUNK):
             draws = rng.integers(0, n, (min(_CHUNK, self._resamples - first), n)) if n else None
             if draws is not None:
                 counts = np.stack([np.bincount(d, minlength=n) for d in draws])
-                rows.append(counts @ sums)
-        return np.concatenate(rows)
+                totals.append(counts @ cluster_sums)
+        return np.concatenate(totals)
 
 
-def interval(samples: np.ndarray, level: float = LEVEL) -> Interval:
-    """Percentile interval of resampled statistics [resamples]; nans (an empty group) are left out."""
-    kept = samples[np.isfinite(samples)]
-    if not len(kept):
+def percentile_interval(samples: np.ndarray, level: float = CONFIDENCE_LEVEL) -> Interval:
+    """Returns the percentile interval of resampled statistics.
+
+    Args:
+        samples: Resampled statistic, [resamples]; nan (an empty group in a resample) is ignored.
+        level: Confidence level.
+    """
+    finite = samples[np.isfinite(samples)]
+    if not len(finite):
         return Interval(math.nan, math.nan)
-    low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
 
 
-def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Element by element, nan where the denominator is 0."""
+def safe_ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Divides element by element; the result is nan where the denominator is 0."""
     out = np.full(np.shape(numerator), np.nan)
     return np.divide(numerator, denominator, out=out, where=np.asarray(denominator) > 0)
 
 
-def bootstrap_p(samples: np.ndarray) -> float:
-    """Two-sided p-value of a resampled difference being 0: twice the smaller tail, at least 1 of
-    resamples + 1 (a bootstrap cannot say less)."""
-    kept = samples[np.isfinite(samples)]
-    if not len(kept):
+def bootstrap_p_value(samples: np.ndarray) -> float:
+    """Returns the two-sided p-value of the hypothesis that a resampled difference is 0.
+
+    It is twice the smaller tail, counted so that it is never below 2 / (resamples + 1), the smallest
+    value that so many resamples can support.
+
+    Args:
+        samples: Resampled difference, [resamples]; nan is ignored.
+    """
+    finite = samples[np.isfinite(samples)]
+    if not len(finite):
         return math.nan
-    tail = min(int((kept <= 0).sum()), int((kept >= 0).sum()))
-    return min(1.0, 2 * (tail + 1) / (len(kept) + 1))
+    tail = min(int((finite <= 0).sum()), int((finite >= 0).sum()))
+    return min(1.0, 2 * (tail + 1) / (len(finite) + 1))
 
 
 def mcnemar_exact(only_a: int, only_b: int) -> float:
-    """McNemar's exact test, two-sided.
+    """McNemar's exact test of two classifiers on the same items, two-sided.
 
     Args:
-        only_a: items that A alone has right.
-        only_b: items that B alone has right.
+        only_a: Number of items that only A answers correctly.
+        only_b: Number of items that only B answers correctly.
 
     Returns:
-        The probability of a split at least as uneven if each were equally likely; 1 when A and B agree
-        on every item.
+        Probability of a split at least as uneven if both directions were equally likely; 1 when A and
+        B agree on every item.
     """
     n = only_a + only_b
     if not n:

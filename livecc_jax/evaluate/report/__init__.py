@@ -1,1 +1,1 @@
-"""Reports as Markdown and as one HTML page."""
+"""Presents scores: as text for a terminal, and as a report in Markdown, HTML and JSON."""

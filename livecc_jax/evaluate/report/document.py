@@ -1,4 +1,4 @@
-"""A report as blocks, written as Markdown and as one HTML page that needs nothing from elsewhere."""
+"""A report as a list of blocks, rendered as Markdown and as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from html import escape
 
 @dataclass(frozen=True)
 class Heading:
-    """A heading; level 1 is the title."""
+    """A heading; level 1 is the title of the report."""
 
     text: str
     level: int = 2
@@ -19,7 +19,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph; strong ones are set off."""
+    """A paragraph; a strong one is set in bold."""
 
     text: str
     strong: bool = False
@@ -27,16 +27,16 @@ class Text:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under heads; the first `left` columns are names, the others numbers."""
+    """A table; the first `text_columns` columns are text, the others are numbers."""
 
     heads: Sequence[str]
     rows: Sequence[Sequence[str]]
-    left: int = 1
+    text_columns: int = 1
 
 
 @dataclass(frozen=True)
 class Figure:
-    """An SVG; Markdown has its caption and says where to see it."""
+    """An SVG plot. Markdown shows only its caption and refers to the HTML page."""
 
     svg: str
     caption: str
@@ -44,12 +44,16 @@ class Figure:
 
 @dataclass(frozen=True)
 class Pictures:
-    """JPEG pictures side by side under what each shows, over the time axis of `svg.lanes`.
+    """A row of captioned JPEG pictures, as wide as the time axis of `svg.timeline_chart` below it.
 
-    Markdown has the caption.
+    Markdown shows only the caption.
+
+    Attributes:
+        items: (JPEG data, width in pixels, height in pixels, caption) of each picture.
+        caption: Caption of the whole row.
     """
 
-    items: Sequence[tuple[bytes, int, int, str]]  # JPEG, width, height, what it shows
+    items: Sequence[tuple[bytes, int, int, str]]
     caption: str
 
 
@@ -78,7 +82,7 @@ figure { margin: 1rem 0; } figcaption { font-size: 0.85rem; opacity: 0.8; }
 
 
 def to_html(blocks: Sequence[Block]) -> str:
-    """One page, styles and plots inside."""
+    """Renders one HTML page with its styles and plots inline."""
     title = next((b.text for b in blocks if isinstance(b, Heading)), "Report")
     body = "\n".join(_html(block) for block in blocks)
     return (
@@ -89,7 +93,12 @@ def to_html(blocks: Sequence[Block]) -> str:
 
 
 def to_markdown(blocks: Sequence[Block], page: str = "report.html") -> str:
-    """Markdown; plots are said to be in `page`."""
+    """Renders Markdown.
+
+    Args:
+        blocks: Blocks of the report.
+        page: File name of the HTML page, to which the captions of plots refer.
+    """
     return "\n\n".join(_markdown(block, page) for block in blocks) + "\n"
 
 
@@ -103,19 +112,19 @@ def _html(block: Block) -> str:
         case Figure(svg, caption):
             return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
         case Pictures(items, caption):
-            shown = "".join(
+            figures = "".join(
                 f'<figure><img src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}" '
-                f'width="{width}" height="{height}" alt="{escape(told, quote=True)}">'
-                f"<figcaption>{escape(told)}</figcaption></figure>"
-                for jpeg, width, height, told in items
+                f'width="{width}" height="{height}" alt="{escape(text, quote=True)}">'
+                f"<figcaption>{escape(text)}</figcaption></figure>"
+                for jpeg, width, height, text in items
             )
             label = escape(caption, quote=True)
-            return f'<div class="strip" role="group" aria-label="{label}">{shown}</div>'
-        case Table(heads, rows, left):
+            return f'<div class="strip" role="group" aria-label="{label}">{figures}</div>'
+        case Table(heads, rows, text_columns):
 
             def line(cells: Sequence[str], tag: str) -> str:
                 return "<tr>" + "".join(
-                    f"<{tag}{'' if i < left else ' class=n'}>{escape(cell)}</{tag}>"
+                    f"<{tag}{'' if i < text_columns else ' class=n'}>{escape(cell)}</{tag}>"
                     for i, cell in enumerate(cells)
                 ) + "</tr>"  # fmt: skip
 
@@ -134,8 +143,8 @@ def _markdown(block: Block, page: str) -> str:
             return f"*Plot in {page}: {_plain(caption)}*"
         case Pictures(_, caption):
             return f"*Pictures in {page}: {_plain(caption)}*"
-        case Table(heads, rows, left):
-            rule = ["---" if i < left else "---:" for i in range(len(heads))]
+        case Table(heads, rows, text_columns):
+            rule = ["---" if i < text_columns else "---:" for i in range(len(heads))]
             return "\n".join(
                 "| " + " | ".join(cells) + " |"
                 for cells in (
@@ -147,5 +156,5 @@ def _markdown(block: Block, page: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """What Markdown would read as its own is escaped; a line break would end a table's row."""
+    """Escapes Markdown's special characters, and joins lines: a line break would end a table row."""
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(text.split()))

@@ -1,4 +1,4 @@
-"""Reports: complete, self-contained, and safe against what responses and names hold."""
+"""Reports: complete, self-contained, and safe against markup in responses and names."""
 
 import base64
 import html.parser
@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 
 from livecc_jax.cli import main
-from livecc_jax.evaluate.report.thumbnails import MOST_BYTES, encode_jpeg
+from livecc_jax.evaluate.report.thumbnails import MAX_BYTES, encode_jpeg
 from livecc_jax.media.video import probe, read_frames
 
-ANNOTATIONS = Path(__file__).parents[2] / "data/annotations/narration.jsonl"
-CLIP = Path(__file__).parents[2] / "data/clips/bbb_espeak_narration_30s.mp4"
-NASTY = '<script>alert("x")</script> | `_*`'
+ANNOTATIONS = Path(__file__).parents[3] / "data/annotations/narration.jsonl"
+CLIP = Path(__file__).parents[3] / "data/clips/bbb_espeak_narration_30s.mp4"
+MARKUP = '<script>alert("x")</script> | `_*`'
 
 
 class Page(html.parser.HTMLParser):
-    """Tags opened and closed, and every address that is loaded."""
+    """Parses a page: checks that tags are closed, and collects tags and loaded addresses."""
 
     def __init__(self, text):
         super().__init__()
@@ -41,7 +41,8 @@ class Page(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
 
-def checked_page(path):
+def check_page(path):
+    """Checks that a page is well-formed and loads nothing; returns its text and its SVG drawings."""
     text = path.read_text()
     page = Page(text)
     assert page.open == []
@@ -55,7 +56,7 @@ def checked_page(path):
     return text, drawings
 
 
-def test_a_benchmarks_report(tmp_path, capsys):
+def test_benchmark_report(tmp_path, capsys):
     def results(name, responses):
         path = tmp_path / name
         path.write_text(
@@ -65,7 +66,7 @@ def test_a_benchmarks_report(tmp_path, capsys):
                         "video_id": f"v{i}",
                         "questions": [
                             {
-                                "question_id": i, "q_type": NASTY if i % 2 else "Who", "OCR": 0,
+                                "question_id": i, "q_type": MARKUP if i % 2 else "Who", "OCR": 0,
                                 "answer": "A", "response": response,
                             }
                         ],
@@ -76,69 +77,71 @@ def test_a_benchmarks_report(tmp_path, capsys):
         )  # fmt: skip
         return str(path)
 
-    ours, theirs = results("ours.json", "AAAB"), results("theirs.json", "ABAB")
+    run, baseline = results("ours.json", "AAAB"), results("theirs.json", "ABAB")
     out = tmp_path / "report"
-    assert main(["score", "livesports-qa", ours, "--baseline", theirs, "--report", str(out)]) == 0
-    page, drawings = checked_page(out / "report.html")
+    assert main(["score", "livesports-qa", run, "--baseline", baseline, "--report", str(out)]) == 0
+    page, drawings = check_page(out / "report.html")
     assert len(drawings) == 2  # overall and by question type
     assert "overall 75.0%" in page
     assert "1,170 missing" in page
-    told = json.loads((out / "report.json").read_text())
-    assert told["headline"]["accuracy"] == 75.0
-    assert told["difference"][0]["only_b"] == 1
-    assert told["setting"]["numpy"]
+    record = json.loads((out / "report.json").read_text())
+    assert record["headline"]["accuracy"] == 75.0
+    assert record["difference"][0]["only_b"] == 1
+    assert record["setting"]["numpy"]
     markdown = (out / "report.md").read_text()
     table = [line for line in markdown.splitlines() if line.startswith("| q")]
-    # The nasty name is one cell, here and in the comparison.
+    # The name with markup is one cell, here and in the comparison.
     assert len(table) == 4
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {8, 10}
     assert re.findall(r".<script", markdown)[0] == "\\<script"
 
 
-def test_a_commentarys_report(tmp_path, capsys):
+def test_commentary_report(tmp_path, capsys):
     one = tmp_path / "one.jsonl"
     one.write_text(ANNOTATIONS.read_text().splitlines()[0] + "\n")
-    said = tmp_path / "said.jsonl"
-    turns = [(0, 3, "A big rabbit ..."), (3, 4, f"{NASTY} ..."), (4, 5, " ...")]
-    said.write_text(
+    predictions = tmp_path / "predictions.jsonl"
+    turns = [(0, 3, "A big rabbit ..."), (3, 4, f"{MARKUP} ..."), (4, 5, " ...")]
+    predictions.write_text(
         "\n".join(json.dumps({"start": a, "stop": b, "text": t}) for a, b, t in turns) + "\n"
     )
     out = tmp_path / "report"
-    args = ["score", "commentary", str(said), "--reference", str(one), "--report", str(out)]
+    args = ["score", "commentary", str(predictions), "--reference", str(one), "--report", str(out)]
     assert main(args) == 0
-    page, drawings = checked_page(out / "report.html")
-    assert len(drawings) == 2  # lateness, and the clip's timeline
+    page, drawings = check_page(out / "report.html")
+    assert len(drawings) == 2  # the lateness histogram and the clip's timeline
     assert "3 matched words" in page
     assert "@0-30" in page
-    told = json.loads((out / "report.json").read_text())
-    assert told["metrics"]["prediction"]["word precision"] == pytest.approx(100 * 3 / 7)
-    assert not Page(page).loaded  # the copied annotation's clip is not beside it
+    record = json.loads((out / "report.json").read_text())
+    assert record["metrics"]["prediction"]["word precision"] == pytest.approx(100 * 3 / 7)
+    assert not Page(page).loaded  # the clip is not next to the copied annotation
 
 
 def test_thumbnails_are_frames_of_the_clip(tmp_path, capsys):
-    """Few, small, within the page, and what the clip shows at the times written under them."""
+    """They are small, inside the page, and show the frames at the times of their captions."""
     one = tmp_path / "one.jsonl"
     example = json.loads(ANNOTATIONS.read_text().splitlines()[0])
     example[0]["content"][0]["video"] = str(CLIP)
     one.write_text(json.dumps(example) + "\n")
-    said = tmp_path / "said.jsonl"
-    said.write_text('{"start": 0, "stop": 3, "text": "A big rabbit ..."}\n')
+    predictions = tmp_path / "predictions.jsonl"
+    predictions.write_text('{"start": 0, "stop": 3, "text": "A big rabbit ..."}\n')
     out = tmp_path / "report"
-    args = ["score", "commentary", str(said), "--reference", str(one), "--report", str(out)]
+    args = ["score", "commentary", str(predictions), "--reference", str(one), "--report", str(out)]
     assert main(args) == 0
-    page, _ = checked_page(out / "report.html")
-    shown = re.findall(r'<img src="(.*?)" width="(\d+)" height="(\d+)" alt="(.*?) s">', page)
-    assert [float(at) for *_, at in shown] == [2.5, 7.5, 12.5, 17.5, 22.5, 27.5]
-    assert [address for address, *_ in shown] == Page(page).loaded
+    page, _ = check_page(out / "report.html")
+    images = re.findall(r'<img src="(.*?)" width="(\d+)" height="(\d+)" alt="(.*?) s">', page)
+    assert [float(at) for *_, at in images] == [2.5, 7.5, 12.5, 17.5, 22.5, 27.5]
+    assert [address for address, *_ in images] == Page(page).loaded
     info = probe(CLIP)
-    for address, width, height, at in shown:
+    for address, width, height, at in images:
         jpeg = base64.b64decode(address.partition("base64,")[2], validate=True)
-        assert len(jpeg) <= MOST_BYTES
+        assert len(jpeg) <= MAX_BYTES
         picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
         assert picture.shape == (int(height), int(width), 3) == (72, 128, 3)
         frames = read_frames(info, [int(np.searchsorted(info.frame_times_us, float(at) * 1e6))])
-        wanted = cv2.resize(frames[0], (128, 72), interpolation=cv2.INTER_AREA)
-        assert np.abs(picture.astype(int) - wanted).mean() < 8  # other scenes: over 50
+        expected = cv2.resize(frames[0], (128, 72), interpolation=cv2.INTER_AREA)
+        assert (
+            np.abs(picture.astype(int) - expected).mean() < 8
+        )  # frames of other scenes differ by over 50
     assert "Pictures in report.html" in (out / "report.md").read_text()
     noise = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), np.uint8)
     assert encode_jpeg(noise) is None

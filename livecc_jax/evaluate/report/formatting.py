@@ -1,0 +1,86 @@
+"""Formats single numbers, and the sentences that the terminal and the report have in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from livecc_jax.evaluate.metrics.commentary_score import CommentaryScore
+from livecc_jax.evaluate.metrics.score import BenchmarkScore, count_answers, strict_accuracy
+
+_PROBLEM_COUNTS = ("missing", "unanswered", "duplicate", "malformed", "missing videos")
+
+
+def format_number(value: float) -> str:
+    """Formats a number with one decimal; nan is a dash."""
+    return f"{value:.1f}" if math.isfinite(value) else "-"
+
+
+def format_count(value: int | None) -> str:
+    """Formats a count; None is empty."""
+    return "" if value is None else f"{value:,}"
+
+
+def format_interval(low: float, high: float) -> str:
+    """Formats a confidence interval with one decimal; nan is a dash."""
+    return f"[{low:.1f}, {high:.1f}]" if math.isfinite(low) else "-"
+
+
+def format_p_value(value: float | None) -> str:
+    """Formats a p-value with three decimals; None and nan are empty."""
+    if value is None or math.isnan(value):
+        return ""
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def align_columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Returns the lines of a table: the first two columns left-aligned, the others right-aligned."""
+    widths = [max(len(r[i]) for r in (heads, *rows)) for i in range(len(heads))]
+
+    def line(cells: Sequence[str]) -> str:
+        left = [cell.ljust(w) for cell, w in zip(cells[:2], widths)]
+        right = [cell.rjust(w) for cell, w in zip(cells[2:], widths[2:])]
+        return "  ".join([*left, *right]).rstrip()
+
+    return [line(heads), *(line(row) for row in rows)]
+
+
+def describe_counts(score: BenchmarkScore) -> list[str]:
+    """Returns sentences on what was counted, followed by the notes on the first problems."""
+    counts = count_answers(score.answers)
+    size = f" of the benchmark's {counts['expected']:,}" if counts["expected"] else ""
+    problems = [f"{counts[k]:,} {k}" for k in _PROBLEM_COUNTS if counts[k]]
+    correct, total, accuracy = strict_accuracy(score.answers)
+    lines = [
+        f"{counts['items']:,} items{size}; the denominator has {counts['in the denominator']:,}.",
+        f"Problems: {', '.join(problems)}." if problems else "Nothing was left out or repeated.",
+        f"With each item once and everything else wrong: {correct:,} of {total:,}, "
+        f"{format_number(accuracy)}%.",
+    ]
+    for name, value in score.extra.items():
+        lines.append(f"{name}: {format_number(value) if isinstance(value, float) else value}")
+    lines += [f"  {note}" for note in score.answers.notes]
+    videos = len({a.cluster for a in score.answers.items})
+    lines.append(
+        f"Intervals: bootstrap over {videos:,} videos, {score.resamples} resamples, seed {score.seed}."
+    )
+    return lines
+
+
+def describe_problems(problems: Mapping[str, int]) -> str:
+    """Returns one sentence on the problems of a predictions file, by kind."""
+    parts = [f"{count:,} {kind}" for kind, count in problems.items() if count]
+    return f"Problems: {', '.join(parts)}." if parts else "Nothing was left out."
+
+
+def describe_perplexity(score: CommentaryScore) -> str:
+    """Returns one sentence on the clips and tokens behind the perplexity; empty if there is none."""
+    clips = score.teacher_forced
+    if not clips:
+        return ""
+    tokens = sum(t.word_tokens for c in clips for t in c.turns)
+    return (
+        f"Perplexity of the reference: over {len(clips):,} of {len(score.clips):,} clips, "
+        f"{tokens:,} tokens of words; {sum(c.words_after_last_frame for c in clips):,} words due after "
+        "the last frame are left out."
+    )

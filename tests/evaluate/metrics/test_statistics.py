@@ -1,0 +1,37 @@
+"""The cluster bootstrap, percentile intervals and McNemar's exact test."""
+
+import math
+
+import numpy as np
+import pytest
+
+from livecc_jax.evaluate.metrics.statistics import (
+    ClusterBootstrap,
+    mcnemar_exact,
+    percentile_interval,
+)
+
+
+def test_bootstrap():
+    """Resampling is seeded and by cluster; with one item a cluster, the width is the binomial one."""
+    values = np.array([[1.0], [1.0], [0.0], [0.0]])
+    totals = ClusterBootstrap(["a", "a", "b", "b"], 500).totals(values)
+    assert set(np.unique(totals)) == {0.0, 2.0, 4.0}
+    reversed_totals = ClusterBootstrap(["b", "b", "a", "a"], 500).totals(values[::-1])
+    np.testing.assert_array_equal(ClusterBootstrap(["a", "a", "b", "b"], 500).totals(values), totals)
+    assert reversed_totals.mean() == pytest.approx(totals.mean(), abs=0.3)
+    rng = np.random.default_rng(1)
+    answers = (rng.random((1000, 1)) < 0.6).astype(float)
+    interval = percentile_interval(
+        ClusterBootstrap([str(i) for i in range(1000)]).totals(answers)[:, 0] / 1000
+    )
+    half_width = 1.96 * math.sqrt(answers.mean() * (1 - answers.mean()) / 1000)
+    assert interval.high - interval.low == pytest.approx(2 * half_width, rel=0.1)
+    assert math.isnan(percentile_interval(ClusterBootstrap([], 10).totals(np.zeros((0, 1)))[:, 0]).low)
+
+
+def test_mcnemar():
+    # A fair coin thrown five times: P(0 or 5 heads) = 2/32. Concordant items do not enter.
+    assert mcnemar_exact(0, 5) == pytest.approx(2 / 32)
+    assert mcnemar_exact(0, 0) == 1.0
+    assert mcnemar_exact(900, 1200) < 1e-9
