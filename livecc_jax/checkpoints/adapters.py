@@ -1,7 +1,8 @@
-"""Adapters (LoRA) of a training run, merged into the weights they adapt whenever a run is opened.
+"""Merges the adapters (LoRA) of a training run into the weights they adapt, when the run is opened.
 
-A run's steps hold the base and the adapters apart, which is what training goes on from. Everything else
-sees a model: each adapted kernel is added up in float32 and rounded once, to the dtype that is wanted.
+The steps of a run store the base weights and the adapters separately, because training continues from
+both. Everything else sees one model: each adapted kernel is summed in float32 and rounded once, to the
+dtype that is asked for.
 """
 
 from __future__ import annotations
@@ -13,45 +14,58 @@ from typing import Any
 import jax
 import numpy as np
 
-from livecc_jax.checkpoints.hf_config import CONFIG, read_json
+from livecc_jax.checkpoints.hf_config import CONFIG
+from livecc_jax.checkpoints.json_fields import read_json
 from livecc_jax.errors import CheckpointError
-from livecc_jax.model.lora import LORA, merged
+from livecc_jax.model.lora import LORA, merge_adapter
 
 PREFIX = f"{LORA}/"
 
 
 def adapter_paths(kernel: str) -> tuple[str, str]:
-    """Where A and B of a kernel are, if it is adapted."""
+    """Returns the paths that A and B of a kernel have if the kernel is adapted."""
     module = kernel.removesuffix("/kernel")
     return f"{PREFIX}{module}/a", f"{PREFIX}{module}/b"
 
 
-def take_apart(stored: Mapping[str, Any], where: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(the model's own, the adapters') of a step's parameters, each {path: what has a shape}.
+def split_adapters(params: Mapping[str, Any], where: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split the parameters of a step into those of the model and those of the adapters.
 
-    Raises CheckpointError when adapters do not fit the kernels they are of.
+    Args:
+        params: Arrays, or anything that has a shape, by path.
+        where: The step folder, for error messages.
+
+    Returns:
+        (parameters of the model, adapters), each by path.
+
+    Raises:
+        CheckpointError: An adapter does not fit its kernel, or has none.
     """
-    own = {k: v for k, v in stored.items() if not k.startswith(PREFIX)}
-    adapters = {k: v for k, v in stored.items() if k.startswith(PREFIX)}
-    left = set(adapters)
-    for path, kernel in own.items():
+    base = {k: v for k, v in params.items() if not k.startswith(PREFIX)}
+    adapters = {k: v for k, v in params.items() if k.startswith(PREFIX)}
+    unmatched = set(adapters)
+    for path, kernel in base.items():
         a, b = adapter_paths(path)
         if not path.endswith("/kernel") or not {a, b} <= adapters.keys():
             continue
-        left -= {a, b}
+        unmatched -= {a, b}
         (layers, inputs, rank), (layers_b, rank_b, outputs) = adapters[a].shape, adapters[b].shape
         size = layers * inputs * outputs
         if (layers, rank) != (layers_b, rank_b) or size != np.prod(kernel.shape, dtype=int):
             raise CheckpointError(
                 f"{where}: the adapters {a} and {b} do not fit {path} of shape {tuple(kernel.shape)}"
             )
-    if left:
-        raise CheckpointError(f"{where}: {min(left)} is an adapter of no kernel")
-    return own, adapters
+    if unmatched:
+        raise CheckpointError(f"{where}: {min(unmatched)} is an adapter of no kernel")
+    return base, adapters
 
 
-def scale_of(root: Path) -> float:
-    """alpha / rank of a run's adapters. Raises CheckpointError when its config.json does not say."""
+def adapter_scale(root: Path) -> float:
+    """Returns alpha / rank of a run's adapters.
+
+    Raises:
+        CheckpointError: The run's config.json does not hold both numbers.
+    """
     train = read_json(root / CONFIG).get("train") or {}
     alpha, rank = (train.get(f"compute.lora.{name}") for name in ("alpha", "rank"))
     if not isinstance(alpha, int | float) or not isinstance(rank, int) or rank < 1:
@@ -62,26 +76,29 @@ def scale_of(root: Path) -> float:
     return alpha / rank
 
 
-def merge_stack(
+def merge_adapters(
     kernel: Any, a: np.ndarray, b: np.ndarray, scale: float, dtype: np.dtype, sharding: Any = None
 ) -> Any:
-    """A stack of kernels with their adapters added, a layer at a time.
+    """Add the adapters to a stack of kernels, one layer at a time.
 
     Args:
-        kernel: [L, *in, *out]; a numpy array, or with `sharding` a jax array.
-        a: [L, in, r].
-        b: [L, r, out].
+        kernel: [L, *in, *out]; a numpy array, or a jax array when `sharding` is given.
+        a: [L, in, r], the adapters' A.
+        b: [L, r, out], the adapters' B.
         scale: alpha / rank.
-        dtype: of the result.
-        sharding: of the result; without it numpy arrays are made.
+        dtype: Dtype of the result.
+        sharding: Sharding of the result; None returns a numpy array.
+
+    Returns:
+        [L, *in, *out] in `dtype`.
     """
     if sharding is None:
         out = np.empty(kernel.shape, dtype)
         for layer in range(len(out)):
-            out[layer] = merged(kernel[layer], a[layer], b[layer], scale).astype(dtype)
+            out[layer] = merge_adapter(kernel[layer], a[layer], b[layer], scale).astype(dtype)
         return out
 
-    def stack(kernel: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
-        return jax.lax.map(lambda x: merged(*x, scale).astype(dtype), (kernel, a, b))
+    def merge_stack(kernel: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+        return jax.lax.map(lambda x: merge_adapter(*x, scale).astype(dtype), (kernel, a, b))
 
-    return jax.jit(stack, out_shardings=sharding)(kernel, a, b)
+    return jax.jit(merge_stack, out_shardings=sharding)(kernel, a, b)

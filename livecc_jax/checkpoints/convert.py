@@ -1,4 +1,4 @@
-"""From either layout to either layout."""
+"""Converts a checkpoint from either layout (HuggingFace, Orbax) to either layout."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 
 import jax
 
-from livecc_jax.checkpoints.files import carry, replacing
+from livecc_jax.checkpoints.files import atomic_directory, copy_files
 from livecc_jax.checkpoints.hf_config import LiveCCBlock
-from livecc_jax.checkpoints.hf_export import CARRIED, export_hf
+from livecc_jax.checkpoints.hf_export import SETTINGS_FILES, export_hf
 from livecc_jax.checkpoints.open import Checkpoint, open_checkpoint
-from livecc_jax.checkpoints.stored import StoredWeights
+from livecc_jax.checkpoints.weight_source import CheckpointWeights
 from livecc_jax.errors import CheckpointError, TokenizerError
 from livecc_jax.text.tokenizer import Tokenizer
 
@@ -24,14 +24,22 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
-class Converted:
-    """What `convert` wrote."""
+class ConversionResult:
+    """The checkpoint that `convert` wrote.
+
+    Attributes:
+        path: Its directory.
+        kind: Its layout, "hf" or "orbax".
+        parameters: Number of parameters.
+        dtype: Dtype of most of the weights.
+        tokenizer: Whether the source has a tokenizer, so the copy has it too.
+    """
 
     path: Path
     kind: str
     parameters: int
-    dtype: str  # of most of the weights
-    tokenizer: bool  # whether the source had one, and so the copy has
+    dtype: str
+    tokenizer: bool
 
 
 def convert(
@@ -41,33 +49,36 @@ def convert(
     dtype: str | None = None,
     layout: str = "flat",
     overwrite: bool = False,
-) -> Converted:
+) -> ConversionResult:
     """Write a copy of a checkpoint in another layout.
 
     Args:
-        src: anything `open_checkpoint` takes.
-        dst: the directory to write; it appears whole or not at all.
-        to: "hf", or "orbax" for a run whose step 0 holds the parameters alone.
-        dtype: cast the weights. Without it they keep theirs, bit for bit, except that a training
-            run goes to "hf" in the dtype of the model it started from.
-        layout: of the config.json in "hf", "flat" or "nested".
-        overwrite: replace a checkpoint that is at `dst`.
+        src: Any path that `open_checkpoint` accepts.
+        dst: The directory to write; it appears complete or not at all.
+        to: "hf", or "orbax" for a run whose step 0 holds only the parameters.
+        dtype: Dtype to cast the weights to. None keeps their dtypes, bit for bit, except that a
+            training run is exported to "hf" in the dtype of the model it started from.
+        layout: Layout of the config.json in "hf", "flat" or "nested".
+        overwrite: Replace a checkpoint that exists at `dst`.
+
+    Returns:
+        What was written.
 
     Raises:
-        CheckpointError: the source is damaged, or the destination exists or holds the source.
+        CheckpointError: The source is damaged, or the destination exists or contains the source.
     """
     if to not in LAYOUTS:
         raise CheckpointError(f"{to!r} is not a checkpoint layout; they are {', '.join(LAYOUTS)}")
     if dtype is not None and dtype not in DTYPES:
         raise CheckpointError(f"{dtype!r} is not a weight dtype; they are {', '.join(DTYPES)}")
     checkpoint = open_checkpoint(src)
-    here, there = checkpoint.path.resolve(), Path(dst).resolve()
-    if here == there or there in here.parents:
+    source_path, target_path = checkpoint.path.resolve(), Path(dst).resolve()
+    if source_path == target_path or target_path in source_path.parents:
         raise CheckpointError(f"{dst}: holds the checkpoint that is to be converted")
     try:
         tokenizer = checkpoint.open_tokenizer()
     except TokenizerError:
-        if any(checkpoint.root.glob("tokenizer.*")):  # there is one, and it is broken
+        if any(checkpoint.root.glob("tokenizer.*")):  # a tokenizer exists, but it is broken
             raise
         tokenizer = None
     livecc = checkpoint.livecc
@@ -75,8 +86,8 @@ def convert(
         dtype = livecc.dtype
         if dtype not in (None, *DTYPES):
             raise CheckpointError(f"{checkpoint.root}: livecc.dtype {dtype!r} is not a weight dtype")
-    weights = StoredWeights(checkpoint, dtype)
-    livecc = dataclasses.replace(livecc, dtype=None)  # the copy is stored in the dtype it wants
+    weights = CheckpointWeights(checkpoint, dtype)
+    livecc = dataclasses.replace(livecc, dtype=None)  # the copy is already stored in it
     if to == "hf":
         export_hf(
             dst,
@@ -94,11 +105,13 @@ def convert(
     sizes: Counter[str] = Counter()
     for name, shape in weights.shapes.items():
         sizes[str(weights.dtypes[name])] += math.prod(shape)
-    return Converted(Path(dst), to, sizes.total(), sizes.most_common(1)[0][0], tokenizer is not None)
+    return ConversionResult(
+        Path(dst), to, sizes.total(), sizes.most_common(1)[0][0], tokenizer is not None
+    )
 
 
 def _origin(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What the model card tells of where the weights come from."""
+    """Returns what the model card says about the origin of the weights."""
     if checkpoint.kind == "hf":
         return {"source": checkpoint.root.name}
     from livecc_jax.checkpoints.run import RunDirectory
@@ -114,18 +127,18 @@ def _to_orbax(
     tokenizer: Tokenizer | None,
     dtype: str | None,
     overwrite: bool,
-    weights: StoredWeights,
+    weights: CheckpointWeights,
 ) -> None:
     from livecc_jax.checkpoints.run import RunDirectory
 
-    needed = sum(math.prod(s) * weights.dtypes[n].itemsize for n, s in weights.shapes.items())
+    num_bytes = sum(math.prod(s) * weights.dtypes[n].itemsize for n, s in weights.shapes.items())
     with (
-        replacing(dst, overwrite, needed) as fresh,
+        atomic_directory(dst, overwrite, num_bytes) as fresh,
         RunDirectory(fresh, asynchronous=False) as run,
     ):
         run.create(checkpoint.config, livecc, tokenizer, train={})
-        carry(checkpoint.root, fresh, CARRIED)
-        # As jax arrays, though of the same memory: of numpy arrays Orbax makes copies first.
+        copy_files(checkpoint.root, fresh, SETTINGS_FILES)
+        # As jax arrays that share the memory: Orbax would first copy numpy arrays.
         cpu = jax.local_devices(backend="cpu")[0]
         run.save(0, jax.device_put(checkpoint.load_params(dtype), cpu, may_alias=True))
         run.wait()

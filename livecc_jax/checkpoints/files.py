@@ -1,4 +1,4 @@
-"""Replacing a whole directory, so that nobody ever sees half of one."""
+"""Writes a directory atomically: other processes see the old directory or the new one, never a part."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from livecc_jax.errors import CheckpointError
 
 
 @contextlib.contextmanager
-def replacing(destination: str | Path, overwrite: bool = False, needed: int = 0) -> Iterator[Path]:
-    """A fresh directory beside `destination`, which takes its place when the block succeeds.
+def atomic_directory(
+    destination: str | Path, overwrite: bool = False, needed_bytes: int = 0
+) -> Iterator[Path]:
+    """Yields a temporary directory that replaces `destination` when the block succeeds.
 
     Args:
-        destination: where the result goes.
-        overwrite: replace what is there, provided that it is a checkpoint or an empty directory.
-        needed: bytes that are going to be written.
+        destination: The directory to write.
+        overwrite: Replace an existing directory, provided that it is a checkpoint or empty.
+        needed_bytes: Number of bytes that are going to be written.
 
     Raises:
-        CheckpointError: something is there that may not be replaced, or the disk has no room (what is
-            replaced is removed last, so it gives none) or refuses.
+        CheckpointError: The destination exists and may not be replaced, or the disk is too full (the
+            old directory is removed last, so its space does not count) or cannot be written.
     """
     destination = Path(destination).absolute()
     if destination.exists() or destination.is_symlink():
@@ -30,12 +32,12 @@ def replacing(destination: str | Path, overwrite: bool = False, needed: int = 0)
             raise CheckpointError(
                 f"{destination}: already exists; choose another place or overwrite it"
             )
-        checkpoint = destination.is_dir() and (
+        replaceable = destination.is_dir() and (
             (destination / "config.json").is_file() or not any(destination.iterdir())
         )
-        if not checkpoint or destination.is_symlink():
+        if not replaceable or destination.is_symlink():
             raise CheckpointError(f"{destination}: is not a checkpoint, so it is not overwritten")
-    _check_room(destination, needed)
+    _check_free_space(destination, needed_bytes)
     fresh = destination.with_name(f".{destination.name}.new-{os.getpid()}")
     old = destination.with_name(f".{destination.name}.old-{os.getpid()}")
     try:
@@ -57,18 +59,23 @@ def replacing(destination: str | Path, overwrite: bool = False, needed: int = 0)
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _check_room(destination: Path, needed: int) -> None:
-    """Raise CheckpointError unless the disk has this many bytes free."""
-    home = next(p for p in destination.parents if p.exists())
-    free = shutil.disk_usage(home).free
-    if free < needed:
+def _check_free_space(destination: Path, needed_bytes: int) -> None:
+    """Raises CheckpointError unless the disk has this many bytes free."""
+    parent = next(p for p in destination.parents if p.exists())
+    free = shutil.disk_usage(parent).free
+    if free < needed_bytes:
         raise CheckpointError(
-            f"{destination}: needs {needed / 1e9:.1f} GB, but its disk has {free / 1e9:.1f} GB free"
+            f"{destination}: needs {needed_bytes / 1e9:.1f} GB, "
+            f"but its disk has {free / 1e9:.1f} GB free"
         )
 
 
-def carry(source: str | Path, destination: Path, names: Iterable[str]) -> None:
-    """Copy the files of these names that `source` has, over those at `destination`."""
+def copy_files(source: str | Path, destination: Path, names: Iterable[str]) -> None:
+    """Copy those of the named files that `source` has, over those at `destination`.
+
+    Raises:
+        CheckpointError: A file cannot be copied.
+    """
     for name in names:
         if (Path(source) / name).is_file():
             try:

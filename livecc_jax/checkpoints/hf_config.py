@@ -1,22 +1,21 @@
-"""`config.json` to ModelConfig and back, in the 2024 (flat) and the later (nested) layout.
+"""Converts `config.json` to ModelConfig and back, in the 2024 (flat) and the later (nested) layout.
 
 The flat layout has the decoder's fields at the top level; every transformers since 4.45 reads it. The
-nested one has them under `text_config`, as transformers 4.52 and later write it. Either carries our
-own block `"livecc"`, which says how the model was trained; without it the defaults hold.
+nested layout has them under `text_config`, as transformers 4.52 and later write it. Both carry our own
+block `"livecc"`, which says how the model was trained; without the block, the defaults apply.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from livecc_jax.checkpoints.json_fields import JsonFields, read_json
 from livecc_jax.errors import CheckpointError, ConfigError
 from livecc_jax.families.qwen2_vl import ARCHITECTURE, CHANNELS, MERGE, MODEL_TYPE, PATCH, TEMPORAL
 from livecc_jax.model.config import ModelConfig, SpecialIds, TextConfig, VisionConfig
-from livecc_jax.timeline.modes import MODES
+from livecc_jax.timeline.position_modes import POSITION_MODES
 
 CONFIG = "config.json"
 LAYOUTS = ("flat", "nested")
@@ -32,7 +31,7 @@ _VISION = {
     "spatial_merge_size": MERGE,
     "temporal_patch_size": TEMPORAL,
 }
-# Our field, theirs.
+# Our field of `SpecialIds` -> the field in config.json.
 _IDS = {
     "vision_start": "vision_start_token_id",
     "vision_end": "vision_end_token_id",
@@ -44,12 +43,12 @@ _IDS = {
 
 @dataclass(frozen=True)
 class LiveCCBlock:
-    """How a model was trained, and so how it wants to be run.
+    """How a model was trained; commands take their defaults from it.
 
     Attributes:
-        positions: position mode, one of `livecc_jax.timeline.positions.MODES`.
-        pixel_budget: pixels a frame may have, as `livecc_jax.media.budget` spells it.
-        dtype: in a training run, the dtype of the model it started from, in which it is exported.
+        positions: Position mode, one of `livecc_jax.timeline.positions.MODES`.
+        pixel_budget: Pixels that a frame may have, as `livecc_jax.media.budget` spells it.
+        dtype: Dtype of the model that a training run started from, in which the run is exported.
     """
 
     positions: str = "mrope"
@@ -57,48 +56,8 @@ class LiveCCBlock:
     dtype: str | None = None
 
 
-class _Fields:
-    """Typed look-ups in one JSON object, each failure naming the file and the field."""
-
-    def __init__(self, data: Any, where: Path, prefix: str = "") -> None:
-        if not isinstance(data, Mapping):
-            raise CheckpointError(f"{where}: {prefix.rstrip('.') or 'the file'} is not a JSON object")
-        self.data, self.where, self.prefix = data, where, prefix
-
-    def fail(self, name: str, what: str) -> CheckpointError:
-        return CheckpointError(f"{self.where}: {self.prefix}{name} {what}")
-
-    def get(self, name: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
-        """The field; `default` where it is absent or null; CheckpointError if that is None too."""
-        value = self.data.get(name)
-        if value is None:
-            value = default
-        if value is None:
-            raise self.fail(name, "is missing")
-        right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-        if not right:
-            raise self.fail(name, f"is {value!r}, which is not of the right type")
-        return value
-
-    def count(self, name: str, default: int | None = None) -> int:
-        value = self.get(name, int, default)
-        if value < 1:
-            raise self.fail(name, f"is {value}, but must be at least 1")
-        return value
-
-    def only(self, name: str, supported: Any, kind: type | tuple[type, ...] = str) -> None:
-        """Check a field that has one supported value, which is also its default."""
-        if self.get(name, kind, supported) != supported:
-            raise self.fail(name, f"is {self.data[name]!r}; only {supported!r} is supported")
-
-    def inside(self, name: str) -> _Fields:
-        if self.data.get(name) is None:
-            raise self.fail(name, "is missing")
-        return _Fields(self.data[name], self.where, f"{self.prefix}{name}.")
-
-
-def _rope(text: _Fields) -> tuple[tuple[int, int, int], float]:
-    """(mrope_section, theta) from rope_scaling (2024) or rope_parameters (later)."""
+def _rope(text: JsonFields) -> tuple[tuple[int, int, int], float]:
+    """Returns (mrope_section, theta) from rope_scaling (2024) or rope_parameters (later)."""
     name = "rope_parameters" if text.data.get("rope_parameters") is not None else "rope_scaling"
     rope = text.inside(name)
     for key in ("type", "rope_type"):
@@ -112,7 +71,7 @@ def _rope(text: _Fields) -> tuple[tuple[int, int, int], float]:
     return tuple(section), float(theta)
 
 
-def _text(text: _Fields, tied: bool) -> TextConfig:
+def _text(text: JsonFields, tied: bool) -> TextConfig:
     text.only("hidden_act", "silu")
     text.only("use_sliding_window", False, bool)
     if any(kind != "full_attention" for kind in text.get("layer_types", list, [])):
@@ -134,7 +93,7 @@ def _text(text: _Fields, tied: bool) -> TextConfig:
     )
 
 
-def _vision(vision: _Fields, text_width: int) -> VisionConfig:
+def _vision(vision: JsonFields, text_width: int) -> VisionConfig:
     vision.only("hidden_act", "quick_gelu")
     for name in ("in_channels", "in_chans"):
         vision.only(name, CHANNELS, int)
@@ -142,7 +101,7 @@ def _vision(vision: _Fields, text_width: int) -> VisionConfig:
         rope = vision.inside("rope_parameters")
         rope.only("rope_theta", 10000, _NUMBER)
         rope.only("rope_type", "axial")
-    # The input pipeline makes these patches and no others.
+    # The input pipeline only creates patches of this size.
     for name in ("patch_size", "temporal_patch_size", "spatial_merge_size"):
         vision.only(name, _VISION[name], int)
     n = {name: vision.count(name, default) for name, default in _VISION.items()}
@@ -159,14 +118,14 @@ def _vision(vision: _Fields, text_width: int) -> VisionConfig:
     )
 
 
-def _ids(top: _Fields, text: _Fields) -> SpecialIds:
+def _ids(top: JsonFields, text: JsonFields) -> SpecialIds:
     defaults = SpecialIds()
     ids = {ours: top.get(theirs, int, getattr(defaults, ours)) for ours, theirs in _IDS.items()}
     for ours in ("bos", "eos"):
         name = f"{ours}_token_id"
         owner = text if text.data.get(name) is not None else top
         value = owner.get(name, (int, list), getattr(defaults, ours))
-        if isinstance(value, list):  # several ends: the first is the turn's
+        if isinstance(value, list):  # several end tokens: the first one ends a turn
             if not value or type(value[0]) is not int:
                 raise owner.fail(name, f"is {value}, which is not a list of ids")
             value = value[0]
@@ -174,18 +133,18 @@ def _ids(top: _Fields, text: _Fields) -> SpecialIds:
     return SpecialIds(**ids)
 
 
-def from_dict(data: Any, where: Path) -> tuple[ModelConfig, LiveCCBlock]:
-    """What a parsed config.json says.
+def parse_config(data: Any, where: Path) -> tuple[ModelConfig, LiveCCBlock]:
+    """Convert a parsed config.json.
 
     Args:
-        data: the JSON value.
-        where: the file, for messages.
+        data: The JSON value.
+        where: The file, for error messages.
 
     Raises:
-        CheckpointError: it is not a Qwen2-VL configuration, or one that is not supported; the
-            message names the file and the field.
+        CheckpointError: The configuration is not one of Qwen2-VL, or is not supported; the message
+            names the file and the field.
     """
-    top = _Fields(data, where)
+    top = JsonFields(data, where)
     kind = top.get("model_type", str)
     if kind != MODEL_TYPE:
         raise top.fail("model_type", f"is {kind!r}; only Qwen2-VL ({MODEL_TYPE!r}) is supported")
@@ -203,10 +162,10 @@ def from_dict(data: Any, where: Path) -> tuple[ModelConfig, LiveCCBlock]:
         )
     except ConfigError as e:
         raise CheckpointError(f"{where}: {e}") from e
-    block = _Fields(data.get("livecc") or {}, where, "livecc.")
+    block = JsonFields(data.get("livecc") or {}, where, "livecc.")
     defaults = LiveCCBlock()
-    if block.get("positions", str, defaults.positions) not in MODES:
-        raise block.fail("positions", f"is not one of {', '.join(MODES)}")
+    if block.get("positions", str, defaults.positions) not in POSITION_MODES:
+        raise block.fail("positions", f"is not one of {', '.join(POSITION_MODES)}")
     return config, LiveCCBlock(
         positions=block.get("positions", str, defaults.positions),
         pixel_budget=str(block.get("pixel_budget", (str, int), defaults.pixel_budget)),
@@ -214,37 +173,26 @@ def from_dict(data: Any, where: Path) -> tuple[ModelConfig, LiveCCBlock]:
     )
 
 
-def read_json(file: Path) -> Any:
-    """A JSON file's value. Raises CheckpointError naming the file when there is none."""
-    try:
-        return json.loads(file.read_bytes())
-    except FileNotFoundError as e:
-        raise CheckpointError(f"{file}: there is no such file") from e
-    except OSError as e:
-        raise CheckpointError(f"{file}: cannot be read ({e.strerror})") from e
-    except ValueError as e:
-        raise CheckpointError(f"{file}: is not valid JSON ({e})") from e
-
-
 def read_config(directory: str | Path) -> tuple[ModelConfig, LiveCCBlock]:
-    """The configuration of a checkpoint directory. Raises CheckpointError; see `from_dict`."""
+    """Read the configuration of a checkpoint directory. Raises CheckpointError; see `parse_config`."""
     file = Path(directory) / CONFIG
-    return from_dict(read_json(file), file)
+    return parse_config(read_json(file), file)
 
 
-def to_dict(
+def to_config_json(
     config: ModelConfig, livecc: LiveCCBlock, dtype: str | None = None, layout: str = "flat"
 ) -> dict[str, Any]:
-    """What config.json holds.
+    """Returns the content of config.json.
 
     Args:
-        config: the architecture.
-        livecc: the block that says how it was trained.
-        dtype: of the weights beside it, as `bfloat16`; None leaves it out.
+        config: The architecture.
+        livecc: The block that says how the model was trained.
+        dtype: Name of the weights' dtype, as `bfloat16`; None leaves it out.
         layout: "flat" or "nested".
 
     Raises:
-        CheckpointError: no such layout; or HuggingFace's layout cannot express the vision tower.
+        CheckpointError: The layout is unknown, or HuggingFace's layout cannot express the vision
+            tower.
     """
     if layout not in LAYOUTS:
         raise CheckpointError(f"config layout {layout!r} is not one of {', '.join(LAYOUTS)}")
@@ -252,7 +200,7 @@ def to_dict(
     ratio = v.mlp / v.width
     if int(v.width * ratio) != v.mlp or v.channels != CHANNELS:
         raise CheckpointError(f"vision.mlp {v.mlp} cannot be written as a ratio of {v.width}")
-    stored = {"torch_dtype": dtype} if dtype else {}
+    dtype_field = {"torch_dtype": dtype} if dtype else {}
     text = {
         "attention_dropout": 0.0,
         "bos_token_id": ids.bos,
@@ -295,7 +243,7 @@ def to_dict(
         out["text_config"] = {
             "model_type": "qwen2_vl_text",
             **text,
-            **stored,
+            **dtype_field,
             "tie_word_embeddings": t.tied,
         }
         vision["model_type"] = MODEL_TYPE
@@ -304,16 +252,8 @@ def to_dict(
     if livecc.dtype:
         block["dtype"] = livecc.dtype
     return out | {
-        **stored,
+        **dtype_field,
         "tie_word_embeddings": t.tied,
         "vision_config": vision,
         "livecc": block,
     }
-
-
-def write_json(file: Path, data: Any) -> None:
-    """Write a JSON file for people to read. Raises CheckpointError when the disk refuses."""
-    try:
-        file.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    except OSError as e:
-        raise CheckpointError(f"{file}: cannot be written ({e.strerror})") from e

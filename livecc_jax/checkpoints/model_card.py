@@ -1,4 +1,4 @@
-"""The README.md of an exported checkpoint: what it is, what it was trained from, and how."""
+"""The model card, README.md, of an exported checkpoint: its format, its origin and its training."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from livecc_jax.checkpoints.hf_config import LiveCCBlock
 from livecc_jax.families.qwen2_vl import ARCHITECTURE
 
-# What a reader wants of a training configuration, in words.
-_FACTS = {
+# Fields of a training configuration that the card shows, with their descriptions.
+_FIELDS = {
     "step": "training steps",
     "preset": "architecture preset, from random weights",
-    "data.rows_per_step": "packed rows a step",
-    "data.tokens": "tokens a row",
+    "data.rows_per_step": "packed rows per step",
+    "data.tokens": "tokens per row",
     "data.epochs": "epochs",
     "data.weighting": "loss averaged over",
     "optim.learning_rate": "learning rate (AdamW, cosine)",
@@ -23,7 +23,7 @@ _FACTS = {
     "optim.clip_norm": "gradient clipping",
     "compute.dtype": "computed in",
     "compute.freeze": "frozen",
-    "compute.lora.rank": "decoder learnt by low-rank adapters, merged; their rank",
+    "compute.lora.rank": "rank of the decoder's low-rank adapters (LoRA), which are merged",
     "seed": "seed",
 }
 
@@ -31,18 +31,20 @@ _FACTS = {
 def model_card(
     livecc: LiveCCBlock, dtype: str, parameters: int, origin: Mapping[str, Any] | None = None
 ) -> str:
-    """Markdown with the front matter that HuggingFace's hub reads.
+    """Returns Markdown with the front matter that HuggingFace's hub reads.
 
     Args:
-        livecc: how the model wants to be run.
-        dtype: of most weights.
-        parameters: how many there are.
-        origin: the flat training configuration, with the "step" reached; or {"source": name} of a
-            checkpoint that was only converted. None: nothing is known.
+        livecc: The positions and the pixel budget that the model was trained with.
+        dtype: Dtype of most weights.
+        parameters: Number of parameters.
+        origin: The flat training configuration, with the "step" reached; or {"source": name} for a
+            checkpoint that was only converted. None says that nothing is known.
     """
     origin = origin or {}
     base = PurePath(str(origin.get("init") or "")).name
-    rows = [f"| {words} | {_shown(origin[key])} |" for key, words in _FACTS.items() if origin.get(key)]
+    rows = [
+        f"| {words} | {_format(origin[key])} |" for key, words in _FIELDS.items() if origin.get(key)
+    ]
     if base:
         rows.insert(0, f"| trained from | {base} |")
     if origin.get("source"):
@@ -50,7 +52,7 @@ def model_card(
     elif rows:
         history = "\n".join(["Trained with `livecc train`:", "", "| | |", "|---|---|", *rows])
     else:
-        history = "Nothing is recorded of its training."
+        history = "Its training is not recorded."
     return f"""---
 library_name: transformers
 pipeline_tag: video-text-to-text
@@ -83,5 +85,5 @@ defaults from there.
 """
 
 
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

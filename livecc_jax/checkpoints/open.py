@@ -1,4 +1,4 @@
-"""One way in for every command that takes a MODEL, whatever layout it has."""
+"""Opens the MODEL of a command, in either layout: a HuggingFace directory, an Orbax run or one step."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import jax
 from flax import traverse_util
 
 from livecc_jax.checkpoints.hf_config import CONFIG, LiveCCBlock, read_config
-from livecc_jax.checkpoints.hf_import import abstract_hf, flat_dtypes, load_hf
-from livecc_jax.checkpoints.names import table
+from livecc_jax.checkpoints.hf_load import abstract_hf, flat_dtypes, load_hf
+from livecc_jax.checkpoints.weight_names import weight_name_table
 from livecc_jax.errors import CheckpointError
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.qwen2_vl import Params
@@ -25,12 +25,12 @@ class Checkpoint:
     """A model on disk.
 
     Attributes:
-        path: the HuggingFace directory, or the step folder.
-        root: where config.json and the tokenizer are: the directory, or the run.
-        kind: "hf" or "orbax".
-        config: the architecture.
-        livecc: how it was trained.
-        step: of an Orbax run, else None.
+        path: The HuggingFace directory, or the step folder.
+        root: The directory with config.json and the tokenizer: the HuggingFace directory or the run.
+        kind: Layout, "hf" or "orbax".
+        config: The architecture.
+        livecc: How the model was trained.
+        step: Number of the step of an Orbax run; None for a HuggingFace directory.
     """
 
     path: Path
@@ -41,79 +41,83 @@ class Checkpoint:
     step: int | None = None
 
     def open_tokenizer(self) -> Tokenizer:
-        """Its tokenizer. Raises TokenizerError when it has none."""
+        """Open its tokenizer. Raises TokenizerError when it has none."""
         from livecc_jax.text.open import open_tokenizer
 
         return open_tokenizer(self.root)
 
     def abstract_params(self) -> Params:
-        """Shapes and stored dtypes, as `jax.ShapeDtypeStruct`s; only headers are read.
+        """Returns shapes and stored dtypes as `jax.ShapeDtypeStruct`s; only headers are read.
 
-        Those of the model: adapters of a run are merged into it when it is loaded.
+        Adapters of a run are not included, because loading merges them into the model.
         """
         if self.kind == "hf":
             return abstract_hf(self.path, self.config)
-        return traverse_util.unflatten_dict(self.stored_apart()[0], sep="/")
+        return traverse_util.unflatten_dict(self.abstract_params_and_adapters()[0], sep="/")
 
-    def stored_apart(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """(parameters, adapters) of a step of a run, each {path: `jax.ShapeDtypeStruct`}.
+    def abstract_params_and_adapters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Returns (parameters, adapters) of a step of a run, as `jax.ShapeDtypeStruct`s by path.
 
-        Raises CheckpointError when they are not this architecture's.
+        Raises:
+            CheckpointError: The step does not have this architecture.
         """
-        from livecc_jax.checkpoints.adapters import take_apart
+        from livecc_jax.checkpoints.adapters import split_adapters
         from livecc_jax.checkpoints.run import RunDirectory
 
         stored = traverse_util.flatten_dict(RunDirectory(self.root).abstract_params(self.step), sep="/")
-        found, adapters = take_apart(stored, self.path)
-        wanted = {e.path: e.full_shape for e in table(self.config)}
-        for path in sorted(wanted.keys() | found.keys()):
-            have = tuple(found[path].shape) if path in found else None
-            if have != wanted.get(path):
+        params, adapters = split_adapters(stored, self.path)
+        expected = {e.path: e.full_shape for e in weight_name_table(self.config)}
+        for path in sorted(expected.keys() | params.keys()):
+            shape = tuple(params[path].shape) if path in params else None
+            if shape != expected.get(path):
                 raise CheckpointError(
-                    f"{self.path}: parameter {path} has shape {have}, "
-                    f"but {CONFIG} makes it {wanted.get(path)}"
+                    f"{self.path}: parameter {path} has shape {shape}, "
+                    f"but {CONFIG} makes it {expected.get(path)}"
                 )
-        return found, adapters
+        return params, adapters
 
     def load_params(self, dtype: Any = None, shardings: Params | None = None) -> Params:
-        """The weights.
+        """Load the weights, with adapters merged.
 
         Args:
-            dtype: a dtype, or a tree of dtypes like the parameters; without it, as stored.
-            shardings: a tree of shardings like the parameters; without it the arrays stay on the
+            dtype: A dtype, or a tree of dtypes shaped like the parameters; None keeps stored dtypes.
+            shardings: A tree of shardings shaped like the parameters; None keeps the arrays on the
                 host.
 
         Returns:
-            Nested dict of numpy arrays, or with `shardings` of jax arrays; adapters are merged.
+            Nested dict of numpy arrays, or of jax arrays when `shardings` is given.
 
         Raises:
-            CheckpointError: the weights are damaged or are not this architecture's.
+            CheckpointError: The weights are damaged or do not have this architecture.
         """
         if self.kind == "hf":
             return load_hf(self.path, self.config, dtype, shardings)
-        from livecc_jax.checkpoints.adapters import adapter_paths, merge_stack, scale_of
+        from livecc_jax.checkpoints.adapters import adapter_paths, adapter_scale, merge_adapters
         from livecc_jax.checkpoints.run import RunDirectory
 
-        stored, adapters = self.stored_apart()
+        stored, adapters = self.abstract_params_and_adapters()
         dtypes = flat_dtypes(dtype, list(stored))
-        places: dict[str, Any] = dict.fromkeys(stored)
+        flat_shardings: dict[str, Any] = dict.fromkeys(stored)
         if shardings is not None:
-            places = traverse_util.flatten_dict(shardings, sep="/")
+            flat_shardings = traverse_util.flatten_dict(shardings, sep="/")
         adapted = {path: adapter_paths(path) for path in stored if adapter_paths(path)[0] in adapters}
 
-        def wanted(path: str, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-            dtype = x.dtype if path in adapted else dtypes[path] or x.dtype  # those are rounded once
-            return jax.ShapeDtypeStruct(x.shape, dtype, sharding=places[path])
+        def target(path: str, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            # An adapted kernel is rounded once, after its adapters have been added.
+            dtype = x.dtype if path in adapted else dtypes[path] or x.dtype
+            return jax.ShapeDtypeStruct(x.shape, dtype, sharding=flat_shardings[path])
 
-        abstract = {path: wanted(path, x) for path, x in stored.items()} | adapters
+        abstract = {path: target(path, x) for path, x in stored.items()} | adapters
         nested = traverse_util.unflatten_dict(abstract, sep="/")
         loaded = RunDirectory(self.root).restore_params(self.step, nested)
         if not adapters:
             return loaded
-        flat, scale = traverse_util.flatten_dict(loaded, sep="/"), scale_of(self.root)
+        flat, scale = traverse_util.flatten_dict(loaded, sep="/"), adapter_scale(self.root)
         for path, (a, b) in adapted.items():
             dtype = dtypes[path] or stored[path].dtype
-            flat[path] = merge_stack(flat[path], flat[a], flat[b], scale, dtype, places[path])
+            flat[path] = merge_adapters(
+                flat[path], flat[a], flat[b], scale, dtype, flat_shardings[path]
+            )
         return traverse_util.unflatten_dict({path: flat[path] for path in stored}, sep="/")
 
 
@@ -121,12 +125,12 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """Open a model.
 
     Args:
-        path: a HuggingFace directory, an Orbax run (its newest complete step is meant), or one step
-            folder of a run.
+        path: A HuggingFace directory, an Orbax run (its newest complete step is opened), or one
+            step folder of a run.
 
     Raises:
-        CheckpointError: it is none of these, or its config.json cannot be used. The weights are
-            checked when they are loaded.
+        CheckpointError: The path is none of these, or its config.json cannot be used. The weights
+            are checked when they are loaded.
     """
     path = Path(path).absolute()
     if not path.is_dir():
@@ -138,18 +142,18 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     if any(path.glob("*.safetensors*")) or any(path.glob("*.bin")):
         config, livecc = read_config(path)
         return Checkpoint(path, path, "hf", config, livecc)
-    from livecc_jax.checkpoints.run import steps_of
+    from livecc_jax.checkpoints.run import list_steps
 
-    steps = steps_of(path)
+    steps = list_steps(path)
     if not steps:
         raise CheckpointError(f"{path}: holds neither safetensors nor a complete step")
     return _open_step(path / str(steps[-1]))
 
 
 def _open_step(path: Path) -> Checkpoint:
-    from livecc_jax.checkpoints.run import is_complete
+    from livecc_jax.checkpoints.run import is_complete_step
 
-    if not is_complete(path):
+    if not is_complete_step(path):
         raise CheckpointError(f"{path}: is not a complete step")
     config, livecc = read_config(path.parent)
     return Checkpoint(path, path.parent, "orbax", config, livecc, int(path.name))

@@ -4,9 +4,9 @@
     <run>/tokenizer.json     and its companions
     <run>/<step>/params      parameters
     <run>/<step>/opt_state   optimiser state; absent when a checkpoint was converted
-    <run>/<step>/meta        JSON: whatever else the trainer must remember
+    <run>/<step>/meta        JSON: all other state of the trainer
 
-Everything comes back bit for bit, on any mesh.
+Everything is restored bit for bit, on any mesh.
 """
 
 from __future__ import annotations
@@ -22,29 +22,30 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 
-from livecc_jax.checkpoints.hf_config import CONFIG, LiveCCBlock, read_json, to_dict, write_json
+from livecc_jax.checkpoints.hf_config import CONFIG, LiveCCBlock, to_config_json
+from livecc_jax.checkpoints.json_fields import read_json, write_json
 from livecc_jax.errors import CheckpointError
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.qwen2_vl import Params
 from livecc_jax.text.tokenizer import Tokenizer
 
-# Orbax narrates every step at INFO.
+# Orbax logs every step at INFO.
 absl_logging.set_verbosity(absl_logging.WARNING)
 
 ITEMS = ("params", "opt_state", "meta")
-DAMAGED = ".damaged"  # what a step that cannot be read is renamed to
+DAMAGED = ".damaged"  # suffix of a step folder that could not be read
 
 
-def steps_of(path: str | Path) -> list[int]:
-    """The complete steps of a run, oldest first; none when there is no such run."""
+def list_steps(path: str | Path) -> list[int]:
+    """Returns the complete steps of a run, oldest first; none when there is no such run."""
     path = Path(path)
     if not path.is_dir():
         return []
-    return sorted(int(p.name) for p in path.iterdir() if p.name.isdecimal() and is_complete(p))
+    return sorted(int(p.name) for p in path.iterdir() if p.name.isdecimal() and is_complete_step(p))
 
 
-def is_complete(step: Path) -> bool:
-    """Whether a step folder was written to its end."""
+def is_complete_step(step: Path) -> bool:
+    """Whether a step folder was written completely."""
     return (
         (step / "params").is_dir()
         and (step / "_CHECKPOINT_METADATA").is_file()
@@ -53,7 +54,7 @@ def is_complete(step: Path) -> bool:
 
 
 def _leaves(tree: Any) -> dict[str, Any]:
-    """{path: leaf}, alike for a tree and for what Orbax remembers of it."""
+    """Returns the leaves by path, for a tree as well as for its metadata in Orbax."""
 
     def name(key: Any) -> str:
         return str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))
@@ -62,35 +63,38 @@ def _leaves(tree: Any) -> dict[str, Any]:
     return {"/".join(name(k) for k in path): leaf for path, leaf in flat}
 
 
-def _target(leaf: jax.ShapeDtypeStruct) -> Any:
-    """What tells Orbax where an array goes: a numpy array, here of no memory, means the host."""
+def _restore_target(leaf: jax.ShapeDtypeStruct) -> Any:
+    """Returns what tells Orbax where to restore an array; a numpy array stands for the host.
+
+    The numpy array is broadcast from one number, so it takes no memory.
+    """
     if getattr(leaf, "sharding", None) is not None:
         return leaf
     return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
 
 
-def _stored(folder: Path, item: str) -> Any:
-    """The tree of an item of a step, with shape and dtype in place of arrays."""
+def _item_metadata(folder: Path, item: str) -> Any:
+    """Returns the tree of an item of a step, with shapes and dtypes in place of arrays."""
     if not (folder / item).is_dir():
         raise CheckpointError(f"{folder}: has no {item}")
-    with _telling(folder, f"its {item} cannot be read"):
+    with _as_checkpoint_error(folder, f"its {item} cannot be read"):
         return ocp.StandardCheckpointHandler().metadata(folder / item).tree
 
 
 @contextlib.contextmanager
-def _telling(where: Path, what: str) -> Iterator[None]:
-    """Turn what Orbax raises for a disk or a damaged checkpoint into one sentence."""
+def _as_checkpoint_error(where: Path, what: str) -> Iterator[None]:
+    """Turn the exceptions that Orbax raises for a disk or a damaged file into CheckpointError."""
     try:
         yield
     except (OSError, ValueError, KeyError, RuntimeError) as e:
         reason = str(e).strip().split("\n")[0] or type(e).__name__
-        if len(reason) > 200:  # the cause ("No space left on device") is told last
+        if len(reason) > 200:  # the cause ("No space left on device") comes last
             reason = f"{reason[:80]} ... {reason[-115:]}"
         raise CheckpointError(f"{where}: {what} ({reason})") from e
 
 
-def _bounded_writers() -> dict[str, Any]:
-    """Writers that copy a gigabyte of arrays at a time, in place of everything at once."""
+def _bounded_handlers() -> dict[str, Any]:
+    """Returns handlers that copy a gigabyte of arrays at a time, instead of all arrays at once."""
     return {
         "params": ocp.StandardCheckpointHandler(save_concurrent_gb=1),
         "opt_state": ocp.StandardCheckpointHandler(save_concurrent_gb=1),
@@ -99,26 +103,27 @@ def _bounded_writers() -> dict[str, Any]:
 
 
 class _Manager(ocp.CheckpointManager):
-    """Orbax's, that leaves notices of preemption to the training loop."""
+    """Orbax's manager, without its own handling of preemption: the training loop does that."""
 
     def reached_preemption(self, step: int) -> bool:
-        """False, without asking jax's preemption service.
+        """Returns False, without a call to jax's preemption service.
 
-        The service compares one count with the number it agreed on, and whoever asks last sets the
-        count: asked about steps, it would agree on one that the loop's polls reach much later or never.
+        The service compares one counter with the number it agreed on, and the last caller sets the
+        counter. If Orbax called it with steps, it would agree on a number that the training loop's
+        polls reach much later, or never.
         """
         del step
         return False
 
 
 class RunDirectory:
-    """One run.
+    """The directory of one training run.
 
     Args:
-        path: its directory.
-        keep: newest steps to keep; older ones are deleted as new ones complete.
-        keep_every: steps that this divides are never deleted; 0: none.
-        asynchronous: let `save` return once the arrays are copied, and write behind the caller.
+        path: The directory.
+        keep: Number of newest steps to keep; older ones are deleted when new ones complete.
+        asynchronous: Let `save` return once the arrays are copied, and write in the background.
+        keep_every: Steps that are multiples of this number are never deleted; 0 protects none.
     """
 
     def __init__(
@@ -133,20 +138,20 @@ class RunDirectory:
     def create(
         self, config: ModelConfig, livecc: LiveCCBlock, tokenizer: Tokenizer | None, train: dict
     ) -> None:
-        """Make the directory with its config.json and tokenizer files.
+        """Create the directory with its config.json and tokenizer files.
 
         Args:
-            config: the architecture.
-            livecc: positions, pixel budget, and the dtype in which the run is to be exported.
-            tokenizer: its files go to the root; None writes none.
-            train: the flat training configuration, kept under "train".
+            config: The architecture.
+            livecc: Positions, pixel budget, and the dtype in which the run is exported.
+            tokenizer: Tokenizer whose files are written to the root; None writes none.
+            train: The flat training configuration, stored under "train".
 
         Raises:
-            CheckpointError: the run already holds a checkpoint, or the disk refuses.
+            CheckpointError: The run already holds a checkpoint, or cannot be written.
         """
         if jax.process_index() != 0:
             return
-        if steps_of(self.path):
+        if list_steps(self.path):
             raise CheckpointError(f"{self.path}: already holds a run with checkpoints")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -154,32 +159,32 @@ class RunDirectory:
             raise CheckpointError(f"{self.path}: cannot be made ({e.strerror})") from e
         if tokenizer is not None:
             tokenizer.save(self.path)
-        # Last, and by renaming: a directory with a config.json is a run.
+        # Written last, and renamed atomically, because a directory with a config.json is a run.
         fresh = self.path / f".{CONFIG}.new"
-        write_json(fresh, to_dict(config, livecc) | {"train": train})
+        write_json(fresh, to_config_json(config, livecc) | {"train": train})
         fresh.replace(self.path / CONFIG)
 
     def train_config(self) -> dict[str, Any]:
-        """The flat training configuration that `create` was given."""
+        """Returns the flat training configuration that was passed to `create`."""
         return read_json(self.path / CONFIG).get("train") or {}
 
     def save(self, step: int, params: Params, opt_state: Any = None, meta: dict | None = None) -> None:
-        """Write a step; it counts once complete.
+        """Write a step; it is listed once it is complete.
 
         Args:
-            step: its number.
-            params: nested dict of arrays, sharded or not.
-            opt_state: any tree of arrays; None leaves it out.
+            step: Number of the step.
+            params: Nested dict of arrays, sharded or not.
+            opt_state: Optimiser state, any tree of arrays; None leaves it out.
             meta: JSON values.
 
         Raises:
-            CheckpointError: the step is there already, or cannot be written (an asynchronous write
-                that failed is told by the next `save`, `wait` or `close`).
+            CheckpointError: The step exists already, or cannot be written (the failure of an
+                asynchronous write is raised by the next `save`, `check`, `wait` or `close`).
         """
         items = {"params": ocp.args.StandardSave(params), "meta": ocp.args.JsonSave(meta or {})}
         if opt_state is not None:
             items["opt_state"] = ocp.args.StandardSave(opt_state)
-        if step in steps_of(self.path):
+        if step in list_steps(self.path):
             raise CheckpointError(f"{self.path}: step {step} is already there")
         with self._writing():
             if self._manager is None:
@@ -187,30 +192,30 @@ class RunDirectory:
                 self._manager = _Manager(
                     self.path,
                     item_names=ITEMS,
-                    item_handlers=None if self.asynchronous else _bounded_writers(),
+                    item_handlers=None if self.asynchronous else _bounded_handlers(),
                     options=ocp.CheckpointManagerOptions(
                         max_to_keep=self.keep,
                         keep_period=self.keep_every or None,
                         enable_async_checkpointing=self.asynchronous,
                     ),
                 )
-            # Forced: after going back to an older step, its successors are smaller than the newest.
+            # Forced: after a return to an older step, new steps have smaller numbers than the newest.
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
     def check(self) -> None:
-        """Raise CheckpointError if an asynchronous write has failed; waits for nothing."""
+        """Raises CheckpointError if an asynchronous write has failed; does not wait."""
         if self._manager is not None:
             with self._writing():
                 self._manager.check_for_errors()
 
     def wait(self) -> None:
-        """Return when every step so far is complete. Raises CheckpointError if a write failed."""
+        """Wait until every step so far is complete. Raises CheckpointError if a write failed."""
         if self._manager is not None:
             with self._writing():
                 self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Wait, and release the writer's threads."""
+        """Wait until every step is complete, and release the writer's threads."""
         if self._manager is not None:
             manager, self._manager = self._manager, None
             with self._writing():
@@ -218,30 +223,30 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Say that a step was not written and which is left; give back the space of the failed one."""
+        """On failure, raise CheckpointError naming the newest step, and free the failed one's space."""
         try:
-            with _telling(self.path, "a checkpoint could not be written"):
+            with _as_checkpoint_error(self.path, "a checkpoint could not be written"):
                 yield
         except CheckpointError as error:
             manager, self._manager = self._manager, None
             if manager is not None and jax.process_count() == 1:  # or it would wait for the others
-                with contextlib.suppress(Exception):  # it fails for the same reason again
+                with contextlib.suppress(Exception):  # closing fails for the same reason
                     manager.close()
             self._clear_unfinished()
-            left = self.latest_step()
-            kept = "there is none before it" if left is None else f"step {left} is whole and stays"
-            raise CheckpointError(f"{error}; {kept}") from error
+            latest = self.latest_step()
+            state = "there is no earlier one" if latest is None else f"step {latest} is intact"
+            raise CheckpointError(f"{error}; {state}") from error
 
     def __enter__(self) -> RunDirectory:
-        """The run itself; leaving the block closes it."""
+        """Returns the run itself; leaving the block closes it."""
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Close."""
+        """Close the run."""
         self.close()
 
     def set_aside(self, step: int) -> None:
-        """Rename a step that cannot be read, so that it no longer counts and its number is free."""
+        """Rename a step that cannot be read, so that it is no longer listed and its number is free."""
         if jax.process_index() == 0:
             target = self.path / f"{step}{DAMAGED}"
             if target.exists():
@@ -249,24 +254,24 @@ class RunDirectory:
             (self.path / str(step)).rename(target)
 
     def latest_step(self) -> int | None:
-        """The newest complete step; None when there is none."""
-        return max(steps_of(self.path), default=None)
+        """Returns the newest complete step; None when there is none."""
+        return max(list_steps(self.path), default=None)
 
     def restore(
         self, step: int, abstract_params: Params, abstract_opt_state: Any
     ) -> tuple[Params, Any, dict[str, Any]]:
-        """A whole step.
+        """Restore all items of a step.
 
         Args:
-            step: which.
-            abstract_params: `jax.ShapeDtypeStruct`s with shardings.
-            abstract_opt_state: likewise, in the optimiser's own structure.
+            step: Number of the step.
+            abstract_params: Parameters as `jax.ShapeDtypeStruct`s with shardings.
+            abstract_opt_state: Optimiser state likewise, in the optimiser's own structure.
 
         Returns:
-            (params, opt_state, meta), the arrays where the shardings say.
+            (params, opt_state, meta), with the arrays in their shardings.
 
         Raises:
-            CheckpointError: the step or a part of it is missing, or an array has another shape.
+            CheckpointError: The step or an item of it is missing, or an array has another shape.
         """
         folder = self._folder(step)
         params = self._restore_item(folder, "params", abstract_params)
@@ -274,62 +279,66 @@ class RunDirectory:
         return params, opt_state, self.restore_meta(step)
 
     def restore_meta(self, step: int) -> dict[str, Any]:
-        """A step's JSON values alone. Raises CheckpointError when there are none."""
+        """Restore only the JSON values of a step. Raises CheckpointError when there are none."""
         folder = self._folder(step)
         if not (folder / "meta").is_dir():
             raise CheckpointError(f"{folder}: has no meta")
-        with _telling(folder, "its meta cannot be read"):
+        with _as_checkpoint_error(folder, "its meta cannot be read"):
             return ocp.JsonCheckpointHandler().restore(folder / "meta")
 
     def restore_params(self, step: int, abstract: Params | None = None) -> Params:
-        """The parameters alone; nothing of the optimiser is read.
+        """Restore only the parameters; the optimiser state is not read.
 
         Args:
-            step: which.
-            abstract: `jax.ShapeDtypeStruct`s; another dtype than stored casts, and what has no
-                sharding stays on the host as a numpy array. None: all as stored, on the host.
+            step: Number of the step.
+            abstract: Parameters as `jax.ShapeDtypeStruct`s; arrays are cast to their dtypes, and those
+                without sharding stay on the host as numpy arrays. None keeps all stored dtypes, on
+                the host.
+
+        Raises:
+            CheckpointError: The parameters cannot be read, or have other shapes.
         """
         folder = self._folder(step)
         return self._restore_item(folder, "params", abstract or self.abstract_params(step))
 
     def abstract_params(self, step: int) -> Params:
-        """Shapes and stored dtypes of a step's parameters, as `jax.ShapeDtypeStruct`s."""
-        stored = _stored(self._folder(step), "params")
+        """Returns shapes and stored dtypes of a step's parameters as `jax.ShapeDtypeStruct`s."""
+        stored = _item_metadata(self._folder(step), "params")
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), stored)
 
     def _folder(self, step: int) -> Path:
-        """A complete step's folder."""
+        """Returns the folder of a complete step. Raises CheckpointError when it is not complete."""
         folder = self.path / str(step)
         if not folder.is_dir():
-            have = ", ".join(map(str, steps_of(self.path))) or "none"
-            raise CheckpointError(f"{self.path}: has no step {step} (complete steps: {have})")
-        if not is_complete(folder):
+            complete = ", ".join(map(str, list_steps(self.path))) or "none"
+            raise CheckpointError(f"{self.path}: has no step {step} (complete steps: {complete})")
+        if not is_complete_step(folder):
             raise CheckpointError(f"{folder}: is not a complete step")
         return folder
 
-    def _restore_item(self, folder: Path, item: str, wanted: Any) -> Any:
-        """One item, after checking that it has just the wanted leaves, of the wanted shapes."""
-        have, want = _leaves(_stored(folder, item)), _leaves(wanted)
-        for path in want:
-            if path not in have:
+    def _restore_item(self, folder: Path, item: str, expected: Any) -> Any:
+        """Restore one item, after checking that it has exactly the expected leaves and shapes."""
+        stored_leaves, expected_leaves = _leaves(_item_metadata(folder, item)), _leaves(expected)
+        for path, leaf in expected_leaves.items():
+            if path not in stored_leaves:
                 raise CheckpointError(f"{folder}: {item} lacks {path}")
-            if tuple(have[path].shape) != tuple(want[path].shape):
+            if tuple(stored_leaves[path].shape) != tuple(leaf.shape):
                 raise CheckpointError(
-                    f"{folder}: {item} {path} has shape {tuple(have[path].shape)}, "
-                    f"not {tuple(want[path].shape)}"
+                    f"{folder}: {item} {path} has shape {tuple(stored_leaves[path].shape)}, "
+                    f"not {tuple(leaf.shape)}"
                 )
-        extra = sorted(have.keys() - want.keys())
+        extra = sorted(stored_leaves.keys() - expected_leaves.keys())
         if extra:
             raise CheckpointError(f"{folder}: {item} has {extra[0]}, which is not wanted")
-        # Not by a Checkpointer, which waits for the other processes: one that finds a shard damaged
-        # must be able to say so while the others can still hear it.
-        with _telling(folder, f"its {item} cannot be read"):
-            targets = jax.tree.map(_target, wanted)
+        # Without a Checkpointer, which waits for the other processes: a process that finds a shard
+        # damaged must be able to report it before the others wait for it.
+        with _as_checkpoint_error(folder, f"its {item} cannot be read"):
+            targets = jax.tree.map(_restore_target, expected)
             reader = ocp.StandardCheckpointHandler()
             return reader.restore(folder / item, args=ocp.args.StandardRestore(targets))
 
     def _clear_unfinished(self) -> None:
-        """Remove what a killed run left half-written."""
+        """Remove the partly written steps of a killed run."""
         if jax.process_index() == 0:
             for folder in self.path.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(folder, ignore_errors=True)

@@ -1,8 +1,8 @@
 """Reading and writing safetensors without torch.
 
 A file is 8 bytes of header length (little-endian), a JSON header (name -> dtype, shape, offsets into
-what follows), then the tensors' bytes, without gaps. Every claim of the header is checked against the
-file before any tensor is looked at; tensors are memory-mapped views, so opening costs no memory.
+the data), then the tensors' bytes, without gaps. Every claim of the header is checked against the
+file before any tensor is read; tensors are memory-mapped views, so opening a file costs no memory.
 """
 
 from __future__ import annotations
@@ -38,8 +38,16 @@ _SPELLINGS = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)
-class Tensor:
-    """Where a tensor is: its file, its type and shape, and its bytes' place in the file."""
+class TensorInfo:
+    """Where a tensor is stored.
+
+    Attributes:
+        file: The file that holds it.
+        dtype: Its dtype.
+        shape: Its shape.
+        start: Its first byte in the file.
+        stop: The byte after its last one.
+    """
 
     file: Path
     dtype: np.dtype
@@ -47,20 +55,20 @@ class Tensor:
     start: int
     stop: int
 
-    def rows(self, first: int, stop: int) -> tuple[int, int]:
-        """The bytes of the file, from and to, that hold rows first to stop of the first dimension."""
+    def row_bytes(self, first: int, stop: int) -> tuple[int, int]:
+        """Returns the bytes of the file, as (first, stop), that hold these rows of the first axis."""
         size = math.prod(self.shape[1:]) * self.dtype.itemsize
         return self.start + first * size, self.start + stop * size
 
     def read_rows(self, first: int, stop: int) -> np.ndarray:
-        """A copy of some rows, read from the file: no other bytes are, and none stay mapped.
+        """Returns a copy of some rows; no other bytes are read, and none stay mapped.
 
         Raises:
-            CheckpointError: the file ended, or cannot be read any more.
+            CheckpointError: The file became shorter, or can no longer be read.
         """
         out = np.empty((stop - first, *self.shape[1:]), self.dtype)
         buffer = memoryview(out.reshape(-1).view(np.uint8))
-        at, end = self.rows(first, stop)
+        at, end = self.row_bytes(first, stop)
         try:
             with self.file.open("rb", buffering=0) as f:
                 while at < end:
@@ -74,30 +82,31 @@ class Tensor:
         return out
 
     def read(self) -> np.ndarray:
-        """The tensor as a read-only memory-mapped view."""
+        """Returns the tensor as a read-only memory-mapped view."""
         if self.start == self.stop:
             return np.empty(self.shape, self.dtype)
         raw = np.memmap(self.file, np.uint8, "r", self.start, (self.stop - self.start,))
         return np.asarray(raw).view(self.dtype).reshape(self.shape)
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns a JSON object. Raises ValueError when a key is repeated."""
     out = dict(pairs)
     if len(out) != len(pairs):
-        seen: set[str] = set()
-        twice = next(k for k, _ in pairs if k in seen or seen.add(k))
-        raise ValueError(f"{twice!r} is there twice")
+        keys = [key for key, _ in pairs]
+        duplicate = next(key for i, key in enumerate(keys) if key in keys[:i])
+        raise ValueError(f"{duplicate!r} is there twice")
     return out
 
 
-def _tensor(file: Path, name: str, entry: Any, data_start: int, data_size: int) -> Tensor:
-    """One header entry, checked."""
+def _check_entry(file: Path, name: str, entry: Any, data_start: int, data_size: int) -> TensorInfo:
+    """Check one entry of a header. Raises CheckpointError when it does not fit the file."""
     try:
         spelling, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
-        whole = all(type(n) is int and n >= 0 for n in (*shape, start, stop))
+        valid = all(type(n) is int and n >= 0 for n in (*shape, start, stop))
     except (KeyError, TypeError, ValueError):
-        whole = False
-    if not whole:
+        valid = False
+    if not valid:
         raise CheckpointError(f"{file}: the header's entry for {name} is malformed")
     if spelling not in DTYPES:
         raise CheckpointError(f"{file}: {name} has dtype {spelling}, which is not supported")
@@ -112,14 +121,14 @@ def _tensor(file: Path, name: str, entry: Any, data_start: int, data_size: int) 
             f"{file}: {name} holds {stop - start} bytes, but its shape {tuple(shape)} of {spelling} "
             f"takes {math.prod(shape) * dtype.itemsize}"
         )
-    return Tensor(file, dtype, tuple(shape), data_start + start, data_start + stop)
+    return TensorInfo(file, dtype, tuple(shape), data_start + start, data_start + stop)
 
 
-def read_header(file: str | Path) -> dict[str, Tensor]:
-    """Every tensor of one file.
+def read_header(file: str | Path) -> dict[str, TensorInfo]:
+    """Returns every tensor of one file, by name.
 
     Raises:
-        CheckpointError: the file is missing, empty, truncated, or its header is broken.
+        CheckpointError: The file is missing, empty, truncated, or its header is broken.
     """
     file = Path(file)
     try:
@@ -137,14 +146,14 @@ def read_header(file: str | Path) -> dict[str, Tensor]:
     except OSError as e:
         raise CheckpointError(f"{file}: cannot be read ({e.strerror})") from e
     try:
-        header = json.loads(text, object_pairs_hook=_unique)
+        header = json.loads(text, object_pairs_hook=_unique_keys)
         if not isinstance(header, dict):
             raise ValueError("not an object")
     except ValueError as e:  # of JSON or of the text's encoding
         raise CheckpointError(f"{file}: its header is not valid JSON ({e})") from e
     header.pop("__metadata__", None)
     data = 8 + length
-    tensors = {name: _tensor(file, name, e, data, size - data) for name, e in header.items()}
+    tensors = {name: _check_entry(file, name, e, data, size - data) for name, e in header.items()}
     end = data
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
         if tensor.start != end:
@@ -156,9 +165,13 @@ def read_header(file: str | Path) -> dict[str, Tensor]:
 
 
 def read_index(file: Path) -> list[str]:
-    """The shards an index names, each once, in order."""
+    """Returns the shards that an index names, each once, in order.
+
+    Raises:
+        CheckpointError: The index is not valid, or a shard is missing.
+    """
     try:
-        weight_map = json.loads(file.read_bytes(), object_pairs_hook=_unique)["weight_map"]
+        weight_map = json.loads(file.read_bytes(), object_pairs_hook=_unique_keys)["weight_map"]
         shards = list(dict.fromkeys(weight_map.values()))
         names_only = all(isinstance(s, str) and Path(s).name == s for s in shards)
     except (ValueError, KeyError, TypeError, AttributeError) as e:
@@ -173,10 +186,10 @@ def read_index(file: Path) -> list[str]:
     return shards
 
 
-def _inside(file: Path) -> Path:
-    """The file, unless it is a link that leads out of its directory.
+def _check_link(file: Path) -> Path:
+    """Returns the file. Raises CheckpointError when it is a link that leads out of its directory.
 
-    The HuggingFace cache is let through: its snapshots are links into the `blobs` beside them.
+    Links of the HuggingFace cache are accepted: its snapshots point into the `blobs` beside them.
     """
     home, target = file.parent.resolve(), file.resolve()
     allowed = [home]
@@ -188,16 +201,16 @@ def _inside(file: Path) -> Path:
 
 
 def weight_files(directory: str | Path) -> list[Path]:
-    """The safetensors files of a directory: `model.safetensors`, or those its index names.
+    """Returns the safetensors files of a directory: `model.safetensors`, or those its index names.
 
     Raises:
-        CheckpointError: there are none, a shard is missing, or one is a link out of the directory.
+        CheckpointError: There are none, a shard is missing, or one is a link out of the directory.
     """
     directory = Path(directory)
     if (directory / SINGLE).is_file():
-        return [_inside(directory / SINGLE)]
+        return [_check_link(directory / SINGLE)]
     if (directory / INDEX).is_file():
-        return [_inside(directory / s) for s in read_index(_inside(directory / INDEX))]
+        return [_check_link(directory / s) for s in read_index(_check_link(directory / INDEX))]
     if any(directory.glob("*.bin")):
         raise CheckpointError(
             f"{directory}: has only .bin weights, which are pickles and can run code, so they are not "
@@ -206,26 +219,26 @@ def weight_files(directory: str | Path) -> list[Path]:
     raise CheckpointError(f"{directory}: has neither {SINGLE} nor {INDEX}")
 
 
-def read_directory(directory: str | Path) -> Iterator[tuple[str, Tensor]]:
-    """Each (name, tensor) of a directory; a name that two shards hold comes twice.
+def read_directory(directory: str | Path) -> Iterator[tuple[str, TensorInfo]]:
+    """Yields each (name, tensor) of a directory; a name that two shards hold comes twice.
 
     Raises:
-        CheckpointError: see `weight_files` and `read_header`; or the index promises a tensor that
-            its shard does not hold.
+        CheckpointError: See `weight_files` and `read_header`; or the index names a tensor that its
+            shard does not hold.
     """
-    found: dict[Path, dict[str, Tensor]] = {f: read_header(f) for f in weight_files(directory)}
+    headers: dict[Path, dict[str, TensorInfo]] = {f: read_header(f) for f in weight_files(directory)}
     index = Path(directory) / INDEX
     if not (Path(directory) / SINGLE).is_file():
         for name, shard in json.loads(index.read_bytes())["weight_map"].items():
-            if name not in found[index.parent / shard]:
+            if name not in headers[index.parent / shard]:
                 raise CheckpointError(f"{index}: says that {shard} holds {name}, but it does not")
-    for tensors in found.values():
+    for tensors in headers.values():
         yield from tensors.items()
 
 
 @dataclass(frozen=True)
-class Pending:
-    """A tensor to be written; `read` makes its values when their turn comes."""
+class TensorToWrite:
+    """A tensor to be written; `read` is called for its values when they are written."""
 
     name: str
     dtype: np.dtype
@@ -234,15 +247,15 @@ class Pending:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Number of bytes."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
-def write_file(file: str | Path, tensors: Sequence[Pending]) -> None:
-    """Write one file, one tensor in memory at a time.
+def write_file(file: str | Path, tensors: Sequence[TensorToWrite]) -> None:
+    """Write one file, with one tensor in memory at a time.
 
     Raises:
-        CheckpointError: a dtype has no safetensors name, or the disk refuses.
+        CheckpointError: A dtype has no safetensors name, or the file cannot be written.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
@@ -271,15 +284,15 @@ def write_file(file: str | Path, tensors: Sequence[Pending]) -> None:
 
 
 def write_directory(
-    directory: str | Path, tensors: Sequence[Pending], max_shard_bytes: int = MAX_SHARD_BYTES
+    directory: str | Path, tensors: Sequence[TensorToWrite], max_shard_bytes: int = MAX_SHARD_BYTES
 ) -> int:
     """Write `model.safetensors`, or shards with an index when they would exceed the limit.
 
     Returns:
-        Bytes of all tensors.
+        Number of bytes of all tensors.
     """
     directory = Path(directory)
-    shards: list[list[Pending]] = [[]]
+    shards: list[list[TensorToWrite]] = [[]]
     for t in tensors:
         if shards[-1] and sum(x.size for x in shards[-1]) + t.size > max_shard_bytes:
             shards.append([])

@@ -21,7 +21,7 @@ from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.pixels import Resizer, patchify_planes, resize
 from livecc_jax.media.sampling import MAX_FRAMES, frames_in_span, sample_uniform
 from livecc_jax.media.video import VideoInfo, iter_frames, probe, read_image
-from livecc_jax.timeline.example import microseconds
+from livecc_jax.timeline.example import seconds_to_us
 
 IMAGE_ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 FRAME_ENDINGS = (".jpg", ".jpeg", ".png")  # files of a folder that are frames of a video
@@ -326,7 +326,7 @@ def sample_media(
         media = slice_image(path, *image.shape[:2], budget)
         frame = resize(image[None], (media.height, media.width))
         return SampledFrames("image", np.concatenate([frame, frame]))
-    span = [None if seconds is None else microseconds(seconds) for seconds in (start, end)]
+    span = [None if seconds is None else seconds_to_us(seconds) for seconds in (start, end)]
     media = slice_video(probe(path), budget, *span, max_frames)
     frames = media.load_frames(LocalFiles(threads=0))
     return SampledFrames("video", frames, float(media.times_us[-1]) / 1e6)

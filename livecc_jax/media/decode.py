@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from livecc_jax.errors import MediaError
-from livecc_jax.media.skips import Skips
+from livecc_jax.media.non_reference import NonReferenceSkipper
 
 if TYPE_CHECKING:
     import av
@@ -30,12 +30,12 @@ DISORDER_US = 2_000_000  # how much later a picture may come than its time says
 FIRST_PACKETS = 64  # of which one must give a picture, or the codec's own size is believed
 
 
-class Missed(Exception):
+class FrameMissing(Exception):
     """The picture at a time did not come out."""
 
 
 @dataclass(frozen=True)
-class Way:
+class DecodeStrategy:
     """How to go through a file.
 
     Attributes:
@@ -47,11 +47,11 @@ class Way:
     skip: bool = False
 
 
-SEEKING = (Way(0, skip=True), Way(FURTHER_US, skip=True))
-STRAIGHT = Way()
+SEEKING = (DecodeStrategy(0, skip=True), DecodeStrategy(FURTHER_US, skip=True))
+STRAIGHT = DecodeStrategy()
 
 
-def microseconds(stamps: np.ndarray | int, unit: Fraction) -> np.ndarray | int:
+def to_microseconds(stamps: np.ndarray | int, unit: Fraction) -> np.ndarray | int:
     """Stamps in `unit` seconds to microseconds, halves up, without floating point."""
     top, bottom = unit.numerator * 1_000_000, unit.denominator
     return (2 * stamps * top + bottom) // (2 * bottom)
@@ -84,7 +84,7 @@ def open_video(path: str, threads: int = 1) -> tuple[av.container.InputContainer
 
 
 @dataclass
-class SizeFinder:
+class FrameSizeProbe:
     """Learns a stream's size as displayed from its first picture, while packets pass by."""
 
     stream: av.VideoStream
@@ -105,7 +105,7 @@ class SizeFinder:
         return self.size or (context.height, context.width)
 
 
-def pictures_at(
+def decode_at(
     path: str, times_us: Sequence[int], lead_us: int = 0, threads: int = 1
 ) -> Iterator[np.ndarray]:
     """The pictures shown from these times on, each decoded once.
@@ -122,22 +122,22 @@ def pictures_at(
         MediaError: one of them cannot be decoded.
     """
     left = list(times_us)
-    ways = [*(SEEKING if left and left[0] >= SEEK_FROM_US else [Way(skip=True)]), STRAIGHT]
+    ways = [*(SEEKING if left and left[0] >= SEEK_FROM_US else [DecodeStrategy(skip=True)]), STRAIGHT]
     for way in ways:
         try:
-            for picture in go(path, left, lead_us, threads, way):
+            for picture in decode_with(path, left, lead_us, threads, way):
                 left.pop(0)
                 yield picture
             return
-        except Missed:
+        except FrameMissing:
             continue
     raise MediaError(f"{path}: the frame at {left[0] / 1e6:.3f} s cannot be decoded")
 
 
-def go(
-    path: str, times_us: Sequence[int], lead_us: int, threads: int, way: Way
+def decode_with(
+    path: str, times_us: Sequence[int], lead_us: int, threads: int, way: DecodeStrategy
 ) -> Iterator[np.ndarray]:
-    """As `pictures_at`, in one way. Raises Missed when the next of the pictures does not come."""
+    """As `decode_at`, in one way. Raises Missed when the next of the pictures does not come."""
     wanted = list(times_us)
     container, stream = open_video(path, threads)
     with container:
@@ -145,18 +145,18 @@ def go(
         if way.margin_us is not None:
             _seek(container, stream, max(0, wanted[0] + lead_us - way.margin_us))
         usable = way.margin_us is None  # after a seek, only what follows a key frame
-        convert, done = Converter(), 0
+        convert, done = RGBConverter(), 0
         early: dict[int, np.ndarray] = {}
         for frame, stamp in _frames(container, stream, way, wanted, lead_us):
-            at = microseconds(stamp - start, stream.time_base) - lead_us
+            at = to_microseconds(stamp - start, stream.time_base) - lead_us
             usable = usable or (frame.key_frame and not frame.is_corrupt)
             if not usable or at < wanted[done] - TOLERANCE_US:
                 continue
             late = at - wanted[done]
             if way != STRAIGHT and (frame.is_corrupt or late > TOLERANCE_US):
-                raise Missed
+                raise FrameMissing
             if late > DISORDER_US:
-                raise Missed
+                raise FrameMissing
             if late > TOLERANCE_US:  # stamps that run backwards: the one wanted may yet come
                 place = _place(wanted, at)
                 if place is not None:
@@ -169,13 +169,13 @@ def go(
                 done += 1
             if done == len(wanted):
                 return
-    raise Missed
+    raise FrameMissing
 
 
 def _frames(
     container: av.container.InputContainer,
     stream: av.VideoStream,
-    way: Way,
+    way: DecodeStrategy,
     wanted: Sequence[int],
     lead_us: int,
 ) -> Iterator[tuple[av.VideoFrame, int]]:
@@ -185,15 +185,17 @@ def _frames(
     last = start + int((wanted[-1] + lead_us) / 1_000_000 / stream.time_base)
     by_order = _stamps_are_places(container, stream)
     if by_order and way != STRAIGHT:
-        raise Missed
+        raise FrameMissing
     stamps: list[int] = []
     for packet in container.demux(stream):
         stamp = packet.pts if packet.pts is not None else packet.dts
         if by_order and stamp is not None:
             heapq.heappush(stamps, stamp)
         if way.skip and stamp is not None:
-            skips = skips or Skips(container, stream, stamp if packet.dts is None else packet.dts, last)
-            at = microseconds(stamp - start, stream.time_base) - lead_us
+            skips = skips or NonReferenceSkipper(
+                container, stream, stamp if packet.dts is None else packet.dts, last
+            )
+            at = to_microseconds(stamp - start, stream.time_base) - lead_us
             skip = skips.may_skip(packet.dts) and _place(wanted, at) is None
             context.skip_frame = "NONREF" if skip else "DEFAULT"
         for frame in decode_packet(context, packet):
@@ -224,7 +226,7 @@ def _seek(container: av.container.InputContainer, stream: av.VideoStream, target
     try:
         container.seek(offset, stream=stream)
     except (av.FFmpegError, OSError) as error:
-        raise Missed from error
+        raise FrameMissing from error
 
 
 def decode_packet(context: av.VideoCodecContext, packet: av.Packet) -> list[av.VideoFrame]:
@@ -247,7 +249,7 @@ def _turned_size(frame: av.VideoFrame) -> tuple[int, int]:
     return size[::-1] if _quarter_turns(frame) % 2 else size
 
 
-class Converter:
+class RGBConverter:
     """Decoded frames to RGB as displayed; the conversion is set up once for all frames of a kind."""
 
     def __init__(self) -> None:

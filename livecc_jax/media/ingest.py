@@ -15,18 +15,18 @@ from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.clips import LocalFiles, MediaSlice
 from livecc_jax.media.live import LiveFrame, LiveOptions, LiveSource, SourceEvent
 from livecc_jax.media.sampling import FPS, sample_strict
-from livecc_jax.media.sources import is_live, paced
+from livecc_jax.media.sources import is_live, pace_frames
 from livecc_jax.media.video import probe
-from livecc_jax.timeline.example import microseconds
+from livecc_jax.timeline.example import seconds_to_us
 from livecc_jax.timeline.turns import OPENING_FRAMES, TURN_FRAMES
 
 LONGEST_US = 30 * 86_400_000_000  # of a file; beyond it, a timestamp is wrong
 
-__all__ = ["Turn", "is_live", "turns"]
+__all__ = ["TurnFrames", "is_live", "read_turns"]
 
 
 @dataclass(frozen=True)
-class Turn:
+class TurnFrames:
     """Frames of one turn.
 
     Attributes:
@@ -41,7 +41,7 @@ class Turn:
     times_us: np.ndarray | None = None
 
 
-def turns(
+def read_turns(
     source: str,
     budget: PixelBudget,
     start: float | None = None,
@@ -51,7 +51,7 @@ def turns(
     options: LiveOptions | None = None,
     on_event: Callable[[SourceEvent], None] | None = None,
     on_live: Callable[[LiveSource], None] | None = None,
-) -> Iterator[Turn]:
+) -> Iterator[TurnFrames]:
     """Six frames, then two a second, at strict 2 FPS; the last turn takes the frames there are.
 
     Args:
@@ -89,7 +89,7 @@ def turns(
         budget,
         options,
         on_event,
-        lambda name, _: paced(pictures, name),
+        lambda name, _: pace_frames(pictures, name),
         (media.height, media.width),
     )
     return _in_turns(_live_frames(live, on_live), source)
@@ -104,7 +104,7 @@ def _live_frames(
         yield from live.frames()
 
 
-def _in_turns(frames: Iterable[LiveFrame], source: str) -> Iterator[Turn]:
+def _in_turns(frames: Iterable[LiveFrame], source: str) -> Iterator[TurnFrames]:
     frames = iter(frames)
     size, shown = OPENING_FRAMES, False
     while held := list(itertools.islice(frames, size)):
@@ -119,9 +119,9 @@ def _in_turns(frames: Iterable[LiveFrame], source: str) -> Iterator[Turn]:
         raise MediaError(f"{source}: has fewer than two frames at {FPS} FPS")
 
 
-def _turn(frames: list[LiveFrame]) -> Turn:
+def _turn(frames: list[LiveFrame]) -> TurnFrames:
     live = frames[0].captured is not None
-    return Turn(
+    return TurnFrames(
         np.stack([f.picture for f in frames]),
         np.array([f.captured for f in frames]) if live else None,
         np.array([f.time_us for f in frames], np.int64),
@@ -143,7 +143,7 @@ def slice_stream(
         MediaError: The file cannot be read, has no frame in the span, or a timestamp is wrong.
     """
     info = probe(path)
-    span = [None if s is None else microseconds(s) for s in (start, end)]
+    span = [None if s is None else seconds_to_us(s) for s in (start, end)]
     try:
         # As long as the source lasts (a slow video's frames come several times); but sized as training
         # sizes a clip, which ends at 480 frames.

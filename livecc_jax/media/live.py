@@ -21,7 +21,14 @@ from livecc_jax.errors import ConfigError, MediaError
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.pixels import resize
 from livecc_jax.media.sampling import FPS
-from livecc_jax.media.sources import Limits, Seen, SourceEnded, SourceError, SourceStalled, watch
+from livecc_jax.media.sources import (
+    SourceEnded,
+    SourceError,
+    SourceStalled,
+    TimedPicture,
+    Timeouts,
+    read_source,
+)
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +84,7 @@ class LiveOptions:
             live picture is worth more than an old one.
     """
 
-    limits: Limits = field(default_factory=Limits)
+    limits: Timeouts = field(default_factory=Timeouts)
     retries: int | None = 5
     patient: bool = False
     backoff: float = 0.5
@@ -136,7 +143,7 @@ class LiveSource:
         source: camera number or address.
         budget: a fixed one. All frames get the size that suits the first picture.
         on_event: called with each SourceEvent, from the reading thread.
-        opener: gives the pictures; others than `watch` serve further kinds of source.
+        opener: gives the pictures; others than `read_source` serve further kinds of source.
         size: height and width of frames, if not by the budget off the first picture.
 
     Raises:
@@ -149,7 +156,7 @@ class LiveSource:
         budget: PixelBudget,
         options: LiveOptions | None = None,
         on_event: Callable[[SourceEvent], None] | None = None,
-        opener: Callable[[str, Limits], Iterator[Seen]] = watch,
+        opener: Callable[[str, Timeouts], Iterator[TimedPicture]] = read_source,
         size: tuple[int, int] | None = None,
     ) -> None:
         if budget.tokens is None and size is None:
@@ -253,7 +260,7 @@ class LiveSource:
                 self._tell(kind, str(error), pause)
                 self._stop.wait(pause)
 
-    def _take(self, seen: Seen, first: bool) -> None:
+    def _take(self, seen: TimedPicture, first: bool) -> None:
         """Of each half second the first picture."""
         at = self._clock.time_of(seen.stamp_us, time.monotonic())
         self._count(pictures=1)

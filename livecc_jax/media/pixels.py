@@ -232,7 +232,7 @@ def patchify_planes(planes: np.ndarray, patches: np.ndarray) -> None:
     out[...] = x.transpose(0, 3, 6, 4, 7, 2, 1, 5)
 
 
-def patch_places(h: int, w: int) -> tuple[np.ndarray, np.ndarray]:
+def patch_coordinates(h: int, w: int) -> tuple[np.ndarray, np.ndarray]:
     """Row and column of each patch of a frame pair, in the order of `patchify`: int32 [h * w] each."""
     places = np.indices((h, w), np.int32).reshape(2, h // MERGE, MERGE, w // MERGE, MERGE)
     rows, cols = places.transpose(0, 1, 3, 2, 4).reshape(2, -1)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from livecc_jax.errors import MediaError
-from livecc_jax.media.decode import Converter, decode_packet, microseconds
+from livecc_jax.media.decode import RGBConverter, decode_packet, to_microseconds
 from livecc_jax.media.sampling import FPS
 
 # A camera that hangs is given up after so many seconds, instead of never.
@@ -49,7 +49,7 @@ class SourceEnded(SourceError):
 
 
 @dataclass(frozen=True)
-class Seen:
+class TimedPicture:
     """A picture that came: its stream's own time in microseconds, if it has one, and how to get it."""
 
     stamp_us: int | None
@@ -57,7 +57,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Limits:
+class Timeouts:
     """How long a source may take, in seconds."""
 
     open: float = 10.0
@@ -69,7 +69,7 @@ def is_live(source: str) -> bool:
     return source.isdigit() or source.lower().startswith(LIVE_SCHEMES)
 
 
-def watch(source: str, limits: Limits) -> Iterator[Seen]:
+def read_source(source: str, limits: Timeouts) -> Iterator[TimedPicture]:
     """Open a live source and give its pictures as they come, until it fails or ends.
 
     Raises:
@@ -78,7 +78,7 @@ def watch(source: str, limits: Limits) -> Iterator[Seen]:
     return _camera(source) if source.isdigit() else _network(source, limits)
 
 
-def _camera(source: str) -> Iterator[Seen]:
+def _camera(source: str) -> Iterator[TimedPicture]:
     import cv2
 
     capture = cv2.VideoCapture(int(source))
@@ -93,13 +93,13 @@ def _camera(source: str) -> Iterator[Seen]:
                     raise SourceBroken(f"{source}: the camera gives no picture")
                 return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
-            yield Seen(None, picture)
+            yield TimedPicture(None, picture)
         raise SourceBroken(f"{source}: the camera stopped")
     finally:
         capture.release()
 
 
-def _network(source: str, limits: Limits) -> Iterator[Seen]:
+def _network(source: str, limits: Timeouts) -> Iterator[TimedPicture]:
     import av
 
     limit = limits.open
@@ -111,7 +111,7 @@ def _network(source: str, limits: Limits) -> Iterator[Seen]:
             videos = container.streams.video
             if not videos or videos[0].codec_context is None:
                 raise SourceBroken(f"{source}: holds no video that can be decoded")
-            stream, convert = videos[0], Converter()
+            stream, convert = videos[0], RGBConverter()
             timed = container.format.name not in UNTIMED
             length = container.duration  # microseconds, or None
             latest = 0
@@ -121,11 +121,11 @@ def _network(source: str, limits: Limits) -> Iterator[Seen]:
                 for frame in decode_packet(stream.codec_context, packet):
                     stamp = None
                     if timed and frame.pts is not None:
-                        stamp = microseconds(frame.pts - (stream.start_time or 0), stream.time_base)
+                        stamp = to_microseconds(frame.pts - (stream.start_time or 0), stream.time_base)
                         latest = max(latest, stamp)
                         if length:
                             _keep_pace(stamp, opened)
-                    yield Seen(stamp, lambda frame=frame: convert(frame))
+                    yield TimedPicture(stamp, lambda frame=frame: convert(frame))
                     began = time.monotonic()
                 # Bytes may come for ever without a picture among them.
                 if time.monotonic() - began > limits.read:
@@ -140,7 +140,7 @@ def _network(source: str, limits: Limits) -> Iterator[Seen]:
         raise SourceEnded(f"{source}: the stream ended", over)
 
 
-def paced(pictures: Iterable[np.ndarray], source: str) -> Iterator[Seen]:
+def pace_frames(pictures: Iterable[np.ndarray], source: str) -> Iterator[TimedPicture]:
     """Pictures half a second apart as if they came live: a file at its own pace.
 
     Raises SourceEnded when they are over.
@@ -149,7 +149,7 @@ def paced(pictures: Iterable[np.ndarray], source: str) -> Iterator[Seen]:
     for number, picture in enumerate(pictures):
         stamp = number * 1_000_000 // FPS
         _keep_pace(stamp, began)
-        yield Seen(stamp, lambda picture=picture: picture)
+        yield TimedPicture(stamp, lambda picture=picture: picture)
     raise SourceEnded(f"{source}: the file ended", over=True)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from livecc_jax.errors import MediaError
-from livecc_jax.media.decode import SizeFinder, check_file, microseconds, open_video, pictures_at
+from livecc_jax.media.decode import FrameSizeProbe, check_file, decode_at, open_video, to_microseconds
 
 if TYPE_CHECKING:
     from av.index import IndexEntries
@@ -67,7 +67,7 @@ def probe(path: str | Path) -> VideoInfo:
         with container:
             unit = stream.time_base
             stamps, ends = [], []
-            picture = SizeFinder(stream)
+            picture = FrameSizeProbe(stream)
             for packet in container.demux(stream):
                 picture.feed(packet)
                 stamp = packet.pts if packet.pts is not None else packet.dts
@@ -87,13 +87,13 @@ def probe(path: str | Path) -> VideoInfo:
     if height < 1 or width < 1:
         raise MediaError(f"{path}: has no picture size")
     stamps = np.unique(np.array(stamps, np.int64))
-    pts = microseconds(stamps - stamps[0], unit)
+    pts = to_microseconds(stamps - stamps[0], unit)
     gap = _common_gap(pts)
-    lead = int(microseconds(int(stamps[0]) - (start or 0), unit))
+    lead = int(to_microseconds(int(stamps[0]) - (start or 0), unit))
     if indexed and length:
         # Fragments that are not there are in no index, but missed by the duration. The last frame is
         # shown for as long as its packet says, which may be most of the video.
-        whole, shown = microseconds(length, unit), microseconds(max(ends) - (start or 0), unit)
+        whole, shown = to_microseconds(length, unit), to_microseconds(max(ends) - (start or 0), unit)
         if shown + max(2 * gap, 500_000) < whole:
             raise MediaError(
                 f"{path}: is cut short, with frames up to {shown / 1e6:g} s of {whole / 1e6:g} s"
@@ -146,7 +146,7 @@ def iter_frames(
     counts = Counter(indices)
     times = [int(info.pts_us[i]) for i in counts]
     for count, picture in zip(
-        counts.values(), pictures_at(info.path, times, info.lead_us, threads), strict=True
+        counts.values(), decode_at(info.path, times, info.lead_us, threads), strict=True
     ):
         for _ in range(count):
             yield picture

@@ -10,7 +10,7 @@ from pathlib import Path
 import tokenizers
 
 from livecc_jax.errors import TokenizerError
-from livecc_jax.families.qwen2_vl import CHAT_TEMPLATE
+from livecc_jax.families.qwen2_vl import CHAT_TEMPLATE, PROCESSOR
 from livecc_jax.text.tokenizer import SILENCE, SpecialTokens
 
 # Files beside tokenizer.json that belong to the same tokenizer.
@@ -75,7 +75,7 @@ class HFTokenizer:
         defaults = {
             "tokenizer_config.json": {
                 "tokenizer_class": "Qwen2Tokenizer",
-                "processor_class": "Qwen2VLProcessor",
+                "processor_class": PROCESSOR,
                 "add_prefix_space": False,
                 "clean_up_tokenization_spaces": False,
                 "bos_token": None,

@@ -47,7 +47,7 @@ class ChatTurn:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedChat:
     """A conversation, or a piece of one, as arrays.
 
     tokens int32 [T]; supervised bool [T], True where the token is a target; grids int32 [n, 3] of the
@@ -95,9 +95,9 @@ class _Writer:
         self._supervised.extend([target] * len(ids))
         self._turns.extend([self.turn] * len(ids))
 
-    def done(self) -> Encoded:
+    def done(self) -> EncodedChat:
         self.flush()
-        return Encoded(
+        return EncodedChat(
             np.array(self._tokens, np.int32),
             np.array(self._supervised, bool),
             np.array(self._grids, np.int32).reshape(-1, 3),
@@ -123,7 +123,7 @@ class ChatTemplate:
         )
         self._said = remembered(self._count_said)
 
-    def conversation(self, turns: Sequence[ChatTurn]) -> Encoded:
+    def conversation(self, turns: Sequence[ChatTurn]) -> EncodedChat:
         """A whole conversation, answers and their `<|im_end|>` supervised.
 
         The default system turn is added unless the first turn is one. Turn 0 is the system's.
@@ -180,14 +180,14 @@ class ChatTemplate:
         made = writer.done()
         return len(made.tokens) - content.count(None), int(made.supervised.sum())
 
-    def opening(self, content: Content) -> Encoded:
+    def opening(self, content: Content) -> EncodedChat:
         """System turn, first user turn, header of the answer: what a stream starts from."""
         writer = _Writer(self.tokenizer)
         self._turn(writer, ChatTurn("system", (SYSTEM_PROMPT,)))
         self._ask(writer, content)
         return writer.done()
 
-    def continuation(self, content: Content) -> Encoded:
+    def continuation(self, content: Content) -> EncodedChat:
         """The end of an answer, the next user turn, header of the next answer."""
         writer = _Writer(self.tokenizer)
         self._end(writer)

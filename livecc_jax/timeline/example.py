@@ -18,7 +18,7 @@ class Word(NamedTuple):  # quick to make: there are hundreds a clip
 
 
 @dataclass(frozen=True)
-class Clip:
+class VideoClip:
     """A span of a video file; None means from its beginning or to its end."""
 
     path: str
@@ -27,7 +27,7 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageFile:
     """A still image file."""
 
     path: str
@@ -37,7 +37,7 @@ class Picture:
 class StreamExample:
     """A clip and the timed words spoken over it."""
 
-    clip: Clip
+    clip: VideoClip
     words: tuple[Word, ...]
     query: str = ""
     title: str = ""
@@ -50,7 +50,7 @@ class Message:
     """One turn of an ordinary conversation; `role` is system, user or assistant."""
 
     role: str
-    content: tuple[str | Clip | Picture, ...]
+    content: tuple[str | VideoClip | ImageFile, ...]
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,6 @@ class ChatExample:
 Example = StreamExample | ChatExample
 
 
-def microseconds(seconds: float) -> int:
+def seconds_to_us(seconds: float) -> int:
     """Seconds to the nearest microsecond."""
     return round(seconds * 1_000_000)

@@ -16,7 +16,7 @@ import numpy as np
 
 from livecc_jax.families.qwen2_vl import MERGE
 from livecc_jax.text.tokenizer import SpecialTokens
-from livecc_jax.timeline.modes import MODES
+from livecc_jax.timeline.position_modes import POSITION_MODES
 
 
 def token_positions(
@@ -38,8 +38,8 @@ def token_positions(
     Raises:
         ValueError: an unknown mode, or grids that do not account for the vision tokens.
     """
-    if mode not in MODES:
-        raise ValueError(f"positions {mode!r} is not one of {', '.join(MODES)}")
+    if mode not in POSITION_MODES:
+        raise ValueError(f"positions {mode!r} is not one of {', '.join(POSITION_MODES)}")
     vision = np.flatnonzero((tokens == special.video_pad) | (tokens == special.image_pad))
     sizes = [int(t) * (int(h) // MERGE) * (int(w) // MERGE) for t, h, w in grids]
     if sum(sizes) != len(vision):

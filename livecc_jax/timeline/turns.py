@@ -49,7 +49,7 @@ def turn_span(number: int) -> tuple[int, int]:
     return start, start + TURN_US
 
 
-def turns_of(frames: np.ndarray) -> list[np.ndarray]:
+def split_into_turns(frames: np.ndarray) -> list[np.ndarray]:
     """[F, ...] as turns: six frames, or all there are, then two each; an odd last one is dropped."""
     starts = [0, *range(OPENING_FRAMES, len(frames) - 1, TURN_FRAMES)]
     return [frames[i : i + (TURN_FRAMES if i else OPENING_FRAMES)] for i in starts]
@@ -76,7 +76,7 @@ def check_words(words: Sequence[Word]) -> None:
             )
 
 
-def word_turns(last_times_us: np.ndarray, words: Sequence[Word]) -> np.ndarray:
+def assign_words(last_times_us: np.ndarray, words: Sequence[Word]) -> np.ndarray:
     """The turn of each word: the first whose last frame's time is at or after the word's end.
 
     Args:
@@ -90,7 +90,7 @@ def word_turns(last_times_us: np.ndarray, words: Sequence[Word]) -> np.ndarray:
     return np.searchsorted(last_times_us, ends, side="left")
 
 
-def plan_turns(frame_times_us: np.ndarray, words: Sequence[Word]) -> list[Turn]:
+def build_turns(frame_times_us: np.ndarray, words: Sequence[Word]) -> list[Turn]:
     """Assign words to turns.
 
     A word belongs to the first turn whose last frame's time is at or after the word's end; a word that
@@ -115,7 +115,7 @@ def plan_turns(frame_times_us: np.ndarray, words: Sequence[Word]) -> list[Turn]:
     # The first frame of each turn; a clip's frames are even in number, so the last turn is whole.
     firsts = [0, *range(OPENING_FRAMES, frames - 1, TURN_FRAMES)]
     lasts = [first - 1 for first in firsts[1:]] + [frames - 1]
-    owners = word_turns(np.asarray(frame_times_us)[lasts], words)
+    owners = assign_words(np.asarray(frame_times_us)[lasts], words)
     said: list[list[str]] = [[] for _ in firsts]
     for word, owner in zip(words, owners):
         text = word.text.strip()

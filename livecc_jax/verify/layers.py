@@ -26,7 +26,7 @@ LOGIT_BLOCK = 512  # positions whose logits are on the device at a time
 
 
 def layer_names(config: ModelConfig) -> list[str]:
-    """The names that `trace` gives, in the order the network computes them."""
+    """The names that `trace_layers` gives, in the order the network computes them."""
     return [
         "vision/patch_embed",
         *(f"vision/blocks/{i}" for i in range(config.vision.depth)),
@@ -38,7 +38,7 @@ def layer_names(config: ModelConfig) -> list[str]:
     ]
 
 
-def trace(
+def trace_layers(
     config: ModelConfig, params: Params, row: Mapping[str, np.ndarray]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Run one packed row, layer by layer.

@@ -13,18 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from livecc_jax.checkpoints.hf_config import CONFIG, read_json
-from livecc_jax.checkpoints.names import EMBED, HEAD, canonical
+from livecc_jax.checkpoints.hf_config import CONFIG
+from livecc_jax.checkpoints.json_fields import read_json
+from livecc_jax.checkpoints.weight_names import EMBED, HEAD, canonical_name
 from livecc_jax.errors import CheckpointError, ConfigError
 from livecc_jax.families.qwen2_vl import ARCHITECTURE
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.verify.layers import layer_names
-from livecc_jax.verify.verify import shapes_of
+from livecc_jax.verify.verify import tensor_shapes
 
 NESTED_FROM = (4, 52)  # the first transformers that reads a nested config.json
 
 
-def needed(name: str) -> ModuleType:
+def import_optional(name: str) -> ModuleType:
     """Import a package. Raises ConfigError, naming it, when it is not installed."""
     try:
         return importlib.import_module(name)
@@ -35,7 +36,7 @@ def needed(name: str) -> ModuleType:
         ) from e
 
 
-class Peer:
+class TransformersModel:
     """transformers' model of a HuggingFace directory.
 
     Args:
@@ -58,7 +59,7 @@ class Peer:
         device: str = "cpu",
         attention: str = "eager",
     ) -> None:
-        self._torch, transformers = needed("torch"), needed("transformers")
+        self._torch, transformers = import_optional("torch"), import_optional("transformers")
         self.version: str = transformers.__version__
         self._config = config
         self._device = device
@@ -94,8 +95,8 @@ class Peer:
                 f"{directory}: transformers {self.version} reports {'; '.join(complaints)}"
             )
         self._model.eval()
-        self._tensors = {canonical(k): v for k, v in self._model.state_dict().items()}
-        self.shapes = shapes_of(config)
+        self._tensors = {canonical_name(k): v for k, v in self._model.state_dict().items()}
+        self.shapes = tensor_shapes(config)
 
     def read(self, name: str) -> np.ndarray:
         """A weight as loaded."""
@@ -133,7 +134,7 @@ class Peer:
         """Run one conversation, given as to `logits`.
 
         Yields:
-            What `livecc_jax.verify.layers.trace` does.
+            What `livecc_jax.verify.layers.trace_layers` does.
         """
         names = layer_names(self._config)
         seen: dict[str, np.ndarray] = {}

@@ -20,15 +20,15 @@ from typing import Any
 import numpy as np
 
 from livecc_jax.checkpoints.hf_export import export_hf
-from livecc_jax.checkpoints.names import EMBED, HEAD, table
 from livecc_jax.checkpoints.open import Checkpoint
-from livecc_jax.checkpoints.stored import StoredWeights, Weights
+from livecc_jax.checkpoints.weight_names import EMBED, HEAD, weight_name_table
+from livecc_jax.checkpoints.weight_source import CheckpointWeights, WeightSource
 from livecc_jax.model.config import ModelConfig
 
 TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-2}
 # What is held to them of a layer's values. Among millions of values rounded to bfloat16 after every
 # operation some are far off in any two implementations, so there the mean decides.
-JUDGED_BY = {"float32": "max", "bfloat16": "mean"}
+STATISTIC = {"float32": "max", "bfloat16": "mean"}
 CHUNK = 1 << 22  # values compared at a time
 # What two checkpoints may disagree on and still compute the same: what a run is exported in, and
 # whether the head is stored once or twice (the tensors say whether it is the embedding).
@@ -36,7 +36,7 @@ HARMLESS = ("livecc.dtype", "text.tied")
 
 
 @dataclass(frozen=True)
-class Gap:
+class Difference:
     """How far two arrays are apart: largest and mean |a - b|, and the scale that they are judged by."""
 
     name: str
@@ -54,7 +54,7 @@ class Gap:
 
 
 @dataclass(frozen=True)
-class ConfigGap:
+class ConfigDifference:
     """A field in which two configurations differ; `harmless` when that changes no value."""
 
     field: str
@@ -74,7 +74,7 @@ class TensorReport:
 
     total: int
     same: int
-    gaps: tuple[Gap, ...]
+    gaps: tuple[Difference, ...]
     mismatched: tuple[str, ...]
     dtypes: tuple[tuple[str, str], ...]
 
@@ -88,13 +88,13 @@ def _fields(checkpoint: Checkpoint) -> dict[str, Any]:
     return found
 
 
-def compare_configs(a: Checkpoint, b: Checkpoint) -> list[ConfigGap]:
+def compare_configs(a: Checkpoint, b: Checkpoint) -> list[ConfigDifference]:
     """The fields in which two checkpoints' configurations differ, as we read them."""
     x, y = _fields(a), _fields(b)
-    return [ConfigGap(k, x[k], y[k], k in HARMLESS) for k in x if x[k] != y[k]]
+    return [ConfigDifference(k, x[k], y[k], k in HARMLESS) for k in x if x[k] != y[k]]
 
 
-def compare_tensors(a: Weights, b: Weights) -> TensorReport:
+def compare_tensors(a: WeightSource, b: WeightSource) -> TensorReport:
     """Compare weights tensor by tensor; of different dtypes both are first widened, which is exact."""
     names = list(dict.fromkeys([*a.shapes, *b.shapes]))
     same, gaps, mismatched, dtypes = 0, [], [], {}
@@ -113,7 +113,7 @@ def compare_tensors(a: Weights, b: Weights) -> TensorReport:
     return TensorReport(len(names), same, tuple(gaps), tuple(mismatched), tuple(dtypes))
 
 
-def _shape(weights: Weights, name: str) -> tuple[int, ...] | None:
+def _shape(weights: WeightSource, name: str) -> tuple[int, ...] | None:
     """Of a tensor; a head that is not stored is the embedding."""
     return weights.shapes.get(name, weights.shapes.get(EMBED) if name == HEAD else None)
 
@@ -136,7 +136,7 @@ def _identical(x: np.ndarray, y: np.ndarray) -> bool:
     return all(np.array_equal(p.view(np.uint8), q.view(np.uint8)) for p, q in _chunks(x, y))
 
 
-def _tensor_gap(name: str, x: np.ndarray, y: np.ndarray) -> Gap:
+def _tensor_gap(name: str, x: np.ndarray, y: np.ndarray) -> Difference:
     largest = total = square = 0.0
     for p, q in _chunks(x, y):
         p, q = p.astype(np.float64), q.astype(np.float64)
@@ -144,10 +144,10 @@ def _tensor_gap(name: str, x: np.ndarray, y: np.ndarray) -> Gap:
         largest = float(np.maximum(largest, difference.max()))  # keeps what is not a number
         total += float(difference.sum())
         square += float(np.square(p).sum())
-    return Gap(name, largest, total / x.size, (square / x.size) ** 0.5 or 1.0)
+    return Difference(name, largest, total / x.size, (square / x.size) ** 0.5 or 1.0)
 
 
-def value_gap(name: str, a: np.ndarray, b: np.ndarray) -> Gap:
+def value_difference(name: str, a: np.ndarray, b: np.ndarray) -> Difference:
     """How far two float32 arrays of one shape are apart, judged by the first one's deviation."""
     a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
 
@@ -162,7 +162,7 @@ def value_gap(name: str, a: np.ndarray, b: np.ndarray) -> Gap:
         parts = np.array(list(pool.map(part, (slice(i, i + step) for i in range(0, len(a), step)))))
     total, plain, square = parts[:, 1:].sum(axis=0) / a.size
     scale = max(0.0, square - plain**2) ** 0.5 or 1.0
-    return Gap(name, float(parts[:, 0].max()), float(total), float(scale))
+    return Difference(name, float(parts[:, 0].max()), float(total), float(scale))
 
 
 @dataclass(frozen=True)
@@ -173,12 +173,12 @@ class TraceReport:
     positions: how many there are.
     """
 
-    layers: tuple[Gap, ...]
-    logits: Gap
+    layers: tuple[Difference, ...]
+    logits: Difference
     agreement: float
     positions: int
 
-    def first_beyond(self, tolerance: float, by: str = "max") -> Gap | None:
+    def first_beyond(self, tolerance: float, by: str = "max") -> Difference | None:
         """The first layer (or the logits) at which the two part by more than the tolerance."""
         gaps = (*self.layers, self.logits)
         return next((gap for gap in gaps if not gap.within(tolerance, by)), None)
@@ -195,11 +195,11 @@ def compare_traces(
         b: likewise, of the same names and shapes.
     """
     kept = dict(a)
-    gaps: list[Gap] = []
+    gaps: list[Difference] = []
     agreement, positions = 1.0, 0
     for name, values in b:
         reference = kept.pop(name)
-        gaps.append(value_gap(name, reference, values))
+        gaps.append(value_difference(name, reference, values))
         if not kept:
             agreement = float((reference.argmax(-1) == values.argmax(-1)).mean())
             positions = len(reference)
@@ -207,17 +207,17 @@ def compare_traces(
 
 
 @contextlib.contextmanager
-def in_hf_layout(checkpoint: Checkpoint) -> Iterator[Path]:
+def hf_directory(checkpoint: Checkpoint) -> Iterator[Path]:
     """A HuggingFace directory of the checkpoint: its own, or a temporary copy that keeps all bits."""
     if checkpoint.kind == "hf":
         yield checkpoint.path
         return
     with tempfile.TemporaryDirectory(prefix="livecc-verify-") as home:
         where = Path(home) / "model"
-        export_hf(where, checkpoint.config, checkpoint.livecc, StoredWeights(checkpoint))
+        export_hf(where, checkpoint.config, checkpoint.livecc, CheckpointWeights(checkpoint))
         yield where
 
 
-def shapes_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """{HuggingFace's name: shape} of every tensor, in the order the network uses them."""
-    return {name: entry.hf_shape for entry in table(config) for name in entry.names}
+    return {name: entry.hf_shape for entry in weight_name_table(config) for name in entry.names}

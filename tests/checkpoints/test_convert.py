@@ -14,10 +14,10 @@ from livecc_jax.checkpoints import hf_config
 from livecc_jax.checkpoints.convert import convert
 from livecc_jax.checkpoints.hf_config import LiveCCBlock, read_config
 from livecc_jax.checkpoints.hf_export import export_hf
-from livecc_jax.checkpoints.hf_import import load_hf
-from livecc_jax.checkpoints.names import table
+from livecc_jax.checkpoints.hf_load import load_hf
 from livecc_jax.checkpoints.open import open_checkpoint
 from livecc_jax.checkpoints.safetensors import read_directory
+from livecc_jax.checkpoints.weight_names import weight_name_table
 from livecc_jax.commands import convert as command
 from livecc_jax.errors import CheckpointError
 from livecc_jax.model.presets import preset
@@ -157,7 +157,9 @@ def test_all_that_does_not_fit_is_told_at_once(exported):
     rewrite(directory, lambda t: [t.pop(k) for k in list(t) if k.startswith("model.layers.")])
     with pytest.raises(CheckpointError) as caught:
         load_hf(directory, config)
-    kinds = {n for e in table(config) if e.path.startswith("text/layers") for n in e.names[:1]}
+    kinds = {
+        n for e in weight_name_table(config) if e.path.startswith("text/layers") for n in e.names[:1]
+    }
     for name in kinds:
         assert f"missing {name.replace('.0.', '.{0-1}.')}" in str(caught.value)
 
@@ -250,7 +252,7 @@ CONFIGS = {
 
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_unusable_config_names_file_and_field(tmp_path, kind):
-    data = hf_config.to_dict(config_of(), LiveCCBlock(), "float32")
+    data = hf_config.to_config_json(config_of(), LiveCCBlock(), "float32")
     change, words = CONFIGS[kind]
     change(data)
     file = tmp_path / "config.json"
@@ -267,19 +269,19 @@ def test_unusable_config_names_file_and_field(tmp_path, kind):
 def test_config_as_others_write_it(tmp_path):
     """Defaults left out, as transformers 4.50 saves; rope_parameters and lists, as 5.x does."""
     config = preset("7b")
-    flat = hf_config.to_dict(config, LiveCCBlock())
+    flat = hf_config.to_config_json(config, LiveCCBlock())
     del flat["livecc"]
     flat["vision_config"] = {"model_type": "qwen2_vl", "in_chans": 3, "spatial_patch_size": 14}
     flat["rope_scaling"] = {"type": "default", "rope_type": "default", "mrope_section": [16, 24, 24]}
-    assert hf_config.from_dict(flat, tmp_path) == (config, LiveCCBlock("mrope", "384"))
-    nested = hf_config.to_dict(config, LiveCCBlock(), layout="nested")
+    assert hf_config.parse_config(flat, tmp_path) == (config, LiveCCBlock("mrope", "384"))
+    nested = hf_config.to_config_json(config, LiveCCBlock(), layout="nested")
     text = nested["text_config"]
     text["rope_parameters"] = {**text.pop("rope_scaling"), "rope_theta": text.pop("rope_theta")}
     text |= {"eos_token_id": [151645, 151643], "layer_types": ["full_attention"] * 28}
-    assert hf_config.from_dict(nested, tmp_path)[0] == config
+    assert hf_config.parse_config(nested, tmp_path)[0] == config
     text["layer_types"] = ["sliding_attention"] * 28
     with pytest.raises(CheckpointError, match=r"text_config\.layer_types"):
-        hf_config.from_dict(nested, tmp_path)
+        hf_config.parse_config(nested, tmp_path)
 
 
 def test_destination_is_never_half_written_or_lost(tmp_path, exported):

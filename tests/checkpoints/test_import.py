@@ -21,7 +21,8 @@ from livecc_jax.checkpoints import files
 from livecc_jax.checkpoints.convert import convert
 from livecc_jax.checkpoints.hf_config import LiveCCBlock, read_config
 from livecc_jax.checkpoints.hf_export import export_hf
-from livecc_jax.checkpoints.hf_import import load_hf, reading_plan
+from livecc_jax.checkpoints.hf_load import load_hf
+from livecc_jax.checkpoints.hf_load_devices import bytes_read_per_process
 from livecc_jax.checkpoints.open import open_checkpoint
 from livecc_jax.checkpoints.safetensors import INDEX, read_directory
 from livecc_jax.errors import CheckpointError
@@ -93,23 +94,24 @@ READER = """
 import sys
 import jax
 from livecc_jax.parallel import processes
-processes.start_processes()
+processes.initialize_processes()
 import numpy as np
 
 from tests.support.checkpoints import random_params
 from livecc_jax.checkpoints.hf_config import read_config
-from livecc_jax.checkpoints import hf_import, safetensors
+from livecc_jax.checkpoints import safetensors
+from livecc_jax.checkpoints.hf_load import load_hf
 from livecc_jax.model.qwen2_vl import logical_axes
 from livecc_jax.parallel.mesh import MeshConfig, make_mesh
 from livecc_jax.parallel.rules import sharding_tree
 
-read, plain = [], safetensors.Tensor.read_rows
-safetensors.Tensor.read_rows = lambda t, a, b: (read.append(t.rows(a, b)), plain(t, a, b))[1]
+read, read_rows = [], safetensors.TensorInfo.read_rows
+safetensors.TensorInfo.read_rows = lambda t, a, b: (read.append(t.row_bytes(a, b)), read_rows(t, a, b))[1]
 config, _ = read_config(sys.argv[1])
 params = random_params(config, np.dtype(jax.numpy.bfloat16))
 mesh = make_mesh(MeshConfig(fsdp=4))
 shardings = sharding_tree(mesh, logical_axes(config), params)
-loaded = hf_import.load_hf(sys.argv[1], config, None, shardings)
+loaded = load_hf(sys.argv[1], config, None, shardings)
 for got, want in zip(jax.tree.leaves(loaded), jax.tree.leaves(params)):
     for shard in got.addressable_shards:
         assert np.asarray(shard.data).tobytes() == want[shard.index].tobytes()
@@ -160,7 +162,7 @@ def test_each_host_reads_its_share_once(tall):
     mesh = jax.sharding.Mesh(devices, ("data", "fsdp", "context", "tensor"))
     specs = jax.tree.map(lambda s: s.spec, shardings_of(config, params))
     shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
-    plan = reading_plan(directory, config, shardings)
+    plan = bytes_read_per_process(directory, config, shardings)
     assert sorted(plan) == list(range(16))
     touched = {file: np.zeros(file.stat().st_size, int) for file in directory.glob("*.safetensors")}
     for ranges in plan.values():

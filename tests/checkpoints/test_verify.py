@@ -13,15 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from livecc_jax.checkpoints.convert import convert
 from livecc_jax.checkpoints.hf_config import LiveCCBlock
 from livecc_jax.checkpoints.hf_export import export_hf
-from livecc_jax.checkpoints.names import table
+from livecc_jax.checkpoints.weight_names import weight_name_table
 from livecc_jax.cli import main
-from livecc_jax.data.inspect.probe import make_probe, noise_frames
+from livecc_jax.data.inspect.conversation_row import conversation_row, noise_turn_frames
 from livecc_jax.media.budget import PixelBudget
-from livecc_jax.model.presets import preset
+from livecc_jax.model.presets import fit_vocabulary, preset
 from livecc_jax.model.qwen2_vl import bind
-from livecc_jax.model.vocabulary import fit_vocabulary
 from livecc_jax.text.open import open_tokenizer
-from livecc_jax.verify.layers import layer_names, trace
+from livecc_jax.verify.layers import layer_names, trace_layers
 from livecc_jax.verify.verify import compare_traces
 from tests.support.checkpoints import architectures, random_params
 
@@ -43,7 +42,7 @@ def model(tmp_path_factory, small_tokenizer):
             if "norm" in e.path
             else 2 * rng.standard_normal(e.full_shape) / np.sqrt(e.inputs or 4)
         ).astype(np.float32)
-        for e in table(config)
+        for e in weight_name_table(config)
     }
     params = traverse_util.unflatten_dict(flat, sep="/")
     home = tmp_path_factory.mktemp("verify") / "model"
@@ -77,10 +76,10 @@ def parted(out):
 
 def test_a_trace_is_the_forward_pass(model):
     _, config, params, tokenizer = model
-    probe = make_probe(noise_frames(PixelBudget(16), 3), tokenizer, "mrope")
+    probe = conversation_row(noise_turn_frames(PixelBudget(16), 3), tokenizer, "mrope")
     row = probe.row
     assert (row["segment_ids"] == 1).all()
-    seen = dict(trace(config, params, row))
+    seen = dict(trace_layers(config, params, row))
     assert list(seen) == layer_names(config)
     assert seen["vision/blocks/1"].shape == (len(probe.patches), config.vision.width)
     batch = {k: v[None] for k, v in row.items()}
@@ -88,7 +87,7 @@ def test_a_trace_is_the_forward_pass(model):
     np.testing.assert_allclose(seen["logits"], logits, atol=1e-4)
     # Padding is left out of a trace.
     row = dict(row, segment_ids=np.where(np.arange(probe.row["tokens"].size) < 40, 1, 0))
-    part = dict(trace(config, params, row))["logits"]
+    part = dict(trace_layers(config, params, row))["logits"]
     np.testing.assert_allclose(part, logits[:40], atol=1e-4)
 
 
@@ -234,16 +233,16 @@ def test_transformers_computes_the_same_of_any_architecture(tmp_path, model, sha
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     from livecc_jax.model.vision import normalize
-    from livecc_jax.verify.transformers import Peer
+    from livecc_jax.verify.transformers import TransformersModel
 
     tokenizer = model[3]
     config = fit_vocabulary(shape, tokenizer)
     params = jax.tree.map(lambda x: 0.2 * x, random_params(config))
     export_hf(tmp_path / "any", config, BLOCK, params, overwrite=True)
-    probe = make_probe(noise_frames(PixelBudget.parse(8), 2), tokenizer, "mrope")
+    probe = conversation_row(noise_turn_frames(PixelBudget.parse(8), 2), tokenizer, "mrope")
     pixels = np.array(normalize(probe.patches, config.vision))
-    theirs = Peer(tmp_path / "any", config, "float32").trace(
+    theirs = TransformersModel(tmp_path / "any", config, "float32").trace(
         probe.row["tokens"], probe.row["positions"], pixels, probe.grids
     )
-    report = compare_traces(theirs, trace(config, params, probe.row))
+    report = compare_traces(theirs, trace_layers(config, params, probe.row))
     assert report.first_beyond(1e-4) is None

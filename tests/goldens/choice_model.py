@@ -21,7 +21,7 @@ from livecc_jax.checkpoints.hf_config import LiveCCBlock
 from livecc_jax.checkpoints.hf_export import export_hf
 from livecc_jax.model.presets import preset
 from livecc_jax.text.open import open_tokenizer
-from livecc_jax.verify.verify import shapes_of
+from livecc_jax.verify.verify import tensor_shapes
 from tests.goldens import tiny_weights
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +33,7 @@ class NamedWeights:
     def __init__(self) -> None:
         tiny = preset("tiny")
         self.config = dataclasses.replace(tiny, text=dataclasses.replace(tiny.text, tied=False))
-        self.shapes = shapes_of(self.config)
+        self.shapes = tensor_shapes(self.config)
         self.dtypes = dict.fromkeys(self.shapes, np.dtype(np.float32))
 
     def read(self, name: str) -> np.ndarray:

@@ -47,7 +47,7 @@ CONVERSATIONS = {
 
 
 def main():
-    from livecc_jax.text.hf import CHAT_TEMPLATE
+    from livecc_jax.families.qwen2_vl import CHAT_TEMPLATE
 
     raw = lzma.decompress((ROOT / "data/tokenizer/tokenizer.json.xz").read_bytes()).decode()
     tokenizer = tokenizers.Tokenizer.from_str(raw)

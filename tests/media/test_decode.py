@@ -9,8 +9,8 @@ import pytest
 from livecc_jax.errors import MediaError
 from livecc_jax.media import decode
 from livecc_jax.media.clips import MediaSlice
+from livecc_jax.media.non_reference import NonReferenceSkipper
 from livecc_jax.media.pixels import patchify, resize
-from livecc_jax.media.skips import Skips
 from livecc_jax.media.video import probe, read_frames
 from tests.support.media import make_video, pattern
 
@@ -74,7 +74,7 @@ def test_a_group_cut_before_its_end_is_decoded_whole(tmp_path):
     whole = make_video(tmp_path / "whole.mp4", times, "libx264", {"g": "30"}, frame_rate=25)
     with av.open(str(whole)) as container:
         stamps = [e.timestamp for e in container.streams.video[0].index_entries]
-        skips = Skips(container, container.streams.video[0], stamps[0], stamps[-1])
+        skips = NonReferenceSkipper(container, container.streams.video[0], stamps[0], stamps[-1])
         assert [skips.may_skip(stamps[i]) for i in (0, 45, 75, 89)] == [True] * 4
     with av.open(str(whole)) as source, av.open(str(tmp_path / "cut.mp4"), "w") as copy:
         stream = source.streams.video[0]
@@ -85,7 +85,7 @@ def test_a_group_cut_before_its_end_is_decoded_whole(tmp_path):
                 copy.mux(packet)
     with av.open(str(tmp_path / "cut.mp4")) as container:
         kept = [e.timestamp for e in container.streams.video[0].index_entries]
-        skips = Skips(container, container.streams.video[0], kept[0], kept[-1])
+        skips = NonReferenceSkipper(container, container.streams.video[0], kept[0], kept[-1])
         assert [skips.may_skip(kept[i]) for i in (0, 35, 75)] == [True, False, False]
         assert not skips.may_skip(kept[-1] + 10_000)
 

@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from livecc_jax.errors import ConfigError, MediaError
 from livecc_jax.media import sources
 from livecc_jax.media.budget import PixelBudget
-from livecc_jax.media.ingest import is_live, turns
+from livecc_jax.media.ingest import is_live, read_turns
 from livecc_jax.media.live import LiveOptions, LiveSource, SourceLost, StreamClock
-from livecc_jax.media.sources import Limits, Seen, SourceEnded, SourceStalled
+from livecc_jax.media.sources import SourceEnded, SourceStalled, TimedPicture, Timeouts
 from tests.support.media import make_video, remux
 
 NARRATION = Path(__file__).parents[2] / "data/clips/bbb_espeak_narration_30s.mp4"
 BUDGET = PixelBudget.parse(16)
 STAMPS = st.none() | st.integers(-(2**40), 2**40)
-QUICK = LiveOptions(limits=Limits(open=3, read=0.5), retries=1, backoff=0.01)
+QUICK = LiveOptions(limits=Timeouts(open=3, read=0.5), retries=1, backoff=0.01)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_a_source_that_fails_in_every_way(server, streams):
     }
     events, found = [], []
     options = LiveOptions(limits=QUICK.limits, retries=3, backoff=0.01)
-    patient = LiveOptions(limits=Limits(5, 5), retries=0)
+    patient = LiveOptions(limits=Timeouts(5, 5), retries=0)
     with (
         LiveSource(f"{server.address}/good", BUDGET, patient) as good,
         LiveSource(f"{server.address}/bad", BUDGET, options, events.append) as bad,
@@ -128,11 +128,11 @@ def test_a_source_that_never_came(server):
     """Is an error at once, unless patience was asked for."""
     server.script = {"/none": [None], "/hangs": [["stall"]]}
     with pytest.raises(MediaError, match="/none: cannot be read"):
-        next(turns(f"{server.address}/none", BUDGET, options=QUICK))
+        next(read_turns(f"{server.address}/none", BUDGET, options=QUICK))
     with pytest.raises(SourceLost, match="/hangs: nothing came for 0"):
-        next(turns(f"{server.address}/hangs", BUDGET, options=LiveOptions(Limits(0.2, 0.2))))
+        next(read_turns(f"{server.address}/hangs", BUDGET, options=LiveOptions(Timeouts(0.2, 0.2))))
     with pytest.raises(SourceLost, match=r"99: the camera cannot be opened$"):
-        next(turns("99", BUDGET))
+        next(read_turns("99", BUDGET))
     patient = LiveOptions(limits=QUICK.limits, retries=3, backoff=0.01, patient=True)
     with LiveSource(f"{server.address}/none", BUDGET, patient) as live:
         with pytest.raises(SourceLost, match="3 attempts to open it again failed"):
@@ -148,7 +148,9 @@ def test_a_recording_over_http_keeps_its_pace(server, streams, tmp_path, monkeyp
     server.script = {"/film.mp4": [[(tmp_path / "small.mp4").read_bytes()]]}
     waits, events = [], []
     monkeypatch.setattr(sources, "_keep_pace", lambda stamp, began: waits.append(stamp))
-    found = list(turns(f"{server.address}/film.mp4", BUDGET, options=QUICK, on_event=events.append))
+    found = list(
+        read_turns(f"{server.address}/film.mp4", BUDGET, options=QUICK, on_event=events.append)
+    )
     assert [len(t.frames) for t in found] == [6, 2]
     assert waits == list(range(0, 4_000_000, 100_000))
     assert [e.kind for e in events] == ["opened", "finished"]
@@ -171,7 +173,7 @@ def pictures(stamps, size=(40, 60)):
 
     def opener(source, limits):
         for number, stamp in enumerate(stamps):
-            yield Seen(stamp, lambda number=number: np.full((*size, 3), number, np.uint8))
+            yield TimedPicture(stamp, lambda number=number: np.full((*size, 3), number, np.uint8))
         raise SourceEnded(f"{source}: ended", over=True)
 
     return opener
@@ -200,7 +202,7 @@ def test_two_frames_a_second_of_whatever_comes():
 
 def test_a_fault_nobody_thought_of_reaches_the_consumer():
     def opener(source, limits):
-        yield Seen(0, lambda: np.zeros((40, 60, 3), np.uint8))
+        yield TimedPicture(0, lambda: np.zeros((40, 60, 3), np.uint8))
         raise RuntimeError("a bug")
 
     with pytest.raises(RuntimeError, match="a bug"):
@@ -223,8 +225,8 @@ def test_a_file_at_its_own_pace(monkeypatch):
     """The same frames as fast, each asked for when it is due."""
     waits = []
     monkeypatch.setattr(sources, "_keep_pace", lambda stamp, began: waits.append(stamp))
-    fast = list(turns(str(NARRATION), BUDGET, start=2.0, end=7.6))
-    own = list(turns(str(NARRATION), BUDGET, start=2.0, end=7.6, pace="own"))
+    fast = list(read_turns(str(NARRATION), BUDGET, start=2.0, end=7.6))
+    own = list(read_turns(str(NARRATION), BUDGET, start=2.0, end=7.6, pace="own"))
     assert waits == list(range(0, 6_000_000, 500_000))
     assert [len(t.frames) for t in own] == [6, 2, 2, 2]
     for one, other in zip(own, fast, strict=True):
@@ -239,7 +241,7 @@ def test_what_a_live_source_cannot_be_asked():
     assert is_live("rtsp://host/stream")
     assert not is_live("clip.mp4")
     with pytest.raises(ConfigError, match="needs a fixed pixel budget"):
-        turns("0", PixelBudget.parse("reference"))
+        read_turns("0", PixelBudget.parse("reference"))
     with pytest.raises(ConfigError, match="no start and end"):
-        turns("0", BUDGET, start=1.0)
+        read_turns("0", BUDGET, start=1.0)
     assert issubclass(SourceStalled, MediaError)

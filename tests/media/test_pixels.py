@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from livecc_jax.errors import ConfigError, MediaError
 from livecc_jax.media import pixels
 from livecc_jax.media.budget import PixelBudget
-from livecc_jax.media.pixels import _resampling, patch_places, patchify, resize, smart_resize
+from livecc_jax.media.pixels import _resampling, patch_coordinates, patchify, resize, smart_resize
 from livecc_jax.media.video import probe, read_frames
 from tests.support.rows import places
 
@@ -80,7 +80,7 @@ def test_patches_are_in_qwen2_vl_order():
     assert grid == tuple(GOLDEN["patch_grid"])
     np.testing.assert_array_equal(patches, GOLDEN["patch_values"])
     for shape in ((4, 6), (2, 2), (10, 4)):
-        np.testing.assert_array_equal(patch_places(*shape), places(*shape))
+        np.testing.assert_array_equal(patch_coordinates(*shape), places(*shape))
 
 
 @settings(max_examples=200, deadline=None)

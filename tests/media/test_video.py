@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from livecc_jax.errors import MediaError
 from livecc_jax.media.budget import PixelBudget
-from livecc_jax.media.ingest import turns
+from livecc_jax.media.ingest import read_turns
 from livecc_jax.media.sampling import sample_strict, sample_uniform
 from livecc_jax.media.video import iter_frames, probe, read_frames
 from tests.support.media import make_video, remux
@@ -212,25 +212,25 @@ def test_turns_of_a_file():
     budget = PixelBudget.parse(16)
     info = probe(NARRATION)
     wanted = sample_strict(info.frame_times_us, 2_000_000, 7_600_000, odd="drop")
-    found = list(turns(str(NARRATION), budget, start=2.0, end=7.6))
+    found = list(read_turns(str(NARRATION), budget, start=2.0, end=7.6))
     assert [len(t.frames) for t in found] == [6, 2, 2, 2]
     assert len(wanted) == 12
     size = budget.size(info.height, info.width, 12)
     assert all(t.frames.shape[1:3] == size for t in found)
-    short = list(turns(str(NARRATION), budget, start=0, end=2.2))
+    short = list(read_turns(str(NARRATION), budget, start=0, end=2.2))
     assert [len(t.frames) for t in short] == [4]
     with pytest.raises(MediaError, match="fewer than two frames"):
-        list(turns(str(NARRATION), budget, start=0, end=0.3))
+        list(read_turns(str(NARRATION), budget, start=0, end=0.3))
 
 
 def test_turns_of_a_slow_video(tmp_path):
     """A frame every five seconds is shown ten times: 111 frames from 0 to 55 s, the odd one dropped."""
     slow = make_video(tmp_path / "slow.mp4", range(0, 60_000, 5_000))
-    found = list(turns(str(slow), PixelBudget.parse(16)))
+    found = list(read_turns(str(slow), PixelBudget.parse(16)))
     assert sum(len(t.frames) for t in found) == 110
     wild = make_video(tmp_path / "wild.mkv", [0, 500, 1000, 40 * 86_400_000])
     with pytest.raises(MediaError, match=r"wild\.mkv: its timestamps span 40 days"):
-        list(turns(str(wild), PixelBudget.parse(16)))
+        list(read_turns(str(wild), PixelBudget.parse(16)))
 
 
 def test_turns_come_before_the_file_is_read(monkeypatch):
@@ -242,5 +242,5 @@ def test_turns_come_before_the_file_is_read(monkeypatch):
             yield frame
 
     monkeypatch.setattr("livecc_jax.media.clips.iter_frames", counting)
-    next(turns(str(NARRATION), PixelBudget.parse(16)))
+    next(read_turns(str(NARRATION), PixelBudget.parse(16)))
     assert len(decoded) == 6

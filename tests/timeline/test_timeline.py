@@ -13,7 +13,7 @@ from livecc_jax.text.open import open_tokenizer
 from livecc_jax.timeline.chat import ChatTemplate, ChatTurn, Visual, stream_conversation
 from livecc_jax.timeline.example import Word
 from livecc_jax.timeline.positions import token_positions
-from livecc_jax.timeline.turns import plan_turns, stream_prompt, turn_label, turn_span
+from livecc_jax.timeline.turns import build_turns, stream_prompt, turn_label, turn_span
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = json.loads((ROOT / "tests/goldens/timeline.json").read_text())
@@ -113,9 +113,9 @@ def test_words_fall_into_turns_by_the_definition(raw, pairs, origin):
     texts = [" ".join(x) for x in expected]
     if not any(texts):
         with pytest.raises(ExampleError, match="nothing is said"):
-            plan_turns(times, words)
+            build_turns(times, words)
         return
-    turns = plan_turns(times, words)
+    turns = build_turns(times, words)
     last = max(i for i, t in enumerate(texts) if t)
     assert [t.text for t in turns] == texts[: last + 1]
     assert [t.num_frames for t in turns] == [6, *[2] * last]
@@ -126,8 +126,8 @@ def test_words_fall_into_turns_by_the_definition(raw, pairs, origin):
 def test_a_word_ending_with_the_frame_is_in_time():
     times = 500_000 * np.arange(1, 9)
     on, late = Word(0, 3_000_000, "on"), Word(0, 3_000_001, "late")
-    assert [t.text for t in plan_turns(times, [on, late])] == ["on", "late"]
-    assert [t.answer for t in plan_turns(times, [late])] == [" ...", "late ..."]
+    assert [t.text for t in build_turns(times, [on, late])] == ["on", "late"]
+    assert [t.answer for t in build_turns(times, [late])] == [" ...", "late ..."]
     assert turn_label(*turn_span(0)) == "Time=0.0-3.0s"
     assert turn_label(*turn_span(1)) == "Time=3.0-4.0s"
 
@@ -152,11 +152,11 @@ def test_title_gives_way_to_previous():
 )
 def test_unusable_clips_say_why(words, frames, reason):
     with pytest.raises(ExampleError, match=reason):
-        plan_turns(500_000 * np.arange(1, frames + 1), words)
+        build_turns(500_000 * np.arange(1, frames + 1), words)
 
 
 def test_stream_conversation_shows_each_turn_its_frames():
-    turns = plan_turns(500_000 * np.arange(1, 9), [Word(0, 1, "hi"), Word(0, 3_900_000, "you")])
+    turns = build_turns(500_000 * np.arange(1, 9), [Word(0, 1, "hi"), Word(0, 3_900_000, "you")])
     conversation = stream_conversation(turns, (4, 6), "T")
     assert conversation == [
         ChatTurn("user", ("Time=0.0-3.0s", Visual("video", (3, 4, 6)), "T")),

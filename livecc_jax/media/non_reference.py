@@ -16,7 +16,7 @@ CODECS = ("h264",)
 TAIL = 32  # frames before a cut that may lack references: none is more than 16 out of its order
 
 
-class Skips:
+class NonReferenceSkipper:
     """Where leaving out frames that no other refers to changes no pixel of the others.
 
     It changes nothing as long as all references are there. A clip that was cut without encoding it

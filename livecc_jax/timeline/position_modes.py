@@ -1,3 +1,3 @@
 """The names of the position modes, where even `livecc --help` can afford to read them."""
 
-MODES = ("sequential", "hybrid", "mrope")
+POSITION_MODES = ("sequential", "hybrid", "mrope")
