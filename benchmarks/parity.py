@@ -64,19 +64,19 @@ class Memory:
 def opened(args):
     """(checkpoint, tokenizer, turns of frames, probe)."""
     from livecc_jax.checkpoints.open import open_checkpoint
-    from livecc_jax.data.inspect.probe import make_probe, noise_frames
+    from livecc_jax.data.inspect.conversation_row import conversation_row, noise_turn_frames
     from livecc_jax.media.budget import PixelBudget
 
     checkpoint = open_checkpoint(args.model)
     tokenizer = checkpoint.open_tokenizer()
     budget = PixelBudget.parse(args.pixel_budget or checkpoint.livecc.pixel_budget)
-    frames = noise_frames(budget, args.turns, SEED, SOURCE)
-    return checkpoint, tokenizer, frames, make_probe(frames, tokenizer, "mrope")
+    frames = noise_turn_frames(budget, args.turns, SEED, SOURCE)
+    return checkpoint, tokenizer, frames, conversation_row(frames, tokenizer, "mrope")
 
 
 def gaps_of(trace, reference):
     """Each layer's difference from what is stored; the first to run stores."""
-    from livecc_jax.verify.verify import value_gap
+    from livecc_jax.verify.difference import value_difference
 
     reference.mkdir(exist_ok=True)
     gaps = []
@@ -86,8 +86,8 @@ def gaps_of(trace, reference):
             np.save(file, values)
             continue
         kept = np.load(file, mmap_mode="r")
-        gap = value_gap(name, kept, values)
-        row = {"layer": name, "max": gap.largest, "mean": gap.mean, "std": gap.scale}
+        gap = value_difference(name, kept, values)
+        row = {"layer": name, "max": gap.max_abs, "mean": gap.mean_abs, "std": gap.scale}
         if name == "logits":
             row["agreement"] = float((kept.argmax(-1) == values.argmax(-1)).mean())
         gaps.append(row)
@@ -100,7 +100,7 @@ def run_peer(args):
     import transformers
 
     from livecc_jax.model.vision import normalize
-    from livecc_jax.verify.transformers import Peer
+    from livecc_jax.verify.transformers import TransformersModel
 
     checkpoint, tokenizer, _, probe = opened(args)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -108,7 +108,7 @@ def run_peer(args):
     torch.zeros(1, device=device)
     with Memory() as memory:
         began = time.perf_counter()
-        peer = Peer(checkpoint.path, checkpoint.config, args.dtype, device, attention)
+        peer = TransformersModel(checkpoint.path, checkpoint.config, args.dtype, device, attention)
         if device == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - began
@@ -157,7 +157,7 @@ def run_ours(args):
     """Ours, in one dtype: values, and in float32 the streaming conversations."""
     import jax
 
-    from livecc_jax.verify.layers import trace
+    from livecc_jax.verify.layers import trace_layers
 
     checkpoint, tokenizer, frames, probe = opened(args)
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -173,7 +173,9 @@ def run_ours(args):
     out["device"] = jax.devices()[0].device_kind
     with jax.default_matmul_precision("highest" if args.dtype == "float32" else "default"):
         if args.stage == "values":
-            out["gaps"] = gaps_of(trace(checkpoint.config, params, probe.row), args.dir / "reference")
+            out["gaps"] = gaps_of(
+                trace_layers(checkpoint.config, params, probe.row), args.dir / "reference"
+            )
         else:
             converse(args, checkpoint.config, params, tokenizer, frames)
     return out
@@ -182,7 +184,8 @@ def run_ours(args):
 def converse(args, config, params, tokenizer, frames):
     """Stream the conversation in each mode and store what was said, where, and why."""
     from livecc_jax.decoding.options import StreamOptions
-    from livecc_jax.stream.session import Session, StreamModel
+    from livecc_jax.stream.model import StreamModel
+    from livecc_jax.stream.session import Session
 
     class Recorded(Session):
         """Keeps each turn's prompt."""
@@ -202,8 +205,8 @@ def converse(args, config, params, tokenizer, frames):
             turn, count = session.turn, int(session.turn.count[0])
             tokens += np.asarray(turn.tokens[0, :count]).tolist()
             positions.append(np.asarray(turn.positions[0, :, :count]))
-            kept = list(said.tokens[: len(said.tokens) - said.cut])
-            choices = list(said.tokens) + ([] if said.cut else [-1])
+            kept = list(said.tokens[: len(said.tokens) - said.truncated])
+            choices = list(said.tokens) + ([] if said.truncated else [-1])
             # The last prompt token chooses the first word, each word the next.
             at += range(len(tokens) - 1, len(tokens) - 1 + len(choices))
             chosen += choices

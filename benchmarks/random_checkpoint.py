@@ -22,7 +22,7 @@ from livecc_jax.checkpoints.hf_export import export_hf
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import init_params
 from livecc_jax.text.open import open_tokenizer
-from livecc_jax.verify.verify import shapes_of
+from livecc_jax.checkpoints.weight_names import tensor_shapes
 
 TOKENIZER = Path(__file__).parents[1] / "data/tokenizer"
 
@@ -31,7 +31,7 @@ class RandomWeights:
     """Weights of a real size, each made when it is asked for, the same each time."""
 
     def __init__(self, config, dtype):
-        self.shapes = shapes_of(config)
+        self.shapes = tensor_shapes(config)
         self.dtypes = dict.fromkeys(self.shapes, np.dtype(dtype))
 
         def normal(seed, shape):

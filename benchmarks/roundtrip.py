@@ -48,8 +48,8 @@ def main():
     import jax
 
     from livecc_jax.checkpoints.open import open_checkpoint
-    from livecc_jax.checkpoints.stored import StoredWeights
-    from livecc_jax.verify.verify import compare_tensors
+    from livecc_jax.checkpoints.weight_source import CheckpointWeights
+    from livecc_jax.verify.tensors import compare_tensors
 
     leaves = jax.tree.leaves(open_checkpoint(a).abstract_params())
     sizes = [x.size * x.dtype.itemsize for x in leaves]
@@ -75,10 +75,10 @@ def main():
             f"{label:22} {seconds:6.1f} s, {seconds / copy:4.1f} copies; peak {peak / 1e9:5.2f} GB, "
             f"ceiling {ceiling / 1e9:5.2f} GB{'' if peak <= ceiling else ' EXCEEDED'}"
         )
-    report = compare_tensors(*(StoredWeights(open_checkpoint(x)) for x in (a, b)))
-    print(f"{report.same} of {report.total} tensors are equal bit for bit")
+    report = compare_tensors(*(CheckpointWeights(open_checkpoint(x)) for x in (a, b)))
+    print(f"{report.equal} of {report.total} tensors are equal bit for bit")
     shutil.rmtree(home)
-    return report.same != report.total
+    return report.equal != report.total
 
 
 if __name__ == "__main__":

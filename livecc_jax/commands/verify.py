@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     import numpy as np
 
     from livecc_jax.checkpoints.open import Checkpoint
-    from livecc_jax.checkpoints.stored import Weights
-    from livecc_jax.data.inspect.probe import Probe
-    from livecc_jax.verify.verify import ConfigGap, Gap, TensorReport, TraceReport
+    from livecc_jax.checkpoints.weight_source import WeightSource
+    from livecc_jax.data.inspect.conversation_row import ConversationRow
+    from livecc_jax.verify.configs import ConfigDifference
+    from livecc_jax.verify.difference import Difference
+    from livecc_jax.verify.tensors import TensorReport
+    from livecc_jax.verify.traces import TraceReport
 
     Trace = Iterable[tuple[str, np.ndarray]]
 
@@ -59,15 +62,12 @@ def run(args: argparse.Namespace) -> int:
     import jax
 
     from livecc_jax.checkpoints.open import open_checkpoint
-    from livecc_jax.checkpoints.stored import StoredWeights
+    from livecc_jax.checkpoints.weight_source import CheckpointWeights
     from livecc_jax.errors import ConfigError
-    from livecc_jax.verify.verify import (
-        JUDGED_BY,
-        TOLERANCES,
-        compare_configs,
-        compare_tensors,
-        compare_traces,
-    )
+    from livecc_jax.verify.configs import compare_configs
+    from livecc_jax.verify.difference import STATISTIC, TOLERANCES
+    from livecc_jax.verify.tensors import compare_tensors
+    from livecc_jax.verify.traces import compare_traces
 
     if (args.b is None) == (args.against is None):
         raise ConfigError("give either a second checkpoint or --against transformers")
@@ -76,19 +76,19 @@ def run(args: argparse.Namespace) -> int:
     tolerance = TOLERANCES[args.dtype] if args.tolerance is None else args.tolerance
     if not (math.isfinite(tolerance) and tolerance >= 0):
         raise ConfigError(f"--tolerance must be a number from 0 on, not {tolerance}")
-    by = JUDGED_BY[args.dtype]
+    by = STATISTIC[args.dtype]
     a = open_checkpoint(args.a)
     b = open_checkpoint(args.b) if args.b else None
     probe, shown = _probe(args, [a] if b is None else [a, b])
     with contextlib.ExitStack() as stack:
         if b is None:
-            weights = StoredWeights(a, jax.numpy.dtype(args.dtype))
+            weights = CheckpointWeights(a, jax.numpy.dtype(args.dtype))
             their_weights, their_trace, label = _transformers(stack, a, args.dtype)
         else:
-            weights, their_weights = StoredWeights(a), StoredWeights(b)
+            weights, their_weights = CheckpointWeights(a), CheckpointWeights(b)
             label = f"{b.path} ({b.kind})"
 
-            def their_trace(probe: Probe) -> Trace:
+            def their_trace(probe: ConversationRow) -> Trace:
                 return _our_trace(b, probe, args.dtype)
 
         print(f"A: {a.path} ({a.kind})\nB: {label}")
@@ -116,29 +116,32 @@ def run(args: argparse.Namespace) -> int:
 
 def _transformers(
     stack: contextlib.ExitStack, a: Checkpoint, dtype: str
-) -> tuple[Weights, Callable[[Probe], Trace], str]:
+) -> tuple[WeightSource, Callable[[ConversationRow], Trace], str]:
     """transformers' side: (its weights, how to run it, its name)."""
-    from livecc_jax.verify.transformers import Peer, needed
-    from livecc_jax.verify.verify import in_hf_layout
+    from livecc_jax.verify.transformers import TransformersModel, hf_directory, import_optional
 
     for name in ("torch", "transformers"):
-        needed(name)  # before a run is exported
-    peer = Peer(stack.enter_context(in_hf_layout(a)), a.config, dtype)
+        import_optional(name)  # before a run is exported
+    model = TransformersModel(stack.enter_context(hf_directory(a)), a.config, dtype)
 
-    def trace(probe: Probe) -> Trace:
+    def trace(probe: ConversationRow) -> Trace:
         import numpy as np
 
         from livecc_jax.model.vision import normalize
 
         pixels = np.array(normalize(probe.patches, a.config.vision))
-        return peer.trace(probe.row["tokens"], probe.row["positions"], pixels, probe.grids)
+        return model.trace(probe.row["tokens"], probe.row["positions"], pixels, probe.grids)
 
-    return peer, trace, f"transformers {peer.version}"
+    return model, trace, f"transformers {model.version}"
 
 
-def _probe(args: argparse.Namespace, checkpoints: Sequence[Checkpoint]) -> tuple[Probe, str]:
+def _probe(args: argparse.Namespace, checkpoints: Sequence[Checkpoint]) -> tuple[ConversationRow, str]:
     """The conversation to run on, and what to call it. Settings and tokenizer are those of A."""
-    from livecc_jax.data.inspect.probe import clip_frames, make_probe, noise_frames
+    from livecc_jax.data.inspect.conversation_row import (
+        clip_turn_frames,
+        conversation_row,
+        noise_turn_frames,
+    )
     from livecc_jax.errors import CheckpointError, TokenizerError
     from livecc_jax.media.budget import PixelBudget
 
@@ -151,10 +154,10 @@ def _probe(args: argparse.Namespace, checkpoints: Sequence[Checkpoint]) -> tuple
     positions = args.positions or a.livecc.positions
     budget = PixelBudget.parse(args.pixel_budget or a.livecc.pixel_budget)
     if args.clip:
-        frames = clip_frames(args.clip, budget, args.turns)
+        frames = clip_turn_frames(args.clip, budget, args.turns)
     else:
-        frames = noise_frames(budget, args.turns)
-    probe = make_probe(frames, tokenizer, positions)
+        frames = noise_turn_frames(budget, args.turns)
+    probe = conversation_row(frames, tokenizer, positions)
     tokens = probe.row["tokens"]
     for checkpoint in checkpoints:
         if tokens.max() >= checkpoint.config.text.vocab_size:
@@ -166,48 +169,52 @@ def _probe(args: argparse.Namespace, checkpoints: Sequence[Checkpoint]) -> tuple
     return probe, f"{turns} of {args.clip or 'noise'}: {len(tokens)} tokens, {positions}"
 
 
-def _our_trace(checkpoint: Checkpoint, probe: Probe, dtype: str) -> Iterator[tuple[str, np.ndarray]]:
+def _our_trace(
+    checkpoint: Checkpoint, probe: ConversationRow, dtype: str
+) -> Iterator[tuple[str, np.ndarray]]:
     import jax
 
-    from livecc_jax.verify.layers import trace
+    from livecc_jax.verify.layers import trace_layers
 
-    yield from trace(checkpoint.config, checkpoint.load_params(jax.numpy.dtype(dtype)), probe.row)
+    yield from trace_layers(
+        checkpoint.config, checkpoint.load_params(jax.numpy.dtype(dtype)), probe.row
+    )
 
 
-def _show_configs(gaps: list[ConfigGap]) -> bool:
+def _show_configs(differences: list[ConfigDifference]) -> bool:
     """Print them; whether one of them matters."""
-    for gap in gaps:
-        note = " (changes no value)" if gap.harmless else ""
-        print(f"config: {gap.field} is {gap.a} in A, {gap.b} in B{note}")
-    return any(not gap.harmless for gap in gaps)
+    for difference in differences:
+        note = " (changes no value)" if difference.harmless else ""
+        print(f"config: {difference.field} is {difference.a} in A, {difference.b} in B{note}")
+    return any(not difference.harmless for difference in differences)
 
 
 def _show_tensors(report: TensorReport, tolerance: float) -> bool:
     """Print the table; whether weights differ by more than the tolerance."""
-    print(f"\ntensors: {report.same} of {report.total} are equal bit for bit")
+    print(f"\ntensors: {report.equal} of {report.total} are equal bit for bit")
     for x, y in report.dtypes:
         if x != y:
             print(f"  {x} in A and {y} in B are compared after widening")
     for sentence in report.mismatched[:SHOWN]:
         print(f"  {sentence}")
-    if report.gaps:
-        width = max(len(gap.name) for gap in report.gaps[:SHOWN])
+    if report.differences:
+        width = max(len(d.name) for d in report.differences[:SHOWN])
         print(f"  {'differing':{width}}  {'max |a-b|':>10}  {'/ rms':>10}")
-        for gap in report.gaps[:SHOWN]:
-            print(f"  {gap.name:{width}}  {gap.largest:10.3g}  {gap.relative():10.3g}")
-    rest = max(0, len(report.gaps) - SHOWN) + max(0, len(report.mismatched) - SHOWN)
+        for d in report.differences[:SHOWN]:
+            print(f"  {d.name:{width}}  {d.max_abs:10.3g}  {d.relative():10.3g}")
+    rest = max(0, len(report.differences) - SHOWN) + max(0, len(report.mismatched) - SHOWN)
     if rest:
         print(f"  and {rest} more")
-    return bool(report.mismatched) or not all(gap.within(tolerance) for gap in report.gaps)
+    return bool(report.mismatched) or not all(d.within(tolerance) for d in report.differences)
 
 
 def _show_trace(report: TraceReport) -> None:
-    def line(gap: Gap) -> str:
-        numbers = (gap.largest, gap.mean, gap.scale, gap.relative("max"), gap.relative("mean"))
-        return f"  {gap.name:18}" + "".join(f"  {n:9.3g}" for n in numbers)
+    def line(d: Difference) -> str:
+        numbers = (d.max_abs, d.mean_abs, d.scale, d.relative("max"), d.relative("mean"))
+        return f"  {d.name:18}" + "".join(f"  {n:9.3g}" for n in numbers)
 
     heads = ("max |a-b|", "mean", "std", "max/std", "mean/std")
     print(f"  {'':18}" + "".join(f"  {head:>9}" for head in heads))
-    for gap in (*report.layers, report.logits):
-        print(line(gap))
+    for difference in (*report.layers, report.logits):
+        print(line(difference))
     print(f"  the same most likely token at {report.agreement:.2%} of {report.positions} positions")

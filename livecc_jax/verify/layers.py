@@ -1,7 +1,7 @@
-"""What the network holds after each of its layers, for comparing one run of it with another.
+"""Traces the network: the values after each of its layers, to compare one run with another.
 
-The modules are those of training and streaming; only the loop over layers is Python's, so that each
-layer's output can be looked at and only one layer's weights are on the device at a time.
+The modules are those of training and streaming. Only the loop over layers runs in Python, so that each
+layer's output can be read and only one layer's weights are on the device at a time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LOGIT_BLOCK = 512  # positions whose logits are on the device at a time
 
 
 def layer_names(config: ModelConfig) -> list[str]:
-    """The names that `trace_layers` gives, in the order the network computes them."""
+    """Returns the names that `trace_layers` yields, in the order the network computes them."""
     return [
         "vision/patch_embed",
         *(f"vision/blocks/{i}" for i in range(config.vision.depth)),
@@ -44,46 +44,46 @@ def trace_layers(
     """Run one packed row, layer by layer.
 
     Args:
-        config: the architecture.
-        params: nested dict of numpy or jax arrays, all of the dtype to compute in.
-        row: one row of docs/formats.md, without a batch axis, holding at least one picture.
+        config: The architecture.
+        params: Nested dict of numpy or jax arrays, all in the dtype to compute in.
+        row: One packed row (docs/formats.md) without a batch axis, with at least one frame pair.
 
     Yields:
         (name, values) in the order of `layer_names`, float32 and without padding: [P, Dv] over patches
         after the patch embedding and each vision block, [P / 4, D] after the merger, [T, D] over
-        tokens after the embedding with vision put in, each decoder layer and the final norm, [T, V]
+        tokens after the embedding with vision inserted, each decoder layer and the final norm, [T, V]
         for the logits.
     """
     names = iter(layer_names(config))
-    seen, said = row["patch_pairs"] > 0, row["segment_ids"] > 0
+    is_patch, is_token = row["patch_pairs"] > 0, row["segment_ids"] > 0
 
-    def kept(x: jax.Array, mask: np.ndarray) -> tuple[str, np.ndarray]:
+    def unpadded(x: jax.Array, mask: np.ndarray) -> tuple[str, np.ndarray]:
         values = np.asarray(x)
         values = values.reshape(-1, values.shape[-1]) if mask.all() else values[mask]
         return next(names), values.astype(np.float32, copy=False)
 
     vision, text = params["vision"], params["text"]
     x = _patch_embed(config, vision["patch_embed"], row["patches"])
-    yield kept(x, seen)
-    places = row["patch_rows"], row["patch_cols"], row["patch_pairs"]
+    yield unpadded(x, is_patch)
+    patch_positions = row["patch_rows"], row["patch_cols"], row["patch_pairs"]
     for i in range(config.vision.depth):
-        x = _block(config, _layer(vision["blocks"], i), x, *places)
-        yield kept(x, seen)
+        x = _vision_block(config, _layer(vision["blocks"], i), x, *patch_positions)
+        yield unpadded(x, is_patch)
     x = _merge(config, vision["merger"], x)
-    yield kept(x, seen[:, :: config.vision.merge_size**2])
+    yield unpadded(x, is_patch[:, :: config.vision.merge_size**2])
     x = _embed(config, text["embed"], row["tokens"][None], x, row["vision_index"][None])
-    yield kept(x[0], said)
+    yield unpadded(x[0], is_token)
     for i in range(config.text.layers):
         weights = _layer(text["layers"], i)
-        x = _decode(config, weights, x, row["positions"][None], row["segment_ids"][None])
-        yield kept(x[0], said)
-    x = _final(config, text["norm"], x)
-    yield kept(x[0], said)
+        x = _decoder_layer(config, weights, x, row["positions"][None], row["segment_ids"][None])
+        yield unpadded(x[0], is_token)
+    x = _final_norm(config, text["norm"], x)
+    yield unpadded(x[0], is_token)
     head = {"embed": text["embed"]} if config.text.tied else {"head": text["head"]}
     head = jax.tree.map(jax.device_put, head)
     blocks = [x[0, i : i + LOGIT_BLOCK] for i in range(0, x.shape[1], LOGIT_BLOCK)]
     logits = np.concatenate([np.asarray(_logits(config, head, block)) for block in blocks])
-    yield kept(logits, said)
+    yield unpadded(logits, is_token)
 
 
 def _layer(stacked: Params, i: int) -> Params:
@@ -92,7 +92,7 @@ def _layer(stacked: Params, i: int) -> Params:
 
 @functools.cache
 def _abstract(config: ModelConfig) -> dict[str, tuple[nnx.GraphDef, nnx.State]]:
-    """One layer of each kind."""
+    """Returns the module of one layer of each kind, without weights."""
     makers = {
         "block": lambda: VisionBlock(config.vision, nnx.Rngs(0)),
         "merger": lambda: Merger(config.vision, config.text.width, nnx.Rngs(0)),
@@ -101,9 +101,9 @@ def _abstract(config: ModelConfig) -> dict[str, tuple[nnx.GraphDef, nnx.State]]:
     return {name: nnx.split(nnx.eval_shape(make)) for name, make in makers.items()}
 
 
-def _bound(config: ModelConfig, kind: str, weights: Params) -> Any:
+def _bind_layer(config: ModelConfig, kind: str, weights: Params) -> Any:
     graph, state = _abstract(config)[kind]
-    state = jax.tree.map(lambda x: x, state)  # a copy: replacing writes in place
+    state = jax.tree.map(lambda x: x, state)  # a copy, because replacing writes in place
     nnx.replace_by_pure_dict(state, weights)
     return nnx.merge(graph, state)
 
@@ -114,7 +114,7 @@ def _patch_embed(config: ModelConfig, kernel: jax.Array, patches: jax.Array) -> 
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _block(
+def _vision_block(
     config: ModelConfig,
     weights: Params,
     x: jax.Array,
@@ -123,12 +123,12 @@ def _block(
     pairs: jax.Array,
 ) -> jax.Array:
     angles = vision_angles(rows, cols, config.vision.head_dim)
-    return _bound(config, "block", weights)(x, angles, pairs)
+    return _bind_layer(config, "block", weights)(x, angles, pairs)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _merge(config: ModelConfig, weights: Params, x: jax.Array) -> jax.Array:
-    return _bound(config, "merger", weights)(x)
+    return _bind_layer(config, "merger", weights)(x)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -144,19 +144,19 @@ def _embed(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _decode(
+def _decoder_layer(
     config: ModelConfig, weights: Params, x: jax.Array, positions: jax.Array, segment_ids: jax.Array
 ) -> jax.Array:
     angles = bind(config, {}).text.angles(positions)
 
-    def within(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, None]:
+    def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, None]:
         return attend(q, rotate(k, angles), v, segment_ids, causal=True), None
 
-    return _bound(config, "layer", weights)(x, angles, within)[0]
+    return _bind_layer(config, "layer", weights)(x, angles, attention)[0]
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _final(config: ModelConfig, norm: jax.Array, x: jax.Array) -> jax.Array:
+def _final_norm(config: ModelConfig, norm: jax.Array, x: jax.Array) -> jax.Array:
     return bind(config, {"text": {"norm": norm}}).text.final(x)
 
 

@@ -1,11 +1,13 @@
-"""The same checkpoint in transformers: its weights as it loaded them, its values layer by layer.
+"""A checkpoint in transformers: its weights as transformers loads them, and its layers' values.
 
-torch and transformers are needed for nothing else, and are imported when this is used.
+Only this file needs torch and transformers, which are imported when it is used.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -14,15 +16,17 @@ from typing import Any
 import numpy as np
 
 from livecc_jax.checkpoints.hf_config import CONFIG
+from livecc_jax.checkpoints.hf_export import export_hf
 from livecc_jax.checkpoints.json_fields import read_json
-from livecc_jax.checkpoints.weight_names import EMBED, HEAD, canonical_name
+from livecc_jax.checkpoints.open import Checkpoint
+from livecc_jax.checkpoints.weight_names import EMBED, HEAD, canonical_name, tensor_shapes
+from livecc_jax.checkpoints.weight_source import CheckpointWeights
 from livecc_jax.errors import CheckpointError, ConfigError
 from livecc_jax.families.qwen2_vl import ARCHITECTURE
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.verify.layers import layer_names
-from livecc_jax.verify.verify import tensor_shapes
 
-NESTED_FROM = (4, 52)  # the first transformers that reads a nested config.json
+NESTED_FROM = (4, 52)  # the first version of transformers that reads a nested config.json
 
 
 def import_optional(name: str) -> ModuleType:
@@ -36,19 +40,31 @@ def import_optional(name: str) -> ModuleType:
         ) from e
 
 
+@contextlib.contextmanager
+def hf_directory(checkpoint: Checkpoint) -> Iterator[Path]:
+    """Yields the checkpoint in HuggingFace layout: its own directory, or a temporary exact copy."""
+    if checkpoint.kind == "hf":
+        yield checkpoint.path
+        return
+    with tempfile.TemporaryDirectory(prefix="livecc-verify-") as folder:
+        directory = Path(folder) / "model"
+        export_hf(directory, checkpoint.config, checkpoint.livecc, CheckpointWeights(checkpoint))
+        yield directory
+
+
 class TransformersModel:
-    """transformers' model of a HuggingFace directory.
+    """The transformers model of a HuggingFace directory; also a weight source.
 
     Args:
-        directory: in HuggingFace layout.
-        config: its architecture.
-        dtype: to compute in, "float32" (all of its bits, also on a GPU) or "bfloat16".
-        device: torch's name of it.
-        attention: transformers' name of the implementation.
+        directory: Directory in HuggingFace layout.
+        config: Its architecture.
+        dtype: Dtype to compute in, "float32" (in full precision, also on a GPU) or "bfloat16".
+        device: Name of the torch device.
+        attention: Name of transformers' attention implementation.
 
     Raises:
         ConfigError: torch or transformers is not installed.
-        CheckpointError: transformers cannot load the directory, or finds tensors missing or unknown.
+        CheckpointError: transformers cannot load the directory, or reports missing or unknown tensors.
     """
 
     def __init__(
@@ -89,17 +105,17 @@ class TransformersModel:
             raise CheckpointError(
                 f"{directory}: transformers {self.version} cannot load it ({reason})"
             ) from e
-        complaints = [f"{kind} {sorted(map(str, what))[:3]}" for kind, what in report.items() if what]
-        if complaints:
+        problems = [f"{kind} {sorted(map(str, names))[:3]}" for kind, names in report.items() if names]
+        if problems:
             raise CheckpointError(
-                f"{directory}: transformers {self.version} reports {'; '.join(complaints)}"
+                f"{directory}: transformers {self.version} reports {'; '.join(problems)}"
             )
         self._model.eval()
         self._tensors = {canonical_name(k): v for k, v in self._model.state_dict().items()}
         self.shapes = tensor_shapes(config)
 
     def read(self, name: str) -> np.ndarray:
-        """A weight as loaded."""
+        """Returns a weight as transformers loaded it."""
         tensor = self._tensors[EMBED if name == HEAD and name not in self._tensors else name]
         return _numpy(tensor).astype(str(tensor.dtype).removeprefix("torch."), copy=False)
 
@@ -109,13 +125,13 @@ class TransformersModel:
         """Run one conversation.
 
         Args:
-            tokens: int32 [T].
-            positions: int32 [3, T], given to the model in place of its own rule.
-            pixels: float32 [P, 1176] normalised patches of its videos.
-            grids: int32 [n, 3] of the videos, in patches.
+            tokens: int32 [T], token ids.
+            positions: int32 [3, T], used instead of transformers' own positions.
+            pixels: float32 [P, 1176], normalised patches of the videos.
+            grids: int32 [n, 3], frame pairs, patch rows and patch columns of each video.
 
         Returns:
-            float32 [T, V].
+            float32 [T, V] logits.
         """
         torch = self._torch
         with torch.no_grad():
@@ -131,49 +147,49 @@ class TransformersModel:
     def trace(
         self, tokens: np.ndarray, positions: np.ndarray, pixels: np.ndarray, grids: np.ndarray
     ) -> Iterator[tuple[str, np.ndarray]]:
-        """Run one conversation, given as to `logits`.
+        """Run one conversation; the arguments are those of `logits`.
 
         Yields:
-            What `livecc_jax.verify.layers.trace_layers` does.
+            The names and values that `livecc_jax.verify.layers.trace_layers` yields.
         """
         names = layer_names(self._config)
-        seen: dict[str, np.ndarray] = {}
-        hooks = self._hooks(seen)
+        values: dict[str, np.ndarray] = {}
+        hooks = self._register_hooks(values)
         try:
-            seen[names[-1]] = self.logits(tokens, positions, pixels, grids)
+            values[names[-1]] = self.logits(tokens, positions, pixels, grids)
         finally:
             for hook in hooks:
                 hook.remove()
         for name in names:
-            yield name, seen.pop(name)
+            yield name, values.pop(name)
 
-    def _hooks(self, seen: dict[str, np.ndarray]) -> list[Any]:
-        """Hooks that put each layer's output, without a batch axis, into `seen`."""
+    def _register_hooks(self, values: dict[str, np.ndarray]) -> list[Any]:
+        """Register hooks that store each layer's output, without a batch axis, in `values`."""
         visual = getattr(self._model, "visual", None)
         if visual is None:  # from 4.52 on
             visual = self._model.model.visual
         text = getattr(self._model.model, "language_model", self._model.model)
 
-        def output(name: str, batched: bool) -> Any:
-            def hook(_module: Any, _given: Any, out: Any) -> None:
+        def store_output(name: str, batched: bool) -> Any:
+            def hook(_module: Any, _args: Any, out: Any) -> None:
                 out = out[0] if isinstance(out, tuple) else out
-                seen[name] = _numpy(out[0] if batched else out)
+                values[name] = _numpy(out[0] if batched else out)
 
             return hook
 
-        def entering(_module: Any, given: tuple, named: dict[str, Any]) -> None:
-            seen["text/embed"] = _numpy((given[0] if given else named["hidden_states"])[0])
+        def store_embeddings(_module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+            values["text/embed"] = _numpy((args[0] if args else kwargs["hidden_states"])[0])
 
         hooks = [
-            visual.patch_embed.register_forward_hook(output("vision/patch_embed", False)),
-            visual.merger.register_forward_hook(output("vision/merger", False)),
-            text.layers[0].register_forward_pre_hook(entering, with_kwargs=True),
-            text.norm.register_forward_hook(output("text/norm", True)),
+            visual.patch_embed.register_forward_hook(store_output("vision/patch_embed", False)),
+            visual.merger.register_forward_hook(store_output("vision/merger", False)),
+            text.layers[0].register_forward_pre_hook(store_embeddings, with_kwargs=True),
+            text.norm.register_forward_hook(store_output("text/norm", True)),
         ]
         for i, block in enumerate(visual.blocks):
-            hooks.append(block.register_forward_hook(output(f"vision/blocks/{i}", False)))
+            hooks.append(block.register_forward_hook(store_output(f"vision/blocks/{i}", False)))
         for i, layer in enumerate(text.layers):
-            hooks.append(layer.register_forward_hook(output(f"text/layers/{i}", True)))
+            hooks.append(layer.register_forward_hook(store_output(f"text/layers/{i}", True)))
         return hooks
 
 

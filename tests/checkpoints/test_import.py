@@ -106,7 +106,10 @@ from livecc_jax.parallel.mesh import MeshConfig, make_mesh
 from livecc_jax.parallel.rules import sharding_tree
 
 read, read_rows = [], safetensors.TensorInfo.read_rows
-safetensors.TensorInfo.read_rows = lambda t, a, b: (read.append(t.row_bytes(a, b)), read_rows(t, a, b))[1]
+def counted_read_rows(tensor, first, stop):
+    read.append(tensor.row_bytes(first, stop))
+    return read_rows(tensor, first, stop)
+safetensors.TensorInfo.read_rows = counted_read_rows
 config, _ = read_config(sys.argv[1])
 params = random_params(config, np.dtype(jax.numpy.bfloat16))
 mesh = make_mesh(MeshConfig(fsdp=4))

@@ -21,7 +21,7 @@ from livecc_jax.checkpoints.hf_config import LiveCCBlock
 from livecc_jax.checkpoints.hf_export import export_hf
 from livecc_jax.model.presets import preset
 from livecc_jax.text.open import open_tokenizer
-from livecc_jax.verify.verify import tensor_shapes
+from livecc_jax.checkpoints.weight_names import tensor_shapes
 from tests.goldens import tiny_weights
 
 ROOT = Path(__file__).parents[2]

@@ -21,7 +21,7 @@ from livecc_jax.model.presets import fit_vocabulary, preset
 from livecc_jax.model.qwen2_vl import bind
 from livecc_jax.text.open import open_tokenizer
 from livecc_jax.verify.layers import layer_names, trace_layers
-from livecc_jax.verify.verify import compare_traces
+from livecc_jax.verify.traces import compare_traces
 from tests.support.checkpoints import architectures, random_params
 
 CLIP = Path(__file__).parents[2] / "data/clips/bikes.mp4"
