@@ -1,14 +1,18 @@
-"""Attention of new tokens to what came before them and to themselves (streaming).
+"""Attention of a turn's new tokens to the KV cache and to themselves.
 
-The turn's own keys are written behind the past's. Where kernels of ours serve, they do that and attend
-to all of it. Elsewhere the past and the turn's own are parts: each is attended to by itself, and parts
-are put together by the log-sum-exp of their scores (FlashAttention-2, arXiv 2307.08691, section 3.1).
+The turn's own keys are written to the cache behind the older ones. Where kernels of ours serve, they
+write and attend to all keys at once. Elsewhere the cache and the turn's own keys are attended to
+separately, and the partial results are merged by the log-sum-exp of their scores (FlashAttention-2,
+arXiv 2307.08691, section 3.1).
+
+In array names B is the batch, Q queries, C slots of a cache, S keys, H query heads, K key heads and D
+the width of a head.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,215 +20,268 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from livecc_jax.kernels import flash_decode, flash_prefill
+from livecc_jax.kernels.merge_partials import merge_partials
 from livecc_jax.model import attention_cudnn, attention_splash
 from livecc_jax.model.attention_layout import Layout, layout_in_scope
 
-MANY = 4  # rows that keep a device busy, so that full blocks matter more than many of them
-TILE = 128  # queries that a block of the device takes
-FEW = 64  # blocks that leave half of a device idle, so that keys are split over more of them
-SPLIT = 8  # in so many
+# Tuning of `_attend_cache_cudnn`, measured on an H100.
+QUERY_TILE = 128  # queries that one thread block takes
+MIN_BLOCKS = 64  # up to as many thread blocks leave half of the device idle, so keys are split
+KEY_SPLITS = 8  # into so many parts
+MIN_BATCH = 4  # sequences that keep the device busy, so that full query tiles matter more than many
 
 
-class Part(NamedTuple):
-    """Attention to some of the keys: their softmax, and how much weight it has."""
+class PartialAttention(NamedTuple):
+    """Attention to some of the keys, and the weight that it has in attention to all of them."""
 
     out: jax.Array  # [B, Q, H, D]
-    size: jax.Array  # float32 [B, Q, H], log of the sum of exponentials
+    log_sum_exp: jax.Array  # float32 [B, Q, H], of the scores; -inf without keys
 
 
-def fused(q: jax.Array, k: jax.Array) -> bool:
-    """Whether cuDNN can serve: half precision on GPUs of its kind, rows and key heads whole on each."""
+# Computes attention as `jax.nn.dot_product_attention` with residuals does; see `attend_cache`.
+DenseAttention = Callable[..., tuple[jax.Array, jax.Array]]
+
+_cudnn_attention: DenseAttention = functools.partial(
+    jax.nn.dot_product_attention, implementation="cudnn", return_residual=True
+)
+
+
+def cudnn_is_supported(q: jax.Array, k: jax.Array) -> bool:
+    """Whether cuDNN serves q [B, Q, H, D] and k [B, C, K, D] on the GPU, or on each of a mesh."""
     layout = layout_in_scope(("batch", None))
-    usable = layout.platform == "gpu" and attention_cudnn.usable(q, k, layout)
-    return usable and _whole(k, layout)
+    return (
+        layout.platform == "gpu"
+        and attention_cudnn.is_supported(q, k, layout)
+        and _divides_over_mesh(k, layout)
+    )
 
 
-def blockwise(q: jax.Array, k: jax.Array) -> bool:
-    """Whether splash is for these: queries that fill a block, on TPUs with whole rows and key heads."""
+def splash_is_supported(q: jax.Array, k: jax.Array) -> bool:
+    """Whether splash attention serves q [B, Q, H, D] and k [B, C, K, D]: on TPUs, for full blocks."""
     layout, lanes = layout_in_scope(("batch", None)), attention_splash.LANES
     return (
         layout.platform == "tpu"
         and q.shape[1] >= lanes
         and k.shape[1] % lanes == 0
         and k.shape[3] % lanes == 0
-        and _whole(k, layout)
+        and _divides_over_mesh(k, layout)
     )
 
 
-def _whole(k: jax.Array, layout: Layout) -> bool:
-    """Whether each device has whole rows and key heads."""
-    rows, _, heads, _ = k.shape
-    return rows % layout.parts(layout.batch) == 0 and heads % layout.parts(layout.heads) == 0
+def _divides_over_mesh(k: jax.Array, layout: Layout) -> bool:
+    """Whether each device has whole sequences and whole key heads of k [B, C, K, D]."""
+    batch, _, kv_heads, _ = k.shape
+    return (
+        batch % layout.num_shards(layout.batch) == 0 and kv_heads % layout.num_shards(layout.heads) == 0
+    )
 
 
-def takes(qkv: jax.Array, k: jax.Array) -> bool:
-    """Whether `keep_and_attend` serves these, qkv [B, Q, K, G + 2, D] and k [B, C, K, D]."""
+def write_and_attend_is_supported(qkv: jax.Array, k: jax.Array) -> bool:
+    """Whether `write_and_attend` serves qkv [B, Q, K, G + 2, D] and a cache's keys [B, C, K, D]."""
     kernels = flash_decode if qkv.shape[1] == 1 else flash_prefill
-    return fused(qkv, k) and kernels.usable(qkv, k)
+    layout = layout_in_scope(("batch", None))
+    return kernels.is_supported(qkv, k) and _divides_over_mesh(k, layout)
 
 
-def keep_and_attend(
-    qkv: jax.Array, angles: jax.Array, kept: tuple[jax.Array, jax.Array], length: jax.Array
+def write_and_attend(
+    qkv: jax.Array, angles: jax.Array, cache: tuple[jax.Array, jax.Array], length: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """Rotate, keep and attend in kernels, by each device with its own rows and heads.
+    """Rotates new tokens, writes them to the cache and attends, by kernels of ours on each device.
 
-    See `attention_one.keep_and_attend` for one token, and `attention_prompt.keep_and_attend` for more.
-    """
-    kernels = flash_decode if qkv.shape[1] == 1 else flash_prefill
-
-    def act(qkv: jax.Array, angles: jax.Array, *kept_and_length: jax.Array) -> tuple:
-        *kept, length = kept_and_length
-        return kernels.keep_and_attend(qkv, angles, tuple(kept), length)
-
-    return _on_own_part(act, qkv, angles, *kept, length, made=lambda whole, _: (whole, (whole, whole)))
-
-
-def attend_past(q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array) -> Part:
-    """Attention to the first `length` keys.
-
-    Where cuDNN serves it costs what is there, not its capacity; on TPUs scores stay on the chip.
+    `kernels.flash_decode` serves one token, `kernels.flash_prefill` more.
 
     Args:
-        q: [B, Q, H, D].
-        k: [B, C, K, D].
-        v: [B, C, K, D].
-        length: int32 [B]; a row of none has no weight.
+        qkv: [B, Q, K, G + 2, D], each key head with its G queries, its key and its value.
+        angles: float32 [B, Q, D / 2], rotary angles.
+        cache: Keys (rotated) and values, each [B, C, K, D].
+        length: int32 [B], tokens in the cache before.
+
+    Returns:
+        The attention output [B, Q, K * G, D], and the cache with the new tokens.
     """
-    if fused(q, k):
-        return _on_own_part(_past, q, k, v, length)
-    if blockwise(q, k):
-        return _on_own_part(lambda *given: Part(*attention_splash.attend_past(*given)), q, k, v, length)
+    kernels = flash_decode if qkv.shape[1] == 1 else flash_prefill
+
+    def per_device(
+        qkv: jax.Array, angles: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        return kernels.write_and_attend(qkv, angles, (k, v), length)
+
+    return _on_each_device(
+        per_device, qkv, angles, *cache, length, out_specs=lambda qkv, _: (qkv, (qkv, qkv))
+    )
+
+
+def attend_cache(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    length: jax.Array,
+    dense_attention: DenseAttention | None = None,
+) -> PartialAttention:
+    """Attends to the first `length` slots of a cache.
+
+    With cuDNN the cost follows the length, not the capacity. On TPUs scores stay on the chip.
+
+    Args:
+        q: [B, Q, H, D], rotated.
+        k: [B, C, K, D], rotated.
+        v: [B, C, K, D].
+        length: int32 [B]; the result of a sequence without keys is finite and has no weight.
+        dense_attention: Attention to use in place of cuDNN, and on any device. It takes q, k and v, and
+            as keywords `query_seq_lengths` and `key_value_seq_lengths`, or `is_causal`; it returns the
+            output and the log-sum-exp of scores [B, Q, H].
+    """
+    if dense_attention or cudnn_is_supported(q, k):
+        attend = functools.partial(
+            _attend_cache_cudnn, dense_attention=dense_attention or _cudnn_attention
+        )
+        return _on_each_device(attend, q, k, v, length)
+    if splash_is_supported(q, k):
+        return _on_each_device(
+            lambda *args: PartialAttention(*attention_splash.attend_cache(*args)), q, k, v, length
+        )
     return attend_masked(q, k, v, jnp.arange(k.shape[1]) < length[:, None, None])
 
 
-def attend_causal(q: jax.Array, k: jax.Array, v: jax.Array) -> Part:
-    """Attention of each query to the keys up to its own; k and v [B, Q, K, D]."""
-    if fused(q, k):
-        return _on_own_part(lambda *qkv: Part(*_cudnn(*qkv, is_causal=True)), q, k, v)
+def attend_causal(
+    q: jax.Array, k: jax.Array, v: jax.Array, dense_attention: DenseAttention | None = None
+) -> PartialAttention:
+    """Attends causally: each query to the keys up to its own.
+
+    Args:
+        q: [B, Q, H, D], rotated.
+        k: [B, Q, K, D], rotated.
+        v: [B, Q, K, D].
+        dense_attention: As in `attend_cache`.
+    """
+    if dense_attention or cudnn_is_supported(q, k):
+        attend = dense_attention or _cudnn_attention
+        return _on_each_device(lambda *qkv: PartialAttention(*attend(*qkv, is_causal=True)), q, k, v)
     return attend_masked(q, k, v, jnp.tril(jnp.ones((1, q.shape[1], q.shape[1]), bool)))
 
 
-def _on_own_part(act: Callable[..., Any], *arrays: jax.Array, made: Callable[..., Any] = Part) -> Any:
-    """`act` by each device of the mesh in scope, with its own rows and heads.
-
-    Args:
-        act: for arrays of one device.
-        arrays: of rows; those of four axes or more have heads as their third.
-        made: what `act` gives, from the shardings of [B, Q, H, D] and of [B, Q, H].
-    """
-    layout = layout_in_scope(("batch", None))
-    if layout.mesh is None:
-        return act(*arrays)
-    by_row = PartitionSpec(layout.batch or None)
-    of_size = PartitionSpec(layout.batch or None, None, layout.heads or None)
-    given = tuple(layout.qkv if x.ndim > 3 else by_row for x in arrays)
-    return jax.shard_map(
-        act, in_specs=given, out_specs=made(layout.qkv, of_size), check_vma=False
-    )(*arrays)  # fmt: skip
-
-
-def _past(q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array) -> Part:
-    """`attend_past` on one device that cuDNN serves."""
-    kv = k.shape[2]
-    by_key_head = _by_key_head(q, kv)
-    blocks = len(q) * kv * -(-by_key_head.shape[1] // TILE)
-    if blocks <= FEW and k.shape[1] % (SPLIT * TILE) == 0:
-        part = _split(by_key_head, k, v, length)
-    elif q.shape[1] > 1 and len(q) < MANY:
-        return _filled(q, k, v, length)
-    else:
-        part = _filled(by_key_head, k, v, length)
-    return Part(*(_by_query_head(x, q.shape[2]) for x in part))
-
-
-def attend_masked(q: jax.Array, k: jax.Array, v: jax.Array, seen: jax.Array) -> Part:
-    """Attention to the keys of a mask, in plain XLA, scores in float32.
+def attend_masked(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> PartialAttention:
+    """Attends to the keys of a mask, in plain XLA, with scores in float32.
 
     Args:
         q: [B, Q, H, D].
         k: [B, S, K, D].
         v: [B, S, K, D].
-        seen: bool [1 or B, 1 or Q, S].
+        mask: bool [1 or B, 1 or Q, S], true for keys to attend to.
     """
     b, t, h, d = q.shape
-    kv = k.shape[2]
+    kv_heads = k.shape[2]
     with jax.named_scope("attention"):
-        grouped = q.reshape(b, t, kv, h // kv, d)
-        scores = jnp.einsum("btkgd,bskd->bkgts", grouped, k, preferred_element_type=jnp.float32)
-        scores = jnp.where(seen[:, None, None], scores * d**-0.5, -jnp.inf)
-        # Finite even where nothing is seen, so that no weight is not a number.
-        most = jnp.maximum(jnp.max(scores, axis=-1, keepdims=True), jnp.finfo(jnp.float32).min)
-        weights = jnp.exp(scores - most)
+        q_BTKGD = q.reshape(b, t, kv_heads, h // kv_heads, d)
+        scores = jnp.einsum("btkgd,bskd->bkgts", q_BTKGD, k, preferred_element_type=jnp.float32)
+        scores = jnp.where(mask[:, None, None], scores * d**-0.5, -jnp.inf)
+        # Finite even where no key is attended to, so that the weights are zeros and not NaN.
+        peak = jnp.maximum(jnp.max(scores, axis=-1, keepdims=True), jnp.finfo(jnp.float32).min)
+        weights = jnp.exp(scores - peak)
         total = jnp.sum(weights, axis=-1, keepdims=True)
         weights = (weights / jnp.maximum(total, jnp.finfo(jnp.float32).tiny)).astype(v.dtype)
-        out = jnp.einsum("bkgts,bskd->btkgd", weights, v)
-        size = jnp.where(total > 0, most + jnp.log(total), -jnp.inf)
-    return Part(out.reshape(b, t, h, d), size[..., 0].transpose(0, 3, 1, 2).reshape(b, t, h))
+        out_BTKGD = jnp.einsum("bkgts,bskd->btkgd", weights, v)
+        lse_BKGT = jnp.where(total > 0, peak + jnp.log(total), -jnp.inf)[..., 0]
+    lse_BTH = lse_BKGT.transpose(0, 3, 1, 2).reshape(b, t, h)
+    return PartialAttention(out_BTKGD.reshape(b, t, h, d), lse_BTH)
 
 
-def together(parts: list[Part]) -> jax.Array:
-    """Attention to the keys of all parts, [B, Q, H, D] in q's dtype; no row may see nothing."""
+def merge_attention(parts: Sequence[PartialAttention]) -> jax.Array:
+    """Returns attention to the keys of all parts, [B, Q, H, D] in the dtype of their outputs.
+
+    Some part must have a key for each query.
+    """
     if len(parts) == 1:
         return parts[0].out
-    # Not stacked first: that would be a copy, and this is one pass over what is there.
-    most = functools.reduce(jnp.maximum, (part.size for part in parts))
-    most = jnp.maximum(most, jnp.finfo(jnp.float32).min)
-    shares = [jnp.exp(part.size - most) for part in parts]
-    total = jnp.maximum(sum(shares), jnp.finfo(jnp.float32).tiny)
-    mixed = sum(
-        part.out.astype(jnp.float32) * (share / total)[..., None] for part, share in zip(parts, shares)
-    )
-    return mixed.astype(parts[0].out.dtype)
+    # As lists, because to stack the parts first would copy them.
+    return merge_partials([part.out for part in parts], [part.log_sum_exp for part in parts])[0]
 
 
-def _together(out: jax.Array, size: jax.Array) -> Part:
-    """Parts [P, B, Q, H, D] and [P, B, Q, H] as one."""
-    most = jnp.maximum(jnp.max(size, axis=0), jnp.finfo(jnp.float32).min)
-    share = jnp.exp(size - most)
-    total = jnp.sum(share, axis=0)
-    weight = jnp.where(total > 0, most + jnp.log(total), -jnp.inf)
-    share /= jnp.maximum(total, jnp.finfo(jnp.float32).tiny)
-    mixed = jnp.sum(out.astype(jnp.float32) * share[..., None], axis=0)
-    return Part(mixed.astype(out.dtype), weight)
+def _on_each_device(
+    attend: Callable[..., Any],
+    *arrays: jax.Array,
+    out_specs: Callable[..., Any] = PartialAttention,
+) -> Any:
+    """Runs a function on each device of the mesh in scope, with the device's sequences and heads.
+
+    Args:
+        attend: The function, of one device's part of the arrays.
+        arrays: Arrays whose first axis is the batch. The third axis of those with four axes or more is
+            heads.
+        out_specs: Builds the shardings of what the function returns, given those of [B, Q, H, D] and of
+            [B, Q, H].
+    """
+    layout = layout_in_scope(("batch", None))
+    if layout.mesh is None:
+        return attend(*arrays)
+    batch_spec = PartitionSpec(layout.batch or None)
+    heads_spec = PartitionSpec(layout.batch or None, None, layout.heads or None)
+    in_specs = tuple(layout.qkv if x.ndim > 3 else batch_spec for x in arrays)
+    return jax.shard_map(
+        attend, in_specs=in_specs, out_specs=out_specs(layout.qkv, heads_spec), check_vma=False
+    )(*arrays)  # fmt: skip
 
 
-_cudnn = functools.partial(jax.nn.dot_product_attention, implementation="cudnn", return_residual=True)
+def _attend_cache_cudnn(
+    q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array, dense_attention: DenseAttention
+) -> PartialAttention:
+    """`attend_cache` by cuDNN on one device, in the form that keeps the device busiest."""
+    batch, queries, heads, _ = q.shape
+    kv_heads = k.shape[2]
+    folded_q = _fold_heads_into_queries(q, kv_heads)
+    blocks = batch * kv_heads * -(-folded_q.shape[1] // QUERY_TILE)
+    if blocks <= MIN_BLOCKS and k.shape[1] % (KEY_SPLITS * QUERY_TILE) == 0:
+        part = _attend_split_keys(folded_q, k, v, length, dense_attention)
+    elif queries > 1 and batch < MIN_BATCH:
+        return _attend_filled(q, k, v, length, dense_attention)
+    else:
+        part = _attend_filled(folded_q, k, v, length, dense_attention)
+    return PartialAttention(*(_unfold_heads_from_queries(x, heads) for x in part))
 
 
-def _filled(q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array) -> Part:
-    """`attend_past` by cuDNN."""
-    out, size = _cudnn(
+def _attend_filled(
+    q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array, dense_attention: DenseAttention
+) -> PartialAttention:
+    """Attends to the first `length` keys with one call of cuDNN."""
+    out, log_sum_exp = dense_attention(
         q,
         k,
         v,
         query_seq_lengths=jnp.full_like(length, q.shape[1]),
-        # A sequence of no keys is not defined: look at one, and give it no weight.
+        # cuDNN's result for an empty sequence is undefined, so it reads one key, which gets no weight.
         key_value_seq_lengths=jnp.maximum(length, 1),
     )
-    return Part(out, jnp.where((length > 0)[:, None, None], size, -jnp.inf))
+    log_sum_exp = jnp.where((length > 0)[:, None, None], log_sum_exp, -jnp.inf)
+    return PartialAttention(out, log_sum_exp)
 
 
-def _split(q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array) -> Part:
-    """`_filled` with the keys of each row in `SPLIT` parts, side by side."""
-    rows, each = len(q), k.shape[1] // SPLIT
-    many = jnp.broadcast_to(q[:, None], (rows, SPLIT, *q.shape[1:])).reshape(-1, *q.shape[1:])
-    k, v = (x.reshape(-1, each, *x.shape[2:]) for x in (k, v))
-    there = jnp.clip(length[:, None] - each * jnp.arange(SPLIT), 0, each).reshape(-1)
-    parts = (x.reshape(rows, SPLIT, *x.shape[1:]).swapaxes(0, 1) for x in _filled(many, k, v, there))
-    return _together(*parts)
+def _attend_split_keys(
+    q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array, dense_attention: DenseAttention
+) -> PartialAttention:
+    """As `_attend_filled`, with the keys of each sequence in `KEY_SPLITS` parts, in parallel."""
+    batch, split_size = len(q), k.shape[1] // KEY_SPLITS
+    q = jnp.broadcast_to(q[:, None], (batch, KEY_SPLITS, *q.shape[1:])).reshape(-1, *q.shape[1:])
+    k, v = (x.reshape(-1, split_size, *x.shape[2:]) for x in (k, v))
+    split_length = length[:, None] - split_size * jnp.arange(KEY_SPLITS)
+    split_length = jnp.clip(split_length, 0, split_size).reshape(-1)
+    parts = _attend_filled(q, k, v, split_length, dense_attention)
+    stacked = (x.reshape(batch, KEY_SPLITS, *x.shape[1:]).swapaxes(0, 1) for x in parts)
+    return PartialAttention(*merge_partials(*stacked))
 
 
-def _by_key_head(q: jax.Array, kv: int) -> jax.Array:
-    """[B, Q, H, ...] to [B, Q * H / K, K, ...]: the query heads of a key head become its queries.
+def _fold_heads_into_queries(q: jax.Array, kv_heads: int) -> jax.Array:
+    """Makes the query heads of a key head its queries: [B, Q, H, ...] to [B, Q * H / K, K, ...].
 
-    The kernel reads each key for so many queries at once, and its blocks of queries are fuller. Only
-    where every query sees the same keys.
+    cuDNN then reads each key once for all of them, and its query tiles are fuller. It is right only
+    where all queries attend to the same keys.
     """
     b, t, h = q.shape[:3]
-    return q.reshape(b, t, kv, h // kv, *q.shape[3:]).swapaxes(2, 3).reshape(b, -1, kv, *q.shape[3:])
+    q_BTKG = q.reshape(b, t, kv_heads, h // kv_heads, *q.shape[3:])
+    return q_BTKG.swapaxes(2, 3).reshape(b, -1, kv_heads, *q.shape[3:])
 
 
-def _by_query_head(x: jax.Array, h: int) -> jax.Array:
-    """The way back."""
-    b, _, kv = x.shape[:3]
-    return x.reshape(b, -1, h // kv, kv, *x.shape[3:]).swapaxes(2, 3).reshape(b, -1, h, *x.shape[3:])
+def _unfold_heads_from_queries(x: jax.Array, heads: int) -> jax.Array:
+    """The inverse of `_fold_heads_into_queries`."""
+    b, _, kv_heads = x.shape[:3]
+    x_BTGK = x.reshape(b, -1, heads // kv_heads, kv_heads, *x.shape[3:])
+    return x_BTGK.swapaxes(2, 3).reshape(b, -1, heads, *x.shape[3:])

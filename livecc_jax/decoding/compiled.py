@@ -1,4 +1,4 @@
-"""Compiling the calls of a turn as each platform runs them best."""
+"""`jax.jit` for the calls of a turn, with compiler options that suit each platform."""
 
 from __future__ import annotations
 
@@ -8,37 +8,49 @@ from typing import Any
 
 import jax
 
-# CUDA graphs. By default XLA makes graphs of what is within a loop and has the host start each round,
-# which for one token at a time is a few percent of a turn; with WHILE the loop is in the graph.
-_KINDS = "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,WHILE,CONDITIONAL"
-# Rematerialisation takes a donated pool for twice its size, and computes again what there is room for
-# (8 of a tick's 112 products of 48 streams of 7B); what does not fit says so without it too.
-ON_GPU = {"xla_gpu_enable_command_buffer": _KINDS, "xla_gpu_memory_limit_slop_factor": "200"}
+# Operations that XLA records into CUDA graphs. By default it records only the body of a loop and the
+# host starts each iteration, which for one token at a time costs a few percent of a turn. With WHILE
+# the loop itself is in the graph.
+_CUDA_GRAPH_OPERATIONS = (
+    "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,WHILE,CONDITIONAL"
+)
+# The slop factor switches rematerialization off: it counts a donated cache twice, and then recomputes
+# what there is memory for (8 of the 112 products of an engine step of 48 streams of 7B). A program that
+# does not fit is reported without it too.
+GPU_COMPILER_OPTIONS = {
+    "xla_gpu_enable_command_buffer": _CUDA_GRAPH_OPERATIONS,
+    "xla_gpu_memory_limit_slop_factor": "200",
+}
 
 
-class Compiled:
-    """`jax.jit` with compiler options for GPUs, decided at the first use; else like what it returns.
+class JitWithGpuOptions:
+    """`jax.jit` whose compiler options apply only on GPUs, decided at the first use.
+
+    It behaves like the function that `jax.jit` returns. Creating one initializes no backend.
 
     Args:
-        function: what to compile.
-        gpu: compiler options where the default backend is a GPU.
-        options: of `jax.jit`.
+        function: The function to compile.
+        gpu_options: Compiler options to use where the default backend is a GPU.
+        jit_options: Further arguments of `jax.jit`.
     """
 
-    def __init__(self, function: Callable[..., Any], gpu: dict[str, str], **options: Any) -> None:
-        self._function, self._gpu, self._options = function, gpu, options
+    def __init__(
+        self, function: Callable[..., Any], gpu_options: dict[str, str], **jit_options: Any
+    ) -> None:
+        self._function, self._gpu_options, self._jit_options = function, gpu_options, jit_options
         functools.update_wrapper(self, function)
 
     @functools.cached_property
     def _jitted(self) -> Any:
-        gpu = self._gpu if jax.default_backend() == "gpu" else None
-        return jax.jit(self._function, compiler_options=gpu, **self._options)
+        options = self._gpu_options if jax.default_backend() == "gpu" else None
+        return jax.jit(self._function, compiler_options=options, **self._jit_options)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """As of a jitted function."""
+        """Calls the compiled function."""
         return self._jitted(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "_options" not in self.__dict__:
-            raise AttributeError(name)  # whoever only looks around starts no backend
+        # Tools that inspect objects ask for dunder attributes, which must not initialize a backend.
+        if name.startswith("__") or "_jit_options" not in self.__dict__:
+            raise AttributeError(name)
         return getattr(self._jitted, name)

@@ -1,4 +1,4 @@
-"""The decoder's layers as decoding runs them, over weights a layer at a time."""
+"""The language decoder as decoding runs it: one layer with prepared weights, and the head."""
 
 from __future__ import annotations
 
@@ -8,58 +8,72 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from livecc_jax.decoding.linear import Stream, before, gated_mlp, joined, product
-from livecc_jax.decoding.quantize import head8
-from livecc_jax.decoding.weights import Weights
+from livecc_jax.decoding.linear import (
+    ResidualStream,
+    add_to_residual,
+    gated_mlp,
+    linear,
+    prepare_input,
+)
+from livecc_jax.decoding.quantize import quantized_head_logits
+from livecc_jax.decoding.weights import DecodingWeights
 from livecc_jax.kernels.norms import RmsNorm
 from livecc_jax.model.config import TextConfig
 from livecc_jax.model.qwen2_vl import Params, Qwen2VL
 
-# qkv [B,T,K,G+2,D], each key head's queries, key and value -> (out [B,T,K*G,D], whatever it wants
-# handed back). Nothing is rotated: a context that forgets turns moves what it keeps, and one kernel may
-# take them apart, rotate, keep and attend.
-Attend = Callable[[jax.Array], tuple[jax.Array, Any]]
+# Takes qkv [B, T, K, G + 2, D], each key head with its G queries, its key and its value, none rotated.
+# Returns the attention output [B, T, K * G, D] and anything that the caller wants from the layer.
+# Splitting and rotating are left to the function: a context that evicts turns changes the positions of
+# the keys in its cache, and one kernel may split, rotate, write to the cache and attend.
+AttendFn = Callable[[jax.Array], tuple[jax.Array, Any]]
 
 
 def decoder_layer(
-    config: TextConfig, weights: Params, x: Stream, attend: Attend, last: jax.Array | None = None
-) -> tuple[Stream, Any]:
-    """One layer of the decoder, as `model.decoder.DecoderLayer`.
+    config: TextConfig,
+    weights: Params,
+    x: ResidualStream,
+    attend: AttendFn,
+    last: jax.Array | None = None,
+) -> tuple[ResidualStream, Any]:
+    """Runs one decoder layer, as `model.decoder.DecoderLayer` does.
 
     Args:
-        config: its sizes.
-        weights: from `lay_out`.
-        x: [B, T, D].
-        attend: what queries, keys and values are for, none of them taken apart or rotated yet.
-        last: int32 [B], to go on with this token of each row alone, for which `attend` then has to
-            give what it attends to, [B, 1, H, D].
+        config: Sizes of the decoder.
+        weights: One entry of `DecodingWeights.layers`.
+        x: [B, T, D] residual stream.
+        attend: Attention over the layer's queries, keys and values.
+        last: int32 [B]. If given, the layer's output is computed for this token of each sequence only,
+            and `attend` must return its attention output alone, [B, 1, H, D].
 
     Returns:
-        ([B, T, D], or [B, 1, D] of a token; what `attend` hands back).
+        The residual stream [B, T, D], or [B, 1, D] with `last`; and what `attend` returned besides.
     """
     with jax.named_scope("attn"):
         norm = RmsNorm(weights["input_norm"], config.norm_eps)
-        x, given, norm = before(x, norm, weights["qkv"])
-        qkv = product(given, weights["qkv"], norm=norm, dtype=x.dtype)
-        out, kept = attend(qkv)
-        x = joined(x if last is None else of_token(x, last), out, weights["o"], 2)
+        x, attn_input, norm = prepare_input(x, norm, weights["qkv"])
+        qkv_BTKGD = linear(attn_input, weights["qkv"], norm=norm, dtype=x.dtype)
+        out_BTHD, extra = attend(qkv_BTKGD)
+        x = add_to_residual(x if last is None else select_token(x, last), out_BTHD, weights["o"], 2)
     with jax.named_scope("mlp"):
         norm = RmsNorm(weights["post_norm"], config.norm_eps)
-        x, given, norm = before(x, norm, weights["gate_up"])
-        return gated_mlp(x, given, weights["gate_up"], weights["down"], norm), kept
+        x, mlp_input, norm = prepare_input(x, norm, weights["gate_up"])
+        return gated_mlp(x, mlp_input, weights["gate_up"], weights["down"], norm), extra
 
 
-def of_token(x: jax.Array, number: jax.Array) -> jax.Array:
-    """[B, 1, ...] of x [B, T, ...]: one token of each row, int32 [B]."""
-    return jnp.take_along_axis(x, number.reshape(-1, *[1] * (x.ndim - 1)), axis=1)
+def select_token(x: jax.Array, index: jax.Array) -> jax.Array:
+    """Takes one token of each sequence: x [B, T, ...] at int32 [B] gives [B, 1, ...]."""
+    return jnp.take_along_axis(x, index.reshape(-1, *[1] * (x.ndim - 1)), axis=1)
 
 
-def logits(model: Qwen2VL, weights: Weights, hidden: jax.Array) -> jax.Array:
-    """Final hidden states [..., D] to float32 [..., V], by the model's head or its eight bits."""
-    return head8(hidden, weights.head) if weights.head else model.text.logits(hidden)
+def logits(model: Qwen2VL, weights: DecodingWeights, hidden: jax.Array) -> jax.Array:
+    """Applies the head, quantized or not, to final hidden states [..., D]: float32 [..., V]."""
+    if weights.quantized_head:
+        return quantized_head_logits(hidden, weights.quantized_head)
+    return model.text.logits(hidden)
 
 
-def taken_apart(qkv: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """[B, T, K, G + 2, D] as queries [B, T, K * G, D], keys and values [B, T, K, D]."""
-    queries, size = qkv[..., :-2, :], qkv.shape[-1]
-    return queries.reshape(*qkv.shape[:2], -1, size), qkv[..., -2, :], qkv[..., -1, :]
+def split_qkv(qkv_BTKGD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Splits [B, T, K, G + 2, D] into queries [B, T, K * G, D], keys and values [B, T, K, D]."""
+    q, head_dim = qkv_BTKGD[..., :-2, :], qkv_BTKGD.shape[-1]
+    q_BTHD = q.reshape(*qkv_BTKGD.shape[:2], -1, head_dim)
+    return q_BTHD, qkv_BTKGD[..., -2, :], qkv_BTKGD[..., -1, :]

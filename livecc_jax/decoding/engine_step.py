@@ -1,7 +1,7 @@
-"""One tick's turns in one compiled call: every row reads its prompt and answers.
+"""The compiled call of an engine: one turn of many conversations, over a paged KV cache.
 
-Rows are turns of different conversations, each over its own context in the pool. What a row says does
-not depend on its neighbours; a row that ends early waits for the others.
+Each sequence of the batch is a turn of another conversation with its own context. Its answer does not
+depend on the rest of the batch; a sequence that ends early waits for the others.
 """
 
 from __future__ import annotations
@@ -12,78 +12,87 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from livecc_jax.decoding.compiled import ON_GPU, Compiled
-from livecc_jax.decoding.generate import Asked, Controls, StopIds, say
-from livecc_jax.decoding.paged_cache import Context, Pool, keep, read_turn
+from livecc_jax.decoding.compiled import GPU_COMPILER_OPTIONS, JitWithGpuOptions
+from livecc_jax.decoding.generate import PrefillOutput, SamplingParams, StopIds, generate
+from livecc_jax.decoding.paged_cache import Context, PagedCache, paged_prefill, paged_write
 from livecc_jax.decoding.session_step import TurnInput
-from livecc_jax.decoding.weights import Weights
+from livecc_jax.decoding.weights import DecodingWeights
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.qwen2_vl import bind
 
 
-class Places(NamedTuple):
-    """Where the pool keeps a turn's tokens, each at another place; beyond the pool for padding."""
+class CacheSlots(NamedTuple):
+    """Slots of the paged cache that a turn's tokens are written to, each slot once.
+
+    Numbers beyond the cache are padding and write nothing.
+    """
 
     prompt: jax.Array  # int32 [B, Q]
     answer: jax.Array  # int32 [B, M]
 
 
 @functools.partial(
-    Compiled,
-    gpu=ON_GPU,
-    static_argnames=("config", "stop", "limit", "sampled"),
-    donate_argnames=("pool",),
+    JitWithGpuOptions,
+    gpu_options=GPU_COMPILER_OPTIONS,
+    static_argnames=("config", "stop", "max_tokens", "is_sampled"),
+    donate_argnames=("cache",),
 )
-def take_turns(
+def engine_step(
     config: ModelConfig,
     stop: StopIds,
-    limit: int,
-    weights: Weights,
-    pool: Pool,
+    max_tokens: int,
+    weights: DecodingWeights,
+    cache: PagedCache,
     context: Context,
     turn: TurnInput,
-    places: Places,
-    controls: Controls,
-    limits: jax.Array,
-    sampled: bool,
-) -> tuple[jax.Array, Pool]:
-    """Take one turn with every row.
+    slots: CacheSlots,
+    sampling: SamplingParams,
+    max_tokens_B: jax.Array,
+    is_sampled: bool,
+) -> tuple[jax.Array, PagedCache]:
+    """Takes one turn with every sequence: prefills its prompt and generates its answer.
 
     Args:
-        config: the architecture.
-        stop: end-of-turn ids, and the silence token.
-        limit: M, most tokens any row may say.
-        weights: for decoding.
-        pool: donated.
-        context: what each row remembers.
-        turn: prompts, and what was seen.
-        places: where the pool keeps prompt and answer.
-        controls: sampling.
-        limits: int32 [B], most tokens this row may say; 0 for a row that is padding.
-        sampled: whether any row has a temperature.
+        config: The architecture.
+        stop: Ids that end a turn, and the silence token.
+        max_tokens: M, the most tokens that any sequence may generate.
+        weights: Prepared weights.
+        cache: Donated.
+        context: The cached tokens that each sequence attends to.
+        turn: The prompts and the features of their frames.
+        slots: Slots of the cache that prompts and answers are written to.
+        sampling: Sampling parameters.
+        max_tokens_B: int32 [B], the most tokens that each sequence may generate; 0 for padding of the
+            batch.
+        is_sampled: Whether any sequence has a temperature. Otherwise no random numbers are drawn.
 
     Returns:
-        (int32 [B, M] what each row said, -1 after the end; the pool). A row that said as many tokens as
-        it may was cut: its last one is not in the pool.
+        The generated tokens, int32 [B, M], -1 after the end; and the cache. A sequence with as many
+        tokens as it may generate was truncated: its last token is not in the cache.
     """
-    model = bind(config, weights.rest)
+    model = bind(config, weights.other)
     batch, bucket = turn.tokens.shape
-    rows = jnp.arange(batch)
-    x = model.embed(turn.tokens, turn.pictures, turn.vision_index)
-    hidden, cache, prompt = read_turn(
-        model, weights.layers, pool, context, x, turn.positions, limit, last=turn.count - 1
+    batch_index = jnp.arange(batch)
+    x_BTD = model.embed(turn.tokens, turn.vision_features, turn.vision_index)
+    hidden_B1D, workspace, prompt_kv = paged_prefill(
+        model, weights.layers, cache, context, x_BTD, turn.positions, max_tokens, last=turn.count - 1
     )
-    remembered = jnp.arange(context.tokens.shape[1]) < context.length[:, None]
-    real = jnp.arange(bucket) < turn.count[:, None]
-    seen = jnp.zeros((batch, config.text.vocab_size), bool)
-    seen = seen.at[rows[:, None], context.tokens].max(remembered)
-    seen = seen.at[rows[:, None], turn.tokens].max(real)
-    asked = Asked(hidden[:, 0], context.length + turn.count, turn.next_position, seen)
-    said = say(
-        model, weights, stop, asked, cache, controls, limits, limit, sampled=sampled, new_dtype=x.dtype
+    is_context_BC = jnp.arange(context.tokens.shape[1]) < context.length[:, None]
+    is_prompt_BQ = jnp.arange(bucket) < turn.count[:, None]
+    seen_ids = jnp.zeros((batch, config.text.vocab_size), bool)
+    seen_ids = seen_ids.at[batch_index[:, None], context.tokens].max(is_context_BC)
+    seen_ids = seen_ids.at[batch_index[:, None], turn.tokens].max(is_prompt_BQ)
+    prefilled = PrefillOutput(
+        hidden_B1D[:, 0], context.length + turn.count, turn.next_position, seen_ids
     )
-    # At once, when nothing is to be read any more: in between XLA would copy parts of the pool.
-    told = [
-        jnp.concatenate([kv.astype(x.dtype) for kv in layer], axis=1) for layer in zip(prompt, said.new)
+    generated = generate(
+        model, weights, stop, prefilled, workspace, sampling, max_tokens_B, max_tokens,
+        is_sampled=is_sampled, new_kv_dtype=x_BTD.dtype,
+    )  # fmt: skip
+    # Prompts and answers are written together, once nothing reads the cache any more: with a read
+    # between two writes XLA would copy parts of the cache.
+    turn_kv = [
+        jnp.concatenate([kv.astype(x_BTD.dtype) for kv in layer], axis=1)
+        for layer in zip(prompt_kv, generated.new_kv)
     ]
-    return said.tokens, keep(pool, told, jnp.concatenate(places, axis=1))
+    return generated.tokens, paged_write(cache, turn_kv, jnp.concatenate(slots, axis=1))

@@ -1,4 +1,4 @@
-"""What a turn says after its prompt: the loop over tokens, the same for one stream and for many."""
+"""Generating a turn's answer after its prompt: the loop over tokens that sessions and engines share."""
 
 from __future__ import annotations
 
@@ -12,130 +12,147 @@ import jax
 import jax.numpy as jnp
 
 from livecc_jax.decoding.decoder import logits
-from livecc_jax.decoding.kv_cache import Cache, New, append_new
-from livecc_jax.decoding.sampling import choose, forbid_hasty_silence, greedy, penalize
-from livecc_jax.decoding.weights import Weights
+from livecc_jax.decoding.kv_cache import KVCache, NewKV, append_returning_kv
+from livecc_jax.decoding.sampling import forbid_hasty_silence, greedy, penalize, sample
+from livecc_jax.decoding.weights import DecodingWeights
 from livecc_jax.model.qwen2_vl import Qwen2VL
 
-QUESTIONS = 1 << 31  # the first number of a question: turns with frames have theirs from 0
+# Turns with frames are numbered from 0 and questions from here, so that their random draws differ.
+FIRST_QUESTION_NUMBER = 1 << 31
 
 
-class Controls(NamedTuple):
-    """How each row says its turn; all [B] but the last."""
+class SamplingParams(NamedTuple):
+    """How each sequence of a batch chooses its tokens."""
 
-    temperature: jax.Array
-    repetition_penalty: jax.Array
-    silence_base: jax.Array
-    silence_step: jax.Array
-    # uint32 [B, 2]: a conversation's seed, and the number of this turn in it. Randomness follows from
-    # both alone, not from who else speaks, nor from how much was drawn before.
+    temperature: jax.Array  # float32 [B]
+    repetition_penalty: jax.Array  # float32 [B]
+    silence_base: jax.Array  # float32 [B]
+    silence_step: jax.Array  # float32 [B]
+    # uint32 [B, 2]: a conversation's seed, and the number of this turn in it. Random draws depend on
+    # these alone, not on the rest of the batch, nor on how much was drawn before.
     seeds: jax.Array
 
 
 @dataclass(frozen=True)
 class StopIds:
-    """Token ids with a meaning to the loop."""
+    """Token ids that the generation loop treats specially."""
 
-    end: tuple[int, ...]
-    silence: int | None  # None: nobody's silence is controlled
+    end: tuple[int, ...]  # ids that end a turn
+    silence: int | None  # the id of ` ...`; None compiles the loop without silence control
 
-    def watching(self, bases: Sequence[float | None]) -> StopIds:
-        """These ids, with silence only where some row controls it (which costs a softmax a token)."""
-        controlled = any(base is not None for base in bases)
-        return self if controlled else dataclasses.replace(self, silence=None)
+    def with_silence_control(self, bases: Sequence[float | None]) -> StopIds:
+        """Returns ids without the silence token unless some sequence of the batch controls silence.
 
+        Silence control costs a softmax over the vocabulary for each token.
 
-class Asked(NamedTuple):
-    """Rows whose prompts are read."""
-
-    last: jax.Array  # [B, D] the hidden state of each prompt's last token
-    length: jax.Array  # int32 [B] tokens in the cache
-    next_position: jax.Array  # int32 [B]
-    seen: jax.Array  # bool [B, V] ids in the context, for the repetition penalty
+        Args:
+            bases: The `silence_base` option of each sequence.
+        """
+        is_controlled = any(base is not None for base in bases)
+        return self if is_controlled else dataclasses.replace(self, silence=None)
 
 
-class Said(NamedTuple):
-    """What rows said."""
+class PrefillOutput(NamedTuple):
+    """The state of a batch whose prompts are in the cache."""
+
+    last_hidden: jax.Array  # [B, D], the final hidden state of each prompt's last token
+    length: jax.Array  # int32 [B], tokens in the cache
+    next_position: jax.Array  # int32 [B], position of the first generated token
+    seen_ids: jax.Array  # bool [B, V], ids in the context, for the repetition penalty
+
+
+class Generated(NamedTuple):
+    """The answers of a batch, and its state after them."""
 
     tokens: jax.Array  # int32 [B, M], -1 after the end
-    kept: jax.Array  # int32 [B], how many are in the cache: not the last of a turn that was cut short
-    seen: jax.Array  # bool [B, V], with them
-    cache: Cache
-    new: New  # keys and values of what is kept, [B, M, K, 2, D], if they were asked for
+    cached_count: jax.Array  # int32 [B], tokens in the cache: all but the last one of a truncated turn
+    seen_ids: jax.Array  # bool [B, V], with the generated ids
+    cache: KVCache
+    new_kv: NewKV  # keys and values of the cached tokens, if they were asked for
 
 
-def say(
+def generate(
     model: Qwen2VL,
-    weights: Weights,
+    weights: DecodingWeights,
     stop: StopIds,
-    asked: Asked,
-    cache: Cache,
-    controls: Controls,
-    limits: jax.Array | int,
-    limit: int,
+    prefilled: PrefillOutput,
+    cache: KVCache,
+    sampling: SamplingParams,
+    max_tokens_B: jax.Array | int,
+    max_tokens: int,
     *,
-    sampled: bool,
-    new_dtype: jnp.dtype | None = None,
-) -> Said:
-    """Say what follows, until every row has ended its turn or may say no more.
+    is_sampled: bool,
+    new_kv_dtype: jnp.dtype | None = None,
+) -> Generated:
+    """Generates until every sequence has ended its turn or reached its maximum number of tokens.
 
-    A row that has ended waits for the others, and writes past its end in the cache, where none looks.
+    A sequence that has ended waits for the others and writes past its end in the cache, where nothing
+    attends.
 
     Args:
-        model: bound to `weights.rest`.
-        weights: for decoding.
-        stop: end-of-turn ids, and the silence token.
-        asked: B rows.
-        cache: with room for M more tokens.
-        controls: sampling.
-        limits: int32 [B], most tokens this row may say, or of all rows; 0 for a row that is padding.
-        limit: M, the largest of them.
-        sampled: whether any row has a temperature; without, no randomness is spent.
-        new_dtype: of the keys and values that are handed back; None for none.
+        model: The model, bound to `weights.other`.
+        weights: Prepared weights.
+        stop: Ids that end a turn, and the silence token.
+        prefilled: The state of B sequences after their prompts.
+        cache: The KV cache, with room for M more tokens.
+        sampling: Sampling parameters.
+        max_tokens_B: int32 [B], or one number for all sequences: the most tokens that a sequence may
+            generate; 0 for padding of the batch.
+        max_tokens: M, the largest of them.
+        is_sampled: Whether any sequence has a temperature. Otherwise no random numbers are drawn.
+        new_kv_dtype: Dtype of the keys and values to return; None returns none.
     """
-    rows = jnp.arange(len(asked.length))
-    if sampled:
-        keys = jax.vmap(lambda s: jax.random.fold_in(jax.random.key(s[0]), s[1]))(controls.seeds)
-        draws = jax.vmap(functools.partial(jax.random.split, num=limit))(keys)
+    batch_index = jnp.arange(len(prefilled.length))
+    batch = len(batch_index)
+    if is_sampled:
+        keys_B = jax.vmap(lambda s: jax.random.fold_in(jax.random.key(s[0]), s[1]))(sampling.seeds)
+        keys_BM = jax.vmap(functools.partial(jax.random.split, num=max_tokens))(keys_B)
 
-    def pick(last: jax.Array, seen: jax.Array, n: jax.Array) -> jax.Array:
-        scores = penalize(logits(model, weights, last), seen, controls.repetition_penalty)
+    def next_token(hidden_BD: jax.Array, seen_ids: jax.Array, n: jax.Array) -> jax.Array:
+        scores = logits(model, weights, hidden_BD)
+        scores = penalize(scores, seen_ids, sampling.repetition_penalty)
         if stop.silence is not None:
             scores = forbid_hasty_silence(
-                scores, stop.silence, controls.silence_base, controls.silence_step, n
+                scores, stop.silence, sampling.silence_base, sampling.silence_step, n
             )
-        return choose(scores, controls.temperature, draws[:, n]) if sampled else greedy(scores)
+        return sample(scores, sampling.temperature, keys_BM[:, n]) if is_sampled else greedy(scores)
 
-    def speaks(token: jax.Array) -> jax.Array:
-        return jnp.all(token[:, None] != jnp.asarray(stop.end), axis=1)
+    def continues(token_B: jax.Array) -> jax.Array:
+        return jnp.all(token_B[:, None] != jnp.asarray(stop.end), axis=1)
 
-    token = pick(asked.last, asked.seen, jnp.zeros((), jnp.int32))
-    speaking = speaks(token) & (jnp.asarray(limits) > 0)
-    said = jnp.full((len(rows), limit), -1, jnp.int32).at[:, 0].set(jnp.where(speaking, token, -1))
-    shape = len(rows), limit, model.config.text.kv_heads, 2, model.config.text.head_dim
-    told = [jnp.zeros(shape, new_dtype) for _ in weights.layers if new_dtype is not None]
+    token_B = next_token(prefilled.last_hidden, prefilled.seen_ids, jnp.zeros((), jnp.int32))
+    active_B = continues(token_B) & (jnp.asarray(max_tokens_B) > 0)
+    tokens_BM = jnp.full((batch, max_tokens), -1, jnp.int32)
+    tokens_BM = tokens_BM.at[:, 0].set(jnp.where(active_B, token_B, -1))
+    kv_shape = batch, max_tokens, model.config.text.kv_heads, 2, model.config.text.head_dim
+    new_kv = [jnp.zeros(kv_shape, new_kv_dtype) for _ in weights.layers if new_kv_dtype is not None]
 
-    def unfinished(carry: tuple) -> jax.Array:
-        n, _, speaking = carry[:3]
-        return jnp.any(speaking & (n < limits))
+    def any_active(carry: tuple) -> jax.Array:
+        n, _, active_B = carry[:3]
+        return jnp.any(active_B & (n < max_tokens_B))
 
-    def following(carry: tuple) -> tuple:
-        n, token, speaking, said, seen, cache, told = carry
-        going = speaking & (n < limits)
-        x = model.embed(token[:, None], None, None)
-        at = asked.next_position + n - 1
-        positions = jnp.broadcast_to(at[:, None, None], (len(rows), 3, 1))
-        place = asked.length + n - 1
-        hidden, cache, new = append_new(model, weights.layers, cache, x, positions, place)
+    def decode_token(carry: tuple) -> tuple:
+        n, token_B, active_B, tokens_BM, seen_ids, cache, new_kv = carry
+        active_B = active_B & (n < max_tokens_B)
+        x_BTD = model.embed(token_B[:, None], None, None)
+        position_B = prefilled.next_position + n - 1
+        positions = jnp.broadcast_to(position_B[:, None, None], (batch, 3, 1))
+        slot_B = prefilled.length + n - 1
+        hidden_BTD, cache, token_kv = append_returning_kv(
+            model, weights.layers, cache, x_BTD, positions, slot_B
+        )
         put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=n - 1, axis=1)
-        told = [put(old, kv.astype(old.dtype)) for old, kv in zip(told, new)]
-        seen = seen.at[rows, token].max(going)
-        token = pick(hidden[:, 0], seen, n)
-        speaking = going & speaks(token)
-        said = said.at[:, n].set(jnp.where(speaking, token, -1))
-        return n + 1, token, speaking, said, seen, cache, told
+        new_kv = [put(old, kv.astype(old.dtype)) for old, kv in zip(new_kv, token_kv)]
+        seen_ids = seen_ids.at[batch_index, token_B].max(active_B)
+        token_B = next_token(hidden_BTD[:, 0], seen_ids, n)
+        active_B = active_B & continues(token_B)
+        tokens_BM = tokens_BM.at[:, n].set(jnp.where(active_B, token_B, -1))
+        return n + 1, token_B, active_B, tokens_BM, seen_ids, cache, new_kv
 
-    carry = jnp.ones((), jnp.int32), token, speaking, said, asked.seen, cache, told
-    *_, said, seen, cache, told = jax.lax.while_loop(unfinished, following, carry)
-    count = jnp.sum(said >= 0, axis=1, dtype=jnp.int32)
-    return Said(said, count - ((count == limits) & (count > 0)), seen, cache, told)
+    carry = (
+        jnp.ones((), jnp.int32), token_B, active_B, tokens_BM, prefilled.seen_ids, cache, new_kv,
+    )  # fmt: skip
+    *_, tokens_BM, seen_ids, cache, new_kv = jax.lax.while_loop(any_active, decode_token, carry)
+    count_B = jnp.sum(tokens_BM >= 0, axis=1, dtype=jnp.int32)
+    is_truncated_B = (count_B == max_tokens_B) & (count_B > 0)
+    return Generated(tokens_BM, count_B - is_truncated_B, seen_ids, cache, new_kv)

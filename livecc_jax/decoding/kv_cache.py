@@ -1,6 +1,6 @@
-"""The key/value cache, and running the decoder's layers over it.
+"""The contiguous KV cache, and running the decoder's layers over it.
 
-A cache is a plain pytree, passed in and donated.
+A cache is a plain pytree that compiled calls take as a donated argument and return.
 """
 
 from __future__ import annotations
@@ -14,38 +14,45 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
 from livecc_jax.decoding.attention import (
+    attend_cache,
     attend_causal,
-    attend_past,
-    keep_and_attend,
-    takes,
-    together,
+    merge_attention,
+    write_and_attend,
+    write_and_attend_is_supported,
 )
-from livecc_jax.decoding.decoder import decoder_layer, of_token, taken_apart
-from livecc_jax.decoding.linear import whole
+from livecc_jax.decoding.decoder import decoder_layer, select_token, split_qkv
+from livecc_jax.decoding.linear import resolve_residual
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.qwen2_vl import Params, Qwen2VL
 from livecc_jax.model.rope import rotate
 from livecc_jax.parallel.rules import constrain, partition_spec
 
-# One entry a layer: keys (rotated) and values, each [B, C, K, D].
-Cache = list[tuple[jax.Array, jax.Array]]
-CACHE_AXES = ("batch", None, "kv_heads", None)
-# One entry a layer: keys (not rotated) and values of new tokens, [B, Q, K, 2, D].
-New = list[jax.Array]
+LayerCache = tuple[jax.Array, jax.Array]  # keys (rotated) and values, each [B, C, K, D]
+KVCache = list[LayerCache]  # one entry a layer
+CACHE_AXES = ("batch", None, "kv_heads", None)  # logical axes of keys and of values
+NewKV = list[jax.Array]  # one entry a layer: keys (not rotated) and values, [B, Q, K, 2, D]
 
 
 def empty_cache(
     config: ModelConfig, batch: int, capacity: int, dtype: Any, mesh: Mesh | None = None
-) -> Cache:
-    """Zeros for `capacity` tokens in each of `batch` rows, split over a mesh if one is given."""
+) -> KVCache:
+    """Allocates zeros.
+
+    Args:
+        config: The architecture.
+        batch: Number of sequences, B.
+        capacity: Number of tokens that each sequence has room for, C.
+        dtype: Dtype of keys and values.
+        mesh: Mesh to split the cache over.
+    """
     shape = (batch, capacity, config.text.kv_heads, config.text.head_dim)
-    place = NamedSharding(mesh, partition_spec(CACHE_AXES)) if mesh else None
-    zeros = functools.partial(jnp.zeros, shape, dtype, device=place)
+    sharding = NamedSharding(mesh, partition_spec(CACHE_AXES)) if mesh else None
+    zeros = functools.partial(jnp.zeros, shape, dtype, device=sharding)
     return [(zeros(), zeros()) for _ in range(config.text.layers)]
 
 
-def grow_cache(cache: Cache, capacity: int) -> Cache:
-    """The same contents with room for `capacity` tokens."""
+def grow_cache(cache: KVCache, capacity: int) -> KVCache:
+    """Copies a cache into one with room for `capacity` tokens in each sequence."""
     return jax.tree.map(
         lambda x: jnp.pad(x, ((0, 0), (0, capacity - x.shape[1]), (0, 0), (0, 0))), cache
     )
@@ -54,137 +61,137 @@ def grow_cache(cache: Cache, capacity: int) -> Cache:
 def append(
     model: Qwen2VL,
     layers: list[Params],
-    cache: Cache,
+    cache: KVCache,
     x: jax.Array,
     positions: jax.Array,
     start: jax.Array,
     last: jax.Array | None = None,
-) -> tuple[jax.Array, Cache]:
-    """`append_new`, without what it tells of the new tokens."""
-    return append_new(model, layers, cache, x, positions, start, last)[:2]
+) -> tuple[jax.Array, KVCache]:
+    """As `append_returning_kv`, without the keys and values of the new tokens."""
+    return append_returning_kv(model, layers, cache, x, positions, start, last)[:2]
 
 
-def append_new(
+def append_returning_kv(
     model: Qwen2VL,
     layers: list[Params],
-    cache: Iterable[tuple[jax.Array, jax.Array]],
+    cache: Iterable[LayerCache],
     x: jax.Array,
     positions: jax.Array,
     start: jax.Array,
     last: jax.Array | None = None,
-) -> tuple[jax.Array, Cache, New]:
-    """Run new tokens through every layer, writing their keys and values to the cache.
+) -> tuple[jax.Array, KVCache, NewKV]:
+    """Runs new tokens through every layer, and writes their keys and values to the cache.
 
-    Slots past the last real token may be written too (padding of a bucket); they lie beyond the row's
-    length, so nothing sees them before they are overwritten.
+    Slots past the last real token may be written too, by the padding of a bucket. They lie beyond the
+    sequence's length, so nothing attends to them before they are overwritten.
 
     Args:
-        model: bound; only its norm and rotary settings are used.
-        layers: from `inference.lay_out`.
-        cache: with room for start + Q tokens.
+        model: The bound model. Only its final norm and rotary settings are used.
+        layers: `DecodingWeights.layers`.
+        cache: The KV cache, with room for start + Q tokens.
         x: [B, Q, D] embedded tokens.
         positions: int32 [B, 3, Q].
-        start: int32 [B], the slot of each row's first new token.
-        last: int32 [B], the new token of each row whose hidden state is wanted; None for all of them.
-            Nothing depends on what the last layer makes of the others but its keys and values.
+        start: int32 [B], the slot of each sequence's first new token.
+        last: int32 [B], the new token of each sequence whose hidden state is wanted; None for all of
+            them. The last layer then computes only the keys and values of the other tokens.
 
     Returns:
-        ([B, Q, D] hidden states after the final norm, or [B, 1, D] of `last`; the cache; keys and
-        values of the new tokens).
+        Hidden states after the final norm, [B, Q, D], or [B, 1, D] with `last`; the cache; and the keys
+        and values of the new tokens.
     """
     angles = model.text.angles(positions)
-    written: Cache = []
-    told: New = []
-    several = x.shape[1] > 1
-    for i, (weights, old) in enumerate(zip(layers, cache)):
-        only = last if several and i + 1 == len(layers) else None
+    new_cache: KVCache = []
+    new_kv: NewKV = []
+    is_prompt = x.shape[1] > 1
+    for i, (weights, layer_cache) in enumerate(zip(layers, cache)):
+        only = last if is_prompt and i + 1 == len(layers) else None
 
         def attend(
-            qkv: jax.Array, old: tuple[jax.Array, jax.Array] = old, only: jax.Array | None = only
-        ) -> tuple[jax.Array, tuple[tuple[jax.Array, jax.Array], jax.Array]]:
-            new = qkv[..., -2:, :]
+            qkv: jax.Array, layer_cache: LayerCache = layer_cache, only: jax.Array | None = only
+        ) -> tuple[jax.Array, tuple[LayerCache, jax.Array]]:
+            kv_BQK2D = qkv[..., -2:, :]
             if qkv.shape[1] > 1:
-                # Cut out now: else whoever keeps it keeps the whole projection.
-                new = jax.lax.optimization_barrier(new)
+                # Sliced behind a barrier: else what holds keys and values holds the whole projection.
+                kv_BQK2D = jax.lax.optimization_barrier(kv_BQK2D)
             if only is None:
-                out, kept = _kept_and_attended(qkv, angles, old, start)
+                out, layer_cache = _write_and_attend(qkv, angles, layer_cache, start)
             else:
-                # All are kept; one attends, and is kept once more where it is.
-                _, *own = _turned(qkv, angles)
-                token, at = of_token(qkv, only), of_token(angles, only)
-                out, kept = _kept_and_attended(token, at, _kept(old, own, start), start + only)
-            return out, (kept, new)
+                # All tokens are written. One of them attends, and is written again to its own slot.
+                _, *own_kv = _rotate_qkv(qkv, angles)
+                token_qkv, token_angles = select_token(qkv, only), select_token(angles, only)
+                out, layer_cache = _write_and_attend(
+                    token_qkv, token_angles, _write(layer_cache, own_kv, start), start + only
+                )
+            return out, (layer_cache, kv_BQK2D)
 
         with jax.named_scope(f"layer_{i}"):
-            x, (kept, new) = decoder_layer(model.config.text, weights, x, attend, only)
-        written.append(kept)
-        told.append(new)
-    return model.text.final(whole(x)), written, told
+            x, (layer_cache, layer_kv) = decoder_layer(model.config.text, weights, x, attend, only)
+        new_cache.append(layer_cache)
+        new_kv.append(layer_kv)
+    return model.text.final(resolve_residual(x)), new_cache, new_kv
 
 
-def _turned(qkv: jax.Array, angles: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Queries and keys of [B, Q, K, G + 2, D] rotated, and values."""
-    q, k, v = taken_apart(qkv)
+def _rotate_qkv(qkv: jax.Array, angles: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Splits [B, Q, K, G + 2, D] into rotated queries, rotated keys, and values."""
+    q, k, v = split_qkv(qkv)
     return rotate(q, angles), rotate(k, angles), v
 
 
-def _kept(
-    old: tuple[jax.Array, jax.Array], own: Sequence[jax.Array], start: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """A cache's layer with new tokens' own keys and values, [B, Q, K, D]."""
+def _write(layer_cache: LayerCache, own_kv: Sequence[jax.Array], start: jax.Array) -> LayerCache:
+    """Writes the keys and values of new tokens, [B, Q, K, D] each, to slots from `start` int32 [B]."""
 
     def write(old: jax.Array, new: jax.Array) -> jax.Array:
         new = new.astype(old.dtype)
-        if len(old) == 1:  # of several rows it is a scatter
-            kept = jax.lax.dynamic_update_slice_in_dim(old, new, start[0], axis=1)
+        if len(old) == 1:  # of several sequences it is a scatter
+            updated = jax.lax.dynamic_update_slice_in_dim(old, new, start[0], axis=1)
         else:
-            place = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=0)
-            kept = jax.vmap(place)(old, new, start)
-        return constrain(kept, *CACHE_AXES)
+            update_one = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=0)
+            updated = jax.vmap(update_one)(old, new, start)
+        return constrain(updated, *CACHE_AXES)
 
-    return write(old[0], own[0]), write(old[1], own[1])
+    return write(layer_cache[0], own_kv[0]), write(layer_cache[1], own_kv[1])
 
 
-def _kept_and_attended(
-    qkv: jax.Array, angles: jax.Array, old: tuple[jax.Array, jax.Array], start: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """([B, Q, K * G, D] what new tokens attend to, the cache's layer with them)."""
-    if takes(qkv, old[0]):
-        return keep_and_attend(qkv, angles, old, start)
-    q, *own = _turned(qkv, angles)
-    kept = _kept(old, own, start)
+def _write_and_attend(
+    qkv: jax.Array, angles: jax.Array, layer_cache: LayerCache, start: jax.Array
+) -> tuple[jax.Array, LayerCache]:
+    """Returns the attention output of new tokens, [B, Q, K * G, D], and the cache that holds them."""
+    if write_and_attend_is_supported(qkv, layer_cache[0]):
+        return write_and_attend(qkv, angles, layer_cache, start)
+    q, *own_kv = _rotate_qkv(qkv, angles)
+    updated = _write(layer_cache, own_kv, start)
     if q.shape[1] == 1:
-        return attend_past(q, *kept, start + 1).out, kept
-    own = (new.astype(there.dtype) for new, there in zip(own, old))
-    return together([attend_past(q, *kept, start), attend_causal(q, *own)]), kept
+        return attend_cache(q, *updated, start + 1).out, updated
+    own_kv = (new.astype(old.dtype) for new, old in zip(own_kv, layer_cache))
+    return merge_attention([attend_cache(q, *updated, start), attend_causal(q, *own_kv)]), updated
 
 
-def start(
+def prefill_empty_cache(
     model: Qwen2VL, layers: list[Params], x: jax.Array, positions: jax.Array, capacity: int
-) -> tuple[jax.Array, Cache]:
-    """`append` to a cache of nothing, which is made on the way.
+) -> tuple[jax.Array, KVCache]:
+    """As `append` to an empty cache, which is allocated on the way.
 
     Args:
-        model: bound; only its norm and rotary settings are used.
-        layers: from `inference.lay_out`.
+        model: The bound model. Only its final norm and rotary settings are used.
+        layers: `DecodingWeights.layers`.
         x: [B, Q, D] embedded tokens.
         positions: int32 [B, 3, Q].
-        capacity: tokens that the cache has room for, Q at least.
+        capacity: Number of tokens that each sequence of the cache has room for, at least Q.
 
     Returns:
-        ([B, Q, D] hidden states after the final norm, the cache).
+        Hidden states after the final norm, [B, Q, D], and the cache.
     """
     angles = model.text.angles(positions)
-    spare = ((0, 0), (0, capacity - x.shape[1]), (0, 0), (0, 0))
+    padding = ((0, 0), (0, capacity - x.shape[1]), (0, 0), (0, 0))
 
-    def attend(qkv: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        q, k, v = _turned(qkv, angles)
-        kept = tuple(constrain(jnp.pad(x, spare), *CACHE_AXES) for x in (k, v))
-        return attend_causal(q, k, v).out, kept
+    def attend(qkv: jax.Array) -> tuple[jax.Array, LayerCache]:
+        q, k, v = _rotate_qkv(qkv, angles)
+        keys, values = (constrain(jnp.pad(x, padding), *CACHE_AXES) for x in (k, v))
+        return attend_causal(q, k, v).out, (keys, values)
 
-    written: Cache = []
+    cache: KVCache = []
     for i, weights in enumerate(layers):
         with jax.named_scope(f"layer_{i}"):
-            x, kept = decoder_layer(model.config.text, weights, x, attend)
-        written.append(kept)
-    return model.text.final(whole(x)), written
+            x, layer_cache = decoder_layer(model.config.text, weights, x, attend)
+        cache.append(layer_cache)
+    return model.text.final(resolve_residual(x)), cache

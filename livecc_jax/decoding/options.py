@@ -1,4 +1,4 @@
-"""How a stream decodes."""
+"""User-facing options of a stream, and the arrays of sampling parameters made from them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from livecc_jax.decoding.generate import Controls
+from livecc_jax.decoding.generate import SamplingParams
 from livecc_jax.decoding.sampling import NO_SILENCE_CONTROL
 from livecc_jax.errors import ConfigError
-from livecc_jax.timeline.modes import MODES
+from livecc_jax.timeline.position_modes import POSITION_MODES
 
 
 @dataclass(frozen=True)
 class StreamOptions:
-    """How a session decodes. The defaults are the released demo's, but greedy."""
+    """How a session decodes. The defaults are those of the released demo, but greedy.
+
+    Raises ConfigError for a value out of range.
+    """
 
     positions: str = "mrope"
     max_new_tokens: int = 16
@@ -24,18 +27,18 @@ class StreamOptions:
     temperature: float = 0.0
     silence_base: float | None = None  # ban ` ...` while its probability <= base + step * n
     silence_step: float = 0.0
-    context: int = 32768  # most tokens a session may hold
-    reserve: int = 2048  # tokens to make room for at once; growing past it compiles again
+    context: int = 32768  # maximum number of tokens that a session may hold
+    reserve: int = 2048  # tokens that a cache grows by; each growth compiles the step again
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.positions not in MODES:
-            raise ConfigError(f"positions {self.positions!r} is not one of {', '.join(MODES)}")
+        if self.positions not in POSITION_MODES:
+            raise ConfigError(f"positions {self.positions!r} is not one of {', '.join(POSITION_MODES)}")
         if self.max_new_tokens < 1:
             raise ConfigError(f"max-new-tokens must be at least 1, not {self.max_new_tokens}")
         if self.reserve < 1:
             raise ConfigError(f"reserve must be at least 1 token, not {self.reserve}")
-        # Written so that NaN fails too.
+        # The comparisons are written so that NaN fails too.
         if not 0 < self.repetition_penalty < math.inf:
             raise ConfigError(f"repetition-penalty must be positive, not {self.repetition_penalty}")
         if not 0 <= self.temperature < math.inf:
@@ -46,16 +49,24 @@ class StreamOptions:
             raise ConfigError(f"silence-step must be a number, not {self.silence_step}")
 
 
-def stack_controls(options: Sequence[StreamOptions], numbers: Sequence[int]) -> Controls:
-    """How each row of a batch says the turn of this number, or the question (from `QUESTIONS` on)."""
+def stack_sampling_params(
+    options: Sequence[StreamOptions], turn_numbers: Sequence[int]
+) -> SamplingParams:
+    """Builds the sampling parameters of a batch.
 
-    def each(field: Callable[[StreamOptions], float]) -> np.ndarray:
-        return np.array([field(o) for o in options], np.float32)
+    Args:
+        options: One entry a sequence of the batch.
+        turn_numbers: Number of each sequence's turn in its conversation; questions count from
+            `generate.FIRST_QUESTION_NUMBER`.
+    """
 
-    return Controls(
-        temperature=each(lambda o: o.temperature),
-        repetition_penalty=each(lambda o: o.repetition_penalty),
-        silence_base=each(lambda o: NO_SILENCE_CONTROL if o.silence_base is None else o.silence_base),
-        silence_step=each(lambda o: o.silence_step),
-        seeds=np.array([(o.seed % 2**32, n) for o, n in zip(options, numbers)], np.uint32),
+    def stack(value: Callable[[StreamOptions], float]) -> np.ndarray:
+        return np.array([value(o) for o in options], np.float32)
+
+    return SamplingParams(
+        temperature=stack(lambda o: o.temperature),
+        repetition_penalty=stack(lambda o: o.repetition_penalty),
+        silence_base=stack(lambda o: NO_SILENCE_CONTROL if o.silence_base is None else o.silence_base),
+        silence_step=stack(lambda o: o.silence_step),
+        seeds=np.array([(o.seed % 2**32, n) for o, n in zip(options, turn_numbers)], np.uint32),
     )

@@ -1,13 +1,13 @@
-"""A pool of tokens' keys and values that any number of conversations share.
+"""The paged KV cache: slots for tokens' keys and values, shared by any number of conversations.
 
-A conversation's context is a list of places in the pool, kept on the host; nothing in the pool moves
-when it forgets, forks or ends. Keys are stored as they come out of their projection, before rotation:
-a context that forgets a turn closes the gap, which gives what it keeps new positions. Each turn gathers
-its context once, rotated to where it is now, into a cache of the turn's own, to which its prompt and
-answer are appended as to any other (`decoding.kv_cache`).
+A conversation's context is a list of slots that the host keeps; nothing in the cache moves when a
+conversation evicts turns, forks or ends. Keys are stored as their projection gives them, before
+rotation: evicting a turn closes the gap, which gives the tokens behind it new positions. Each turn
+gathers its context once, rotated to its present positions, into a workspace. That is a contiguous cache
+of the turn's own (`decoding.kv_cache`), to which its prompt and answer are appended.
 
-Over a mesh the pool is split as a batch is, and by key heads: a row's places are numbered within the
-part of the devices that have the row.
+Over a mesh the slots are split as a batch is, and by key heads. The slots of a sequence are numbered
+within the part of the cache on the devices that have the sequence.
 """
 
 from __future__ import annotations
@@ -20,149 +20,168 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
-from livecc_jax.decoding.kv_cache import Cache, New, append_new
-from livecc_jax.kernels.kv_quantize import Eight, narrow, widen
-from livecc_jax.kernels.paged_gather import gather_context, usable
+from livecc_jax.decoding.kv_cache import KVCache, LayerCache, NewKV, append_returning_kv
+from livecc_jax.kernels import paged_gather
+from livecc_jax.kernels.quantized import QuantizedArray, dequantize, quantize_int8
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.qwen2_vl import Params, Qwen2VL
 from livecc_jax.model.rope import rotate
-from livecc_jax.parallel.rules import on_own_part, partition_spec
+from livecc_jax.parallel.rules import logical_shard_map, partition_spec
 
-# One entry a layer: keys (not rotated) and values, each [N, K, D].
-Pool = list[tuple[jax.Array | Eight, jax.Array | Eight]]
-POOL_AXES = ("batch", "kv_heads", None)
+SlotArray = jax.Array | QuantizedArray  # [N, K, D]: keys or values of N slots
+PagedCache = list[tuple[SlotArray, SlotArray]]  # one entry a layer: keys (not rotated) and values
+PAGED_CACHE_AXES = ("batch", "kv_heads", None)  # logical axes of keys and of values
+TOKEN_AXES = ("batch", None, "kv_heads", None)  # logical axes of [B, C, K, D]
 
 
 class Context(NamedTuple):
-    """What each row attends to beside its own turn, padded to C."""
+    """The cached tokens that each sequence attends to, besides its own turn, padded to C."""
 
-    places: jax.Array  # int32 [B, C] in the pool
+    slots: jax.Array  # int32 [B, C], where the cache holds each token
     tokens: jax.Array  # int32 [B, C]
     positions: jax.Array  # int32 [B, 3, C]
-    length: jax.Array  # int32 [B]
+    length: jax.Array  # int32 [B], tokens that are not padding
 
 
-def empty_pool(
+def empty_paged_cache(
     config: ModelConfig,
-    tokens: int,
+    num_slots: int,
     dtype: Any,
     mesh: Mesh | None = None,
     precision: str = "weights",
-) -> Pool:
-    """Zeros for so many tokens, split over a mesh if one is given.
+) -> PagedCache:
+    """Allocates zeros.
 
     Args:
-        config: the architecture.
-        tokens: N.
-        dtype: of the weights.
-        mesh: devices to split over.
-        precision: `weights` to keep keys and values in `dtype`, `int8` in eight bits.
+        config: The architecture.
+        num_slots: Number of tokens that the cache has room for, N.
+        dtype: Dtype of the weights.
+        mesh: Mesh to split the cache over.
+        precision: `weights` stores keys and values in `dtype`; `int8` stores them quantized.
     """
-    shape = (tokens, config.text.kv_heads, config.text.head_dim)
-    place = NamedSharding(mesh, partition_spec(POOL_AXES)) if mesh else None
-    zeros = functools.partial(jnp.zeros, device=place)
+    shape = (num_slots, config.text.kv_heads, config.text.head_dim)
+    sharding = NamedSharding(mesh, partition_spec(PAGED_CACHE_AXES)) if mesh else None
+    zeros = functools.partial(jnp.zeros, device=sharding)
 
-    def one() -> jax.Array | Eight:
+    def empty_slots() -> SlotArray:
         if precision == "int8":
-            return Eight(zeros(shape, jnp.int8), zeros((*shape[:2], 1), jnp.float32))
+            return QuantizedArray(zeros(shape, jnp.int8), zeros((*shape[:2], 1), jnp.float32))
         return zeros(shape, dtype)
 
-    return [(one(), one()) for _ in range(config.text.layers)]
+    return [(empty_slots(), empty_slots()) for _ in range(config.text.layers)]
 
 
-def _stored(pool: jax.Array | Eight, new: jax.Array, places: jax.Array) -> jax.Array | Eight:
-    """[N, K, D] with new rows; that no two share a place is what makes this a plain copy."""
-    if isinstance(pool, Eight):
-        return Eight(*(_stored(old, part, places) for old, part in zip(pool, narrow(new))))
+def _scatter(cache: SlotArray, new: jax.Array, slots: jax.Array) -> SlotArray:
+    """Writes [B, Q, K, D] to slots int32 [B, Q]. As no two are equal, this is a plain copy."""
+    if isinstance(cache, QuantizedArray):
+        parts = zip(cache, quantize_int8(new))
+        return QuantizedArray(*(_scatter(old, part, slots) for old, part in parts))
 
-    def put(pool: jax.Array, new: jax.Array, places: jax.Array) -> jax.Array:
-        return pool.at[places].set(new, mode="drop", unique_indices=True)
+    def set_slots(cache: jax.Array, new: jax.Array, slots: jax.Array) -> jax.Array:
+        return cache.at[slots].set(new, mode="drop", unique_indices=True)
 
-    rows = "batch", None, "kv_heads", None
-    return on_own_part(put, (POOL_AXES, rows, ("batch", None)), POOL_AXES)(pool, new, places)
+    axes = (PAGED_CACHE_AXES, TOKEN_AXES, ("batch", None))
+    return logical_shard_map(set_slots, axes, PAGED_CACHE_AXES)(cache, new, slots)
 
 
-def _found(pool: jax.Array | Eight, places: jax.Array, dtype: Any) -> jax.Array:
-    """[B, C, K, D] of the pool."""
-    if isinstance(pool, Eight):
-        return widen(Eight(*(_found(part, places, part.dtype) for part in pool)), dtype)
-    find = on_own_part(
-        lambda pool, places: pool[places],
-        (POOL_AXES, ("batch", None)),
-        ("batch", None, "kv_heads", None),
+def _gather(cache: SlotArray, slots: jax.Array, dtype: Any) -> jax.Array:
+    """Reads slots int32 [B, C]: [B, C, K, D], in `dtype` if the cache is quantized."""
+    if isinstance(cache, QuantizedArray):
+        parts = (_gather(part, slots, part.dtype) for part in cache)
+        return dequantize(QuantizedArray(*parts), dtype)
+    gather = logical_shard_map(
+        lambda cache, slots: cache[slots], (PAGED_CACHE_AXES, ("batch", None)), TOKEN_AXES
     )
-    return find(pool, places)
+    return gather(cache, slots)
 
 
-def read_turn(
+def paged_prefill(
     model: Qwen2VL,
     layers: list[Params],
-    pool: Pool,
+    cache: PagedCache,
     context: Context,
     x: jax.Array,
     positions: jax.Array,
-    room: int,
+    max_new_tokens: int,
     last: jax.Array | None = None,
-) -> tuple[jax.Array, Cache, New]:
-    """Run prompts through every layer, each over its context.
+) -> tuple[jax.Array, KVCache, NewKV]:
+    """Runs prompts through every layer, each attending to its context and to itself.
 
     Args:
-        model: bound; only its norm and rotary settings are used.
-        layers: from `inference.lay_out`.
-        pool: only read.
-        context: of each row.
+        model: The bound model. Only its final norm and rotary settings are used.
+        layers: `DecodingWeights.layers`.
+        cache: The paged cache, which is only read.
+        context: The cached tokens that each sequence attends to.
         x: [B, Q, D] embedded prompts, padded at their ends.
         positions: int32 [B, 3, Q].
-        room: M, tokens that the answer may have.
-        last: int32 [B], the token of each row whose hidden state is wanted; None for all of them.
+        max_new_tokens: Number of tokens that the answer may have.
+        last: int32 [B], the token of each prompt whose hidden state is wanted; None for all of them.
 
     Returns:
-        ([B, Q, D] hidden states after the final norm, or [B, 1, D] of `last`; a cache of context and
-        prompt with room for the answer; the prompt's own for `keep`).
+        Hidden states after the final norm, [B, Q, D], or [B, 1, D] with `last`; the workspace, a cache
+        of context and prompt with room for the answer; and the keys and values of the prompt, for
+        `paged_write`.
     """
-    spare = working_room(context.places.shape[1] + x.shape[1] + room) - context.places.shape[1]
-    where, at = (jnp.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, spare)]) for a in context[:3:2])
-    angles = model.text.angles(at)
+    capacity = context.slots.shape[1]
+    extra = workspace_size(capacity + x.shape[1] + max_new_tokens) - capacity
+    slots, context_positions = (
+        jnp.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, extra)]) for a in (context.slots, context.positions)
+    )
+    angles = model.text.angles(context_positions)
 
-    def gathered() -> Iterator[tuple[jax.Array, jax.Array]]:
-        for layer in pool:
-            gather = gather_context if usable(layer[0]) else gather_plainly
-            yield gather(layer, where, angles, context.length, x.dtype)
+    def workspace() -> Iterator[LayerCache]:
+        for layer in cache:
+            kernel_serves = paged_gather.is_supported(layer[0])
+            gather = paged_gather.paged_gather if kernel_serves else gather_reference
+            yield gather(layer, slots, angles, context.length, x.dtype)
 
-    return append_new(model, layers, gathered(), x, positions, context.length, last)
+    return append_returning_kv(model, layers, workspace(), x, positions, context.length, last)
 
 
-def gather_plainly(
-    layer: tuple[jax.Array | Eight, jax.Array | Eight],
-    places: jax.Array,
+def gather_reference(
+    layer: tuple[SlotArray, SlotArray],
+    slots: jax.Array,
     angles: jax.Array,
     length: jax.Array,
     dtype: Any,
-) -> tuple[jax.Array, jax.Array]:
-    """What `gather_context` computes, on any devices; keys behind a row's length have no meaning."""
-    keys, values = (_found(kept, places, dtype) for kept in layer)
-    remembered = (jnp.arange(places.shape[1]) < length[:, None])[..., None, None]
-    # What pads a context is somebody else's, of whose values nothing may come through: no weight times
-    # what is not a number is not nothing. Keys are masked by whoever attends; masked here too, a TPU
-    # moves a tenth more for a prompt.
-    return rotate(keys, angles), jnp.where(remembered, values, 0)
-
-
-def working_room(tokens: int) -> int:
-    """Of a turn's own cache for so many tokens: multiples of what kernels take at a time."""
-    step = 512 if tokens > 4096 else 128
-    return -(-tokens // step) * step
-
-
-def keep(pool: Pool, new: New, places: jax.Array) -> Pool:
-    """The pool, to be donated, with new tokens.
+) -> LayerCache:
+    """Computes what `kernels.paged_gather` does, on any devices and over a mesh.
 
     Args:
-        pool: of N tokens.
-        new: keys (not rotated) and values of [B, Q] tokens.
-        places: int32 [B, Q], where the pool keeps them, each another; N and beyond for padding.
+        layer: Keys (not rotated) and values of a layer of the paged cache.
+        slots: int32 [B, C], the slot of each token of a context.
+        angles: float32 [B, C, D / 2], rotary angles of the tokens.
+        length: int32 [B], number of tokens of each context; slots beyond it are padding.
+        dtype: Dtype that a quantized cache is dequantized to.
+
+    Returns:
+        Keys (rotated) and values, [B, C, K, D] each. Values beyond a context's length are zeros; keys
+        there are undefined.
+    """
+    keys, values = (_gather(part, slots, dtype) for part in layer)
+    in_context = (jnp.arange(slots.shape[1]) < length[:, None])[..., None, None]
+    # The slots that pad a context belong to other conversations, and their values may be NaN, which a
+    # weight of 0 would let through. Keys are masked by attention itself; to mask them here too would
+    # move a tenth more memory for a prompt on a TPU.
+    return rotate(keys, angles), jnp.where(in_context, values, 0)
+
+
+def workspace_size(tokens: int) -> int:
+    """Returns the capacity of a workspace for so many tokens: a multiple of the kernels' blocks."""
+    block = 512 if tokens > 4096 else 128
+    return -(-tokens // block) * block
+
+
+def paged_write(cache: PagedCache, new_kv: NewKV, slots: jax.Array) -> PagedCache:
+    """Writes new tokens to the cache, which the caller should donate.
+
+    Args:
+        cache: The paged cache, of N slots.
+        new_kv: Keys (not rotated) and values of [B, Q] tokens.
+        slots: int32 [B, Q], the slot of each token, no two equal; N and beyond for padding, which is
+            not written.
     """
     return [
-        (_stored(keys, kv[..., 0, :], places), _stored(values, kv[..., 1, :], places))
-        for (keys, values), kv in zip(pool, new)
+        (_scatter(keys, kv[..., 0, :], slots), _scatter(values, kv[..., 1, :], slots))
+        for (keys, values), kv in zip(cache, new_kv)
     ]

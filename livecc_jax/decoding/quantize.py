@@ -1,14 +1,14 @@
-"""Matrix products in eight bits.
+"""Matrix products with 8-bit weights.
 
-Of layers in 8-bit floats (e4m3): half the bytes of bfloat16, twice the rate on a Hopper GPU.
+The decoder's layers and the vision tower's blocks use 8-bit floats (e4m3): half the bytes of bfloat16,
+and twice the rate on a Hopper GPU. Weights have a scale for each output, and inputs one for each token,
+computed as they come, so nothing needs to be calibrated. The sums are exact in float32 (FP8 Formats for
+Deep Learning, arXiv 2209.05433). The product of one token alone is bound by reading weights, so its
+input is not quantized; on a GPU `kernels.gemv` computes it.
 
-Weights have a scale for each output, inputs one for each token, taken as they come; nothing needs to be
-calibrated. The product itself is exact in float32 (FP8 Formats for Deep Learning, arXiv 2209.05433).
-One token alone is bound by reading weights, so its input stays as it is (on a GPU: `product_one`).
-
-Of the head in 8-bit integers: it serves single tokens, is bound by reading, and every rounding in it
-goes straight into logits; integers with a scale a row are three times as near there (of normal weights
-0.85% of a product's size in place of e4m3's 2.7%).
+The head uses 8-bit integers. It serves single tokens, is bound by reading weights, and its rounding
+errors go straight into logits; integers with a scale for each output are three times as precise there
+(0.85% of a product's size with normally distributed weights, against e4m3's 2.7%).
 """
 
 from __future__ import annotations
@@ -21,162 +21,159 @@ import jax
 import jax.numpy as jnp
 
 from livecc_jax.kernels import fused_norm, gemv
-from livecc_jax.kernels.activations import quick_gelu
-from livecc_jax.kernels.fused_norm import E4M3, LARGEST, SMALLEST, Between, Narrow, Raw
-from livecc_jax.kernels.kv_quantize import narrow
+from livecc_jax.kernels.fused_norm import Epilogue, UnscaledProduct
 from livecc_jax.kernels.norms import Norm
+from livecc_jax.kernels.quantized import QuantizedArray, quantize_e4m3, quantize_int8
 from livecc_jax.model.qwen2_vl import Params
 
-ROWS = 16  # cuBLAS takes multiples of it
+ROW_MULTIPLE = 16  # cuBLAS needs the rows of an 8-bit input to be a multiple of it
 
 
 @functools.partial(jax.jit, static_argnames="contract")
 def quantize(weights: Params, contract: int = 1) -> Params:
-    """A linear map in eight bits.
+    """Quantizes a linear map to 8-bit floats.
 
     Args:
-        weights: {"kernel": [*inputs, *outputs], "bias": [*outputs] if it has one}.
-        contract: how many axes are inputs.
+        weights: {"kernel": [*inputs, *outputs], "bias": [*outputs] if there is one}.
+        contract: Number of axes that are inputs.
 
     Returns:
-        {"kernel8": float8_e4m3fn [*outputs, K], "scale": float32 [*outputs], "bias" as it was}; K lies
-        together in memory, as the hardware wants it. Outputs keep their axes, over which they may be
-        split.
+        {"kernel_fp8": float8_e4m3fn [*outputs, K], "scale": float32 [*outputs], "bias" unchanged}. K is
+        the product of the inputs, contiguous in memory as the hardware needs it. Outputs keep their axes,
+        over which they may be sharded.
     """
     kernel = weights["kernel"]
-    rows = kernel.transpose(*range(contract, kernel.ndim), *range(contract))
-    values, scale = _rounded(rows.reshape(*kernel.shape[contract:], -1).astype(jnp.float32))
-    out = {"kernel8": values, "scale": scale[..., 0]}
-    return out | ({"bias": weights["bias"]} if "bias" in weights else {})
+    kernel_t = kernel.transpose(*range(contract, kernel.ndim), *range(contract))
+    kernel_t = kernel_t.reshape(*kernel.shape[contract:], -1).astype(jnp.float32)
+    values, scale = quantize_e4m3(kernel_t)
+    quantized = {"kernel_fp8": values, "scale": scale[..., 0]}
+    return quantized | ({"bias": weights["bias"]} if "bias" in weights else {})
 
 
 @jax.jit
-def quantize_head(rows: jax.Array) -> Params:
-    """[V, D] as {"rows8": int8 [V, D], "scale": float32 [V]}, each row rounded to 255 values."""
-    values, scale = narrow(rows)
-    return {"rows8": values, "scale": scale[:, 0]}
+def quantize_head(head_VD: jax.Array) -> Params:
+    """Quantizes a head [V, D]: {"kernel_int8": int8 [V, D], "scale": float32 [V]}."""
+    values, scale = quantize_int8(head_VD)
+    return {"kernel_int8": values, "scale": scale[:, 0]}
 
 
-def head8(hidden: jax.Array, weights: Params) -> jax.Array:
-    """[..., D] times a quantised head: float32 [..., V]."""
-    rows, scale = weights["rows8"], weights["scale"]
-    if hidden.size == hidden.shape[-1] and gemv.usable(*rows.shape, eight=True):
-        y = gemv.times(hidden.reshape(-1), rows, scale=scale, dtype=jnp.float32)
-        return y.reshape(*hidden.shape[:-1], len(rows))
-    # Integers of eight bits are exact in bfloat16 too.
+def quantized_head_logits(hidden: jax.Array, weights: Params) -> jax.Array:
+    """Applies a quantized head to hidden states [..., D]: float32 [..., V].
+
+    Args:
+        hidden: [..., D].
+        weights: The head, from `quantize_head`.
+    """
+    kernel_VD, scale_V = weights["kernel_int8"], weights["scale"]
+    is_one_token = hidden.size == hidden.shape[-1]
+    if is_one_token and gemv.is_supported(*kernel_VD.shape, quantized=True):
+        y = gemv.gemv(hidden.reshape(-1), kernel_VD, scale=scale_V, dtype=jnp.float32)
+        return y.reshape(*hidden.shape[:-1], len(kernel_VD))
+    # 8-bit integers are exact in bfloat16 too.
     contracted = ((hidden.ndim - 1,), (1,)), ((), ())
     y = jax.lax.dot_general(
-        hidden, rows.astype(hidden.dtype), contracted, preferred_element_type=jnp.float32
+        hidden, kernel_VD.astype(hidden.dtype), contracted, preferred_element_type=jnp.float32
     )
-    return y * scale
+    return y * scale_V
 
 
-def _rounded(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """float32 [..., K] in eight bits, and the scale of each row, [..., 1]."""
-    scale = jnp.maximum(jnp.max(jnp.abs(x), axis=-1, keepdims=True), SMALLEST) / LARGEST
-    return (x / scale).astype(E4M3), scale
-
-
-def product8(
-    x: jax.Array | Narrow,
+def quantized_linear(
+    x: jax.Array | QuantizedArray,
     weights: Params,
     contract: int = 1,
     norm: Norm | None = None,
     dtype: Any = None,
 ) -> jax.Array:
-    """x times a quantised kernel over x's last `contract` axes, plus its bias.
+    """Multiplies x with a quantized kernel over x's last `contract` axes, and adds the bias.
 
     Args:
         x: [..., *inputs].
-        weights: from `quantize`.
-        contract: how many axes are inputs.
-        norm: normalises x first, over one axis of inputs.
-        dtype: of the outcome, where x is `Narrow`.
+        weights: A linear map from `quantize`.
+        contract: Number of axes that are inputs.
+        norm: Norm applied to x first, over a single axis of inputs.
+        dtype: Dtype of the result where x is a `QuantizedArray`; otherwise it is x's.
 
     Returns:
-        [..., *outputs] in x's dtype.
+        [..., *outputs].
     """
-    shape, dtype = (x.values.shape, dtype) if isinstance(x, Narrow) else (x.shape, x.dtype)
-    lead, outputs = shape[: len(shape) - contract], weights["scale"].shape
-    if isinstance(x, Narrow) or math.prod(lead) > 1:
-        return raw8(x, weights, contract, norm, dtype).scaled().reshape(*lead, *outputs)
-    one = x.reshape(-1) if norm is None else norm(x.reshape(-1))
-    y = jnp.dot(weights["kernel8"].astype(jnp.float32), one.astype(jnp.float32)) * weights["scale"]
+    is_quantized = isinstance(x, QuantizedArray)
+    shape, dtype = (x.values.shape, dtype) if is_quantized else (x.shape, x.dtype)
+    batch_shape, outputs = shape[: len(shape) - contract], weights["scale"].shape
+    if is_quantized or math.prod(batch_shape) > 1:
+        y = unscaled_product(x, weights, contract, norm, dtype).scaled()
+        return y.reshape(*batch_shape, *outputs)
+    x_K = x.reshape(-1) if norm is None else norm(x.reshape(-1))
+    y = jnp.dot(weights["kernel_fp8"].astype(jnp.float32), x_K.astype(jnp.float32)) * weights["scale"]
     y = y + weights["bias"] if "bias" in weights else y
-    return y.reshape(*lead, *outputs).astype(dtype)
+    return y.reshape(*batch_shape, *outputs).astype(dtype)
 
 
-def raw8(
-    x: jax.Array | Narrow,
+def unscaled_product(
+    x: jax.Array | QuantizedArray,
     weights: Params,
     contract: int = 1,
     norm: Norm | None = None,
     dtype: Any = None,
-) -> Raw:
-    """As `product8` of several rows, before it is scaled: [M, *outputs]."""
-    rows, count = _given(x, norm, contract)
-    return _first(_raw(rows, weights, dtype or x.dtype), count)
+) -> UnscaledProduct:
+    """As `quantized_linear` for M tokens, before scales and bias are applied: [M, *outputs]."""
+    x_MK, count = _quantize_tokens(x, norm, contract)
+    return _first_rows(_multiply(x_MK, weights, dtype or x.dtype), count)
 
 
-def products8(
-    x: jax.Array | Narrow,
+def quantized_mlp(
+    x: jax.Array | QuantizedArray,
     first: Params,
-    between: Between,
+    epilogue: Epilogue,
     second: Params,
     norm: Norm | None = None,
     dtype: Any = None,
-) -> Raw:
-    """Two products of several rows and what stands between them: [M, D], not scaled yet.
+) -> UnscaledProduct:
+    """Computes two linear maps of M tokens and the activation between them: [M, D], not scaled yet.
 
     Args:
         x: [..., D].
-        first: of D inputs and F outputs, [2, F] for a gate.
-        between: as in `between_products.narrow_rows`.
-        second: of F inputs and D outputs.
-        norm: normalises x first.
-        dtype: of the outcome, where x is `Narrow`.
+        first: Map of D inputs to F outputs, or to [2, F] for a gate.
+        epilogue: What follows the first map, as in `kernels.fused_norm.quantize_rows`.
+        second: Map of F inputs to D outputs.
+        norm: Norm applied to x first.
+        dtype: Dtype of the result where x is a `QuantizedArray`; otherwise it is x's.
     """
-    rows, count = _given(x, norm)
-    raw = _raw(rows, first, dtype or x.dtype)
-    return _first(_raw(_narrow(raw, between=between), second, raw.sums.dtype), count)
+    x_MK, count = _quantize_tokens(x, norm)
+    hidden = _multiply(x_MK, first, dtype or x.dtype)
+    hidden_MF = _quantize_rows(hidden, epilogue=epilogue)
+    return _first_rows(_multiply(hidden_MF, second, hidden.product.dtype), count)
 
 
-def _given(x: jax.Array | Narrow, norm: Norm | None = None, contract: int = 1) -> tuple[Narrow, int]:
-    """(rows [M, K] in eight bits, a few more if that is what cuBLAS takes; how many count)."""
-    if isinstance(x, Narrow):
+def _quantize_tokens(
+    x: jax.Array | QuantizedArray, norm: Norm | None = None, contract: int = 1
+) -> tuple[QuantizedArray, int]:
+    """Returns quantized rows [M, K], padded to a multiple that cuBLAS takes, and their real number."""
+    if isinstance(x, QuantizedArray):
         count = x.scale.size
-        return Narrow(x.values.reshape(count, -1), x.scale.reshape(count, 1)), count
+        return QuantizedArray(x.values.reshape(count, -1), x.scale.reshape(count, 1)), count
     count = math.prod(x.shape[: x.ndim - contract])
-    rows = jnp.pad(x.reshape(count, -1), ((0, -count % ROWS), (0, 0)))
-    return _narrow(rows, norm), count
+    x_MK = jnp.pad(x.reshape(count, -1), ((0, -count % ROW_MULTIPLE), (0, 0)))
+    return _quantize_rows(x_MK, norm), count
 
 
-def _narrow(x: jax.Array | Raw, norm: Norm | None = None, between: Between | None = None) -> Narrow:
-    if fused_norm.usable(eight=True):
-        return fused_norm.narrow_rows(x, norm, between)
-    return narrow_plainly(x, norm, between)
+def _quantize_rows(
+    x: jax.Array | UnscaledProduct, norm: Norm | None = None, epilogue: Epilogue | None = None
+) -> QuantizedArray:
+    """Applies a norm or an epilogue and quantizes, in a kernel where it serves."""
+    if fused_norm.is_supported(quantized=True):
+        return fused_norm.quantize_rows(x, norm, epilogue)
+    return fused_norm.quantize_rows_reference(x, norm, epilogue)
 
 
-def narrow_plainly(
-    x: jax.Array | Raw, norm: Norm | None = None, between: Between | None = None
-) -> Narrow:
-    """What `between_products.narrow_rows` means, step by step."""
-    y = x.scaled() if isinstance(x, Raw) else x
-    y = y if norm is None else norm(y)
-    if between == "gate":
-        y = jax.nn.silu(y[:, 0]) * y[:, 1]
-    elif between == "gelu":
-        y = quick_gelu(y)
-    return Narrow(*_rounded(y.astype(jnp.float32)))
-
-
-def _raw(rows: Narrow, weights: Params, dtype: Any) -> Raw:
-    kernel = weights["kernel8"]
-    sums = jax.lax.dot_general(
-        rows.values, kernel, (((1,), (kernel.ndim - 1,)), ((), ())), preferred_element_type=dtype
+def _multiply(x_MK: QuantizedArray, weights: Params, dtype: Any) -> UnscaledProduct:
+    """Multiplies in 8-bit floats; scales and bias are carried along."""
+    kernel = weights["kernel_fp8"]
+    product = jax.lax.dot_general(
+        x_MK.values, kernel, (((1,), (kernel.ndim - 1,)), ((), ())), preferred_element_type=dtype
     )
-    return Raw(sums, rows.scale, weights["scale"], weights.get("bias"))
+    return UnscaledProduct(product, x_MK.scale, weights["scale"], weights.get("bias"))
 
 
-def _first(raw: Raw, count: int) -> Raw:
-    return raw._replace(sums=raw.sums[:count], own=raw.own[:count])
+def _first_rows(unscaled: UnscaledProduct, count: int) -> UnscaledProduct:
+    """Drops the rows that were padding."""
+    return unscaled._replace(product=unscaled.product[:count], row_scale=unscaled.row_scale[:count])

@@ -1,7 +1,7 @@
 """Choosing the next token: repetition penalty, silence control, greedy or sampled.
 
-Order as in the released decoder (LiveCC section 6 of its code's processors): penalty first, silence
-judged on penalised scores, temperature last.
+The order is that of the released decoder (the logits processors of LiveCC's demo): the repetition
+penalty comes first, silence is judged on penalized scores, and temperature comes last.
 """
 
 from __future__ import annotations
@@ -9,50 +9,58 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-NO_SILENCE_CONTROL = -1.0  # no probability is at or below it
+NO_SILENCE_CONTROL = -1.0  # a base below every probability, which never bans silence
 
 
-def penalize(logits: jax.Array, seen: jax.Array, penalty: jax.Array) -> jax.Array:
-    """Divide a seen token's logit by the penalty if positive, multiply it if negative.
+def penalize(logits: jax.Array, seen_ids: jax.Array, penalty: jax.Array) -> jax.Array:
+    """Divides positive logits of ids in the context by the penalty, and multiplies negative ones.
+
+    This is the repetition penalty of CTRL (arXiv 1909.05858).
 
     Args:
         logits: float32 [B, V].
-        seen: bool [B, V].
+        seen_ids: bool [B, V], true for ids that the context holds.
         penalty: float32 [B]; 1 changes nothing.
+
+    Returns:
+        float32 [B, V].
     """
     penalty = penalty[:, None]
-    return jnp.where(seen, jnp.where(logits > 0, logits / penalty, logits * penalty), logits)
+    return jnp.where(seen_ids, jnp.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
 def forbid_hasty_silence(
     scores: jax.Array, silence_id: int, base: jax.Array, step: jax.Array, n: jax.Array
 ) -> jax.Array:
-    """Ban ` ...` while its probability is at most base + step * n.
+    """Bans the token ` ...` while its probability is at most base + step * n.
 
     Args:
         scores: float32 [B, V], after the repetition penalty.
-        silence_id: the token of ` ...`.
+        silence_id: Id of the token ` ...`.
         base: float32 [B]; `NO_SILENCE_CONTROL` never bans.
         step: float32 [B].
-        n: tokens this turn has generated so far, from 0.
+        n: Number of tokens that this turn has generated so far, starting at 0.
+
+    Returns:
+        float32 [B, V], -inf where the token is banned.
     """
     probability = jax.nn.softmax(scores, axis=-1)[:, silence_id]
-    banned = (base >= 0) & (probability <= base + step * n)
-    return scores.at[:, silence_id].set(jnp.where(banned, -jnp.inf, scores[:, silence_id]))
+    is_banned = (base >= 0) & (probability <= base + step * n)
+    return scores.at[:, silence_id].set(jnp.where(is_banned, -jnp.inf, scores[:, silence_id]))
 
 
 def greedy(scores: jax.Array) -> jax.Array:
-    """The best token of each row of float32 [B, V]: int32 [B]."""
+    """Returns the best token of each sequence, int32 [B], from float32 [B, V]."""
     return jnp.argmax(scores, axis=-1).astype(jnp.int32)
 
 
-def choose(scores: jax.Array, temperature: jax.Array, keys: jax.Array) -> jax.Array:
-    """The next token of each row: the best where temperature is 0, else drawn.
+def sample(scores: jax.Array, temperature: jax.Array, keys: jax.Array) -> jax.Array:
+    """Draws the next token of each sequence, or takes the best one where the temperature is 0.
 
     Args:
         scores: float32 [B, V].
         temperature: float32 [B].
-        keys: [B] random keys, one a row, so that a row's draw does not depend on its neighbours.
+        keys: Random keys [B], one a sequence, so that a draw does not depend on the rest of the batch.
 
     Returns:
         int32 [B].

@@ -8,144 +8,180 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 
-from livecc_jax.decoding.linear import Stream, before, gelu_mlp, joined, product, whole
-from livecc_jax.decoding.weights import Weights
+from livecc_jax.decoding.linear import (
+    ResidualStream,
+    add_to_residual,
+    gelu_mlp,
+    linear,
+    prepare_input,
+    resolve_residual,
+)
+from livecc_jax.decoding.weights import DecodingWeights
+from livecc_jax.families.qwen2_vl import MERGE, PATCH, TEMPORAL
 from livecc_jax.kernels import flash_vision, rope
 from livecc_jax.kernels.norms import LayerNorm, layer_norm
-from livecc_jax.media.pixels import MERGE, PATCH, patch_places
+from livecc_jax.media.pixels import patch_coordinates
+from livecc_jax.model import attention_cudnn
 from livecc_jax.model.attention import attend
-from livecc_jax.model.attention_cudnn import usable
 from livecc_jax.model.attention_layout import layout_in_scope
 from livecc_jax.model.config import ModelConfig, VisionConfig
 from livecc_jax.model.qwen2_vl import Params
 from livecc_jax.model.rope import rotate, vision_angles
 from livecc_jax.model.vision import normalize
 
-# qkv [W,S,3,H,D], not rotated, and angles float32 [W or 1,S,D/2] -> [W,S,H,D].
-Attention = Callable[[jax.Array, jax.Array], jax.Array]
+# Takes qkv [W, S, 3, H, D], not rotated, and angles float32 [1 or W, S, D / 2]; returns [W, S, H, D].
+WindowAttention = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def see(config: ModelConfig, weights: Weights, frames: jax.Array) -> jax.Array:
-    """What the vision tower makes of frames.
+def encode_frames(config: ModelConfig, weights: DecodingWeights, frames: jax.Array) -> jax.Array:
+    """Encodes clips whose frames are all of one size.
 
     Args:
-        config: the architecture.
-        weights: from `lay_out`.
-        frames: uint8 [B, F, H, W, 3], F even, H and W multiples of 28.
+        config: The architecture.
+        weights: Prepared weights that include the vision tower.
+        frames: uint8 [B, F, height, width, 3], F even, height and width multiples of 28 pixels.
 
     Returns:
-        [B, F / 2 * H / 28 * W / 28, D].
+        Merged patches [B, F / 2 * height / 28 * width / 28, D] in the weights' dtype, where D is the
+        decoder's width.
     """
     batch, count, height, width, _ = frames.shape
-    rest, sizes = weights.rest["vision"], config.vision
+    tower, sizes = weights.other["vision"], config.vision
     with jax.named_scope("patch_embed"):
-        patches = normalize(cut(frames), sizes).astype(rest["patch_embed"].dtype)
-        x = patches.reshape(batch * count // 2, -1, patches.shape[-1]) @ rest["patch_embed"]
-    rows, cols = patch_places(height // PATCH, width // PATCH)
+        kernel = tower["patch_embed"]
+        patches_BTSP = normalize(patchify_frames(frames), sizes).astype(kernel.dtype)
+        x_WSD = patches_BTSP.reshape(batch * count // TEMPORAL, -1, patches_BTSP.shape[-1]) @ kernel
+    rows, cols = patch_coordinates(height // PATCH, width // PATCH)
     angles = vision_angles(jnp.asarray(rows), jnp.asarray(cols), sizes.head_dim)[None]
-    for i, block in enumerate(_blocks(weights)):
-        with jax.named_scope(f"block_{i}"):
-            x = _vision_block(sizes, block, x, angles, attend_all)
-    return _merged(rest["merger"], x, (batch, -1, sizes.width * sizes.merge_size**2))
+    x = _run_blocks(sizes, weights, x_WSD, angles, window_attention)
+    return _merge(tower["merger"], x, (batch, -1, sizes.width * sizes.merge_size**2))
 
 
-def _merged(merger: Params, x: Stream, shape: tuple[int, ...]) -> jax.Array:
-    with jax.named_scope("merger"):
-        x = layer_norm(whole(x), **merger["norm"]).reshape(shape)
-        return product(jax.nn.gelu(product(x, merger["fc1"]), approximate=False), merger["fc2"])
+def encode_padded_windows(
+    config: ModelConfig,
+    weights: DecodingWeights,
+    patches: jax.Array,
+    rows_cols: jax.Array,
+    counts: jax.Array,
+) -> jax.Array:
+    """Encodes windows that each hold one frame pair, followed by padding.
+
+    Args:
+        config: The architecture.
+        weights: Prepared weights that include the vision tower.
+        patches: uint8 [W, S, 1176].
+        rows_cols: int32 [2, W, S], the row and the column of each patch in its frame.
+        counts: int32 [W], the number of real patches; 0 for a window that is padding.
+
+    Returns:
+        Merged patches [W, S / 4, D] in the weights' dtype, where D is the decoder's width.
+    """
+    tower, sizes = weights.other["vision"], config.vision
+    with jax.named_scope("patch_embed"):
+        kernel = tower["patch_embed"]
+        x_WSD = normalize(patches, sizes).astype(kernel.dtype) @ kernel
+    angles = vision_angles(*rows_cols, sizes.head_dim)
+    attend_within = functools.partial(_padded_window_attention, counts=counts)
+    x = _run_blocks(sizes, weights, x_WSD, angles, attend_within)
+    return _merge(tower["merger"], x, (len(x_WSD), -1, sizes.width * sizes.merge_size**2))
 
 
-def _blocks(weights: Weights) -> Iterator[Params]:
-    """The tower's blocks, whole; norms as `LayerNorm`."""
-    for i, block in enumerate(weights.blocks):
-        yield block | {name: LayerNorm(**norm, layer=i) for name, norm in weights.norms.items()}
+def patchify_frames(frames: jax.Array) -> jax.Array:
+    """Cuts frames into patches on the device, in the order of `media.pixels.patchify`.
 
+    Args:
+        frames: uint8 [B, F, height, width, 3], F even, height and width multiples of 28 pixels.
 
-def cut(frames: jax.Array) -> jax.Array:
-    """`media.pixels.patchify` of uint8 [B, F, H, W, 3]: [B, F / 2, H / 14 * W / 14, 1176]."""
+    Returns:
+        uint8 [B, F / 2, height / 14 * width / 14, 1176].
+    """
     b, f, height, width, channels = frames.shape
-    t, h, w = f // 2, height // PATCH, width // PATCH
-    x = frames.reshape(b, t, 2, h // MERGE, MERGE, PATCH, w // MERGE, MERGE, PATCH, channels)
+    t, h, w = f // TEMPORAL, height // PATCH, width // PATCH
+    x = frames.reshape(b, t, TEMPORAL, h // MERGE, MERGE, PATCH, w // MERGE, MERGE, PATCH, channels)
     return x.transpose(0, 1, 3, 6, 4, 7, 9, 2, 5, 8).reshape(b, t, h * w, -1)
 
 
-def see_windows(
-    config: ModelConfig, weights: Weights, patches: jax.Array, places: jax.Array, counts: jax.Array
-) -> jax.Array:
-    """What the vision tower makes of windows that each hold one frame pair and padding behind it.
-
-    Args:
-        config: the architecture.
-        weights: from `lay_out`.
-        patches: uint8 [W, S, 1176].
-        places: int32 [2, W, S], rows and columns.
-        counts: int32 [W], real patches; a window of none is padding.
-
-    Returns:
-        [W, S / 4, D].
-    """
-    rest, sizes = weights.rest["vision"], config.vision
-    with jax.named_scope("patch_embed"):
-        kernel = rest["patch_embed"]
-        x = normalize(patches, sizes).astype(kernel.dtype) @ kernel
-    angles = vision_angles(*places, sizes.head_dim)
-    attend = functools.partial(_attend_first, counts=counts)
-    for i, block in enumerate(_blocks(weights)):
+def _run_blocks(
+    config: VisionConfig,
+    weights: DecodingWeights,
+    x: ResidualStream,
+    angles: jax.Array,
+    attend: WindowAttention,
+) -> ResidualStream:
+    """Runs every block of the tower over windows [W, S, D] of one frame pair each."""
+    for i, block in enumerate(_blocks_with_norms(weights)):
         with jax.named_scope(f"block_{i}"):
-            x = _vision_block(sizes, block, x, angles, attend)
-    return _merged(rest["merger"], x, (len(x), -1, sizes.width * sizes.merge_size**2))
+            x = _vision_block(block, x, angles, attend)
+    return x
+
+
+def _blocks_with_norms(weights: DecodingWeights) -> Iterator[Params]:
+    """Yields the weights of each block, its norms as `LayerNorm` over the stack of all blocks."""
+    for i, block in enumerate(weights.vision_blocks):
+        yield block | {name: LayerNorm(**norm, layer=i) for name, norm in weights.vision_norms.items()}
 
 
 def _vision_block(
-    config: VisionConfig, weights: Params, x: Stream, angles: jax.Array, attend: Attention
-) -> Stream:
-    """As `model.vision.VisionBlock`; x [W, S, D], each window one frame pair."""
+    weights: Params, x: ResidualStream, angles: jax.Array, attend: WindowAttention
+) -> ResidualStream:
+    """Runs one block, as `model.vision.VisionBlock` does, over windows [W, S, D]."""
     attn, mlp = weights["attn"], weights["mlp"]
-    x, given, norm = before(x, weights["norm1"], attn["qkv"])
-    qkv = product(given, attn["qkv"], norm=norm, dtype=x.dtype)
-    x = joined(x, attend(qkv, angles), attn["proj"], 2)
-    x, given, norm = before(x, weights["norm2"], mlp["fc1"])
-    return gelu_mlp(x, given, mlp["fc1"], mlp["fc2"], norm)
+    x, attn_input, norm = prepare_input(x, weights["norm1"], attn["qkv"])
+    qkv_WS3HD = linear(attn_input, attn["qkv"], norm=norm, dtype=x.dtype)
+    x = add_to_residual(x, attend(qkv_WS3HD, angles), attn["proj"], 2)
+    x, mlp_input, norm = prepare_input(x, weights["norm2"], mlp["fc1"])
+    return gelu_mlp(x, mlp_input, mlp["fc1"], mlp["fc2"], norm)
 
 
-def attend_all(qkv: jax.Array, angles: jax.Array) -> jax.Array:
-    """Attention of everything in a window to everything in it.
+def _merge(merger: Params, x: ResidualStream, shape: tuple[int, ...]) -> jax.Array:
+    """Fuses each 2x2 block of patches into one vector, as `model.vision.Merger` does."""
+    with jax.named_scope("merger"):
+        x = layer_norm(resolve_residual(x), **merger["norm"]).reshape(shape)
+        return linear(jax.nn.gelu(linear(x, merger["fc1"]), approximate=False), merger["fc2"])
+
+
+def window_attention(qkv: jax.Array, angles: jax.Array) -> jax.Array:
+    """Computes attention of every patch of a window to every patch of it.
 
     Args:
         qkv: [W, S, 3, H, D], not rotated.
-        angles: float32 [1 or W, S, D / 2].
+        angles: float32 [1 or W, S, D / 2], rotary angles.
 
     Returns:
-        [W, S, H, D].
+        [W, S, H, D] in qkv's dtype.
     """
-    if len(angles) == 1 and flash_vision.usable(qkv.dtype, qkv.shape[-1]):
-        return flash_vision.attend(rope.rotated_windows(qkv, angles))
-    q, k, v = rotated(qkv, angles)
-    if _dense(q, k):
+    if len(angles) == 1 and flash_vision.is_supported(qkv.dtype, qkv.shape[-1]):
+        return flash_vision.window_attention(rope.rotate_windows(qkv, angles))
+    q, k, v = rotate_qkv(qkv, angles)
+    if _cudnn_is_supported(q, k):
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-    ones = jnp.ones(q.shape[:2], jnp.int32)
-    return attend(q, k, v, ones, causal=False, axes=("flat_windows", None))
+    ones_WS = jnp.ones(q.shape[:2], jnp.int32)
+    return attend(q, k, v, ones_WS, causal=False, axes=("flat_windows", None))
 
 
-def _attend_first(qkv: jax.Array, angles: jax.Array, counts: jax.Array) -> jax.Array:
-    """Attention within the first `counts` int32 [W] of each window; what is behind is padding."""
-    q, k, v = rotated(qkv, angles)
-    if _dense(q, k):
-        # A sequence of nothing is not defined: an empty window looks at one.
-        lengths = jnp.maximum(counts, 1)
+def _padded_window_attention(qkv: jax.Array, angles: jax.Array, counts: jax.Array) -> jax.Array:
+    """As `window_attention`, among the first `counts` int32 [W] patches of each window."""
+    q, k, v = rotate_qkv(qkv, angles)
+    if _cudnn_is_supported(q, k):
+        # cuDNN's result for an empty sequence is undefined, so an empty window attends to one patch.
+        lengths_W = jnp.maximum(counts, 1)
         return jax.nn.dot_product_attention(
-            q, k, v, query_seq_lengths=lengths, key_value_seq_lengths=lengths, implementation="cudnn"
-        )
-    real = (jnp.arange(q.shape[1]) < counts[:, None]).astype(jnp.int32)
-    return attend(q, k, v, real, causal=False, axes=("flat_windows", None))
+            q, k, v, query_seq_lengths=lengths_W, key_value_seq_lengths=lengths_W,
+            implementation="cudnn",
+        )  # fmt: skip
+    is_real_WS = (jnp.arange(q.shape[1]) < counts[:, None]).astype(jnp.int32)
+    return attend(q, k, v, is_real_WS, causal=False, axes=("flat_windows", None))
 
 
-def rotated(qkv: jax.Array, angles: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Queries, keys, and values [W, S, H, D] of qkv as in `attend_all`, step by step."""
+def rotate_qkv(qkv: jax.Array, angles: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Splits qkv [W, S, 3, H, D] into rotated queries and keys, and values, each [W, S, H, D]."""
     q, k, v = (qkv[..., i, :, :] for i in range(3))
     return rotate(q, angles), rotate(k, angles), v
 
 
-def _dense(q: jax.Array, k: jax.Array) -> bool:
+def _cudnn_is_supported(q: jax.Array, k: jax.Array) -> bool:
+    """Whether cuDNN's attention over dense windows can run on the one GPU in scope."""
     layout = layout_in_scope(("flat_windows", None))
-    return layout.platform == "gpu" and layout.mesh is None and usable(q, k, layout)
+    return (
+        layout.platform == "gpu" and layout.mesh is None and attention_cudnn.is_supported(q, k, layout)
+    )

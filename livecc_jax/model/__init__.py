@@ -1,1 +1,1 @@
-"""The network, and nothing else."""
+"""The network and nothing else: sizes, layers, attention, vision tower, decoder, adapters, FLOPs."""

@@ -1,8 +1,7 @@
-"""The one door to attention within a row of packed segments: training and the vision tower.
+"""Attention within packed segments, for training and the vision tower, by the backend of the platform.
 
-Behind it are three ways to compute the same thing, chosen by the device that the step is compiled for:
-splash attention on TPU, cuDNN's fused attention on GPU, plain XLA anywhere. New tokens that attend to a
-cache go through `decoding.attention` instead.
+The platform that the step is compiled for chooses: splash attention on TPUs, cuDNN's fused attention on
+GPUs, plain XLA elsewhere. New tokens that attend to a cache use `decoding.attention` instead.
 """
 
 from __future__ import annotations
@@ -23,22 +22,22 @@ from livecc_jax.model.remat import ATTENTION
 Backend = Literal["auto", "xla", "splash", "cudnn"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
 
-_asked: ContextVar[str] = ContextVar("attention_backend", default="auto")
+_requested_backend: ContextVar[str] = ContextVar("attention_backend", default="auto")
 
 
 @contextlib.contextmanager
 def use_backend(name: Backend) -> Iterator[None]:
-    """Compute attention this way in whatever is traced inside; `auto` chooses by the device.
+    """Selects the attention backend of whatever is traced within; `auto` chooses by the platform.
 
     Raises ConfigError for other names.
     """
     if name not in BACKENDS:
         raise ConfigError(f"attention backend {name!r} is not one of {', '.join(BACKENDS)}")
-    token = _asked.set(name)
+    token = _requested_backend.set(name)
     try:
         yield
     finally:
-        _asked.reset(token)
+        _requested_backend.reset(token)
 
 
 def attend(
@@ -50,19 +49,19 @@ def attend(
     causal: bool,
     axes: tuple[str, str | None] = ("batch", "length"),
 ) -> jax.Array:
-    """Self-attention within segments.
+    """Computes self-attention within segments.
 
-    A token sees the tokens of its own segment (and, if causal, none after itself). Padding is segment
-    0 and sees only padding, so no softmax is ever over nothing. No array of T x T is ever made for rows
-    longer than two blocks.
+    A token attends to the tokens of its own segment, and with `causal` to none after itself. Padding is
+    segment 0 and attends only to padding, so that no softmax is over nothing. No T x T array exists for
+    rows longer than two blocks.
 
     Args:
         q: [B, T, H, D].
         k: [B, T, K, D], each key head serving H / K query heads.
         v: [B, T, K, D].
         segment_ids: int32 [B, T]; the tokens of a segment are contiguous.
-        causal: whether a token sees only itself and what came before.
-        axes: logical axes of B and T, which say how a mesh in scope splits them.
+        causal: Whether a token attends only to itself and to earlier tokens.
+        axes: Logical axes of B and T, by which the mesh in scope splits them.
 
     Returns:
         [B, T, H, D] in q's dtype.
@@ -76,20 +75,20 @@ def attend(
             case "splash":
                 return attention_splash.attend(q, k, v, segment_ids, layout, causal=causal)
             case "cudnn":
-                # `remat` knows this kernel by its primitive, and stores its statistics too.
+                # `remat` recognizes this kernel by its primitive, and stores its statistics too.
                 return attention_cudnn.attend(q, k, v, segment_ids, layout, causal=causal)
             case _:
-                out = attention_xla.attend(q, k, v, segment_ids, layout, causal=causal)
-    return checkpoint_name(out, ATTENTION)
+                out_BTHD = attention_xla.attend(q, k, v, segment_ids, layout, causal=causal)
+    return checkpoint_name(out_BTHD, ATTENTION)
 
 
 def backend_for(layout: Layout, q: jax.Array, k: jax.Array) -> str:
-    """Which backend `attend` takes: the one asked for, or the device's own where it can be used."""
-    asked = _asked.get()
-    if asked != "auto":
-        return asked
+    """Returns the backend that `attend` uses: the requested one, or the platform's where it serves."""
+    requested = _requested_backend.get()
+    if requested != "auto":
+        return requested
     if layout.platform == "tpu":
         return "splash"
-    if layout.platform == "gpu" and attention_cudnn.usable(q, k, layout):
+    if layout.platform == "gpu" and attention_cudnn.is_supported(q, k, layout):
         return "cudnn"
     return "xla"

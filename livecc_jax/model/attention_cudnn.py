@@ -1,10 +1,10 @@
-"""Fused attention of cuDNN (GPU) over packed rows.
+"""The GPU backend of attention over packed rows: cuDNN's fused attention.
 
-cuDNN knows nothing of segment ids, but it takes ragged batches: where each segment of a row starts and
-how long it is. So a segment is a sequence of its own to the kernel: nothing can leak between two, and
-what lies between them is never computed. Padding is one more segment.
+cuDNN knows nothing of segment ids, but it takes ragged batches: the offset and the length of each
+sequence of a row. So each segment is a sequence of its own to the kernel: nothing leaks from one into
+another, and scores between two are never computed. Padding is one more segment.
 
-Needs bfloat16 or float16 and a GPU of Hopper's generation or newer.
+It needs bfloat16 or float16, and a GPU of Hopper's generation or newer.
 """
 
 from __future__ import annotations
@@ -16,24 +16,26 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from livecc_jax.kernels.devices import HOPPER, gpu_capability
+from livecc_jax.kernels.segments import segment_runs
 from livecc_jax.model import attention_xla
 from livecc_jax.model.attention_layout import Layout
 
-MAX_SEGMENTS = 32  # of a row, its padding among them; rows with more go through plain XLA
-NARROW_SEGMENTS = 8  # of a vision window (not causal), likewise
+# Segments that a call of cuDNN has room for, padding among them. Rows with more use plain XLA.
+MAX_SEGMENTS = 32  # of a row of text
+MAX_WINDOW_SEGMENTS = 8  # of a window of the vision tower (not causal)
 
 
-def usable(q: jax.Array, k: jax.Array, layout: Layout) -> bool:
-    """Whether these arrays can go through cuDNN on the GPU there is."""
-    split = layout.parts(layout.heads) * layout.parts(layout.length)
-    local = q.size // (split * layout.parts(layout.batch))
+def is_supported(q: jax.Array, k: jax.Array, layout: Layout) -> bool:
+    """Whether cuDNN serves q [B, T, H, D] and k [B, T or S, K, D] on the GPU in scope."""
+    head_shards = layout.num_shards(layout.heads) * layout.num_shards(layout.length)
+    local_size = q.size // (head_shards * layout.num_shards(layout.batch))
     return (
         q.dtype in (jnp.bfloat16, jnp.float16)
         and q.dtype == k.dtype
         and q.shape[-1] % 8 == 0
         and q.shape[-1] <= 256
-        and q.shape[2] % split == 0
-        and local < 2**31  # offsets are int32, in elements
+        and q.shape[2] % head_shards == 0
+        and local_size < 2**31  # offsets are int32, in elements
         and gpu_capability() >= HOPPER
     )
 
@@ -41,35 +43,42 @@ def usable(q: jax.Array, k: jax.Array, layout: Layout) -> bool:
 def attend(
     q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array, layout: Layout, *, causal: bool
 ) -> jax.Array:
-    """See `model.attention.attend`.
+    """Implements `model.attention.attend`.
 
     Where the length is split over context, the heads are split over it instead during attention (an
-    all-to-all each way): every device then has whole segments, and as much to do as the others.
+    all-to-all each way). Every device then has whole segments, and the same amount of work.
     """
-    heads = (*layout.heads, *layout.length)
-    if k.shape[2] % layout.parts(heads):
-        k, v = (_repeat(x, q.shape[2] // k.shape[2]) for x in (k, v))
-    local = functools.partial(_local, causal=causal)
+    head_axes = (*layout.heads, *layout.length)
+    if k.shape[2] % layout.num_shards(head_axes):
+        k, v = (_repeat_heads(x, q.shape[2] // k.shape[2]) for x in (k, v))
+    attend_local = functools.partial(_attend_local, causal=causal)
     if layout.mesh is not None:
         batch = layout.batch or None
-        qkv, ids = PartitionSpec(batch, None, heads or None, None), PartitionSpec(batch, None)
-        local = jax.shard_map(local, in_specs=(qkv, qkv, qkv, ids), out_specs=qkv, check_vma=False)
-    return local(q, k, v, segment_ids)
+        qkv_spec = PartitionSpec(batch, None, head_axes or None, None)
+        ids_spec = PartitionSpec(batch, None)
+        attend_local = jax.shard_map(
+            attend_local,
+            in_specs=(qkv_spec, qkv_spec, qkv_spec, ids_spec),
+            out_specs=qkv_spec,
+            check_vma=False,
+        )
+    return attend_local(q, k, v, segment_ids)
 
 
-def _repeat(x: jax.Array, times: int) -> jax.Array:
-    """Each key head once for every query head that it serves."""
+def _repeat_heads(x: jax.Array, times: int) -> jax.Array:
+    """Repeats each key head of [B, T, K, D] for every query head that it serves."""
     return jnp.repeat(x, times, axis=2) if times > 1 else x
 
 
-def _local(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array, causal: bool) -> jax.Array:
-    """On whole rows of one device."""
-    most = MAX_SEGMENTS if causal else NARROW_SEGMENTS
-    most = min(most, q.shape[1])
-    starts, lengths, count = runs(segment_ids, most)
+def _attend_local(
+    q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array, causal: bool
+) -> jax.Array:
+    """Attends within the segments of whole rows on one device."""
+    max_segments = min(MAX_SEGMENTS if causal else MAX_WINDOW_SEGMENTS, q.shape[1])
+    starts, lengths, count = segment_runs(segment_ids, max_segments)
     return jax.lax.cond(
-        jnp.max(count) <= most,
-        lambda q, k, v: _ragged(q, k, v, starts, lengths, causal),
+        jnp.max(count) <= max_segments,
+        lambda q, k, v: _attend_ragged(q, k, v, starts, lengths, causal),
         lambda q, k, v: attention_xla.attend(
             q, k, v, segment_ids, Layout(None, "gpu"), causal=causal
         ),
@@ -77,42 +86,24 @@ def _local(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array, cau
     )  # fmt: skip
 
 
-def runs(segment_ids: jax.Array, most: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Where the first `most` runs of equal ids of each row begin and how long they are.
-
-    Args:
-        segment_ids: int32 [B, T].
-        most: M.
-
-    Returns:
-        int32 [B, M + 1] first tokens and int32 [B, M] lengths, -1 beyond the row's runs (and last);
-        int32 [B] how many runs there are.
-    """
-    length = segment_ids.shape[1]
-    first = jnp.diff(segment_ids, axis=1, prepend=segment_ids[:, :1] - 1) != 0
-
-    def row(first: jax.Array) -> tuple[jax.Array, jax.Array]:
-        starts = jnp.nonzero(first, size=most + 1, fill_value=length)[0].astype(jnp.int32)
-        lengths = jnp.diff(starts)
-        real = lengths > 0
-        return (
-            jnp.append(jnp.where(real, starts[:-1], -1), jnp.int32(-1)),
-            jnp.where(real, lengths, -1),
-        )
-
-    starts, lengths = jax.vmap(row)(first)
-    return starts, lengths, jnp.sum(first, axis=1)
-
-
-def _ragged(
+def _attend_ragged(
     q: jax.Array, k: jax.Array, v: jax.Array, starts: jax.Array, lengths: jax.Array, causal: bool
 ) -> jax.Array:
-    """The packed-offset form behind jax's cuDNN call, which `jax.nn` does not offer."""
+    """Calls cuDNN with ragged offsets, a form that `jax.nn.dot_product_attention` does not offer.
+
+    Args:
+        q: [B, T, H, D].
+        k: [B, T, K, D].
+        v: [B, T, K, D].
+        starts: int32 [B, M + 1], first token of each segment, -1 where there is none.
+        lengths: int32 [B, M], tokens of each segment, -1 where there is none.
+        causal: Whether a token attends only to itself and to earlier tokens.
+    """
     from jax._src.cudnn.fused_attention_stablehlo import MaskType, dot_product_attention
 
     if jax.__version_info__ < (0, 11, 2):
         # Before, the offsets of keys were computed from the number of query heads.
-        k, v = (_repeat(x, q.shape[2] // k.shape[2]) for x in (k, v))
+        k, v = (_repeat_heads(x, q.shape[2] // k.shape[2]) for x in (k, v))
     return dot_product_attention(
         q,
         k,

@@ -10,9 +10,12 @@ from livecc_jax.families.qwen2_vl import CHANNELS, MERGE, PATCH, TEMPORAL
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """The vision tower: a ViT over 14x14 patches two frames deep, then a 2x2 merger."""
+    """Sizes of the vision tower: a ViT over 14x14 patches two frames deep, then a 2x2 merger.
 
-    depth: int
+    Raises ConfigError when the heads cannot have rotary positions of two dimensions.
+    """
+
+    depth: int  # number of blocks
     width: int
     heads: int
     mlp: int  # hidden width of a block's feed-forward layer
@@ -21,8 +24,15 @@ class VisionConfig:
     merge_size: int = MERGE
     channels: int = CHANNELS
 
+    def __post_init__(self) -> None:
+        if self.width % self.heads or self.head_dim % 4:
+            raise ConfigError(
+                f"vision.width {self.width} over vision.heads {self.heads} must give a multiple of 4"
+            )
+
     @property
     def head_dim(self) -> int:
+        """Width of one attention head."""
         return self.width // self.heads
 
     @property
@@ -33,28 +43,45 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """The decoder: grouped-query attention, SwiGLU, RMSNorm, multimodal rotary positions."""
+    """Sizes of the decoder: grouped-query attention, SwiGLU, RMSNorm, multimodal rotary positions.
+
+    Raises ConfigError when widths, heads and rotary sections do not fit together.
+    """
 
     vocab_size: int
     width: int
     layers: int
     heads: int
     kv_heads: int
-    mlp: int
+    mlp: int  # hidden width of a layer's feed-forward layer
     rope_theta: float = 1_000_000.0
     mrope_section: tuple[int, int, int] = (16, 24, 24)  # temporal, height, width
     norm_eps: float = 1e-6
     tied: bool = False  # the output head is the embedding
     max_positions: int = 32768
 
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ConfigError(f"text.width {self.width} is not a multiple of text.heads {self.heads}")
+        if self.heads % self.kv_heads:
+            raise ConfigError(
+                f"text.heads {self.heads} is not a multiple of text.kv_heads {self.kv_heads}"
+            )
+        if 2 * sum(self.mrope_section) != self.head_dim:
+            raise ConfigError(
+                f"text.mrope_section {self.mrope_section} must sum to half the head dimension "
+                f"{self.head_dim}"
+            )
+
     @property
     def head_dim(self) -> int:
+        """Width of one attention head."""
         return self.width // self.heads
 
 
 @dataclass(frozen=True)
 class SpecialIds:
-    """Token ids that the network's configuration names; Qwen2-VL's by default."""
+    """Token ids that the network's configuration names; the defaults are Qwen2-VL's."""
 
     bos: int = 151643
     eos: int = 151645
@@ -67,26 +94,8 @@ class SpecialIds:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A whole vision-language model.
-
-    Raises ConfigError when the numbers cannot make a network.
-    """
+    """The architecture of a whole vision-language model."""
 
     text: TextConfig
     vision: VisionConfig
     ids: SpecialIds = field(default_factory=SpecialIds)
-
-    def __post_init__(self) -> None:
-        t, v = self.text, self.vision
-        if t.width % t.heads:
-            raise ConfigError(f"text.width {t.width} is not a multiple of text.heads {t.heads}")
-        if t.heads % t.kv_heads:
-            raise ConfigError(f"text.heads {t.heads} is not a multiple of text.kv_heads {t.kv_heads}")
-        if 2 * sum(t.mrope_section) != t.head_dim:
-            raise ConfigError(
-                f"text.mrope_section {t.mrope_section} must sum to half the head dimension {t.head_dim}"
-            )
-        if v.width % v.heads or v.head_dim % 4:
-            raise ConfigError(
-                f"vision.width {v.width} over vision.heads {v.heads} must give a multiple of 4"
-            )

@@ -1,7 +1,7 @@
-"""The language decoder of Qwen2-VL.
+"""The language decoder of Qwen2-VL, as training runs it: layers under scan, over packed rows.
 
-The same layer serves both of its uses, which differ only in what `attend` does with keys and values:
-training attends within packed segments, streaming appends to a cache first.
+What attention does with keys and values is an argument of a layer, so that `verify` can run one layer
+by itself. Decoding has a layer of its own, over weights prepared for it (`decoding.decoder`).
 """
 
 from __future__ import annotations
@@ -17,28 +17,31 @@ from livecc_jax.kernels.norms import rms_norm
 from livecc_jax.model.attention import attend
 from livecc_jax.model.config import TextConfig
 from livecc_jax.model.layers import Linear, weight
-from livecc_jax.model.remat import Remat, checkpointed
+from livecc_jax.model.remat import Remat, apply_remat
 from livecc_jax.model.rope import rotate, text_angles
 from livecc_jax.parallel.rules import constrain
 
-# (q [B,T,H,D] rotated, k [B,T,K,D] not yet, v [B,T,K,D]) -> (out [B,T,H,D], whatever it wants handed
-# back). Keys come as they are because what is kept of them may be rotated later.
-Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
+# Takes q [B, T, H, D] rotated, and k [B, T, K, D] not rotated and v [B, T, K, D]. Returns the attention
+# output [B, T, H, D] and anything that the caller wants from the layer.
+AttendFn = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
 
 class Attention(nnx.Module):
-    """Grouped-query attention with biased q, k, v and rotary positions."""
+    """Grouped-query attention with biased q, k, v and rotary positions.
+
+    It maps [B, T, D] to [B, T, D], and returns what `attend` returned besides.
+    """
 
     def __init__(self, config: TextConfig, rngs: nnx.Rngs, stack: tuple[int, ...]) -> None:
-        def project(heads: int, name: str) -> Linear:
+        def projection(heads: int, axis: str) -> Linear:
             outputs = (heads, config.head_dim)
             return Linear(
-                rngs, (config.width,), outputs, ("embed", name, "head_dim"), bias=True, stack=stack
+                rngs, (config.width,), outputs, ("embed", axis, "head_dim"), bias=True, stack=stack
             )
 
-        self.q = project(config.heads, "heads")
-        self.k = project(config.kv_heads, "kv_heads")
-        self.v = project(config.kv_heads, "kv_heads")
+        self.q = projection(config.heads, "heads")
+        self.k = projection(config.kv_heads, "kv_heads")
+        self.v = projection(config.kv_heads, "kv_heads")
         self.o = Linear(
             rngs,
             (config.heads, config.head_dim),
@@ -47,13 +50,13 @@ class Attention(nnx.Module):
             stack=stack,
         )
 
-    def __call__(self, x: jax.Array, angles: jax.Array, attend: Attend) -> tuple[jax.Array, Any]:
-        out, kept = attend(rotate(self.q(x), angles), self.k(x), self.v(x))
-        return self.o(out), kept
+    def __call__(self, x_BTD: jax.Array, angles: jax.Array, attend: AttendFn) -> tuple[jax.Array, Any]:
+        out_BTHD, extra = attend(rotate(self.q(x_BTD), angles), self.k(x_BTD), self.v(x_BTD))
+        return self.o(out_BTHD), extra
 
 
 class Mlp(nnx.Module):
-    """SwiGLU feed-forward."""
+    """SwiGLU feed-forward layer: [..., D] to [..., D]."""
 
     def __init__(self, config: TextConfig, rngs: nnx.Rngs, stack: tuple[int, ...]) -> None:
         self.gate = Linear(rngs, (config.width,), (config.mlp,), ("embed", "mlp"), stack=stack)
@@ -65,7 +68,11 @@ class Mlp(nnx.Module):
 
 
 class DecoderLayer(nnx.Module):
-    """Pre-norm block: attention, then feed-forward."""
+    """Pre-norm block: attention, then feed-forward.
+
+    It maps the residual stream [B, T, D], with rotary angles float32 [B, T, head_dim / 2], to the next
+    layer's, and returns what `attend` returned besides.
+    """
 
     def __init__(self, config: TextConfig, rngs: nnx.Rngs, stack: tuple[int, ...] = ()) -> None:
         self.eps = config.norm_eps
@@ -74,16 +81,17 @@ class DecoderLayer(nnx.Module):
         self.post_norm = weight(rngs, (config.width,), ("norm",), stack=stack, fill=1.0)
         self.mlp = Mlp(config, rngs, stack)
 
-    def __call__(self, x: jax.Array, angles: jax.Array, attend: Attend) -> tuple[jax.Array, Any]:
+    def __call__(self, x_BTD: jax.Array, angles: jax.Array, attend: AttendFn) -> tuple[jax.Array, Any]:
         with jax.named_scope("attn"):
-            out, kept = self.attn(rms_norm(x, self.input_norm[...], self.eps), angles, attend)
-        x = x + out
+            normed_BTD = rms_norm(x_BTD, self.input_norm[...], self.eps)
+            out_BTD, extra = self.attn(normed_BTD, angles, attend)
+        x_BTD = x_BTD + out_BTD
         with jax.named_scope("mlp"):
-            return x + self.mlp(rms_norm(x, self.post_norm[...], self.eps)), kept
+            return x_BTD + self.mlp(rms_norm(x_BTD, self.post_norm[...], self.eps)), extra
 
 
 class Decoder(nnx.Module):
-    """Embedding, layers stacked under scan, final norm, head (its own or the embedding's)."""
+    """Embedding, layers stacked under scan, final norm, and a head of its own or the embedding's."""
 
     def __init__(self, config: TextConfig, rngs: nnx.Rngs) -> None:
         self.config = config
@@ -94,7 +102,7 @@ class Decoder(nnx.Module):
             self.head = weight(rngs, (config.width, config.vocab_size), ("embed", "vocab"))
 
     def angles(self, positions: jax.Array) -> jax.Array:
-        """int32 [B, 3, T] positions to float32 [B, T, head_dim / 2] rotary angles."""
+        """Returns rotary angles float32 [B, T, head_dim / 2] for positions int32 [B, 3, T]."""
         c = self.config
         return text_angles(positions, c.head_dim, c.rope_theta, c.mrope_section)
 
@@ -106,15 +114,15 @@ class Decoder(nnx.Module):
         remat: Remat = "none",
         unroll: bool = False,
     ) -> jax.Array:
-        """Run every layer over packed rows.
+        """Runs every layer over packed rows.
 
         Args:
             x: [B, T, D] embedded tokens.
             positions: int32 [B, 3, T].
             segment_ids: int32 [B, T]; 0 is padding.
-            remat: what the backward pass recomputes.
-            unroll: compile every layer instead of a loop over them: nothing is copied into and out of
-                stacks, for a program as many times as large.
+            remat: What the backward pass recomputes.
+            unroll: Whether to compile every layer instead of a loop over them. Nothing is then copied
+                into and out of stacks, but the program is as many times larger.
 
         Returns:
             [B, T, D] hidden states after the final norm.
@@ -122,24 +130,24 @@ class Decoder(nnx.Module):
         angles = self.angles(positions)
         graph, layers = nnx.split(self.layers)
 
-        def within_segments(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, None]:
+        def attend_within_segments(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, None]:
             return attend(q, rotate(k, angles), v, segment_ids, causal=True), None
 
-        def body(x: jax.Array, layer: nnx.State) -> tuple[jax.Array, None]:
-            x, _ = nnx.merge(graph, layer)(x, angles, within_segments)
-            return constrain(x, "batch", "length", None), None
+        def run_layer(x_BTD: jax.Array, layer: nnx.State) -> tuple[jax.Array, None]:
+            x_BTD, _ = nnx.merge(graph, layer)(x_BTD, angles, attend_within_segments)
+            return constrain(x_BTD, "batch", "length", None), None
 
         with jax.named_scope("decoder_layers"):
-            x, _ = jax.lax.scan(checkpointed(body, remat), x, layers, unroll=unroll)
+            x, _ = jax.lax.scan(apply_remat(run_layer, remat), x, layers, unroll=unroll)
         return self.final(x)
 
     def final(self, x: jax.Array) -> jax.Array:
-        """The norm after the last layer."""
+        """Applies the norm after the last layer to [..., D]."""
         return rms_norm(x, self.norm[...], self.config.norm_eps)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """[..., D] normed hidden states to [..., V] logits in float32."""
-        weights, letters = (self.embed, "vd") if self.config.tied else (self.head, "dv")
+        """Applies the head to normed hidden states [..., D]: float32 [..., V]."""
+        weights, dims = (self.embed, "vd") if self.config.tied else (self.head, "dv")
         return jnp.einsum(
-            f"...d,{letters}->...v", hidden, weights[...], preferred_element_type=jnp.float32
+            f"...d,{dims}->...v", hidden, weights[...], preferred_element_type=jnp.float32
         )

@@ -1,8 +1,8 @@
-"""The pieces every block is made of: declared weights, linear maps, norms.
+"""Building blocks of the network: declared weights, linear maps, layer normalization.
 
-A weight is declared once as shape, logical axes and initialiser. `stack=(L,)` declares L layers of it
-in one array with the layers first, which is how `jax.lax.scan` wants them; a slice of the stack is an
-ordinary layer.
+A weight is declared once, as shape, logical axes and initializer. `stack=(L,)` declares L layers of it
+in one array, with the layers first, as `jax.lax.scan` needs them. A slice of the stack is an ordinary
+layer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from flax import nnx
 
 from livecc_jax.kernels.norms import layer_norm
 
-INIT_STD = 0.02
+INIT_STD = 0.02  # standard deviation of random weights
 
 
 def weight(
@@ -24,24 +24,30 @@ def weight(
     stack: tuple[int, ...] = (),
     fill: float | None = None,
 ) -> nnx.Param:
-    """A float32 parameter, normal with standard deviation 0.02 or filled with a constant.
+    """Declares a float32 parameter.
 
-    `axes` names the logical axis of each dimension; `parallel.rules` maps them to the mesh.
+    Args:
+        rngs: Random number generators.
+        shape: Shape of one layer's parameter.
+        axes: Logical axis of each dimension, which `parallel.rules` maps to the mesh.
+        stack: (L,) for a stack of L layers; () for a single one.
+        fill: Constant to fill it with; None draws from a normal distribution.
     """
     if len(shape) != len(axes):
         raise ValueError(f"{len(shape)} dimensions but {len(axes)} axes: {shape}, {axes}")
-    full = (*stack, *shape)
+    full_shape = (*stack, *shape)
     if fill is not None:
-        value = jnp.full(full, fill, jnp.float32)
+        value = jnp.full(full_shape, fill, jnp.float32)
     else:
-        value = INIT_STD * jax.random.normal(rngs.params(), full, jnp.float32)
+        value = INIT_STD * jax.random.normal(rngs.params(), full_shape, jnp.float32)
     return nnx.Param(value, axes=(*("layers" for _ in stack), *axes))
 
 
 class Linear(nnx.Module):
-    """y = x . kernel + bias, contracting x's trailing axes with the kernel's leading ones.
+    """y = x . kernel + bias, contracting x's last axes with the kernel's first ones.
 
-    `model.lora.attach` gives it an adapter, which maps x with those axes as one to y's likewise.
+    It maps [..., *inputs] to [..., *outputs]. `model.lora.attach_adapters` may give it an adapter,
+    which has one axis of inputs and one of outputs.
     """
 
     adapter: nnx.Module | None = None
@@ -65,13 +71,13 @@ class Linear(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         y = jnp.tensordot(x, self.kernel[...], axes=self.contract)
         if self.adapter is not None:
-            flat = x.reshape(*x.shape[: x.ndim - self.contract], -1)
-            y = y + self.adapter(flat).reshape(y.shape)
+            flat_x = x.reshape(*x.shape[: x.ndim - self.contract], -1)
+            y = y + self.adapter(flat_x).reshape(y.shape)
         return y + self.bias[...] if self.has_bias else y
 
 
 class LayerNorm(nnx.Module):
-    """Layer normalisation with scale and bias, computed in float32."""
+    """Layer normalization of [..., D] with scale and bias, computed in float32."""
 
     def __init__(
         self, rngs: nnx.Rngs, width: int, *, eps: float = 1e-6, stack: tuple[int, ...] = ()

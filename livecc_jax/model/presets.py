@@ -1,48 +1,50 @@
-"""Named sizes. 2b, 7b and 72b are Qwen2-VL's published numbers; the small ones are ours."""
+"""Architectures by name, and their vocabulary for a tokenizer; the sizes stand in `families`."""
 
 from __future__ import annotations
 
-from livecc_jax.errors import ConfigError
-from livecc_jax.model.config import ModelConfig, TextConfig, VisionConfig
+import dataclasses
 
-_VISION = VisionConfig(depth=32, width=1280, heads=16, mlp=5120)
+from livecc_jax.errors import ConfigError
+from livecc_jax.families import qwen2_vl
+from livecc_jax.model.config import ModelConfig, SpecialIds, TextConfig, VisionConfig
+from livecc_jax.text.tokenizer import Tokenizer
 
 PRESETS: dict[str, ModelConfig] = {
-    # Small enough for tests; every structural feature of the large ones.
-    "tiny": ModelConfig(
-        TextConfig(
-            vocab_size=151936, width=64, layers=2, heads=4, kv_heads=2, mlp=128,
-            mrope_section=(2, 3, 3), tied=True,
-        ),
-        VisionConfig(depth=2, width=32, heads=2, mlp=64),
-    ),
-    # The demo's model: learns one clip on two CPU cores in a minute or two.
-    "small": ModelConfig(
-        TextConfig(
-            vocab_size=151936, width=256, layers=4, heads=4, kv_heads=2, mlp=768,
-            mrope_section=(8, 12, 12), tied=True,
-        ),
-        VisionConfig(depth=4, width=128, heads=4, mlp=256),
-    ),
-    "2b": ModelConfig(
-        TextConfig(
-            vocab_size=151936, width=1536, layers=28, heads=12, kv_heads=2, mlp=8960, tied=True
-        ),
-        _VISION,
-    ),
-    "7b": ModelConfig(
-        TextConfig(vocab_size=152064, width=3584, layers=28, heads=28, kv_heads=4, mlp=18944),
-        _VISION,
-    ),
-    "72b": ModelConfig(
-        TextConfig(vocab_size=152064, width=8192, layers=80, heads=64, kv_heads=8, mlp=29568),
-        _VISION,
-    ),
-}  # fmt: skip
+    name: ModelConfig(TextConfig(**sizes["text"]), VisionConfig(**sizes["vision"]))
+    for name, sizes in qwen2_vl.PRESETS.items()
+}
+
+VOCAB_MULTIPLE = 128  # the vocabulary is rounded up to it, so that it divides over a tensor axis
 
 
 def preset(name: str) -> ModelConfig:
-    """The configuration called `name`. Raises ConfigError when there is none."""
+    """Returns the architecture called `name`. Raises ConfigError when there is none."""
     if name not in PRESETS:
         raise ConfigError(f"there is no model preset {name!r}; the presets are {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+def fit_vocabulary(model: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
+    """Returns a preset's architecture with the vocabulary of a tokenizer.
+
+    With Qwen2's special ids the published vocabulary size stays. Any other tokenizer brings its own
+    size and ids.
+
+    Args:
+        model: The preset.
+        tokenizer: The tokenizer that the model will be trained with.
+    """
+    special = tokenizer.special
+    ids = SpecialIds(
+        bos=special.endoftext,
+        eos=special.im_end,
+        vision_start=special.vision_start,
+        vision_end=special.vision_end,
+        vision_pad=special.endoftext,
+        image_pad=special.image_pad,
+        video_pad=special.video_pad,
+    )
+    if dataclasses.replace(ids, vision_pad=model.ids.vision_pad) == model.ids:
+        return model
+    size = -(-tokenizer.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+    return dataclasses.replace(model, text=dataclasses.replace(model.text, vocab_size=size), ids=ids)

@@ -1,8 +1,8 @@
 """Qwen2-VL: the vision tower, the decoder, and how the two meet.
 
-NNX modules define and name the parameters. Everything that runs them (training step, decoder) takes
-the parameters as a plain nested dict of arrays and calls `bind`, so that jit, grad, sharding and
-checkpoints see ordinary pytrees.
+NNX modules define and name the parameters. Everything that runs them (the training step, decoding)
+takes the parameters as a plain nested dict of arrays and calls `bind`, so that jit, grad, sharding and
+checkpoints handle ordinary pytrees.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from flax import nnx
 
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.decoder import Decoder
-from livecc_jax.model.lora import LORA, attach
+from livecc_jax.model.lora import LORA, attach_adapters
 from livecc_jax.model.remat import Remat
 from livecc_jax.model.vision import VisionTower
 from livecc_jax.parallel.rules import constrain
 
-Params = dict[str, Any]  # nested dict of arrays; see docs/formats.md for every path and shape
+Params = dict[str, Any]  # nested dict of arrays; docs/formats.md lists every path and shape
 
 
 class Qwen2VL(nnx.Module):
@@ -32,7 +32,7 @@ class Qwen2VL(nnx.Module):
         self.vision = VisionTower(config.vision, config.text.width, rngs)
         self.text = Decoder(config.text, rngs)
 
-    def encode(
+    def encode_patches(
         self,
         patches: jax.Array,
         pairs: jax.Array,
@@ -40,102 +40,109 @@ class Qwen2VL(nnx.Module):
         cols: jax.Array,
         remat: Remat = "none",
     ) -> jax.Array:
-        """Vision tower over rows of windows.
+        """Runs the vision tower over the windows of packed rows.
 
         Args:
             patches: uint8 [B, W, S, 1176].
-            pairs: int32 [B, W, S].
-            rows: int32 [B, W, S].
-            cols: int32 [B, W, S].
-            remat: what the backward pass recomputes.
+            pairs: int32 [B, W, S], the frame pair of its window that a patch belongs to; 0 is padding.
+            rows: int32 [B, W, S], row of each patch in its frame.
+            cols: int32 [B, W, S], column of each patch in its frame.
+            remat: What the backward pass recomputes.
 
         Returns:
-            [B, W * S / 4, D] merged patches, numbered as `vision_index` does.
+            Merged patches [B, W * S / 4, D], in the order that `vision_index` counts them.
         """
         b, w = patches.shape[:2]
 
-        def flat(x: jax.Array) -> jax.Array:
+        def flatten_windows(x: jax.Array) -> jax.Array:
             x = x.reshape(b * w, *x.shape[2:])
             return constrain(x, "flat_windows", *[None] * (x.ndim - 1))
 
-        merged = self.vision(flat(patches), flat(pairs), flat(rows), flat(cols), remat=remat)
+        merged = self.vision(*map(flatten_windows, (patches, pairs, rows, cols)), remat=remat)
         return constrain(merged.reshape(b, -1, merged.shape[-1]), "batch", "windows", None)
 
     def embed(
         self, tokens: jax.Array, merged: jax.Array | None, vision_index: jax.Array | None
     ) -> jax.Array:
-        """Token embeddings with vision tokens replaced by what the tower saw.
+        """Embeds tokens, and puts merged patches in the place of vision tokens.
 
         Args:
             tokens: int32 [B, T].
-            merged: [B, M, D] from `encode`, or None when there is no picture.
-            vision_index: int32 [B, T], the merged patch of a vision token, -1 elsewhere; not used
+            merged: Merged patches [B, M, D] from the vision tower; None without pictures.
+            vision_index: int32 [B, T], the merged patch of a vision token, and -1 elsewhere; ignored
                 without `merged`.
 
         Returns:
             [B, T, D] in the embedding's dtype.
         """
-        x = self.text.embed[...][tokens]
+        x_BTD = self.text.embed[...][tokens]
         if merged is None:
-            return x
-        seen = jnp.take_along_axis(merged, jnp.maximum(vision_index, 0)[..., None], axis=1)
-        x = jnp.where(vision_index[..., None] >= 0, seen.astype(x.dtype), x)
-        return constrain(x, "batch", "length", None)
+            return x_BTD
+        patch_BTD = jnp.take_along_axis(merged, jnp.maximum(vision_index, 0)[..., None], axis=1)
+        x_BTD = jnp.where(vision_index[..., None] >= 0, patch_BTD.astype(x_BTD.dtype), x_BTD)
+        return constrain(x_BTD, "batch", "length", None)
 
-    def hidden(
+    def hidden_states(
         self, row: dict[str, jax.Array], remat: Remat = "none", unroll: bool = False
     ) -> jax.Array:
-        """Hidden states [B, T, D] of packed rows (the fields of docs/formats.md).
+        """Runs the whole network but the head over packed rows.
 
-        `remat` is for tower and decoder, `unroll` for the decoder; see there.
+        Args:
+            row: The fields of packed rows (docs/formats.md), each [B, ...].
+            remat: What the backward pass recomputes, in the vision tower and in the decoder.
+            unroll: Whether to compile every layer of the decoder instead of a loop over them.
+
+        Returns:
+            [B, T, D] hidden states after the final norm.
         """
-        merged = self.encode(
+        merged = self.encode_patches(
             row["patches"], row["patch_pairs"], row["patch_rows"], row["patch_cols"], remat
         )
-        x = self.embed(row["tokens"], merged, row["vision_index"])
-        return self.text(x, row["positions"], row["segment_ids"], remat, unroll)
+        x_BTD = self.embed(row["tokens"], merged, row["vision_index"])
+        return self.text(x_BTD, row["positions"], row["segment_ids"], remat, unroll)
 
     def __call__(self, row: dict[str, jax.Array]) -> jax.Array:
-        """Logits float32 [B, T, V] at every position: for comparison; training never makes them."""
-        return self.text.logits(self.hidden(row))
+        """Computes logits float32 [B, T, V] at every position, for comparisons; training never does."""
+        return self.text.logits(self.hidden_states(row))
 
 
 @functools.cache
-def _abstract(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
+def _abstract_model(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
+    """Returns the model's structure, and its parameters as shapes."""
     model = nnx.eval_shape(lambda: Qwen2VL(config, nnx.Rngs(0)))
     return nnx.split(model)
 
 
 def abstract_params(config: ModelConfig) -> Params:
-    """The parameter tree as `jax.ShapeDtypeStruct`s (float32); nothing is allocated."""
-    _, state = _abstract(config)
+    """Returns the parameter tree as `jax.ShapeDtypeStruct`s (float32); nothing is allocated."""
+    _, state = _abstract_model(config)
     return nnx.to_pure_dict(state)
 
 
 def logical_axes(config: ModelConfig) -> Params:
-    """The parameter tree with each leaf's logical axes, a tuple of names, in place of the array."""
-    _, state = _abstract(config)
+    """Returns the parameter tree with each array's logical axes, a tuple of names, in its place."""
+    _, state = _abstract_model(config)
     flat = {path: leaf.get_metadata()["axes"] for path, leaf in nnx.to_flat_state(state)}
     return nnx.traversals.unflatten_mapping(flat)
 
 
 def init_params(config: ModelConfig, seed: int) -> Params:
-    """Random float32 parameters; jit with `out_shardings` to make them where they belong."""
+    """Draws random float32 parameters. Under jit, `out_shardings` creates them where they belong."""
     state = nnx.state(Qwen2VL(config, nnx.Rngs(seed)), nnx.Param)
     return nnx.to_pure_dict(state)
 
 
 def bind(config: ModelConfig, params: Params, adapter_scale: float = 0.0) -> Qwen2VL:
-    """The model with these parameters, of any dtype. Free: only Python objects are made.
+    """Returns the model with these parameters, of any dtype; only Python objects are created.
 
     Args:
-        config: the architecture.
-        params: its tree, with adapters under "lora" if it has any (`model.lora`).
-        adapter_scale: what adapters add is multiplied by.
+        config: The architecture.
+        params: The parameter tree, with adapters under "lora" if there are any (`model.lora`).
+        adapter_scale: Factor of what adapters add, alpha / rank.
     """
-    graph, state = _abstract(config)
-    state = jax.tree.map(lambda x: x, state)  # a copy: replacing writes in place
+    graph, state = _abstract_model(config)
+    state = jax.tree.map(lambda x: x, state)  # a copy, because the next call replaces leaves in place
     nnx.replace_by_pure_dict(state, {k: v for k, v in params.items() if k != LORA})
     model = nnx.merge(graph, state)
-    attach(model, params.get(LORA, {}), adapter_scale)
+    attach_adapters(model, params.get(LORA, {}), adapter_scale)
     return model

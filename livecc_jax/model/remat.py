@@ -1,4 +1,4 @@
-"""What the backward pass recomputes instead of storing, by name."""
+"""Rematerialization policies by name: what the backward pass recomputes instead of storing it."""
 
 from __future__ import annotations
 
@@ -12,30 +12,32 @@ from jax.extend.core import Primitive
 from livecc_jax.errors import ConfigError
 
 Remat = Literal["none", "full", "attention", "dots", "offload"]
-REMATS: tuple[str, ...] = get_args(Remat)
+REMAT_POLICIES: tuple[str, ...] = get_args(Remat)
 
-# Values that a policy can name.
+# Checkpoint names of values that a policy stores.
 BLOCK_INPUT = "block_input"
-ATTENTION = "attention_output"  # and what its backward pass needs besides
+ATTENTION = "attention_output"  # and what the backward pass of attention needs besides
 
 
 def _is_fused_attention(primitive: Primitive, *_: Any, **__: Any) -> bool:
-    """cuDNN's forward kernel: its output and statistics, which jax offers no way to name."""
+    """Whether it is cuDNN's forward kernel, whose output and statistics JAX offers no way to name."""
     return primitive.name.startswith("dot_product_attention_fwd")
 
 
-def checkpointed(body: Callable, remat: Remat) -> Callable:
-    """Wrap the body of a layer scan, (x, layer) -> (x, ...), so that its backward pass has stored
+def apply_remat(body: Callable, remat: Remat) -> Callable:
+    """Wraps the body of a scan over layers, (x, layer) -> (x, ...), so that it stores less.
 
-    none: every activation; full: each layer's input alone; attention: also what attention gave, which
-    costs most to recompute in long rows; dots: also the results of matrix products with weights (those
-    without a batch dimension) and what attention gave; offload: each layer's input alone, in the host's
-    memory.
+    Args:
+        body: The body of the scan.
+        remat: What is stored for the backward pass. `none`: every activation. `full`: the input of each
+            layer only. `attention`: also the output of attention, the costliest to recompute in long
+            rows. `dots`: also the results of matrix products with weights (those without a batch
+            dimension). `offload`: the input of each layer only, in the memory of the host.
 
     Raises ConfigError for other names.
     """
-    if remat not in REMATS:
-        raise ConfigError(f"remat {remat!r} is not one of {', '.join(REMATS)}")
+    if remat not in REMAT_POLICIES:
+        raise ConfigError(f"remat {remat!r} is not one of {', '.join(REMAT_POLICIES)}")
     if remat == "none":
         return body
     policies = jax.checkpoint_policies
@@ -53,8 +55,8 @@ def checkpointed(body: Callable, remat: Remat) -> Callable:
         ),
     }[remat]
 
-    def named(x: jax.Array, layer: Any) -> Any:
+    def body_with_named_input(x: jax.Array, layer: Any) -> Any:
         return body(checkpoint_name(x, BLOCK_INPUT) if remat == "offload" else x, layer)
 
-    # Under scan, the loop itself already keeps XLA from merging the two computations.
-    return jax.checkpoint(named, prevent_cse=False, policy=policy)
+    # Within scan, the loop itself already keeps XLA from merging forward and recomputation.
+    return jax.checkpoint(body_with_named_input, prevent_cse=False, policy=policy)

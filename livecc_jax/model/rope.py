@@ -1,7 +1,7 @@
 """Rotary position embeddings, computed and applied in float32.
 
-bf16 has 8 bits of mantissa: it rounds position 257 to 256. So angles and the rotation itself stay in
-float32 and only the result is cast back.
+bfloat16 has 8 bits of mantissa, which round position 257 to 256. So angles and the rotation itself stay
+in float32, and only the result is cast back.
 """
 
 from __future__ import annotations
@@ -10,52 +10,52 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-VISION_THETA = 10_000.0
+VISION_THETA = 10_000.0  # base of the vision tower's wavelengths
 
 
 def text_angles(
     positions: jax.Array, head_dim: int, theta: float, section: tuple[int, int, int]
 ) -> jax.Array:
-    """Multimodal rotary angles (M-RoPE, Qwen2-VL section 2.1).
+    """Computes multimodal rotary angles (M-RoPE, Qwen2-VL, arXiv 2409.12191, section 2.1).
 
     Args:
-        positions: int32 [B, 3, T]: temporal, height and width position of each token.
-        head_dim: width of one head; its first half and second half rotate together.
-        theta: base of the geometric progression of wavelengths.
-        section: how many of the head_dim / 2 frequencies follow each of the three axes.
+        positions: int32 [B, 3, T], temporal, height and width position of each token.
+        head_dim: Width of one head; its first half and its second half rotate together.
+        theta: Base of the geometric progression of wavelengths.
+        section: Number of the head_dim / 2 frequencies that follow each of the three axes.
 
     Returns:
         float32 [B, T, head_dim / 2], in radians.
     """
     frequency = 1.0 / theta ** (np.arange(0, head_dim, 2, dtype=np.float32) / head_dim)
     axis = np.repeat(np.arange(3), section)
-    by_frequency = jnp.moveaxis(positions.astype(jnp.float32), 1, -1)[..., axis]
-    return by_frequency * frequency
+    position_BTF = jnp.moveaxis(positions.astype(jnp.float32), 1, -1)[..., axis]
+    return position_BTF * frequency
 
 
 def vision_angles(rows: jax.Array, cols: jax.Array, head_dim: int) -> jax.Array:
-    """Two-dimensional rotary angles of the vision tower.
+    """Computes the two-dimensional rotary angles of the vision tower.
 
     Args:
-        rows: int32 [..., S] row of each patch in its frame.
-        cols: int32 [..., S] column.
-        head_dim: width of one head; a quarter of it follows rows, a quarter columns, each twice.
+        rows: int32 [..., S], row of each patch in its frame.
+        cols: int32 [..., S], column of each patch in its frame.
+        head_dim: Width of one head. A quarter of it follows rows and a quarter columns, each twice.
 
     Returns:
-        float32 [..., S, head_dim / 2].
+        float32 [..., S, head_dim / 2], in radians.
     """
     half = head_dim // 2
     frequency = 1.0 / VISION_THETA ** (np.arange(0, half, 2, dtype=np.float32) / half)
-    place = jnp.stack([rows, cols], axis=-1).astype(jnp.float32)
-    return (place[..., None] * frequency).reshape(*rows.shape, half)
+    rows_cols = jnp.stack([rows, cols], axis=-1).astype(jnp.float32)
+    return (rows_cols[..., None] * frequency).reshape(*rows.shape, half)
 
 
 def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
-    """Rotate each pair (x[i], x[i + d/2]) of the last axis by its angle.
+    """Rotates each pair (x[i], x[i + D / 2]) of the last axis by its angle.
 
     Args:
         x: [B, T, H, D].
-        angles: float32 [B, T, D / 2].
+        angles: float32 [B, T, D / 2], in radians.
 
     Returns:
         [B, T, H, D] in x's dtype.
