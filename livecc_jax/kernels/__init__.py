@@ -1,1 +1,3 @@
-"""Accelerator kernels, each with a check of where it runs and a plain equivalent."""
+"""Accelerator kernels, each with a check of where it serves and a plain equivalent (see README.md)."""
+
+from livecc_jax.kernels.interpret import interpreted as interpreted

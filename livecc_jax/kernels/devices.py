@@ -1,4 +1,8 @@
-"""Facts about the device that a program is compiled for: its platform, and what a GPU can do."""
+"""Facts about the device that a program is compiled for: its platform, and what a GPU can do.
+
+What only kernels ask (`single_gpu`, `has_wgmma`, ...) is true in interpret mode as well, which stands
+for a GPU that can do everything.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,19 @@ import functools
 
 import jax
 
+from livecc_jax.kernels.interpret import interpreting
+
 # Compute capabilities of GPUs that programs may be compiled for on a machine that has none.
 CAPABILITIES = {"A100": 8.0, "L40": 8.9, "H100": 9.0, "H200": 9.0, "B200": 10.0}
 HOPPER = 9.0  # compute capability of the H100 and H200
-FP8_CONVERSION = 8.9  # compute capability from which on a GPU converts e4m3 floats
+E4M3_CONVERSION = 8.9  # compute capability from which on a GPU converts e4m3 floats
 MULTIPROCESSORS = 132  # streaming multiprocessors of an H100 or H200
 
 
 def platform_in_scope() -> str:
     """`cpu`, `gpu` or `tpu`: the platform of the devices of `jax.set_mesh`, else where jax would run.
 
-    With a mesh in scope, a step compiled ahead of time for devices that are not here is right too.
+    With a mesh in scope, this also holds for a step that is compiled for devices of another machine.
     """
     device = jax.sharding.get_abstract_mesh().abstract_device
     return device.platform if device is not None else _default_platform()
@@ -30,15 +36,43 @@ def mesh_in_scope() -> bool:
 
 def single_gpu() -> bool:
     """Whether the program in scope is compiled for one GPU and no mesh."""
-    return platform_in_scope() == "gpu" and not mesh_in_scope()
+    return not mesh_in_scope() and (interpreting() or platform_in_scope() == "gpu")
+
+
+def hopper_or_newer() -> bool:
+    """Whether the program in scope is compiled for GPUs of Hopper's generation or a later one."""
+    return interpreting() or (platform_in_scope() == "gpu" and gpu_capability() >= HOPPER)
+
+
+def has_wgmma() -> bool:
+    """Whether the GPU in scope has `wgmma`, the products of warp groups, which only Hopper has."""
+    return interpreting() or gpu_capability() == HOPPER
+
+
+def converts_e4m3() -> bool:
+    """Whether the GPU in scope converts 8-bit floats (e4m3)."""
+    return interpreting() or gpu_capability() >= E4M3_CONVERSION
 
 
 def gpu_capability() -> float:
     """Compute capability of the GPU in scope, or of the first local one; 0 when it is not NVIDIA's."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     kind = device.device_kind if device is not None else ""
-    known = (CAPABILITIES[word] for word in kind.split() if word in CAPABILITIES)
-    return next(known, None) or _local_capability()
+    listed = (CAPABILITIES[word] for word in kind.split() if word in CAPABILITIES)
+    return next(listed, None) or _local_capability()
+
+
+def cuda_assembler_breaks_masks() -> bool:
+    """Whether this is CUDA 12.8 or 12.9.0, whose assembler miscompiles masked attention kernels.
+
+    JAX's own Mosaic attention kernel (`jax.experimental.pallas.ops.gpu.attention_mgpu`) avoids the same
+    versions.
+    """
+    try:
+        from jax._src.lib import cuda_versions
+    except ImportError:
+        return False
+    return cuda_versions is not None and 12080 <= cuda_versions.cuda_runtime_get_version() < 12091
 
 
 @functools.cache

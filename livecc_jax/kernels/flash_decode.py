@@ -1,11 +1,14 @@
-"""Attention of one new token a row to what its row remembers and to itself, in two kernels (GPU).
+"""Attention of one new token of each sequence to its KV cache and to itself, by two Triton kernels.
 
-Keys lie where the cache has them and are read once, each key head's for all query heads that it
-serves. However long the past is, it is cut into equal parts that are attended to side by side
-(Flash-Decoding), so that of a short one too all of the device reads. A second kernel puts them together
-with the token's own key and value, and writes those to the cache. Queries and key come as the
-projection leaves them and are rotated on the way in. Anything else that a GPU can run takes several
-kernels for it, which for one token cost more than reading the keys.
+Flash-Decoding (https://pytorch.org/blog/flash-decoding): the cached keys of a sequence are divided into
+equal parts that are attended to in parallel, so that a short context keeps the whole device reading as
+well. Keys are read in place and once, each key head's for all the query heads that it serves. The
+second kernel merges the parts with the token's own key and value and writes those to the cache. Queries
+and the key come as the projection leaves them, and are rotated on the way in. Other ways take several
+kernels, which for one token cost more than reading the keys.
+
+`is_supported` says where the kernels serve; `attention_reference` computes the same in plain XLA, also
+for the prompts of `flash_prefill`.
 """
 
 from __future__ import annotations
@@ -15,259 +18,278 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from livecc_jax.kernels.gpu import triton_of_pallas
+from livecc_jax.kernels.devices import hopper_or_newer
+from livecc_jax.kernels.gpu import MIN_SCORE, has_triton, triton, triton_call
+from livecc_jax.kernels.interpret import interpreting
+from livecc_jax.kernels.rope import rotate_and_write_reference, rotate_halves
 
-BLOCK = 64  # keys at a time
-BLOCKS = 256  # of the device, that read at once
-FEWEST = 4  # parts of a row: some are longer than others
-WARPS, STAGES = 2, 2  # of a block: its warps, and what it fetches ahead
-QUERIES = 16  # rows of the smallest matrix product there is; more query heads a key head are not served
-COLUMNS = 32  # of an output that one block puts together, at most
-LEAST = -1e30  # a score that weighs nothing, and can be subtracted from itself
+BLOCK_KEYS = 64  # keys that a block multiplies at a time
+DEVICE_BLOCKS = 256  # blocks that keep the device reading
+MIN_PARTS = 4  # parts of a sequence at least, since some sequences are longer than others
+WARPS, STAGES = 2, 2  # warps of a block, and loads that it has in flight
+MIN_DOT = 16  # the smallest matrix product of Triton; more query heads for each key head are not served
+MAX_COLUMNS = 32  # columns of an output that one block merges at most
 
 
-def usable(qkv: jax.Array, k: jax.Array) -> bool:
-    """Whether the kernels serve qkv [B, 1, K, G + 2, D] and keys [B, C, K, D], with this jax."""
-    served, size = qkv.shape[3] - 2, qkv.shape[4]
+def is_supported(qkv: jax.Array, keys: jax.Array) -> bool:
+    """Whether the kernels serve on the device in scope, or on each of a mesh.
+
+    Args:
+        qkv: [B, 1, K, G + 2, D].
+        keys: [B, C, K, D], the keys of the cache.
+    """
+    group, size = qkv.shape[3] - 2, qkv.shape[4]
     return (
-        qkv.shape[1] == 1
-        and served <= QUERIES
+        hopper_or_newer()
+        and is_supported_dtype(qkv, keys)
+        and qkv.shape[1] == 1
+        and group <= MIN_DOT
         and size & (size - 1) == 0
-        and size // 2 >= QUERIES  # the least that a matrix product takes of each half
-        and k.shape[1] >= BLOCK
-        and k.shape[1] % BLOCK == 0
-        and triton_of_pallas() is not None
+        and MIN_DOT <= size // 2 <= 128
+        and keys.shape[1] >= BLOCK_KEYS
+        and keys.shape[1] % BLOCK_KEYS == 0
+        and has_triton()
     )
 
 
-def _parts(capacity: int, heads: int) -> int:
-    """Of each row's past, with so many key heads in all: a power of two, as they are put together."""
-    parts = max(BLOCKS // heads, FEWEST)
-    return 1 << (min(parts, capacity // BLOCK).bit_length() - 1)
+def is_supported_dtype(qkv: jax.Array, keys: jax.Array) -> bool:
+    """Whether both have one half precision (or float32 in interpret mode), and offsets fit int32."""
+    dtypes = (jnp.bfloat16, jnp.float16, *([jnp.float32] if interpreting() else []))
+    return qkv.dtype in dtypes and qkv.dtype == keys.dtype and qkv.size < 1 << 31
 
 
-def keep_and_attend(
-    qkv: jax.Array,
-    angles: jax.Array,
-    kept: tuple[jax.Array, jax.Array],
-    length: jax.Array,
-    interpret: bool = False,
+def attention_reference(
+    qkv: jax.Array, angles: jax.Array, cache: tuple[jax.Array, jax.Array], length: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """Rotate a token's queries and key, keep its key and value, and attend to all that is kept.
+    """What `write_and_attend` computes here and in `flash_prefill`, step by step in plain XLA."""
+    batch, count, kv_heads, heads_each, size = qkv.shape
+    group, capacity = heads_each - 2, cache[0].shape[1]
+    rows = count * group
+    queries, cache = rotate_and_write_reference(qkv, angles, cache, length, rows)
+    keys, values = (x.astype(jnp.float32) for x in cache)
+    scores = jnp.einsum("bkrd,bckd->bkrc", queries.astype(jnp.float32), keys) * size**-0.5
+    last_slot = length[:, None] + jnp.arange(rows) // group
+    visible = jnp.arange(capacity) <= last_slot[..., None]
+    weights = jax.nn.softmax(jnp.where(visible[:, None], scores, -jnp.inf), axis=-1)
+    out = jnp.einsum("bkrc,bckd->bkrd", weights, values).astype(qkv.dtype)
+    out = out.reshape(batch, kv_heads, count, group, size).swapaxes(1, 2)
+    return out.reshape(batch, count, kv_heads * group, size), cache
+
+
+def write_and_attend(
+    qkv: jax.Array, angles: jax.Array, cache: tuple[jax.Array, jax.Array], length: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """Rotates a token's queries and key, writes its key and value to the cache, and attends.
 
     Args:
-        qkv: [B, 1, K, G + 2, D], of each key head its queries, key and value; not rotated.
+        qkv: [B, 1, K, G + 2, D], for each key head its G queries, its key and its value; not rotated.
         angles: float32 [B, 1, D / 2].
-        kept: keys (rotated) and values, [B, C, K, D] each, C a multiple of 64; written where they are
-            if they are donated.
-        length: int32 [B] of what is kept without the token.
-        interpret: run the kernels' meaning instead, on any device.
+        cache: Keys (rotated) and values, [B, C, K, D] each, C a multiple of 64; written in place if
+            they are donated.
+        length: int32 [B], number of tokens in the cache without the new one.
 
     Returns:
-        ([B, 1, K * G, D], what is kept with the token).
+        The attention result [B, 1, K * G, D], and the cache with the token.
     """
-    rows, _, kv, several, size = qkv.shape
+    batch, _, kv_heads, heads_each, size = qkv.shape
     token = qkv[:, 0]
-    turned = jnp.cos(angles[:, 0]), jnp.sin(angles[:, 0])
-    parts = _attend(token, turned, *kept, length, interpret)
-    out, *kept = _together_and_kept(*parts, token, turned, *kept, length, interpret)
-    return out.reshape(rows, 1, kv * (several - 2), size), tuple(kept)
+    rotation = jnp.cos(angles[:, 0]), jnp.sin(angles[:, 0])
+    outs, log_sums = _attend_parts(token, rotation, *cache, length)
+    out, *cache = _merge_and_write(outs, log_sums, token, rotation, *cache, length)
+    return out.reshape(batch, 1, kv_heads * (heads_each - 2), size), tuple(cache)
 
 
-def rotate_halves(
-    first: jax.Array, second: jax.Array, cos: jax.Array, sin: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Within a kernel, halves of heads [..., D / 2] as `model.rope.rotate`, rounded as it rounds."""
-    first32, second32 = first.astype(jnp.float32), second.astype(jnp.float32)
-    turned = first32 * cos - second32 * sin, second32 * cos + first32 * sin
-    return tuple(x.astype(first.dtype) for x in turned)
+def _parts(capacity: int, heads: int) -> int:
+    """Number of parts of each sequence, a power of two, for `heads` key heads over all sequences."""
+    parts = max(DEVICE_BLOCKS // heads, MIN_PARTS)
+    return 1 << (min(parts, capacity // BLOCK_KEYS).bit_length() - 1)
 
 
-def _attend(
+def _attend_parts(
     token: jax.Array,
-    turned: tuple[jax.Array, jax.Array],
-    k: jax.Array,
-    v: jax.Array,
+    rotation: tuple[jax.Array, jax.Array],
+    keys: jax.Array,
+    values: jax.Array,
     length: jax.Array,
-    interpret: bool,
 ) -> tuple[jax.Array, jax.Array]:
     """Attention to the first `length` keys, in P parts.
 
-    token is [B, K, G + 2, D], turned cos and sin [B, D / 2]. Returns float32 [B, P, K, G, D], and
-    [B, P, K, 16], of which G count, the logarithms of sums of exponentials: very small of no keys, of
-    which the first is anything at all.
+    token is [B, K, G + 2, D], rotation cosines and sines [B, D / 2]. Returns the result of each part,
+    float32 [B, P, K, G, D], and its log-sum-exp, [B, P, K, 16], of which the first G count. A part of
+    no keys has a log-sum-exp of `MIN_SCORE` and an undefined result.
     """
     from jax.experimental import pallas as pl
 
-    triton = triton_of_pallas()
-    rows, kv, several, size = token.shape
-    capacity, half = k.shape[1], size // 2
-    parts = _parts(capacity, rows * kv)
+    batch, kv_heads, heads_each, size = token.shape
+    capacity, half, group = keys.shape[1], size // 2, heads_each - 2
+    parts = _parts(capacity, batch * kv_heads)
 
-    def kernel(token_ref, cos_ref, sin_ref, k_ref, v_ref, length_ref, out_ref, size_ref) -> None:  # noqa: ANN001
+    def kernel(*refs) -> None:  # noqa: ANN002
+        token_ref, cos_ref, sin_ref, keys_ref, values_ref, length_ref, out_ref, log_sum_ref = refs
         length = length_ref[...]
-        each = jax.lax.div(length + (parts * BLOCK - 1), jnp.int32(parts * BLOCK)) * BLOCK
-        begin = pl.program_id(2) * each
-        there = jnp.minimum(length - begin, each)
+        part_size = jax.lax.div(length + (parts * BLOCK_KEYS - 1), jnp.int32(parts * BLOCK_KEYS))
+        part_size *= BLOCK_KEYS
+        begin = pl.program_id(2) * part_size
+        count = jnp.minimum(length - begin, part_size)
 
-        @pl.when(there > 0)
+        @pl.when(count > 0)
         def _() -> None:
-            shape = QUERIES, half
+            shape = MIN_DOT, half
             row, column = (jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (0, 1))
             halves = (
-                triton.load(token_ref.at[row, column + at], mask=row < several - 2, other=0)
-                for at in (0, half)
+                triton().load(token_ref.at[row, column + offset], mask=row < group, other=0)
+                for offset in (0, half)
             )
-            mine = rotate_halves(*halves, cos_ref[...], sin_ref[...])
+            queries = rotate_halves(*halves, cos_ref[...], sin_ref[...])
 
-            def block(i: jax.Array, carry: tuple) -> tuple:
-                out, most, total = carry
-                keys = pl.ds(begin + i * BLOCK, BLOCK)
+            def attend_block(i: jax.Array, carry: tuple) -> tuple:
+                out, peak, total = carry
+                block = pl.ds(begin + i * BLOCK_KEYS, BLOCK_KEYS)
                 scores = sum(
-                    triton.dot(part, k_ref[keys, pl.ds(at, half)].astype(part.dtype).T)
-                    for part, at in zip(mine, (0, half))
+                    triton().dot(q, keys_ref[block, pl.ds(offset, half)].astype(q.dtype).T)
+                    for q, offset in zip(queries, (0, half))
                 )
-                seen = i * BLOCK + jnp.arange(BLOCK) < there
-                scores = jnp.where(seen[None], scores * size**-0.5, LEAST)
-                higher = jnp.maximum(most, scores.max(axis=1))
-                weights = jnp.exp(scores - higher[:, None])
-                fade = jnp.exp(most - higher)
-                value = v_ref[keys, :]
-                values = triton.dot(weights.astype(value.dtype), value)
-                return out * fade[:, None] + values, higher, total * fade + weights.sum(axis=1)
+                exists = i * BLOCK_KEYS + jnp.arange(BLOCK_KEYS) < count
+                scores = jnp.where(exists[None], scores * size**-0.5, MIN_SCORE)
+                new_peak = jnp.maximum(peak, scores.max(axis=1))
+                weights = jnp.exp(scores - new_peak[:, None])
+                decay = jnp.exp(peak - new_peak)
+                value = values_ref[block, :]
+                weighted = triton().dot(weights.astype(value.dtype), value)
+                return out * decay[:, None] + weighted, new_peak, total * decay + weights.sum(axis=1)
 
-            nothing = (
-                jnp.zeros((QUERIES, size), jnp.float32),
-                jnp.full((QUERIES,), LEAST, jnp.float32),
-                jnp.zeros((QUERIES,), jnp.float32),
+            initial = (
+                jnp.zeros((MIN_DOT, size), jnp.float32),
+                jnp.full((MIN_DOT,), MIN_SCORE, jnp.float32),
+                jnp.zeros((MIN_DOT,), jnp.float32),
             )
-            blocks = jax.lax.div(there + (BLOCK - 1), jnp.int32(BLOCK))
-            out, most, total = jax.lax.fori_loop(0, blocks, block, nothing)
-            row, column = (
-                jax.lax.broadcasted_iota(jnp.int32, (QUERIES, size), axis) for axis in (0, 1)
-            )
-            triton.store(out_ref.at[row, column], out / total[:, None], mask=row < several - 2)
-            size_ref[...] = most + jnp.log(total)
+            blocks = jax.lax.div(count + (BLOCK_KEYS - 1), jnp.int32(BLOCK_KEYS))
+            out, peak, total = jax.lax.fori_loop(0, blocks, attend_block, initial)
+            shape = MIN_DOT, size
+            row, column = (jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (0, 1))
+            triton().store(out_ref.at[row, column], out / total[:, None], mask=row < group)
+            log_sum_ref[...] = peak + jnp.log(total)
 
-        @pl.when(there <= 0)
+        @pl.when(count <= 0)
         def _() -> None:
-            size_ref[...] = jnp.full((QUERIES,), LEAST, jnp.float32)
+            log_sum_ref[...] = jnp.full((MIN_DOT,), MIN_SCORE, jnp.float32)
 
-    def of_keys() -> pl.BlockSpec:
-        return pl.BlockSpec((None, capacity, None, size), lambda b, h, j: (b, 0, h, 0))
+    cache_spec = pl.BlockSpec((None, capacity, None, size), lambda b, h, j: (b, 0, h, 0))
 
-    def of_row(*shape: int) -> pl.BlockSpec:
+    def sequence_spec(*shape: int) -> pl.BlockSpec:
         return pl.BlockSpec((None, *shape), lambda b, h, j: (b, *[0] * len(shape)))
 
-    return pl.pallas_call(
+    return triton_call(
         kernel,
-        grid=(rows, kv, parts),
+        warps=WARPS,
+        stages=STAGES,
+        grid=(batch, kv_heads, parts),
         in_specs=[
-            pl.BlockSpec((None, None, several, size), lambda b, h, j: (b, h, 0, 0)),
-            of_row(half),
-            of_row(half),
-            of_keys(),
-            of_keys(),
-            of_row(),
+            pl.BlockSpec((None, None, heads_each, size), lambda b, h, j: (b, h, 0, 0)),
+            sequence_spec(half),
+            sequence_spec(half),
+            cache_spec,
+            cache_spec,
+            sequence_spec(),
         ],
         out_specs=[
-            pl.BlockSpec((None, None, None, several - 2, size), lambda b, h, j: (b, j, h, 0, 0)),
-            pl.BlockSpec((None, None, None, QUERIES), lambda b, h, j: (b, j, h, 0)),
+            pl.BlockSpec((None, None, None, group, size), lambda b, h, j: (b, j, h, 0, 0)),
+            pl.BlockSpec((None, None, None, MIN_DOT), lambda b, h, j: (b, j, h, 0)),
         ],
         out_shape=[
-            jax.ShapeDtypeStruct((rows, parts, kv, several - 2, size), jnp.float32),
-            jax.ShapeDtypeStruct((rows, parts, kv, QUERIES), jnp.float32),
+            jax.ShapeDtypeStruct((batch, parts, kv_heads, group, size), jnp.float32),
+            jax.ShapeDtypeStruct((batch, parts, kv_heads, MIN_DOT), jnp.float32),
         ],
-        compiler_params=triton.CompilerParams(num_warps=WARPS, num_stages=STAGES),
-        interpret=interpret,
-        name="attend_one",
-    )(token, *turned, k, v, length)
+        name="flash_decode_parts",
+    )(token, *rotation, keys, values, length)
 
 
-def _together_and_kept(
-    out: jax.Array,
-    sizes: jax.Array,
+def _merge_and_write(
+    outs: jax.Array,
+    log_sums: jax.Array,
     token: jax.Array,
-    turned: tuple[jax.Array, jax.Array],
-    kept_k: jax.Array,
-    kept_v: jax.Array,
-    place: jax.Array,
-    interpret: bool,
+    rotation: tuple[jax.Array, jax.Array],
+    keys: jax.Array,
+    values: jax.Array,
+    slot: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Parts from `_attend` and the token itself as one: [B, K, G, D]; keys and values with its own."""
+    """Merges the parts of `_attend_parts` with the token itself, and writes it to slots int32 [B].
+
+    Returns the attention result [B, K, G, D], keys and values.
+    """
     from jax.experimental import pallas as pl
 
-    triton = triton_of_pallas()
-    rows, parts, kv, _, size = out.shape
-    capacity, served, half = kept_k.shape[1], token.shape[2] - 2, size // 2
-    columns = min(COLUMNS, size)
-    across = size // columns
+    batch, parts, kv_heads, group, size = outs.shape
+    capacity, half = keys.shape[1], size // 2
+    columns = min(MAX_COLUMNS, size)
+    column_blocks = size // columns
 
-    def kernel(out_ref, sizes_ref, token_ref, cos_ref, sin_ref, place_ref, *kept_and_new) -> None:  # noqa: ANN001, ANN002
-        _, _, mixed_ref, keys_ref, values_ref = kept_and_new
-        which, column = pl.program_id(2) // across, pl.program_id(2) % across
+    def kernel(outs_ref, log_sums_ref, token_ref, cos_ref, sin_ref, slot_ref, *refs) -> None:  # noqa: ANN001, ANN002
+        _, _, merged_ref, keys_ref, values_ref = refs
+        member, column = pl.program_id(2) // column_blocks, pl.program_id(2) % column_blocks
 
         def rotated(row: Any) -> tuple[jax.Array, jax.Array]:
-            halves = (token_ref[row, pl.ds(at, half)] for at in (0, half))
+            halves = (token_ref[row, pl.ds(offset, half)] for offset in (0, half))
             return rotate_halves(*halves, cos_ref[...], sin_ref[...])
 
-        key = tuple(x.astype(keys_ref.dtype) for x in rotated(served))
-        pairs = ((q.astype(jnp.float32), k.astype(jnp.float32)) for q, k in zip(rotated(which), key))
-        own = sum((q * k).sum() for q, k in pairs) * size**-0.5
-        each = sizes_ref[...]
-        most = jnp.maximum(each.max(), own)
-        share, of_own = jnp.exp(each - most), jnp.exp(own - most)
-        value = token_ref[served + 1, pl.ds(column * columns, columns)].astype(values_ref.dtype)
+        key = tuple(x.astype(keys_ref.dtype) for x in rotated(group))
+        products = (q.astype(jnp.float32) * k.astype(jnp.float32) for q, k in zip(rotated(member), key))
+        own_score = sum(product.sum() for product in products) * size**-0.5
+        log_sums = log_sums_ref[...]
+        peak = jnp.maximum(log_sums.max(), own_score)
+        shares, own_share = jnp.exp(log_sums - peak), jnp.exp(own_score - peak)
+        value = token_ref[group + 1, pl.ds(column * columns, columns)].astype(values_ref.dtype)
         at = (jax.lax.broadcasted_iota(jnp.int32, (parts, columns), axis) for axis in (0, 1))
-        there = jnp.broadcast_to(share[:, None] > 0, (parts, columns))
-        part = triton.load(out_ref.at[tuple(at)], mask=there, other=0)
-        mixed = (part * share[:, None]).sum(axis=0) + of_own * value.astype(jnp.float32)
-        mixed_ref[...] = (mixed / (share.sum() + of_own)).astype(mixed_ref.dtype)
+        # The result of a part of no keys is undefined.
+        mask = jnp.broadcast_to(shares[:, None] > 0, (parts, columns))
+        outs = triton().load(outs_ref.at[tuple(at)], mask=mask, other=0)
+        merged = (outs * shares[:, None]).sum(axis=0) + own_share * value.astype(jnp.float32)
+        merged_ref[...] = (merged / (shares.sum() + own_share)).astype(merged_ref.dtype)
 
-        # A place that is not there is not written.
-        @pl.when((which == 0) & (place_ref[...] < capacity))
+        # A slot beyond the cache is not written.
+        @pl.when((member == 0) & (slot_ref[...] < capacity))
         def _() -> None:
-            values_ref[place_ref[...], pl.ds(column * columns, columns)] = value
+            values_ref[slot_ref[...], pl.ds(column * columns, columns)] = value
 
-        @pl.when((pl.program_id(2) == 0) & (place_ref[...] < capacity))
+        @pl.when((pl.program_id(2) == 0) & (slot_ref[...] < capacity))
         def _() -> None:
             for i, x in enumerate(key):
-                keys_ref[place_ref[...], pl.ds(i * half, half)] = x
+                keys_ref[slot_ref[...], pl.ds(i * half, half)] = x
 
-    def of_kept() -> pl.BlockSpec:
-        return pl.BlockSpec((None, capacity, None, size), lambda b, h, i: (b, 0, h, 0))
+    cache_spec = pl.BlockSpec((None, capacity, None, size), lambda b, h, i: (b, 0, h, 0))
 
-    def of_row(*shape: int) -> pl.BlockSpec:
+    def sequence_spec(*shape: int) -> pl.BlockSpec:
         return pl.BlockSpec((None, *shape), lambda b, h, i: (b, *[0] * len(shape)))
 
-    return pl.pallas_call(
+    def head_and_columns(i: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return i // column_blocks, i % column_blocks
+
+    return triton_call(
         kernel,
-        grid=(rows, kv, served * across),
+        warps=2,
+        grid=(batch, kv_heads, group * column_blocks),
         in_specs=[
             pl.BlockSpec(
-                (None, parts, None, None, columns),
-                lambda b, h, i: (b, 0, h, i // across, i % across),
+                (None, parts, None, None, columns), lambda b, h, i: (b, 0, h, *head_and_columns(i))
             ),
-            pl.BlockSpec((None, parts, None, None), lambda b, h, i: (b, 0, h, i // across)),
-            pl.BlockSpec((None, None, served + 2, size), lambda b, h, i: (b, h, 0, 0)),
-            of_row(half),
-            of_row(half),
-            of_row(),
-            of_kept(),
-            of_kept(),
+            pl.BlockSpec((None, parts, None, None), lambda b, h, i: (b, 0, h, i // column_blocks)),
+            pl.BlockSpec((None, None, group + 2, size), lambda b, h, i: (b, h, 0, 0)),
+            sequence_spec(half),
+            sequence_spec(half),
+            sequence_spec(),
+            cache_spec,
+            cache_spec,
         ],
         out_specs=[
-            pl.BlockSpec((None, None, None, columns), lambda b, h, i: (b, h, i // across, i % across)),
-            of_kept(),
-            of_kept(),
+            pl.BlockSpec((None, None, None, columns), lambda b, h, i: (b, h, *head_and_columns(i))),
+            cache_spec,
+            cache_spec,
         ],
         out_shape=[
-            jax.ShapeDtypeStruct((rows, kv, served, size), token.dtype),
-            jax.ShapeDtypeStruct(kept_k.shape, kept_k.dtype),
-            jax.ShapeDtypeStruct(kept_v.shape, kept_v.dtype),
+            jax.ShapeDtypeStruct((batch, kv_heads, group, size), token.dtype),
+            jax.ShapeDtypeStruct(keys.shape, keys.dtype),
+            jax.ShapeDtypeStruct(values.shape, values.dtype),
         ],
         input_output_aliases={6: 1, 7: 2},
-        compiler_params=triton_of_pallas().CompilerParams(num_warps=2, num_stages=1),
-        interpret=interpret,
-        name="keep_one",
-    )(out, sizes, token, *turned, place, kept_k, kept_v)
+        name="flash_decode_merge",
+    )(outs, log_sums, token, *rotation, slot, keys, values)

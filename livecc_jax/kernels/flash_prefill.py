@@ -1,245 +1,278 @@
-"""Attention of a prompt to what is remembered and to itself, in one kernel (GPUs of Hopper's kind).
+"""Attention of a prompt to its KV cache and to itself, by a Mosaic GPU kernel for Hopper.
 
-FlashAttention-3 (arXiv 2407.08608): two groups of warps multiply and take exponentials in turns, a
-third one fetches keys and values. What is particular here: the query heads of a key head are its
-queries, so that blocks are full and each key is fetched once for all of them; the prompt's own keys lie
-behind the past's; and all are cut into parts that are attended to side by side, as a prompt alone has
-too few blocks for the device. After jax's own kernel for whole sequences
-(`jax.experimental.pallas.ops.gpu.attention_mgpu`, Apache 2.0), which knows neither lengths nor parts.
+FlashAttention-3 (arXiv 2407.08608): two warp groups take turns at multiplying and at exponentials,
+while a third fetches keys and values. Three things are particular here. The query heads of a key head
+become its queries, so that blocks are full and each key is fetched once for all of them. The prompt's
+own keys follow the cached ones in the cache. And the keys are divided into parts that are attended to
+in parallel (`merge_partials` merges them), because a prompt alone has too few blocks for the device.
+After JAX's own kernel for whole sequences (`jax.experimental.pallas.ops.gpu.attention_mgpu`, Apache
+2.0), which knows neither lengths nor parts.
+
+`is_supported` says where the kernels serve; `flash_decode.attention_reference` computes the same in
+plain XLA.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from livecc_jax.kernels import merge_partials, rope
 from livecc_jax.kernels.devices import MULTIPROCESSORS
-from livecc_jax.kernels.flash_decode import LEAST
+from livecc_jax.kernels.flash_decode import is_supported_dtype
 from livecc_jax.kernels.gpu import (
     GROUP,
-    in_registers,
-    mixed,
+    MIN_SCORE,
+    has_mosaic,
     mosaic,
-    multiplies,
-    scored,
-    tiled,
-    triton_of_pallas,
+    mosaic_call,
+    register_layout,
+    tiled_smem,
+    wgmma_accumulate,
+    wgmma_scores,
 )
-from livecc_jax.kernels.rope import mixed_prompt, placed_prompt
 
-BLOCK = 2 * GROUP  # queries of a block of the device
-KEYS = 128  # at a time
-STAGES = 2  # of them fetched ahead
-MOST_PARTS = 8  # of the keys
-OVERHEAD = 4.4  # what starting and ending a part costs, in blocks of keys (measured: 7 us of 1.6)
+BLOCK_ROWS = 2 * GROUP  # queries of a block, each query head being one
+BLOCK_KEYS = 128  # keys that a block multiplies at a time
+STAGES = 2  # blocks of keys in flight
+MAX_PARTS = 8  # parts that keys are divided into, at most
+PART_OVERHEAD = (
+    4.4  # time to start and end a part, in blocks of keys (measured: 7 us at 1.6 us a block)
+)
 LOG2_E = math.log2(math.e)
 
 
-def usable(qkv: jax.Array, k: jax.Array) -> bool:
-    """Whether the kernels serve these on one device of the kind there is.
+class Tuning(NamedTuple):
+    """How the kernel divides keys."""
 
-    qkv is [B, Q, K, G + 2, D], k [B, C, K, D].
+    block_keys: int = BLOCK_KEYS  # keys that a block multiplies at a time
+    parts: int | None = None  # parts that keys are divided into; None for `default_parts`
+
+
+DEFAULT_TUNING = Tuning()
+
+
+def is_supported(qkv: jax.Array, keys: jax.Array) -> bool:
+    """Whether the kernels serve on the device in scope, or on each of a mesh.
+
+    Args:
+        qkv: [B, Q, K, G + 2, D].
+        keys: [B, C, K, D], the keys of the cache.
     """
     return (
-        qkv.dtype == k.dtype
-        and qkv.dtype in (jnp.bfloat16, jnp.float16)
+        rope.is_supported()
+        and merge_partials.is_supported()
+        and is_supported_dtype(qkv, keys)
         and qkv.shape[-1] in (64, 128)
         and qkv.shape[1] > 1
-        and k.shape[1] % KEYS == 0
-        and triton_of_pallas() is not None
-        and multiplies()
+        and keys.shape[1] % BLOCK_KEYS == 0
+        and has_mosaic()
     )
 
 
-def parts_of(blocks: int, keys: int) -> int:
-    """In how many parts keys are attended to, for so many blocks of queries."""
+def default_parts(blocks: int, keys: int) -> int:
+    """The number of parts with the shortest estimated time, for `blocks` blocks of queries."""
 
     def cost(parts: int) -> float:
         rounds = -(-blocks * parts // MULTIPROCESSORS)
-        return rounds * (keys / KEYS / parts + OVERHEAD)
+        return rounds * (keys / BLOCK_KEYS / parts + PART_OVERHEAD)
 
-    return min(range(1, MOST_PARTS + 1), key=cost)
+    return min(range(1, MAX_PARTS + 1), key=cost)
 
 
-def keep_and_attend(
+def write_and_attend(
     qkv: jax.Array,
     angles: jax.Array,
-    kept: tuple[jax.Array, jax.Array],
+    cache: tuple[jax.Array, jax.Array],
     length: jax.Array,
-    interpret: Any = None,
+    tuning: Tuning = DEFAULT_TUNING,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """Rotate a prompt's queries and keys, keep its keys and values, and attend.
+    """Rotates a prompt's queries and keys, writes its keys and values to the cache, and attends.
 
-    Each query attends to the past, and of the prompt's own keys to those up to its own.
+    Each query attends to all that was in the cache, and to the prompt's tokens up to its own.
 
     Args:
-        qkv: [B, Q, K, G + 2, D], of each key head its queries, key and value; not rotated.
+        qkv: [B, Q, K, G + 2, D], for each key head its G queries, its key and its value; not rotated.
         angles: float32 [B, Q, D / 2].
-        kept: keys (rotated) and values, [B, C, K, D] each, C a multiple of 128 and room for the prompt;
-            written where they are if they are donated.
-        length: int32 [B] of what is kept without the prompt.
-        interpret: run the kernels' meaning instead, on any device.
+        cache: Keys (rotated) and values, [B, C, K, D] each, C a multiple of 128, with room for the
+            prompt; written in place if they are donated.
+        length: int32 [B], number of tokens in the cache without the prompt.
+        tuning: How the kernel divides keys.
 
     Returns:
-        ([B, Q, K * G, D], what is kept with the prompt).
+        The attention result [B, Q, K * G, D], and the cache with the prompt.
     """
-    batch, queries, kv, several, _ = qkv.shape
-    group = several - 2
-    tiles = -(-queries * group // BLOCK)
-    there = {"interpret": True} if interpret else {}
-    folded, kept = placed_prompt(qkv, angles, kept, length, tiles * BLOCK, **there)
-    parts = parts_of(tiles * kv * batch, (kept[0].shape[1] + queries) // 2)
-    out, weight = _run(folded, *kept, length, queries * group, group, parts, interpret)
-    return mixed_prompt(out, weight, queries, group, **there), kept
+    batch, count, kv_heads, heads_each, _ = qkv.shape
+    group = heads_each - 2
+    tiles = -(-count * group // BLOCK_ROWS)
+    queries, cache = rope.rotate_and_write(qkv, angles, cache, length, tiles * BLOCK_ROWS)
+    typical_keys = (cache[0].shape[1] + count) // 2
+    parts = tuning.parts or default_parts(tiles * kv_heads * batch, typical_keys)
+    outs, log_sums = flash_prefill_parts(
+        queries, *cache, length, count * group, group, parts, tuning.block_keys
+    )
+    return merge_partials.merge_prefill_partials(outs, log_sums, count, group), cache
 
 
-# A function of its own in the program, the same for every layer: else each would be compiled.
-@functools.partial(jax.jit, static_argnames=("rows", "group", "parts", "interpret"))
-def _run(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
+# Jitted, so that the program has one function for all layers, which is compiled once.
+@functools.partial(jax.jit, static_argnames=("rows", "group", "parts", "block_keys"))
+def flash_prefill_parts(
+    queries: jax.Array,
+    keys: jax.Array,
+    values: jax.Array,
     length: jax.Array,
     rows: int,
     group: int,
     parts: int,
-    interpret: Any,
+    block_keys: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """Parts of the attention of queries [B, K, R, D], R whole blocks, of which `rows` count.
+    """Attention in parts of the keys.
 
-    Returns [P, B, K, R, D], and float32 [P, B, K, R], the logarithms of the sums of exponentials, very
-    small ones for a part of no keys.
+    Args:
+        queries: [B, K, R, D], as `rope.rotate_and_write` orders them, R a multiple of 128.
+        keys: [B, C, K, D].
+        values: [B, C, K, D].
+        length: int32 [B], number of keys before the first query's own.
+        rows: How many of the R rows count.
+        group: Number of query heads for each key head.
+        parts: Number of parts P.
+        block_keys: Keys that a block multiplies at a time.
+
+    Returns:
+        The result of each part [P, B, K, R, D], and its log-sum-exp, float32 [P, B, K, R], which is
+        very small for a part of no keys.
     """
     from jax.experimental import pallas as pl
 
     gpu = mosaic()
-    batch, kv, whole_rows, size = q.shape
-    tiles = whole_rows // BLOCK
+    batch, kv_heads, padded_rows, size = queries.shape
+    tiles = padded_rows // BLOCK_ROWS
+    dtype = queries.dtype
     scale = size**-0.5 * LOG2_E
-    laid, number = in_registers(interpret)
+    layout_cast, broadcasted_iota = register_layout()
 
-    def kernel(q_ref, k_ref, v_ref, length_ref, out_ref, weight_ref, scoped):  # noqa: ANN001, ANN202
-        row, head = lax.axis_index("row"), lax.axis_index("head")
+    def kernel(q_ref, k_ref, v_ref, length_ref, out_ref, log_sum_ref, scratch):  # noqa: ANN001, ANN202
+        sequence, head = lax.axis_index("sequence"), lax.axis_index("head")
         part, tile = lax.axis_index("part"), lax.axis_index("tile")
-        who = lax.axis_index("who")
-        (q_smem, k_smem, v_smem, weight_smem), (k_there, v_there, q_there), gone, turn = scoped
-        k_gone, v_gone = gone
-        # Blocks of keys up to the own of the tile's last query; this part's of them, and how many of
-        # those are all of the past and need no mask.
-        there = length_ref[row]
-        last = lax.div(jnp.minimum((tile + 1) * BLOCK, rows) - 1, jnp.int32(group))
-        blocks = lax.div(there + last, jnp.int32(KEYS)) + 1
-        each = lax.div(blocks + parts - 1, jnp.int32(parts))
-        first = part * each
-        steps = jnp.clip(blocks - first, 0, each)
-        whole = jnp.clip(lax.div(there, jnp.int32(KEYS)) - first, 0, steps)
+        warp_group = lax.axis_index("warp_group")
+        (q_smem, k_smem, v_smem, log_sum_smem), ready, (k_free, v_free), turn = scratch
+        k_ready, v_ready, q_ready = ready
+        # All blocks of keys up to that of the tile's last query; those of this part; and how many of
+        # them lie entirely in the cache before the prompt and need no mask.
+        past = length_ref[sequence]
+        last_token = lax.div(jnp.minimum((tile + 1) * BLOCK_ROWS, rows) - 1, jnp.int32(group))
+        blocks = lax.div(past + last_token, jnp.int32(block_keys)) + 1
+        blocks_each = lax.div(blocks + parts - 1, jnp.int32(parts))
+        first_block = part * blocks_each
+        steps = jnp.clip(blocks - first_block, 0, blocks_each)
+        unmasked = jnp.clip(lax.div(past, jnp.int32(block_keys)) - first_block, 0, steps)
 
         def pass_turn() -> None:
             gpu.barrier_arrive(turn)
             gpu.barrier_wait(turn)
 
-        @pl.when(who < 2)
+        @pl.when(warp_group < 2)
         def _() -> None:
             gpu.set_max_registers(232, action="increase")
-            mine, my_weight = q_smem.at[who], weight_smem.at[who]
-            begin = tile * BLOCK + who * GROUP
-            gpu.copy_gmem_to_smem(q_ref.at[row, head, pl.ds(begin, GROUP)], mine, q_there.at[who])
-            gpu.barrier_wait(q_there.at[who])
+            own_q, own_log_sum = q_smem.at[warp_group], log_sum_smem.at[warp_group]
+            begin = tile * BLOCK_ROWS + warp_group * GROUP
+            own_rows = pl.ds(begin, GROUP)
+            gpu.copy_gmem_to_smem(q_ref.at[sequence, head, own_rows], own_q, q_ready.at[warp_group])
+            gpu.barrier_wait(q_ready.at[warp_group])
             vector = gpu.Layout.WGMMA.reduce(1)
-            most = laid(jnp.full((GROUP,), LEAST, jnp.float32), vector)
-            total = laid(jnp.zeros((GROUP,), jnp.float32), vector)
-            acc = laid(jnp.zeros((GROUP, size), jnp.float32), gpu.Layout.WGMMA)
+            peak = layout_cast(jnp.full((GROUP,), MIN_SCORE, jnp.float32), vector)
+            total = layout_cast(jnp.zeros((GROUP,), jnp.float32), vector)
+            acc = layout_cast(jnp.zeros((GROUP, size), jnp.float32), gpu.Layout.WGMMA)
 
             @pl.when(steps > 0)
             def _() -> None:
-                gpu.barrier_wait(k_there.at[0])
+                gpu.barrier_wait(k_ready.at[0])
 
-            pl.when(who == 1)(pass_turn)
+            pl.when(warp_group == 1)(pass_turn)
 
             def step(i: jax.Array, carry: tuple, masked: bool) -> tuple:
-                acc, most, total = carry
+                acc, peak, total = carry
                 slot = lax.rem(i, jnp.int32(STAGES))
 
-                scores = scored(mine, k_smem, slot, interpret, pass_turn)
-                gpu.barrier_arrive(k_gone.at[slot])
+                scores = wgmma_scores(own_q, k_smem, slot, pass_turn)
+                gpu.barrier_arrive(k_free.at[slot])
                 if masked:
-                    # A key's number times `group` against a query's own: no division.
-                    query, key = (number(jnp.int32, (GROUP, KEYS), i) for i in (0, 1))
-                    bound = there * group + begin + query
-                    scores = jnp.where((key + (first + i) * KEYS) * group <= bound, scores, -jnp.inf)
-                higher = jnp.maximum(most, scores.max(axis=1) * scale)
-                fade = jnp.exp2(most - higher)
-                p = jnp.exp2(scores * scale - lax.broadcast_in_dim(higher, scores.shape, [0]))
-                acc *= lax.broadcast_in_dim(fade, acc.shape, [0])
-                total *= fade
-                p16 = p.astype(q.dtype)
+                    # Compares a key's number times `group` with a row's: no division.
+                    row, key = (
+                        broadcasted_iota(jnp.int32, (GROUP, block_keys), axis) for axis in (0, 1)
+                    )
+                    key = key + (first_block + i) * block_keys
+                    scores = jnp.where(key * group <= past * group + begin + row, scores, -jnp.inf)
+                new_peak = jnp.maximum(peak, scores.max(axis=1) * scale)
+                decay = jnp.exp2(peak - new_peak)
+                p = jnp.exp2(scores * scale - lax.broadcast_in_dim(new_peak, scores.shape, [0]))
+                acc *= lax.broadcast_in_dim(decay, acc.shape, [0])
+                total *= decay
+                p16 = p.astype(dtype)
                 total += p.sum(axis=1)
-                acc, total, higher, p16 = lax.optimization_barrier((acc, total, higher, p16))
+                acc, total, new_peak, p16 = lax.optimization_barrier((acc, total, new_peak, p16))
                 gpu.barrier_arrive(turn)
-                gpu.barrier_wait(v_there.at[slot])
+                gpu.barrier_wait(v_ready.at[slot])
                 gpu.barrier_wait(turn)
 
-                def await_following() -> None:
-                    following = i + 1
-
-                    @pl.when(following < steps)
+                def wait_for_next_keys() -> None:
+                    @pl.when(i + 1 < steps)
                     def _() -> None:
-                        gpu.barrier_wait(k_there.at[lax.rem(following, jnp.int32(STAGES))])
+                        gpu.barrier_wait(k_ready.at[lax.rem(i + 1, jnp.int32(STAGES))])
 
-                acc = mixed(acc, p16, v_smem, slot, interpret, await_following)
-                gpu.barrier_arrive(v_gone.at[slot])
-                return acc, higher, total
+                acc = wgmma_accumulate(acc, p16, v_smem, slot, wait_for_next_keys)
+                gpu.barrier_arrive(v_free.at[slot])
+                return acc, new_peak, total
 
-            carry = acc, most, total
-            carry = lax.fori_loop(0, whole, functools.partial(step, masked=False), carry)
-            carry = lax.fori_loop(whole, steps, functools.partial(step, masked=True), carry)
-            acc, most, total = carry
-            pl.when(who == 0)(pass_turn)
-            some = jnp.maximum(total, 1e-37)  # of no keys: nothing, of very little weight
-            acc /= lax.broadcast_in_dim(some, acc.shape, [0])
-            mine[...] = acc.astype(q.dtype)
-            my_weight[...] = most / LOG2_E + jnp.log(some)
+            carry = acc, peak, total
+            carry = lax.fori_loop(0, unmasked, functools.partial(step, masked=False), carry)
+            carry = lax.fori_loop(unmasked, steps, functools.partial(step, masked=True), carry)
+            acc, peak, total = carry
+            pl.when(warp_group == 0)(pass_turn)
+            total = jnp.maximum(total, 1e-37)  # a part of no keys gives zeros of very small weight
+            acc /= lax.broadcast_in_dim(total, acc.shape, [0])
+            own_q[...] = acc.astype(dtype)
+            own_log_sum[...] = peak / LOG2_E + jnp.log(total)
             gpu.commit_smem()
-            gpu.copy_smem_to_gmem(mine, out_ref.at[part, row, head, pl.ds(begin, GROUP)])
-            gpu.copy_smem_to_gmem(my_weight, weight_ref.at[part, row, head, pl.ds(begin, GROUP)])
+            gpu.copy_smem_to_gmem(own_q, out_ref.at[part, sequence, head, own_rows])
+            gpu.copy_smem_to_gmem(own_log_sum, log_sum_ref.at[part, sequence, head, own_rows])
             gpu.wait_smem_to_gmem(0)
 
-        @pl.when(who == 2)
+        @pl.when(warp_group == 2)
         def _() -> None:
             gpu.set_max_registers(40, action="decrease")
 
-            def fetch(i: jax.Array, what: str) -> None:
-                keys = row, pl.ds((first + i) * KEYS, KEYS), head
+            def fetch(i: jax.Array, ref: Any, smem: Any, ready: Any) -> None:
+                block = sequence, pl.ds((first_block + i) * block_keys, block_keys), head
                 slot = lax.rem(i, jnp.int32(STAGES))
-                to, there, kept = (k_smem, k_there, k_ref) if what == "k" else (v_smem, v_there, v_ref)
-                gpu.copy_gmem_to_smem(kept.at[keys], to.at[slot], there.at[slot])
+                gpu.copy_gmem_to_smem(ref.at[block], smem.at[slot], ready.at[slot])
 
             @pl.loop(0, jnp.minimum(steps, STAGES))
             def _(i: jax.Array) -> None:
-                fetch(i, "k")
-                fetch(i, "v")
+                fetch(i, k_ref, k_smem, k_ready)
+                fetch(i, v_ref, v_smem, v_ready)
 
             @pl.loop(STAGES, jnp.maximum(steps, STAGES))
             def _(i: jax.Array) -> None:
                 slot = lax.rem(i, jnp.int32(STAGES))
-                gpu.barrier_wait(k_gone.at[slot])
-                fetch(i, "k")
-                gpu.barrier_wait(v_gone.at[slot])
-                fetch(i, "v")
+                gpu.barrier_wait(k_free.at[slot])
+                fetch(i, k_ref, k_smem, k_ready)
+                gpu.barrier_wait(v_free.at[slot])
+                fetch(i, v_ref, v_smem, v_ready)
 
     def entry(*refs) -> None:  # noqa: ANN002
-        of_heads = functools.partial(tiled, q.dtype)
+        smem = functools.partial(tiled_smem, dtype)
         pl.run_scoped(
-            lambda *scoped: kernel(*refs, scoped),
+            lambda *scratch: kernel(*refs, scratch),
             [
-                of_heads(2, GROUP, size),
-                of_heads(STAGES, KEYS, size),
-                of_heads(STAGES, KEYS, size),
+                smem(2, GROUP, size),
+                smem(STAGES, block_keys, size),
+                smem(STAGES, block_keys, size),
                 gpu.SMEM((2, GROUP), jnp.float32),
             ],
             (
@@ -249,20 +282,16 @@ def _run(
             ),
             (gpu.Barrier(num_arrivals=2, num_barriers=STAGES),) * 2,
             gpu.Barrier(num_arrivals=2),
-            collective_axes="who",
+            collective_axes="warp_group",
         )
 
-    return gpu.kernel(
+    return mosaic_call(
         entry,
+        # Blocks of one part, which read the same keys, run at the same time.
+        grid={"sequence": batch, "head": kv_heads, "part": parts, "tile": tiles},
+        warp_groups=3,
         out_type=[
-            jax.ShapeDtypeStruct((parts, *q.shape), q.dtype),
-            jax.ShapeDtypeStruct((parts, *q.shape[:-1]), jnp.float32),
+            jax.ShapeDtypeStruct((parts, *queries.shape), dtype),
+            jax.ShapeDtypeStruct((parts, *queries.shape[:-1]), jnp.float32),
         ],
-        # Side by side run blocks of one part, which read the same keys.
-        grid=(batch, kv, parts, tiles),
-        grid_names=("row", "head", "part", "tile"),
-        num_threads=3,
-        thread_name="who",
-        compiler_params=gpu.CompilerParams(approx_math=True),
-        interpret=interpret,
-    )(q, k, v, length)
+    )(queries, keys, values, length)

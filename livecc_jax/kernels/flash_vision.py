@@ -1,9 +1,13 @@
-"""Attention of everything in a window to everything in it, in one kernel (GPUs of Hopper's kind).
+"""Attention within the windows of the vision tower, not causal, by a Mosaic GPU kernel for Hopper.
 
-The vision tower's heads have 80 values. cuDNN multiplies such as if they were 128; here products are as
-wide as the heads are. After FlashAttention-3 (arXiv 2407.08608), as `attention_prompt`: groups of warps
-multiply and take exponentials in turns, another one fetches keys and values. Three groups of 64 queries
-to a block: 1,536 patches of 16 heads are then 128 blocks, at once on the 132 processors of an H100.
+The tower's heads have 80 values, which cuDNN multiplies as if they were 128; here products are as wide
+as the heads are. After FlashAttention-3 (arXiv 2407.08608) like `flash_prefill`: warp groups take turns
+at multiplying and at exponentials, while another one fetches keys and values. A block has three groups
+of 64 queries, so that 1,536 patches of 16 heads are 128 blocks, which run at once on the 132
+multiprocessors of an H100.
+
+`is_supported` says where the kernel serves; `window_attention_reference` computes the same in plain
+XLA.
 """
 
 from __future__ import annotations
@@ -15,46 +19,60 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from livecc_jax.kernels import rope
 from livecc_jax.kernels.devices import single_gpu
-from livecc_jax.kernels.flash_decode import LEAST
 from livecc_jax.kernels.flash_prefill import LOG2_E
 from livecc_jax.kernels.gpu import (
     GROUP,
-    in_registers,
-    mixed,
+    MIN_SCORE,
+    has_mosaic,
     mosaic,
-    multiplies,
-    scored,
-    tiled,
-    triton_of_pallas,
+    mosaic_call,
+    register_layout,
+    tiled_smem,
+    wgmma_accumulate,
+    wgmma_scores,
 )
+from livecc_jax.kernels.interpret import interpreting
 
-GROUPS = 3  # of warps that multiply
-BLOCK = GROUPS * GROUP  # queries of a block of the device
-KEYS = 96  # at a time; divides BLOCK
-STAGES = 3  # of them fetched ahead
-WIDEST = 96  # values of a head: what fits in the registers of a group
+GROUPS = 3  # warp groups that multiply
+BLOCK_ROWS = GROUPS * GROUP  # queries of a block
+BLOCK_KEYS = 96  # keys that a block multiplies at a time; divides BLOCK_ROWS
+STAGES = 3  # blocks of keys in flight
+MAX_HEAD_DIM = 96  # values of a head at most: what fits in the registers of a warp group
 
 
-def usable(dtype: Any, size: int) -> bool:
-    """Whether the kernel serves heads of so many values here, with this jax."""
+def is_supported(dtype: Any, head_dim: int) -> bool:
+    """Whether the kernel, and `rope.rotate_windows` before it, serve on the device in scope.
+
+    Args:
+        dtype: Data type of queries, keys and values.
+        head_dim: Number of values of a head.
+    """
     return (
         single_gpu()
-        and dtype in (jnp.bfloat16, jnp.float16)
-        and size % 16 == 0
-        and size <= WIDEST
-        and triton_of_pallas() is not None  # for `rotate_rows`
-        and multiplies()
+        and (dtype in (jnp.bfloat16, jnp.float16) or (interpreting() and dtype == jnp.float32))
+        and head_dim % 16 == 0
+        and head_dim <= MAX_HEAD_DIM
+        and rope.is_supported()
+        and has_mosaic()
     )
 
 
-@functools.partial(jax.jit, static_argnames="interpret")
-def attend(qkv: jax.Array, interpret: Any = None) -> jax.Array:
-    """Attention within windows.
+def window_attention_reference(qkv: jax.Array) -> jax.Array:
+    """What `window_attention` computes, step by step in float32."""
+    q, k, v = (qkv[:, :, i].astype(jnp.float32) for i in range(3))
+    scores = jnp.einsum("wqhd,wkhd->whqk", q, k) * q.shape[-1] ** -0.5
+    out = jnp.einsum("whqk,wkhd->wqhd", jax.nn.softmax(scores, axis=-1), v)
+    return out.astype(qkv.dtype)
+
+
+@jax.jit  # so that the program has one function for all layers, which is compiled once
+def window_attention(qkv: jax.Array) -> jax.Array:
+    """Attention of each patch of a window to all patches of the window.
 
     Args:
         qkv: [W, S, 3, H, D], queries and keys rotated.
-        interpret: run the kernel's meaning instead, on any device.
 
     Returns:
         [W, S, H, D].
@@ -63,120 +81,122 @@ def attend(qkv: jax.Array, interpret: Any = None) -> jax.Array:
 
     gpu = mosaic()
     windows, length, _, heads, size = qkv.shape
-    # What is fetched beyond an array is 0, and what is put there is dropped; but rows are fetched by
-    # eights, and the interpreter has no beyond.
-    rows = length + -length % (BLOCK if interpret else 8)
+    dtype = qkv.dtype
+    # On a GPU what is fetched beyond an array is 0 and what is written there is dropped, in whole
+    # groups of eight rows. The interpreter needs whole blocks.
+    rows = length + -length % (BLOCK_ROWS if interpreting() else 8)
     qkv = jnp.pad(qkv, ((0, 0), (0, rows - length), (0, 0), (0, 0), (0, 0)))
-    steps = -(-length // KEYS)
+    steps = -(-length // BLOCK_KEYS)
     scale = size**-0.5 * LOG2_E
-    laid, number = in_registers(interpret)
+    layout_cast, broadcasted_iota = register_layout()
 
-    def kernel(qkv_ref, out_ref, scoped):  # noqa: ANN001, ANN202
+    def kernel(qkv_ref, out_ref, scratch):  # noqa: ANN001, ANN202
         window, head, tile = (lax.axis_index(name) for name in ("window", "head", "tile"))
-        who = lax.axis_index("who")
-        (q_smem, k_smem, v_smem), (k_there, v_there, q_there), (k_gone, v_gone), turn = scoped
+        warp_group = lax.axis_index("warp_group")
+        (q_smem, k_smem, v_smem), (k_ready, v_ready, q_ready), (k_free, v_free), turn = scratch
 
-        @pl.when(who < GROUPS)
+        @pl.when(warp_group < GROUPS)
         def _() -> None:
             gpu.set_max_registers(160, action="increase")
-            mine = q_smem.at[who]
-            queries = window, pl.ds(tile * BLOCK + who * GROUP, GROUP), head
-            gpu.copy_gmem_to_smem(qkv_ref.at[queries], mine, q_there.at[who])
-            gpu.barrier_wait(q_there.at[who])
+            own_q = q_smem.at[warp_group]
+            own_rows = window, pl.ds(tile * BLOCK_ROWS + warp_group * GROUP, GROUP), head
+            gpu.copy_gmem_to_smem(qkv_ref.at[own_rows], own_q, q_ready.at[warp_group])
+            gpu.barrier_wait(q_ready.at[warp_group])
             vector = gpu.Layout.WGMMA.reduce(1)
-            most = laid(jnp.full((GROUP,), LEAST, jnp.float32), vector)
-            total = laid(jnp.zeros((GROUP,), jnp.float32), vector)
-            acc = laid(jnp.zeros((GROUP, size), jnp.float32), gpu.Layout.WGMMA)
+            peak = layout_cast(jnp.full((GROUP,), MIN_SCORE, jnp.float32), vector)
+            total = layout_cast(jnp.zeros((GROUP,), jnp.float32), vector)
+            acc = layout_cast(jnp.zeros((GROUP, size), jnp.float32), gpu.Layout.WGMMA)
 
-            def give_turn() -> None:
-                gpu.barrier_arrive(turn.at[lax.rem(who + 1, jnp.int32(GROUPS))])
+            def pass_turn() -> None:
+                gpu.barrier_arrive(turn.at[lax.rem(warp_group + 1, jnp.int32(GROUPS))])
 
             def score(slot: jax.Array | int) -> jax.Array:
-                """Products with a block of keys; the next group may begin once they are under way."""
-
-                scores = scored(mine, k_smem, slot, interpret, give_turn)
-                gpu.barrier_arrive(k_gone.at[slot])
+                """Products with a block of keys; the next group may begin once they are issued."""
+                scores = wgmma_scores(own_q, k_smem, slot, pass_turn)
+                gpu.barrier_arrive(k_free.at[slot])
                 return scores
 
-            def mix(p16: jax.Array, acc: jax.Array, slot: jax.Array | int) -> jax.Array:
-                acc = mixed(acc, p16, v_smem, slot, interpret)
-                gpu.barrier_arrive(v_gone.at[slot])
+            def accumulate(p16: jax.Array, acc: jax.Array, slot: jax.Array | int) -> jax.Array:
+                acc = wgmma_accumulate(acc, p16, v_smem, slot)
+                gpu.barrier_arrive(v_free.at[slot])
                 return acc
 
-            def weigh(scores: jax.Array, acc: jax.Array, most: jax.Array, total: jax.Array) -> tuple:
-                higher = jnp.maximum(most, scores.max(axis=1) * scale)
-                fade = jnp.exp2(most - higher)
-                p = jnp.exp2(scores * scale - lax.broadcast_in_dim(higher, scores.shape, [0]))
-                acc *= lax.broadcast_in_dim(fade, acc.shape, [0])
-                total = total * fade + p.sum(axis=1)
-                return lax.optimization_barrier((p.astype(qkv.dtype), acc, higher, total))
+            def softmax_step(
+                scores: jax.Array, acc: jax.Array, peak: jax.Array, total: jax.Array
+            ) -> tuple:
+                new_peak = jnp.maximum(peak, scores.max(axis=1) * scale)
+                decay = jnp.exp2(peak - new_peak)
+                p = jnp.exp2(scores * scale - lax.broadcast_in_dim(new_peak, scores.shape, [0]))
+                acc *= lax.broadcast_in_dim(decay, acc.shape, [0])
+                total = total * decay + p.sum(axis=1)
+                return lax.optimization_barrier((p.astype(dtype), acc, new_peak, total))
 
             def step(i: jax.Array, carry: tuple) -> tuple:
                 scores, *carry = carry
-                slot, following = (lax.rem(n, jnp.int32(STAGES)) for n in (i, i + 1))
-                p16, acc, most, total = weigh(scores, *carry)
-                gpu.barrier_wait(v_there.at[slot])
-                gpu.barrier_wait(k_there.at[following])
-                gpu.barrier_wait(turn.at[who])
-                acc = mix(p16, acc, slot)
-                return score(following), acc, most, total
+                slot, next_slot = (lax.rem(n, jnp.int32(STAGES)) for n in (i, i + 1))
+                p16, acc, peak, total = softmax_step(scores, *carry)
+                gpu.barrier_wait(v_ready.at[slot])
+                gpu.barrier_wait(k_ready.at[next_slot])
+                gpu.barrier_wait(turn.at[warp_group])
+                acc = accumulate(p16, acc, slot)
+                return score(next_slot), acc, peak, total
 
             # One group multiplies at a time, while others take exponentials.
-            pl.when(who == GROUPS - 1)(give_turn)
-            gpu.barrier_wait(k_there.at[0])
-            gpu.barrier_wait(turn.at[who])
-            carry = score(0), acc, most, total
+            pl.when(warp_group == GROUPS - 1)(pass_turn)
+            gpu.barrier_wait(k_ready.at[0])
+            gpu.barrier_wait(turn.at[warp_group])
+            carry = score(0), acc, peak, total
             scores, *carry = lax.fori_loop(0, steps - 1, step, carry)
-            if length % KEYS:
-                key = number(jnp.int32, (GROUP, KEYS), 1)
-                scores = jnp.where(key < length - (steps - 1) * KEYS, scores, -jnp.inf)
-            p16, acc, _, total = weigh(scores, *carry)
-            last = (steps - 1) % STAGES
-            gpu.barrier_wait(v_there.at[last])
-            gpu.barrier_wait(turn.at[who])
-            acc = mix(p16, acc, last)
-            pl.when(who < GROUPS - 1)(give_turn)
+            if length % BLOCK_KEYS:
+                key = broadcasted_iota(jnp.int32, (GROUP, BLOCK_KEYS), 1)
+                scores = jnp.where(key < length - (steps - 1) * BLOCK_KEYS, scores, -jnp.inf)
+            p16, acc, _, total = softmax_step(scores, *carry)
+            last_slot = (steps - 1) % STAGES
+            gpu.barrier_wait(v_ready.at[last_slot])
+            gpu.barrier_wait(turn.at[warp_group])
+            acc = accumulate(p16, acc, last_slot)
+            pl.when(warp_group < GROUPS - 1)(pass_turn)
             acc /= lax.broadcast_in_dim(total, acc.shape, [0])
-            mine[...] = acc.astype(qkv.dtype)
+            own_q[...] = acc.astype(dtype)
             gpu.commit_smem()
-            gpu.copy_smem_to_gmem(mine, out_ref.at[queries])
+            gpu.copy_smem_to_gmem(own_q, out_ref.at[own_rows])
             gpu.wait_smem_to_gmem(0)
 
-        @pl.when(who == GROUPS)
+        @pl.when(warp_group == GROUPS)
         def _() -> None:
             gpu.set_max_registers(24, action="decrease")
 
-            def fetch(i: jax.Array, slot: jax.Array, what: int, to, there) -> None:  # noqa: ANN001
-                keys = window, pl.ds(i * KEYS, KEYS), what * heads + head
-                gpu.copy_gmem_to_smem(qkv_ref.at[keys], to.at[slot], there.at[slot])
+            def fetch(i: jax.Array, slot: jax.Array, which: int, smem, ready) -> None:  # noqa: ANN001
+                block = window, pl.ds(i * BLOCK_KEYS, BLOCK_KEYS), which * heads + head
+                gpu.copy_gmem_to_smem(qkv_ref.at[block], smem.at[slot], ready.at[slot])
 
             @pl.loop(0, min(steps, STAGES))
             def _(i: jax.Array) -> None:
-                fetch(i, i, 1, k_smem, k_there)
-                fetch(i, i, 2, v_smem, v_there)
+                fetch(i, i, 1, k_smem, k_ready)
+                fetch(i, i, 2, v_smem, v_ready)
 
             @pl.loop(STAGES, max(steps, STAGES))
             def _(i: jax.Array) -> None:
                 slot = lax.rem(i, jnp.int32(STAGES))
-                gpu.barrier_wait(k_gone.at[slot])
-                fetch(i, slot, 1, k_smem, k_there)
-                gpu.barrier_wait(v_gone.at[slot])
-                fetch(i, slot, 2, v_smem, v_there)
+                gpu.barrier_wait(k_free.at[slot])
+                fetch(i, slot, 1, k_smem, k_ready)
+                gpu.barrier_wait(v_free.at[slot])
+                fetch(i, slot, 2, v_smem, v_ready)
 
-            if steps > STAGES:  # all that was fetched is used before the block ends
+            if steps > STAGES:  # the block must not end before all that was fetched is used
                 for slot in range(STAGES):
-                    gpu.barrier_wait(k_gone.at[slot])
-                    gpu.barrier_wait(v_gone.at[slot])
+                    gpu.barrier_wait(k_free.at[slot])
+                    gpu.barrier_wait(v_free.at[slot])
 
     def entry(*refs) -> None:  # noqa: ANN002
         # The widest swizzle that a head and a block of keys are multiples of.
         swizzle = next(
-            n for n in (128, 64, 32) if all(m * qkv.dtype.itemsize % n == 0 for m in (size, KEYS))
+            n for n in (128, 64, 32) if all(m * dtype.itemsize % n == 0 for m in (size, BLOCK_KEYS))
         )
-        of_heads = functools.partial(tiled, qkv.dtype, swizzle=swizzle)
+        smem = functools.partial(tiled_smem, dtype, swizzle=swizzle)
         pl.run_scoped(
-            lambda *scoped: kernel(*refs, scoped),
-            [of_heads(GROUPS, GROUP, size), *[of_heads(STAGES, KEYS, size)] * 2],
+            lambda *scratch: kernel(*refs, scratch),
+            [smem(GROUPS, GROUP, size), *[smem(STAGES, BLOCK_KEYS, size)] * 2],
             (
                 gpu.Barrier(num_barriers=STAGES),
                 gpu.Barrier(num_barriers=STAGES),
@@ -184,18 +204,14 @@ def attend(qkv: jax.Array, interpret: Any = None) -> jax.Array:
             ),
             (gpu.Barrier(num_arrivals=GROUPS, num_barriers=STAGES),) * 2,
             gpu.Barrier(num_barriers=GROUPS),
-            collective_axes="who",
+            collective_axes="warp_group",
         )
 
-    out = gpu.kernel(
+    out = mosaic_call(
         entry,
-        out_type=jax.ShapeDtypeStruct((windows, rows, heads, size), qkv.dtype),
-        # Side by side run blocks of one head, which read the same keys.
-        grid=(windows, heads, -(-length // BLOCK)),
-        grid_names=("window", "head", "tile"),
-        num_threads=GROUPS + 1,
-        thread_name="who",
-        compiler_params=gpu.CompilerParams(approx_math=True),
-        interpret=interpret,
+        # Blocks of one head, which read the same keys, run at the same time.
+        grid={"window": windows, "head": heads, "tile": -(-length // BLOCK_ROWS)},
+        warp_groups=GROUPS + 1,
+        out_type=jax.ShapeDtypeStruct((windows, rows, heads, size), dtype),
     )(qkv.reshape(windows, rows, 3 * heads, size))
     return out[:, :length]

@@ -1,8 +1,11 @@
-"""What stands between matrix products of several rows, in one kernel (GPU).
+"""What stands between two matrix products of several rows, in one kernel by Triton.
 
-A residual and a norm, or an activation, and where the next product is of eight bits its input's scale
-and rounding. Plain XLA takes two to four kernels for it, and writes and reads between them what here
-stays in registers: of many tokens in eight bits that is as long as a third of the products themselves.
+That is a residual and a norm, or an activation; and where the next product is in 8-bit floats, also the
+scale and the rounding of its input. Plain XLA takes two to four kernels for it, and writes and reads
+between them what here stays in registers.
+
+`is_supported` says where the kernels serve; `quantize_rows_reference` and `add_and_norm_reference`
+compute the same in plain XLA.
 """
 
 from __future__ import annotations
@@ -14,212 +17,223 @@ import jax
 import jax.numpy as jnp
 
 from livecc_jax.kernels.activations import quick_gelu
-from livecc_jax.kernels.devices import FP8_CONVERSION, gpu_capability, single_gpu
-from livecc_jax.kernels.gpu import triton_of_pallas
+from livecc_jax.kernels.devices import converts_e4m3, single_gpu
+from livecc_jax.kernels.gpu import has_triton, triton, triton_call
 from livecc_jax.kernels.norms import LayerNorm, Norm
+from livecc_jax.kernels.quantized import E4M3, E4M3_MAX, MIN_ABS_MAX, QuantizedArray, quantize_e4m3
 
-E4M3 = jnp.float8_e4m3fn
-LARGEST = float(jnp.finfo(E4M3).max)  # 448
-SMALLEST = 1e-12  # a row's largest value, so that a row of zeros has a scale
-STEPS = (256, 512, 1024, 2048, 4096)  # values of a row in one array: powers of two, as rows are not
-PIECES = 5  # arrays that a row is in, at most if that can be
-VALUES = 8  # of an array that a thread has: 16 bytes
+CHUNKS = (256, 512, 1024, 2048, 4096)  # values of a chunk: a power of two, which rows are not
+MAX_CHUNKS = 5  # chunks that a row is divided into, where the largest chunk allows it
+THREAD_VALUES = 8  # values of a chunk that a thread holds: 16 bytes
 
-Between = Literal["gate", "gelu"]
+# What follows a matrix product: `gate`, the first half of its outputs goes through SiLU and multiplies
+# the second half; `gelu`, each output goes through `activations.quick_gelu`.
+Epilogue = Literal["gate", "gelu"]
 
 
-class Raw(NamedTuple):
-    """What a product of eight bits gives before it is scaled."""
+class UnscaledProduct(NamedTuple):
+    """The result of a matrix product in 8-bit floats before its scales and bias are applied."""
 
-    sums: jax.Array  # [M, *outputs]
-    own: jax.Array  # float32 [M, 1], of each row
-    scale: jax.Array  # float32 [*outputs]
+    product: jax.Array  # [M, *outputs]
+    row_scale: jax.Array  # float32 [M, 1], the scale of each row of the input
+    scale: jax.Array  # float32 [*outputs], the scale of each output's weights
     bias: jax.Array | None  # [*outputs]
 
     def scaled(self) -> jax.Array:
-        """The outcome, [M, *outputs] in the dtype of the sums."""
-        own = self.own.reshape(-1, *[1] * self.scale.ndim)
-        y = self.sums.astype(jnp.float32) * own * self.scale
-        return (y if self.bias is None else y + self.bias).astype(self.sums.dtype)
+        """Applies scales and bias: [M, *outputs] in the dtype of the product."""
+        row_scale = self.row_scale.reshape(-1, *[1] * self.scale.ndim)
+        y = self.product.astype(jnp.float32) * row_scale * self.scale
+        return (y if self.bias is None else y + self.bias).astype(self.product.dtype)
 
 
-class Narrow(NamedTuple):
-    """Rows in 8-bit floats, each with a scale of its own."""
-
-    values: jax.Array  # float8_e4m3fn [..., K]
-    scale: jax.Array  # float32 [..., 1], that they are to be multiplied by
-
-
-class Sum(NamedTuple):
-    """Rows x + y, not added yet: the next norm does so on the way."""
+class DeferredResidual(NamedTuple):
+    """A residual stream x + y whose addition is left to the norm that follows."""
 
     x: jax.Array  # [..., D]
-    y: jax.Array | Raw  # [..., D], or of as many rows
+    y: jax.Array | UnscaledProduct  # [..., D], or [M, D] with as many rows
 
-    def added(self) -> jax.Array:
-        """[..., D]."""
-        y = self.y.scaled() if isinstance(self.y, Raw) else self.y
+    def add(self) -> jax.Array:
+        """Returns x + y, [..., D]."""
+        y = self.y.scaled() if isinstance(self.y, UnscaledProduct) else self.y
         return self.x + y.reshape(self.x.shape)
 
 
-def usable(eight: bool) -> bool:
-    """Whether the kernel serves here, with this jax, for rows that are to have eight bits or not."""
-    return (
-        single_gpu()
-        and (not eight or gpu_capability() >= FP8_CONVERSION)
-        and triton_of_pallas() is not None
-    )
-
-
-def narrow_rows(
-    x: jax.Array | Raw,
-    norm: Norm | None = None,
-    between: Between | None = None,
-    interpret: bool = False,
-) -> Narrow:
-    """Rows in 8-bit floats.
+def is_supported(quantized: bool) -> bool:
+    """Whether the kernels serve on the device in scope.
 
     Args:
-        x: [M, K]; or what another product gave, [M, 2, K] for a gate.
-        norm: normalises each row first.
-        between: `gate`, the first of two goes through SiLU and multiplies the second; `gelu`, each
-            value goes through `activations.quick_gelu`.
-        interpret: run the kernel's meaning instead, on any device.
+        quantized: Whether their result is to be in 8-bit floats.
+    """
+    return single_gpu() and (not quantized or converts_e4m3()) and has_triton()
+
+
+def quantize_rows_reference(
+    x: jax.Array | UnscaledProduct, norm: Norm | None = None, epilogue: Epilogue | None = None
+) -> QuantizedArray:
+    """What `quantize_rows` computes, step by step."""
+    y = x.scaled() if isinstance(x, UnscaledProduct) else x
+    y = y if norm is None else norm(y)
+    if epilogue == "gate":
+        y = jax.nn.silu(y[:, 0]) * y[:, 1]
+    elif epilogue == "gelu":
+        y = quick_gelu(y)
+    return quantize_e4m3(y)
+
+
+def quantize_rows(
+    x: jax.Array | UnscaledProduct, norm: Norm | None = None, epilogue: Epilogue | None = None
+) -> QuantizedArray:
+    """Rounds rows to 8-bit floats, after a norm or an epilogue.
+
+    Args:
+        x: [M, K], or the result of another product: [M, K], or [M, 2, K] for the epilogue `gate`.
+        norm: Norm applied to each row first.
+        epilogue: What is applied to the product.
 
     Returns:
-        [M, K].
+        float8_e4m3fn [M, K] with a scale for each row.
     """
-    return _in_one_kernel(None, x, norm, between, True, "narrow_rows", interpret)[1]
+    return _call(None, x, norm, epilogue, True, "quantize_rows")[1]
+
+
+def add_and_norm_reference(
+    residual: DeferredResidual, norm: Norm, quantized: bool
+) -> tuple[jax.Array, jax.Array | QuantizedArray]:
+    """What `add_and_norm` computes, step by step."""
+    total = residual.add()
+    out = norm(total)
+    return total, quantize_e4m3(out) if quantized else out
 
 
 def add_and_norm(
-    rows: Sum, norm: Norm, eight: bool, interpret: bool = False
-) -> tuple[jax.Array, jax.Array | Narrow]:
-    """A sum of rows, and the sum normed.
+    residual: DeferredResidual, norm: Norm, quantized: bool
+) -> tuple[jax.Array, jax.Array | QuantizedArray]:
+    """Adds a deferred residual and normalizes the sum.
 
     Args:
-        rows: [..., D].
-        norm: of D values.
-        eight: whether the second outcome is to be of eight bits.
-        interpret: run the kernel's meaning instead, on any device.
+        residual: Of [..., D].
+        norm: Norm over D values.
+        quantized: Whether the normalized rows are rounded to 8-bit floats.
 
     Returns:
-        ([..., D], [..., D] in its dtype or `Narrow`).
+        The sum [..., D] and the normalized sum [..., D], in x's dtype or as a `QuantizedArray`.
     """
-    x, y = rows
-    y = y if isinstance(y, Raw) else y.reshape(-1, y.shape[-1])
-    flat = x.reshape(-1, x.shape[-1])
-    total, out = _in_one_kernel(flat, y, norm, None, eight, "add_and_norm", interpret)
+    x, y = residual
+    y = y if isinstance(y, UnscaledProduct) else y.reshape(-1, y.shape[-1])
+    rows = x.reshape(-1, x.shape[-1])
+    total, out = _call(rows, y, norm, None, quantized, "add_and_norm")
     return total.reshape(x.shape), jax.tree.map(lambda a: a.reshape(*x.shape[:-1], -1), out)
 
 
-def _in_one_kernel(
-    add: jax.Array | None,
-    x: jax.Array | Raw,
+def _call(
+    residual: jax.Array | None,
+    x: jax.Array | UnscaledProduct,
     norm: Norm | None,
-    between: Between | None,
-    eight: bool,
+    epilogue: Epilogue | None,
+    quantized: bool,
     name: str,
-    interpret: bool,
-) -> tuple[jax.Array | None, jax.Array | Narrow]:
-    """x [M, K], + add [M, K] if there is any, normed: (the sum, what is made of it)."""
+) -> tuple[jax.Array | None, jax.Array | QuantizedArray]:
+    """The kernel of both public functions, a row by each block.
+
+    x is [M, K], and residual, if there is one, [M, K]. Returns the sum of both, or None without a
+    residual, and what norm, epilogue and rounding make of it.
+    """
     from jax.experimental import pallas as pl
 
-    triton = triton_of_pallas()
-    sums = x.sums.reshape(len(x.sums), -1) if isinstance(x, Raw) else x
-    rows, given = sums.shape
-    size = given // 2 if between == "gate" else given
-    step = next((n for n in STEPS if n * PIECES >= size), STEPS[-1])
+    product = x.product.reshape(len(x.product), -1) if isinstance(x, UnscaledProduct) else x
+    rows, width = product.shape
+    size = width // 2 if epilogue == "gate" else width
+    chunk = next((n for n in CHUNKS if n * MAX_CHUNKS >= size), CHUNKS[-1])
 
-    def of_row(wide: int) -> Any:
-        return pl.BlockSpec((None, wide), lambda i: (i, 0))
+    def row_spec(width: int) -> Any:
+        return pl.BlockSpec((None, width), lambda i: (i, 0))
 
-    of_one = pl.BlockSpec((None,), lambda i: (i,))
-    along = {"sums": (sums, of_row(given))}
-    if isinstance(x, Raw):
-        along["own"] = x.own[:, 0], of_one
-    if add is not None:
-        along["add"] = add, of_row(size)
-    weights = {"scale": x.scale, "bias": x.bias} if isinstance(x, Raw) else {}
-    for key, operand in weights.items():
-        if operand is not None:
-            along[key] = operand.reshape(-1), pl.BlockSpec((given,), lambda i: (0,))
-    of_norm = pl.BlockSpec((size,), lambda i: (0,))
+    scalar_spec = pl.BlockSpec((None,), lambda i: (i,))
+    operands = {"product": (product, row_spec(width))}
+    if isinstance(x, UnscaledProduct):
+        operands["row_scale"] = x.row_scale[:, 0], scalar_spec
+    if residual is not None:
+        operands["residual"] = residual, row_spec(size)
+    weights = {"scale": x.scale, "bias": x.bias} if isinstance(x, UnscaledProduct) else {}
+    for key, weight in weights.items():
+        if weight is not None:
+            operands[key] = weight.reshape(-1), pl.BlockSpec((width,), lambda i: (0,))
+    norm_spec = pl.BlockSpec((size,), lambda i: (0,))
     if isinstance(norm, LayerNorm) and norm.layer is not None:
-        of_norm = pl.BlockSpec((None, size), lambda i: (norm.layer, 0))
+        norm_spec = pl.BlockSpec((None, size), lambda i: (norm.layer, 0))
     if norm is not None:
-        along["norm"] = norm.scale, of_norm
+        operands["norm_scale"] = norm.scale, norm_spec
     if isinstance(norm, LayerNorm):
-        along["shift"] = norm.bias, of_norm
+        operands["norm_bias"] = norm.bias, norm_spec
 
     def kernel(refs: dict, outs: dict) -> None:
-        places = [begin + jnp.arange(step) for begin in range(0, size, step)]
-        reals = [at < size for at in places]
+        columns = [begin + jnp.arange(chunk) for begin in range(0, size, chunk)]
+        masks = [column < size for column in columns]
 
-        def part(key: str, at: jax.Array, real: jax.Array) -> jax.Array:
-            return triton.load(refs[key].at[at], mask=real, other=0).astype(jnp.float32)
+        def load(key: str, column: jax.Array, mask: jax.Array) -> jax.Array:
+            return triton().load(refs[key].at[column], mask=mask, other=0).astype(jnp.float32)
 
-        def product(at: jax.Array, real: jax.Array) -> jax.Array:
-            y = part("sums", at, real)
-            if "own" in refs:
-                y = y * refs["own"][...] * part("scale", at, real)
-            return y + part("bias", at, real) if "bias" in refs else y
+        def load_product(column: jax.Array, mask: jax.Array) -> jax.Array:
+            y = load("product", column, mask)
+            if "row_scale" in refs:
+                y = y * refs["row_scale"][...] * load("scale", column, mask)
+            return y + load("bias", column, mask) if "bias" in refs else y
 
-        def outcome(at: jax.Array, real: jax.Array) -> jax.Array:
-            y = product(at, real)
-            if between == "gate":
-                y = y * jax.nn.sigmoid(y) * product(at + size, real)
-            elif between == "gelu":
-                y = jnp.where(real, quick_gelu(y), 0)
-            if add is not None:
-                # Rounded as it is where it is not added here.
-                y = part("add", at, real) + y.astype(add.dtype).astype(jnp.float32)
-                total = y.astype(add.dtype)
-                triton.store(outs["sum"].at[at], total, mask=real)
+        def before_norm(column: jax.Array, mask: jax.Array) -> jax.Array:
+            y = load_product(column, mask)
+            if epilogue == "gate":
+                y = y * jax.nn.sigmoid(y) * load_product(column + size, mask)
+            elif epilogue == "gelu":
+                y = jnp.where(mask, quick_gelu(y), 0)
+            if residual is not None:
+                # Rounded as the product is where XLA adds it.
+                y = load("residual", column, mask) + y.astype(residual.dtype).astype(jnp.float32)
+                total = y.astype(residual.dtype)
+                triton().store(outs["sum"].at[column], total, mask=mask)
                 y = total.astype(jnp.float32)
             return y
 
-        # All of a row at once in registers: nothing is read twice.
-        values = [outcome(at, real) for at, real in zip(places, reals)]
-        factor = 1.0  # one number of the row, of which only the scale has to know
+        # The whole row stays in registers, so that nothing is read twice.
+        values = [before_norm(column, mask) for column, mask in zip(columns, masks)]
+        factor = 1.0  # a number by which the whole row is multiplied: only the scale needs to know it
         if isinstance(norm, LayerNorm):
             mean = sum(y.sum() for y in values) / size
-            values = [jnp.where(real, y - mean, 0) for y, real in zip(values, reals)]
+            values = [jnp.where(mask, y - mean, 0) for y, mask in zip(values, masks)]
         if norm is not None:
             squares = sum((y * y).sum() for y in values)
             factor = jax.lax.rsqrt(squares / size + norm.eps)
-            scales = [part("norm", at, real) for at, real in zip(places, reals)]
+            scales = [load("norm_scale", column, mask) for column, mask in zip(columns, masks)]
             if isinstance(norm, LayerNorm):
-                shifts = [part("shift", at, real) for at, real in zip(places, reals)]
-                values = [y * factor * a + b for y, a, b in zip(values, scales, shifts)]
+                biases = [load("norm_bias", column, mask) for column, mask in zip(columns, masks)]
+                values = [y * factor * a + b for y, a, b in zip(values, scales, biases)]
                 factor = 1.0
-            elif eight:
+            elif quantized:
                 values = [y * a for y, a in zip(values, scales)]
             else:
                 values = [y * factor * a for y, a in zip(values, scales)]
-        if eight:
-            most = functools.reduce(jnp.maximum, map(jnp.abs, values))
-            scale = jnp.maximum(most.max(), SMALLEST) / LARGEST
+        if quantized:
+            abs_max = functools.reduce(jnp.maximum, map(jnp.abs, values)).max()
+            scale = jnp.maximum(abs_max, MIN_ABS_MAX) / E4M3_MAX
             values = [y / scale for y in values]
             outs["scale"][...] = scale * factor
-        for y, at, real in zip(values, places, reals):
-            triton.store(outs["values"].at[at], y.astype(outs["values"].dtype), mask=real)
+        for y, column, mask in zip(values, columns, masks):
+            triton().store(outs["values"].at[column], y.astype(outs["values"].dtype), mask=mask)
 
-    dtype = sums.dtype if add is None else add.dtype
-    made = {"values": (jax.ShapeDtypeStruct((rows, size), E4M3 if eight else dtype), of_row(size))}
-    if eight:
-        made["scale"] = jax.ShapeDtypeStruct((rows,), jnp.float32), of_one
-    if add is not None:
-        made["sum"] = jax.ShapeDtypeStruct((rows, size), dtype), of_row(size)
-    out = pl.pallas_call(
+    dtype = product.dtype if residual is None else residual.dtype
+    values_shape = jax.ShapeDtypeStruct((rows, size), E4M3 if quantized else dtype)
+    results = {"values": (values_shape, row_spec(size))}
+    if quantized:
+        results["scale"] = jax.ShapeDtypeStruct((rows,), jnp.float32), scalar_spec
+    if residual is not None:
+        results["sum"] = jax.ShapeDtypeStruct((rows, size), dtype), row_spec(size)
+    out = triton_call(
         kernel,
+        warps=chunk // THREAD_VALUES // 32,
         grid=(rows,),
-        in_specs=[{key: spec for key, (_, spec) in along.items()}],
-        out_specs={key: spec for key, (_, spec) in made.items()},
-        out_shape={key: shape for key, (shape, _) in made.items()},
-        compiler_params=triton.CompilerParams(num_warps=step // VALUES // 32, num_stages=1),
-        interpret=interpret,
+        in_specs=[{key: spec for key, (_, spec) in operands.items()}],
+        out_specs={key: spec for key, (_, spec) in results.items()},
+        out_shape={key: shape for key, (shape, _) in results.items()},
         name=name,
-    )({key: operand for key, (operand, _) in along.items()})
-    values = Narrow(out["values"], out["scale"][:, None]) if eight else out["values"]
+    )({key: operand for key, (operand, _) in operands.items()})
+    values = QuantizedArray(out["values"], out["scale"][:, None]) if quantized else out["values"]
     return out.get("sum"), values

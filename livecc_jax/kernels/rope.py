@@ -1,6 +1,10 @@
-"""Projections taken apart, rotated and put where attention wants them, in one kernel each (GPU).
+"""Rotary embedding of projected queries and keys, written where attention reads them, by Triton.
 
-Plain XLA makes a kernel for each of queries, keys and values, each of which does next to nothing.
+Plain XLA makes a kernel for each of queries, keys and values, which takes longer to start than to run.
+Here a kernel serves all three.
+
+`is_supported` says where the kernels serve; `rotate_windows_reference` and `rotate_and_write_reference`
+compute the same in plain XLA.
 """
 
 from __future__ import annotations
@@ -10,222 +14,207 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from livecc_jax.kernels.flash_decode import rotate_halves
-from livecc_jax.kernels.gpu import triton_of_pallas
+from livecc_jax.kernels.devices import hopper_or_newer
+from livecc_jax.kernels.gpu import has_triton, triton, triton_call
 
-WARPS = 8
+WARPS = 8  # warps of a block
 
 
-def rotated_windows(qkv: jax.Array, angles: jax.Array, interpret: bool = False) -> jax.Array:
-    """The vision tower's windows, queries and keys rotated alike in each, where they are.
+def is_supported() -> bool:
+    """Whether the kernels serve on the device in scope, or on each of a mesh."""
+    return hopper_or_newer() and has_triton()
+
+
+def rotate_halves(
+    first: jax.Array, second: jax.Array, cos: jax.Array, sin: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Rotates halves of heads [..., D / 2] as `model.rope.rotate` does, and rounds as it does."""
+    first32, second32 = first.astype(jnp.float32), second.astype(jnp.float32)
+    rotated = first32 * cos - second32 * sin, second32 * cos + first32 * sin
+    return tuple(x.astype(first.dtype) for x in rotated)
+
+
+def rotate_heads(x: jax.Array, angles: jax.Array) -> jax.Array:
+    """Rotates heads in plain XLA: x [B, T, H, D] by angles float32 [B or 1, T, D / 2]."""
+    cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
+    return jnp.concatenate(rotate_halves(*jnp.split(x, 2, axis=-1), cos, sin), axis=-1)
+
+
+def rotate_windows_reference(qkv: jax.Array, angles: jax.Array) -> jax.Array:
+    """What `rotate_windows` computes, step by step."""
+    q, k, v = (qkv[:, :, i] for i in range(3))
+    return jnp.stack([rotate_heads(q, angles), rotate_heads(k, angles), v], axis=2)
+
+
+def rotate_windows(qkv: jax.Array, angles: jax.Array) -> jax.Array:
+    """Rotates queries and keys of the vision tower's windows in place, all windows alike.
 
     Args:
-        qkv: [W, S, 3, H, D].
+        qkv: [W, S, 3, H, D], queries, keys and values of S patches in each of W windows.
         angles: float32 [1, S, D / 2].
-        interpret: run the kernel's meaning instead, on any device.
 
     Returns:
         [W, S, 3, H, D].
     """
     from jax.experimental import pallas as pl
 
-    triton = triton_of_pallas()
     windows, length, _, heads, size = qkv.shape
     half, width = size // 2, heads * size
 
-    def kernel(row_ref, cos_ref, sin_ref, out_ref) -> None:  # noqa: ANN001
-        of_heads = _Heads(triton, heads, half)
-        cos, sin = (of_heads.angle(ref) for ref in (cos_ref, sin_ref))
+    def kernel(qkv_ref, cos_ref, sin_ref, out_ref) -> None:  # noqa: ANN001
+        tile = _HeadTile(heads, half)
+        cos, sin = (tile.load_angles(ref) for ref in (cos_ref, sin_ref))
         for i in range(2):
-            place = i * width + of_heads.number * size
-            of_heads.store(out_ref, rotate_halves(*of_heads.load(row_ref, place), cos, sin), place)
+            begin = i * width + tile.head * size
+            tile.store(out_ref, rotate_halves(*tile.load(qkv_ref, begin), cos, sin), begin)
 
-    of_row = pl.BlockSpec((None, None, 3 * width), lambda w, s: (w, s, 0))
-    out = pl.pallas_call(
+    patch_spec = pl.BlockSpec((None, None, 3 * width), lambda w, s: (w, s, 0))
+    out = triton_call(
         kernel,
+        warps=WARPS,
         grid=(windows, length),
-        in_specs=[of_row, *[pl.BlockSpec((None, half), lambda w, s: (s, 0))] * 2],
-        out_specs=of_row,
+        in_specs=[patch_spec, *[pl.BlockSpec((None, half), lambda w, s: (s, 0))] * 2],
+        out_specs=patch_spec,
         out_shape=jax.ShapeDtypeStruct((windows, length, 3 * width), qkv.dtype),
         input_output_aliases={0: 0},
-        compiler_params=triton.CompilerParams(num_warps=WARPS, num_stages=1),
-        interpret=interpret,
-        name="rotated_windows",
+        name="rotate_windows",
     )(qkv.reshape(windows, length, 3 * width), jnp.cos(angles[0]), jnp.sin(angles[0]))
     return out.reshape(qkv.shape)
 
 
-def placed_prompt(
+def rotate_and_write_reference(
     qkv: jax.Array,
     angles: jax.Array,
-    kept: tuple[jax.Array, jax.Array],
+    cache: tuple[jax.Array, jax.Array],
     start: jax.Array,
     rows: int,
-    interpret: bool = False,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """A prompt's queries by key head, and what is kept with its keys and values.
+    """What `rotate_and_write` computes, step by step; zeros behind the last query."""
+    batch, length, kv_heads, _, size = qkv.shape
+    queries = qkv[..., :-2, :].reshape(batch, length, -1, size)
+    queries = rotate_heads(queries, angles).reshape(batch, length, kv_heads, -1, size)
+    queries = queries.swapaxes(1, 2).reshape(batch, kv_heads, -1, size)
+    queries = jnp.pad(queries, ((0, 0), (0, 0), (0, rows - queries.shape[2]), (0, 0)))
+    slots = start[:, None] + jnp.arange(length)
+    keys_and_values = rotate_heads(qkv[..., -2, :], angles), qkv[..., -1, :]
+    batch_index = jnp.arange(batch)[:, None]
+    written = (
+        old.at[batch_index, slots].set(new.astype(old.dtype), mode="drop")
+        for old, new in zip(cache, keys_and_values)
+    )
+    return queries, tuple(written)
+
+
+def rotate_and_write(
+    qkv: jax.Array,
+    angles: jax.Array,
+    cache: tuple[jax.Array, jax.Array],
+    start: jax.Array,
+    rows: int,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """Rotates a prompt's queries, grouped by key head, and writes its keys and values to a cache.
 
     Args:
-        qkv: [B, Q, K, G + 2, D], not rotated.
+        qkv: [B, Q, K, G + 2, D], for each key head its G queries, its key and its value; not rotated.
         angles: float32 [B, Q, D / 2].
-        kept: keys (rotated) and values, [B, C, K, D] each; written where they are if they are donated.
-        start: int32 [B], where in it the prompt's begin.
-        rows: R, at least Q * G.
-        interpret: run the kernel's meaning instead, on any device.
+        cache: Keys (rotated) and values, [B, C, K, D] each; written in place if they are donated.
+        start: int32 [B], the slot of the first token of each prompt; slots from C on are not written.
+        rows: Number of rows R that the queries are padded to, at least Q * G.
 
     Returns:
-        ([B, K, R, D] rotated queries, the G of a token side by side and anything behind the last; what
-        is kept with the prompt).
+        The rotated queries [B, K, R, D], the G of a token next to each other, with undefined values
+        behind the last; and the cache.
     """
     from jax.experimental import pallas as pl
 
-    triton = triton_of_pallas()
-    batch, length, kv, several, size = qkv.shape
-    half, width, served = size // 2, kv * several * size, several - 2
-    capacity = kept[0].shape[1]
+    batch, length, kv_heads, heads_each, size = qkv.shape
+    half, width, group = size // 2, kv_heads * heads_each * size, heads_each - 2
+    capacity = cache[0].shape[1]
 
-    def kernel(row_ref, cos_ref, sin_ref, start_ref, _k, _v, queries_ref, keys_ref, values_ref) -> None:  # noqa: ANN001
+    def kernel(qkv_ref, cos_ref, sin_ref, start_ref, _k, _v, queries_ref, keys_ref, values_ref) -> None:  # noqa: ANN001
         token = pl.program_id(1)
-        queries = _Heads(triton, kv * served, half)
-        cos, sin = (queries.angle(ref) for ref in (cos_ref, sin_ref))
-        head, which = queries.number // served, queries.number % served
-        pair = queries.load(row_ref, (head * several + which) * size)
-        place = (head * rows + token * served + which) * size
-        queries.store(queries_ref, rotate_halves(*pair, cos, sin), place)
+        queries = _HeadTile(kv_heads * group, half)
+        cos, sin = (queries.load_angles(ref) for ref in (cos_ref, sin_ref))
+        kv_head, member = queries.head // group, queries.head % group
+        halves = queries.load(qkv_ref, (kv_head * heads_each + member) * size)
+        begin = (kv_head * rows + token * group + member) * size
+        queries.store(queries_ref, rotate_halves(*halves, cos, sin), begin)
 
-        own = _Heads(triton, kv, half)
-        there = start_ref[...] + token
+        tile = _HeadTile(kv_heads, half)
+        slot = start_ref[...] + token
         for i, ref in ((0, keys_ref), (1, values_ref)):
-            pair = own.load(row_ref, (own.number * several + served + i) * size)
-            pair = pair if i else rotate_halves(*pair, cos, sin)
-            place = there * (kv * size) + own.number * size
-            own.store(ref, [x.astype(ref.dtype) for x in pair], place, there < capacity)
+            halves = tile.load(qkv_ref, (tile.head * heads_each + group + i) * size)
+            halves = halves if i else rotate_halves(*halves, cos, sin)
+            begin = slot * (kv_heads * size) + tile.head * size
+            tile.store(ref, [x.astype(ref.dtype) for x in halves], begin, slot < capacity)
 
-    def of_row(width: int) -> pl.BlockSpec:
+    def token_spec(width: int) -> pl.BlockSpec:
         return pl.BlockSpec((None, None, width), lambda b, t: (b, t, 0))
 
-    def of_all(count: int) -> pl.BlockSpec:
-        return pl.BlockSpec((None, count * size), lambda b, t: (b, 0))
+    def sequence_spec(heads: int) -> pl.BlockSpec:
+        return pl.BlockSpec((None, heads * size), lambda b, t: (b, 0))
 
-    queries, *now = pl.pallas_call(
+    queries, *written = triton_call(
         kernel,
+        warps=WARPS,
         grid=(batch, length),
         in_specs=[
-            of_row(width),
-            of_row(half),
-            of_row(half),
+            token_spec(width),
+            token_spec(half),
+            token_spec(half),
             pl.BlockSpec((None,), lambda b, t: (b,)),
-            of_all(capacity * kv),
-            of_all(capacity * kv),
+            sequence_spec(capacity * kv_heads),
+            sequence_spec(capacity * kv_heads),
         ],
-        out_specs=[of_all(kv * rows), of_all(capacity * kv), of_all(capacity * kv)],
+        out_specs=[
+            sequence_spec(kv_heads * rows),
+            sequence_spec(capacity * kv_heads),
+            sequence_spec(capacity * kv_heads),
+        ],
         out_shape=[
-            jax.ShapeDtypeStruct((batch, kv * rows * size), qkv.dtype),
-            *[jax.ShapeDtypeStruct((batch, capacity * kv * size), x.dtype) for x in kept],
+            jax.ShapeDtypeStruct((batch, kv_heads * rows * size), qkv.dtype),
+            *[jax.ShapeDtypeStruct((batch, capacity * kv_heads * size), x.dtype) for x in cache],
         ],
         input_output_aliases={4: 1, 5: 2},
-        compiler_params=triton.CompilerParams(num_warps=WARPS, num_stages=1),
-        interpret=interpret,
-        name="placed_prompt",
+        name="rotate_and_write",
     )(
         qkv.reshape(batch, length, width), jnp.cos(angles), jnp.sin(angles), start,
-        *[x.reshape(batch, -1) for x in kept],
+        *[x.reshape(batch, -1) for x in cache],
     )  # fmt: skip
-    queries = queries.reshape(batch, kv, rows, size)
-    return queries, tuple(new.reshape(old.shape) for new, old in zip(now, kept))
+    queries = queries.reshape(batch, kv_heads, rows, size)
+    return queries, tuple(new.reshape(old.shape) for new, old in zip(written, cache))
 
 
-class _Heads:
-    """Heads within a kernel, of a row that has all of them: halves [N, D / 2], N and D / 2 padded.
+class _HeadTile:
+    """All heads of one token within a kernel, as two halves [N, D / 2], axes padded to powers of two.
 
-    Halves of their own are what is rotated, and lie together in memory.
+    The halves are separate arrays because they are rotated against each other, and because each lies
+    together in memory.
 
     Args:
-        triton: Pallas for it.
-        count: of heads.
+        heads: Number of heads.
         half: D / 2.
     """
 
-    def __init__(self, triton: Any, count: int, half: int) -> None:
+    def __init__(self, heads: int, half: int) -> None:
         from jax.experimental import pallas as pl
 
-        self._triton, self._half = triton, half
-        self.number = jnp.arange(pl.next_power_of_2(count))[:, None]
-        self._place = jnp.arange(pl.next_power_of_2(half))[None]
-        self._real = (self.number < count) & (self._place < half)
+        self._half = half
+        self.head = jnp.arange(pl.next_power_of_2(heads))[:, None]
+        self._column = jnp.arange(pl.next_power_of_2(half))[None]
+        self._mask = (self.head < heads) & (self._column < half)
 
-    def angle(self, ref: Any) -> jax.Array:
-        """[1, D / 2], of cosines or sines."""
-        return self._triton.load(ref.at[self._place], mask=self._place < self._half, other=0)
+    def load_angles(self, ref: Any) -> jax.Array:
+        """Loads cosines or sines, [1, D / 2]."""
+        return triton().load(ref.at[self._column], mask=self._column < self._half, other=0)
 
     def load(self, ref: Any, begin: jax.Array) -> list[jax.Array]:
-        """Both halves of heads that begin at `begin` [N, 1]."""
-        halves = (ref.at[begin + self._place + at] for at in (0, self._half))
-        return [self._triton.load(half, mask=self._real, other=0) for half in halves]
+        """Loads both halves of the heads that begin at the offsets `begin` [N, 1]."""
+        refs = (ref.at[begin + self._column + offset] for offset in (0, self._half))
+        return [triton().load(half, mask=self._mask, other=0) for half in refs]
 
-    def store(self, ref: Any, pair: Any, begin: jax.Array, there: jax.Array | bool = True) -> None:
-        """Put both halves of heads where they begin, if that is there."""
-        for x, at in zip(pair, (0, self._half)):
-            self._triton.store(ref.at[begin + self._place + at], x, mask=self._real & there)
-
-
-def mixed_prompt(
-    out: jax.Array, weight: jax.Array, queries: int, served: int, interpret: bool = False
-) -> jax.Array:
-    """Parts of a prompt's attention as one, heads side by side again.
-
-    Args:
-        out: [P, B, K, R, D], as `placed_prompt` orders queries.
-        weight: float32 [P, B, K, R], logarithms of the sums of exponentials, finite.
-        queries: Q.
-        served: G, query heads a key head.
-        interpret: run the kernel's meaning instead, on any device.
-
-    Returns:
-        [B, Q, K * G, D].
-    """
-    from jax.experimental import pallas as pl
-
-    triton = triton_of_pallas()
-    parts, batch, kv, rows, size = out.shape
-    width = kv * served * size
-
-    def kernel(out_ref, weight_ref, mixed_ref) -> None:  # noqa: ANN001
-        token = pl.program_id(1)
-        at = jnp.arange(pl.next_power_of_2(width))
-        real = at < width
-        head = jnp.minimum(at // (served * size), kv - 1)
-        row = token * served + at // size % served
-
-        def of(ref, i: int, *place: jax.Array) -> jax.Array:  # noqa: ANN001
-            part = jnp.full(at.shape, i)
-            return triton.load(ref.at[(part, head, row, *place)], mask=real, other=0).astype(
-                jnp.float32
-            )
-
-        if parts == 1:
-            mixed = of(out_ref, 0, at % size)
-        else:
-            sizes = [of(weight_ref, i) for i in range(parts)]
-            most = sizes[0]
-            for each in sizes[1:]:
-                most = jnp.maximum(most, each)
-            shares = [jnp.exp(each - most) for each in sizes]
-            mixed = sum(share * of(out_ref, i, at % size) for i, share in enumerate(shares))
-            mixed = mixed / sum(shares)
-        triton.store(mixed_ref.at[at], mixed.astype(mixed_ref.dtype), mask=real)
-
-    def of_all(*shape: int) -> pl.BlockSpec:
-        return pl.BlockSpec((parts, None, *shape), lambda b, t: (0, b, *[0] * len(shape)))
-
-    mixed = pl.pallas_call(
-        kernel,
-        grid=(batch, queries),
-        in_specs=[of_all(kv, rows, size), of_all(kv, rows)],
-        out_specs=pl.BlockSpec((None, None, width), lambda b, t: (b, t, 0)),
-        out_shape=jax.ShapeDtypeStruct((batch, queries, width), out.dtype),
-        compiler_params=triton.CompilerParams(num_warps=WARPS, num_stages=1),
-        interpret=interpret,
-        name="mixed_prompt",
-    )(out, weight)
-    return mixed.reshape(batch, queries, kv * served, size)
+    def store(self, ref: Any, halves: Any, begin: jax.Array, exists: jax.Array | bool = True) -> None:
+        """Stores both halves of the heads at the offsets `begin` [N, 1], if `exists`."""
+        for x, offset in zip(halves, (0, self._half)):
+            at = begin + self._column + offset
+            triton().store(ref.at[at], x, mask=self._mask & exists)

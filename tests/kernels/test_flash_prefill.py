@@ -1,0 +1,46 @@
+"""Attention of a prompt to its cache and to itself, against its reference and step by step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from livecc_jax.decoding.attention import attend_cache, attend_causal, merge_attention
+from livecc_jax.decoding.decoder import split_qkv
+from livecc_jax.kernels import flash_decode, flash_prefill, interpreted
+from livecc_jax.model.rope import rotate
+
+
+@pytest.mark.parametrize(
+    ("queries", "heads", "lengths", "parts"),
+    [(70, (1, 1), [100], 3), (10, (2, 1), [0, 128], 2), (3, (6, 2), [7], 1)],
+)
+def test_a_prompt_is_rotated_written_and_attends(queries, heads, lengths, parts):
+    """In three kernels as step by step, in parts of which some have no keys for some queries."""
+    keys = jax.random.split(jax.random.key(queries), 4)
+    batch, (h, kv_heads) = len(lengths), heads
+    qkv = jax.random.normal(keys[0], (batch, queries, kv_heads, h // kv_heads + 2, 64))
+    angles = jax.random.uniform(keys[1], (batch, queries, 32), maxval=6.0)
+    cache = tuple(jax.random.normal(key, (batch, 256, kv_heads, 64)) for key in keys[2:])
+    length = jnp.array(lengths)
+    with interpreted():
+        assert flash_prefill.is_supported(qkv, cache[0])
+        out, written = flash_prefill.write_and_attend(
+            qkv, angles, cache, length, flash_prefill.Tuning(block_keys=64, parts=parts)
+        )
+    q, k, v = split_qkv(qkv)
+    q, k = rotate(q, angles), rotate(k, angles)
+    for array, old, new in zip(written, cache, (k, v)):
+        wanted = np.array(old)
+        for row, begin in enumerate(lengths):
+            wanted[row, begin : begin + queries] = new[row]
+        np.testing.assert_allclose(array, wanted, atol=1e-6)
+    wanted = merge_attention([attend_cache(q, *cache, length), attend_causal(q, k, v)])
+    np.testing.assert_allclose(out, wanted, atol=3e-6)
+    reference, _ = flash_decode.attention_reference(qkv, angles, cache, length)
+    np.testing.assert_allclose(out, reference, atol=3e-6)
+
+
+@pytest.mark.parametrize(("blocks", "keys", "parts"), [(100, 512, 1), (4, 25_000, 8), (132, 25_000, 1)])
+def test_keys_are_divided_where_few_blocks_read_many(blocks, keys, parts):
+    assert flash_prefill.default_parts(blocks, keys) == parts

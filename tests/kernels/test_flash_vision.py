@@ -1,0 +1,26 @@
+"""Attention within the vision tower's windows, against its reference and step by step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from livecc_jax.decoding.attention import attend_masked
+from livecc_jax.decoding.vision import rotate_qkv, window_attention
+from livecc_jax.kernels import flash_vision, interpreted
+from tests.support.kernels import kernels_of
+
+
+@pytest.mark.parametrize(("windows", "length"), [(2, 70), (1, 300)])
+def test_windows_are_rotated_and_attend(windows, length):
+    """In a kernel each, in whole blocks of queries, as step by step."""
+    qkv = jax.random.normal(jax.random.key(0), (windows, length, 3, 3, 80))
+    angles = jax.random.uniform(jax.random.key(1), (1, length, 40), maxval=6.0)
+    with interpreted():
+        assert kernels_of(window_attention, qkv, angles) == {"rotate_windows", "window_attention"}
+        out = window_attention(qkv, angles)
+    q, k, v = rotate_qkv(qkv, angles)
+    plain = attend_masked(q, k, v, jnp.ones((windows, length, length), bool)).out
+    np.testing.assert_allclose(out, plain, atol=3e-6)
+    reference = flash_vision.window_attention_reference(jnp.stack([q, k, v], axis=2))
+    np.testing.assert_allclose(out, reference, atol=3e-6)
