@@ -1,1 +1,1 @@
-"""A judge model that compares two commentaries."""
+"""Has a judge model compare two commentaries pairwise, in both orders."""

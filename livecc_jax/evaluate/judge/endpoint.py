@@ -1,7 +1,7 @@
-"""A chat endpoint in OpenAI's protocol: one question at a time, patient with faults.
+"""A judge behind an endpoint with OpenAI's chat completions protocol, with retries and a rate limit.
 
-Standard library only. The key is sent, and nothing else is done with it: it is taken out of whatever a
-server sends back, before that is kept or told.
+It needs the standard library only. The API key is sent to the server and used for nothing else: it is
+removed from every text that the server returns before that is stored or logged.
 """
 
 from __future__ import annotations
@@ -17,96 +17,65 @@ import urllib.parse
 import urllib.request
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
-from livecc_jax.errors import ConfigError, LiveCCError
+from livecc_jax.errors import ConfigError
+from livecc_jax.evaluate.judge.judge_model import Completion, EndpointError, RequestFailed
 
 log = logging.getLogger(__name__)
 
-RETRIED = {408, 409, 425, 429, 500, 502, 503, 504, 529}
-HOPELESS = {401, 403, 404, 405}
-_LONGEST_ANSWER = 1 << 22
-
-
-class EndpointError(LiveCCError):
-    """The endpoint will answer no request: a wrong address, key or model."""
-
-
-class NoAnswer(Exception):
-    """One request stayed without an answer; others may have one."""
+RETRYABLE_STATUS = {408, 409, 425, 429, 500, 502, 503, 504, 529}
+FATAL_STATUS = {401, 403, 404, 405}
+_MAX_RESPONSE_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How faults are waited out: delays double from first_delay to longest_delay seconds, and a random
-    half is taken off, so that many workers do not come back together."""
+class RetryPolicy:
+    """Exponential backoff with jitter.
 
-    retries: int = 6
-    first_delay: float = 1.0
-    longest_delay: float = 60.0
-    timeout: float = 60.0
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What came back: the text, the model that the server says it was, tokens in and out."""
-
-    text: str
-    model: str
-    tokens_in: int
-    tokens_out: int
-
-
-class Answering(Protocol):
-    """What a judge is asked through: an `Endpoint`, or a checkpoint (`local_judge.LocalJudge`).
+    The delay doubles with every attempt. Up to half of it is taken off at random, so that many workers
+    do not retry at the same moment.
 
     Attributes:
-        address: of the service, told in reports.
-        model: asked for.
-        faults: kinds of fault met so far, to how many.
-        stop: once set, nothing is waited for any more.
-        steady: asked the same again, it says the same, so an answer that cannot be read is kept.
+        retries: Number of retries after the first attempt.
+        initial_delay: Delay before the first retry, seconds.
+        max_delay: Longest delay, seconds.
+        timeout: Timeout of one request, seconds.
     """
 
-    address: str
-    model: str
-    faults: Counter[str]
-    stop: threading.Event
-    steady: bool
-
-    def request(self, prompt: str) -> dict[str, Any]:
-        """All that the answer to a prompt depends on, which a cache relies on."""
-        ...
-
-    def ask(self, prompt: str) -> Reply:
-        """Answer. Raises NoAnswer, or EndpointError when nothing will ever be answered."""
-        ...
+    retries: int = 6
+    initial_delay: float = 1.0
+    max_delay: float = 60.0
+    timeout: float = 60.0
 
 
 @dataclass
 class Endpoint:
-    """POST {base}/chat/completions.
+    """A judge model behind POST {base}/chat/completions.
 
     Args:
-        base: address up to the version, `https://host/v1`.
-        model: asked for.
-        key: sent as a bearer token, if there is one.
-        fields: of the request beside model and messages; None leaves a default out.
-        patience: with faults.
-        per_minute: most requests a minute, 0 for no limit.
-        stop: once set, nothing is waited for or retried any more.
-        faults: kinds of fault met so far, to how many.
+        base: Address up to the version, such as `https://host/v1`.
+        model: Name of the model to request.
+        key: API key, sent as a bearer token if there is one.
+        fields: Fields of the request besides model and messages; None removes a default field.
+        retry_policy: How faults are retried.
+        requests_per_minute: Rate limit; 0 for none.
+        stop: When it is set, requests fail instead of waiting or being retried.
+        fault_counts: Number of faults so far, by kind.
+
+    Raises:
+        ConfigError: The address is not http or https.
     """
 
     base: str
     model: str
     key: str | None = field(default=None, repr=False)
     fields: dict[str, Any] = field(default_factory=dict)
-    patience: Patience = Patience()
-    per_minute: float = 0.0
+    retry_policy: RetryPolicy = RetryPolicy()
+    requests_per_minute: float = 0.0
     stop: threading.Event = field(default_factory=threading.Event, repr=False)
-    faults: Counter[str] = field(default_factory=Counter)
-    steady: ClassVar[bool] = False
+    fault_counts: Counter[str] = field(default_factory=Counter)
+    deterministic: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         parts = urllib.parse.urlsplit(self.base)
@@ -117,14 +86,14 @@ class Endpoint:
 
     @property
     def address(self) -> str:
-        """The address without what may be secret in it: user, password, query."""
+        """The address without the parts that may be secret: user, password and query."""
         parts = urllib.parse.urlsplit(self.base)
         host = parts.hostname or ""
         port = f":{parts.port}" if parts.port else ""
         return f"{parts.scheme}://{host}{port}{parts.path}"
 
-    def request(self, prompt: str) -> dict[str, Any]:
-        """The body that asks `prompt`: the same prompt has the same body, which a cache relies on."""
+    def request_body(self, prompt: str) -> dict[str, Any]:
+        """Returns the request body of a prompt; the same prompt always has the same body."""
         body = {
             "model": self.model,
             "messages": [{"role": "user", "content": prompt}],
@@ -134,94 +103,101 @@ class Endpoint:
         }
         return {k: v for k, v in (body | self.fields).items() if v is not None}
 
-    def ask(self, prompt: str) -> Reply:
-        """Ask, again and again if need be.
+    def complete(self, prompt: str) -> Completion:
+        """Requests a completion, and retries as the policy says.
 
         Raises:
-            NoAnswer: after all retries, or when the server refuses this one request.
-            EndpointError: the server refuses all requests.
+            RequestFailed: All retries failed, or the server refuses this one request.
+            EndpointError: The server refuses all requests.
         """
-        body = json.dumps(self.request(prompt)).encode()
-        fault, wait = "", 0.0
-        for attempt in range(self.patience.retries + 1):
+        body = json.dumps(self.request_body(prompt)).encode()
+        fault, retry_after = "", 0.0
+        for attempt in range(self.retry_policy.retries + 1):
             if attempt:
-                self.stop.wait(self._delay(attempt, wait))
-            self._take_turn()
+                self.stop.wait(self._delay(attempt, retry_after))
+            self._wait_for_rate_limit()
             if self.stop.is_set():
-                raise NoAnswer("stopped")
-            wait = 0.0
+                raise RequestFailed("stopped")
+            retry_after = 0.0
             try:
-                return self._once(body)
+                return self._send(body)
             except urllib.error.HTTPError as error:
-                fault, wait = self._status(error)
+                fault, retry_after = self._check_status(error)
             except (TimeoutError, urllib.error.URLError, http.client.HTTPException, OSError) as error:
                 reason = getattr(error, "reason", error)
-                late = isinstance(reason, TimeoutError) or "timed out" in str(reason)
-                fault = "timeout" if late else "connection"
-            except _Nonsense as error:
+                timed_out = isinstance(reason, TimeoutError) or "timed out" in str(reason)
+                fault = "timeout" if timed_out else "connection"
+            except _InvalidResponse as error:
                 fault = str(error)
             with self._lock:
-                self.faults[fault] += 1
+                self.fault_counts[fault] += 1
             log.info("%s: %s (attempt %d)", self.address, fault, attempt + 1)
-        raise NoAnswer(f"no answer after {self.patience.retries + 1} attempts, the last: {fault}")
+        raise RequestFailed(
+            f"no answer after {self.retry_policy.retries + 1} attempts, the last: {fault}"
+        )
 
-    def _once(self, body: bytes) -> Reply:
+    def _send(self, body: bytes) -> Completion:
         headers = {"Content-Type": "application/json"}
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
         url = self.base.rstrip("/") + "/chat/completions"
         request = urllib.request.Request(url, body, headers)
-        with urllib.request.urlopen(request, timeout=self.patience.timeout) as answer:
-            raw = answer.read(_LONGEST_ANSWER).decode("utf-8", "replace")
+        with urllib.request.urlopen(request, timeout=self.retry_policy.timeout) as response:
+            raw = response.read(_MAX_RESPONSE_BYTES).decode("utf-8", "replace")
         try:
-            found = json.loads(self._clean(raw))
-            said = found["choices"][0]["message"]["content"]
-            usage = found.get("usage") or {}
+            completion = json.loads(self._without_key(raw))
+            content = completion["choices"][0]["message"]["content"]
+            usage = completion.get("usage") or {}
             tokens = [int(usage.get(k) or 0) for k in ("prompt_tokens", "completion_tokens")]
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-            raise _Nonsense("an answer that is no chat completion") from None
-        if not isinstance(said, str) or not said.strip():
-            raise _Nonsense("an empty answer")
-        return Reply(said, str(found.get("model") or self.model), *tokens)
+            raise _InvalidResponse("an answer that is no chat completion") from None
+        if not isinstance(content, str) or not content.strip():
+            raise _InvalidResponse("an empty answer")
+        return Completion(content, str(completion.get("model") or self.model), *tokens)
 
-    def _status(self, error: urllib.error.HTTPError) -> tuple[str, float]:
-        """(fault, seconds the server asks to wait) of a status to retry; else raises."""
+    def _check_status(self, error: urllib.error.HTTPError) -> tuple[str, float]:
+        """Returns (fault, seconds that the server asks to wait) of a status that may be retried.
+
+        Raises:
+            RequestFailed: The server refuses this request.
+            EndpointError: The server refuses all requests.
+        """
         try:
-            told = " ".join(error.read(2000).decode("utf-8", "replace").split())
+            message = " ".join(error.read(2000).decode("utf-8", "replace").split())
         except (OSError, http.client.HTTPException):
-            told = ""
-        told = self._clean(told)
-        if error.code in HOPELESS:
-            raise EndpointError(f"{self.address}: answers {error.code} {error.reason}: {told:.200}")
-        if error.code not in RETRIED:
+            message = ""
+        message = self._without_key(message)
+        if error.code in FATAL_STATUS:
+            raise EndpointError(f"{self.address}: answers {error.code} {error.reason}: {message:.200}")
+        if error.code not in RETRYABLE_STATUS:
             with self._lock:
-                self.faults[f"refused ({error.code})"] += 1
-            raise NoAnswer(f"refused with {error.code}: {told:.200}")
+                self.fault_counts[f"refused ({error.code})"] += 1
+            raise RequestFailed(f"refused with {error.code}: {message:.200}")
         try:
-            wait = float(error.headers.get("Retry-After") or 0)
+            retry_after = float(error.headers.get("Retry-After") or 0)
         except ValueError:
-            wait = 0.0
-        return f"status {error.code}", max(0.0, wait)
+            retry_after = 0.0
+        return f"status {error.code}", max(0.0, retry_after)
 
-    def _clean(self, told: str) -> str:
-        return told.replace(self.key, "[key]") if self.key else told
+    def _without_key(self, text: str) -> str:
+        return text.replace(self.key, "[key]") if self.key else text
 
-    def _delay(self, attempt: int, wait: float) -> float:
-        longest = self.patience.longest_delay
-        delay = min(longest, self.patience.first_delay * 2 ** (attempt - 1))
-        return max(delay * random.uniform(0.5, 1.0), min(wait, longest))
+    def _delay(self, attempt: int, retry_after: float) -> float:
+        max_delay = self.retry_policy.max_delay
+        delay = min(max_delay, self.retry_policy.initial_delay * 2 ** (attempt - 1))
+        return max(delay * random.uniform(0.5, 1.0), min(retry_after, max_delay))
 
-    def _take_turn(self) -> None:
-        """Wait until the rate allows a request to start."""
-        if not self.per_minute:
+    def _wait_for_rate_limit(self) -> None:
+        """Waits until the rate limit allows another request to start."""
+        if not self.requests_per_minute:
             return
         with self._lock:
             now = time.monotonic()
             start = max(now, self._next_start)
-            self._next_start = start + 60.0 / self.per_minute
+            self._next_start = start + 60.0 / self.requests_per_minute
         if start > now:
             self.stop.wait(start - now)
 
 
-class _Nonsense(Exception):
-    """An answer of the wrong form; the message is the fault's kind."""
+class _InvalidResponse(Exception):
+    """A response that is not a chat completion; the message is the kind of fault."""

@@ -1,4 +1,4 @@
-"""A checkpoint as judge: text in, text out, through this project's own decoder."""
+"""A local checkpoint as judge: it answers text prompts with this project's own decoder."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ import numpy as np
 from flax import traverse_util
 
 from livecc_jax.checkpoints.open import open_checkpoint
-from livecc_jax.decoding.generate import QUESTIONS
 from livecc_jax.decoding.options import StreamOptions
-from livecc_jax.decoding.session_step import read
 from livecc_jax.errors import ConfigError
-from livecc_jax.evaluate.judge.endpoint import NoAnswer, Reply
+from livecc_jax.evaluate.judge.judge_model import Completion, RequestFailed
 from livecc_jax.model.qwen2_vl import Params
-from livecc_jax.stream.prompt import Prompt, stack_prompts
-from livecc_jax.stream.session import Dialogue, StreamModel
+from livecc_jax.stream.completion import complete
+from livecc_jax.stream.model import StreamModel
 from livecc_jax.text.tokenizer import fingerprint
 
-CHUNK = 128  # tokens of a prompt read at a time: what is left of it has few sizes, so few programs
-MAX_TOKENS = 64  # of an answer
-_SAMPLED = 4096  # values of a parameter that go into the hash of weights
+# Tokens of a prompt that are prefilled at a time. Only the rest of a prompt has a varying size, so
+# there are few programs to compile.
+PREFILL_CHUNK = 128
+MAX_TOKENS = 64  # generated tokens of an answer
+_HASHED_VALUES = 4096  # values of each parameter that enter the hash of the weights
 
 
 class LocalJudge:
-    """What `judge` asks in place of an endpoint. Answers are greedy, so the same each time.
+    """A judge model that runs a checkpoint on this machine, with greedy decoding.
 
     Args:
         path: HuggingFace directory, run, or step of a run.
-        dtype: of weights and cache; without it float32 on a CPU, bfloat16 elsewhere.
-        max_tokens: of an answer.
+        dtype: Dtype of the weights and the cache; by default float32 on a CPU and bfloat16 elsewhere.
+        max_tokens: Maximum number of generated tokens.
 
     Attributes:
-        address: the same for every checkpoint: which one it is stands in the request, by its weights.
-        model: the path.
-        steady: an answer that cannot be read is kept too, since asking again would give it again.
-        faults: none are met.
-        stop: once set, nothing more is answered.
+        address: The same for every checkpoint; the request body identifies a checkpoint by its weights.
+        model: Path of the checkpoint.
+        deterministic: True: decoding is greedy.
+        fault_counts: Empty: there are no faults to retry.
+        stop: When it is set, requests fail.
 
     Raises:
-        CheckpointError: it cannot be opened.
-        ConfigError: fewer tokens than one.
+        CheckpointError: The checkpoint cannot be opened.
+        ConfigError: max_tokens is less than 1.
     """
 
     address = "checkpoint"
-    steady = True
+    deterministic = True
 
     def __init__(
         self, path: str | Path, dtype: str | None = None, max_tokens: int = MAX_TOKENS
@@ -58,26 +58,25 @@ class LocalJudge:
             raise ConfigError(f"max_tokens must be at least 1, not {max_tokens}")
         self._checkpoint = open_checkpoint(path)
         self.model = str(self._checkpoint.path)
-        self.faults: Counter[str] = Counter()
+        self.fault_counts: Counter[str] = Counter()
         self.stop = threading.Event()
         self._tokenizer = self._checkpoint.open_tokenizer()
         self._dtype = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
         self._max_tokens = max_tokens
         params = self._checkpoint.load_params(dtype=jax.numpy.dtype(self._dtype))
         self._weights = weights_hash(params)
-        self._params: Params | None = (
-            params  # until the first question: a run from disk needs no device
-        )
+        # Moved to the device with the first question: a run that is fully cached needs no device.
+        self._params: Params | None = params
         self._stream: StreamModel | None = None
         self._options = StreamOptions(
-            positions="sequential",  # text has the same positions in every mode
+            positions="sequential",  # positions of text are the same in every mode
             repetition_penalty=1.0,
             context=self._checkpoint.config.text.max_positions,
         )
         self._lock = threading.Lock()
 
-    def request(self, prompt: str) -> dict[str, Any]:
-        """All that an answer depends on."""
+    def request_body(self, prompt: str) -> dict[str, Any]:
+        """Returns everything that an answer depends on."""
         return {
             "model": self._weights,
             "tokenizer": fingerprint(self._tokenizer),
@@ -87,11 +86,15 @@ class LocalJudge:
             "dtype": self._dtype,
         }
 
-    def ask(self, prompt: str) -> Reply:
-        """Answer. Raises NoAnswer when the prompt does not fit the model's context."""
+    def complete(self, prompt: str) -> Completion:
+        """Answers a prompt.
+
+        Raises:
+            RequestFailed: The prompt does not fit into the model's context, or `stop` is set.
+        """
         with self._lock:
             if self.stop.is_set():
-                raise NoAnswer("stopped")
+                raise RequestFailed("stopped")
             if self._stream is None:
                 config = self._checkpoint.config
                 self._stream = StreamModel(config, self._params, self._tokenizer)
@@ -99,42 +102,24 @@ class LocalJudge:
             tokens = self._stream.template.opening((prompt,)).tokens
             context = self._options.context
             if len(tokens) + self._max_tokens > context:
-                raise NoAnswer(
+                raise RequestFailed(
                     f"{len(tokens):,} tokens of a prompt and {self._max_tokens} of an answer do not "
                     f"fit the judge's context of {context:,}"
                 )
-            said = _Chat(self._stream, self._options).say(tokens, self._max_tokens)
+            generated = complete(self._stream, self._options, tokens, self._max_tokens, PREFILL_CHUNK)
         name = f"{self._checkpoint.path.name} {self._weights[:12]}"
-        return Reply(self._tokenizer.decode(said), name, len(tokens), len(said))
-
-
-class _Chat(Dialogue):
-    """One text-only exchange."""
-
-    def say(self, tokens: np.ndarray, limit: int) -> list[int]:
-        """Greedy tokens after a prompt, int32 [T], up to the end of the turn."""
-        self._make_room(-(-len(tokens) // CHUNK) * CHUNK, len(tokens), limit)
-        last = (len(tokens) - 1) // CHUNK * CHUNK
-        for first in range(0, last, CHUNK):
-            part = stack_prompts([_prompt(tokens, first, first + CHUNK)])
-            self._cache, self._state = read(
-                self.model.config, self.model.weights.for_saying(), self._cache, self._state, part
-            )
-            self.length += CHUNK
-        return self._take(stack_prompts([_prompt(tokens, last, len(tokens))]), QUESTIONS, limit)[0]
-
-
-def _prompt(tokens: np.ndarray, first: int, stop: int) -> Prompt:
-    places = np.broadcast_to(np.arange(first, stop, dtype=np.int32), (3, stop - first))
-    return Prompt(tokens[first:stop], places, stop, np.full(stop - first, -1, np.int32))
+        return Completion(self._tokenizer.decode(generated), name, len(tokens), len(generated))
 
 
 def weights_hash(params: Params) -> str:
-    """sha256 over every parameter's name, shape, type and a few thousand of its values, evenly spread:
-    the same wherever a checkpoint lies, another after any training."""
+    """Returns a sha256 of the weights.
+
+    It covers the name, shape, dtype and some evenly spaced values of every parameter. It does not
+    depend on where a checkpoint is stored, and any training changes it.
+    """
     digest = hashlib.sha256()
     for name, x in sorted(traverse_util.flatten_dict(params, sep="/").items()):
         flat = np.asarray(x).reshape(-1)
         digest.update(f"{name} {x.shape} {x.dtype}\n".encode())
-        digest.update(np.ascontiguousarray(flat[:: max(1, flat.size // _SAMPLED)]).tobytes())
+        digest.update(np.ascontiguousarray(flat[:: max(1, flat.size // _HASHED_VALUES)]).tobytes())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""The judge, against a real server on this machine that misbehaves in every way it can."""
+"""The judge, against a real local server that fails in every way a server can."""
 
 import contextlib
 import http.server
@@ -12,16 +12,24 @@ import pytest
 
 from livecc_jax.cli import main
 from livecc_jax.errors import ConfigError
-from livecc_jax.evaluate.judge.endpoint import Endpoint, EndpointError, NoAnswer, Patience
-from livecc_jax.evaluate.judge.judge import PROMPT, Cache, Case, fill, judge, read_prompt, verdict
+from livecc_jax.evaluate.judge.answer_cache import AnswerCache
+from livecc_jax.evaluate.judge.endpoint import Endpoint, RetryPolicy
+from livecc_jax.evaluate.judge.judge_model import EndpointError, RequestFailed
+from livecc_jax.evaluate.judge.judging import CommentaryPair, judge_pairs
+from livecc_jax.evaluate.judge.prompt import (
+    DEFAULT_PROMPT,
+    fill_prompt,
+    load_prompt,
+    parse_verdict,
+)
 
-LATE = object()
+NEVER = object()
 KEY = "sk-very-secret"
-QUICK = Patience(retries=4, first_delay=0.001, longest_delay=0.002, timeout=60)
+FAST_RETRIES = RetryPolicy(retries=4, initial_delay=0.001, max_delay=0.002, timeout=60)
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Answers by `behave(body, count)`: a text, (status, body), or LATE for no answer at all."""
+    """A server whose answers are `behave(body, count)`: a text, (status, body), or NEVER."""
 
     daemon_threads = True
 
@@ -40,11 +48,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.server.bodies.append(body)
             self.server.keys.append(self.headers.get("Authorization"))
             count = len(self.server.bodies)
-        told = self.server.behave(body, count)
-        if told is LATE:
+        response = self.server.behave(body, count)
+        if response is NEVER:
             self.server.closing.wait()
             return
-        status, raw = told if isinstance(told, tuple) else (200, completion(told))
+        status, raw = response if isinstance(response, tuple) else (200, completion(response))
         if isinstance(raw, str):
             raw = raw.encode()
         self.send_response(status)
@@ -52,18 +60,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if status == 429:
             self.send_header("Retry-After", "0")
         self.end_headers()
-        with contextlib.suppress(OSError):  # the client may have waited long enough
+        with contextlib.suppress(OSError):  # the client may have given up
             self.wfile.write(raw)
 
     def log_message(self, *args):
         pass
 
 
-def completion(said):
+def completion(text):
     return json.dumps(
         {
             "model": "judge-2026-11-01",
-            "choices": [{"message": {"role": "assistant", "content": said}}],
+            "choices": [{"message": {"role": "assistant", "content": text}}],
             "usage": {"prompt_tokens": 100, "completion_tokens": 3},
         }
     )
@@ -85,7 +93,7 @@ def serve():
 
 
 def test_verdicts_are_read_and_prompts_filled(tmp_path):
-    told = {
+    verdicts = {
         "Commentary A": "a",
         "**Commentary B**.": "b",
         "Commentary B is better aligned than Commentary A": "b",
@@ -95,31 +103,35 @@ def test_verdicts_are_read_and_prompts_filled(tmp_path):
         "Both Commentary A and Commentary B are fine": None,
         "I cannot help with that": None,
     }
-    assert {said: verdict(said) for said in told} == told
-    filled = fill(PROMPT, "{human}", "b {commentary_a}", "h")
+    assert {answer: parse_verdict(answer) for answer in verdicts} == verdicts
+    filled = fill_prompt(DEFAULT_PROMPT, "{human}", "b {commentary_a}", "h")
     assert "[Commentary A]\n{human}\n" in filled
     assert "b {commentary_a}" in filled
-    assert read_prompt(None) == PROMPT
+    assert load_prompt(None) == DEFAULT_PROMPT
     short = tmp_path / "prompt.txt"
     short.write_text("{commentary_a} or {human}?")
     with pytest.raises(ConfigError, match="commentary_b"):
-        read_prompt(short)
+        load_prompt(short)
 
 
-def test_every_fault_is_waited_out(serve):
-    """429, 500, nonsense, empty: each once, then an answer."""
-    parts = [
+def test_faults_are_retried(serve):
+    """Status 429, status 500, invalid JSON, an empty answer, and then an answer."""
+    responses = [
         (429, "slow down"),
         (500, f"oh no {KEY}"),
         (200, "<html>nonsense</html>"),
         "",
         "Commentary B",
     ]
-    server = serve(lambda body, count: parts[count - 1])
-    endpoint = Endpoint(server.url, "judge", KEY, patience=QUICK)
-    reply = endpoint.ask("?")
-    assert (reply.text, reply.model, reply.tokens_in) == ("Commentary B", "judge-2026-11-01", 100)
-    assert endpoint.faults == Counter(
+    server = serve(lambda body, count: responses[count - 1])
+    endpoint = Endpoint(server.url, "judge", KEY, retry_policy=FAST_RETRIES)
+    answer = endpoint.complete("?")
+    assert (answer.text, answer.model, answer.prompt_tokens) == (
+        "Commentary B",
+        "judge-2026-11-01",
+        100,
+    )
+    assert endpoint.fault_counts == Counter(
         {
             "status 429": 1,
             "status 500": 1,
@@ -132,97 +144,98 @@ def test_every_fault_is_waited_out(serve):
 
 
 def test_a_server_that_never_answers(serve):
-    server = serve(lambda body, count: LATE)
-    endpoint = Endpoint(server.url, "judge", patience=Patience(1, 0.001, 0.001, 0.1))
-    with pytest.raises(NoAnswer, match="timeout"):
-        endpoint.ask("?")
-    assert endpoint.faults == {"timeout": 2}
+    server = serve(lambda body, count: NEVER)
+    endpoint = Endpoint(server.url, "judge", retry_policy=RetryPolicy(1, 0.001, 0.001, 0.1))
+    with pytest.raises(RequestFailed, match="timeout"):
+        endpoint.complete("?")
+    assert endpoint.fault_counts == {"timeout": 2}
 
 
-def test_what_is_not_retried(serve):
-    """A wrong key ends everything with one sentence, without the key; one refusal ends one request."""
+def test_refusals_are_not_retried(serve):
+    """A wrong key ends the run, and the message hides the key; a refusal ends one request."""
     server = serve(lambda body, count: (401, f"Incorrect key {KEY}"))
     with pytest.raises(EndpointError, match=r"401.*\[key\]") as caught:
-        Endpoint(server.url, "judge", KEY, patience=QUICK).ask("?")
+        Endpoint(server.url, "judge", KEY, retry_policy=FAST_RETRIES).complete("?")
     assert KEY not in str(caught.value)
     assert len(server.bodies) == 1
     server = serve(lambda body, count: (400, "content filter"))
-    with pytest.raises(NoAnswer, match="400"):
-        Endpoint(server.url, "judge", KEY, patience=QUICK).ask("?")
+    with pytest.raises(RequestFailed, match="400"):
+        Endpoint(server.url, "judge", KEY, retry_policy=FAST_RETRIES).complete("?")
     assert len(server.bodies) == 1
-    silent = Endpoint("http://127.0.0.1:9/v1", "judge", patience=QUICK)
-    with pytest.raises(NoAnswer, match="connection"):
-        silent.ask("?")
-    assert silent.faults["connection"] == QUICK.retries + 1
+    unreachable = Endpoint("http://127.0.0.1:9/v1", "judge", retry_policy=FAST_RETRIES)
+    with pytest.raises(RequestFailed, match="connection"):
+        unreachable.complete("?")
+    assert unreachable.fault_counts["connection"] == FAST_RETRIES.retries + 1
     with pytest.raises(ConfigError):
         Endpoint("ftp://user:secret@host", "judge")
     assert "secret" not in Endpoint("http://u:secret@host/v1?k=secret", "judge").address
 
 
-def test_the_rate_is_kept(serve):
+def test_rate_limit(serve):
     server = serve(lambda body, count: "Commentary A")
-    endpoint = Endpoint(server.url, "judge", patience=QUICK, per_minute=60 / 0.05)
+    endpoint = Endpoint(server.url, "judge", retry_policy=FAST_RETRIES, requests_per_minute=60 / 0.05)
     began = time.monotonic()
     for _ in range(4):
-        endpoint.ask("?")
+        endpoint.complete("?")
     assert time.monotonic() - began >= 0.15
 
 
-CASES = [Case(f"v_{i}", f"ours {i}", f"theirs {i}", f"human {i}") for i in range(6)]
+PAIRS = [CommentaryPair(f"v_{i}", f"ours {i}", f"theirs {i}", f"human {i}") for i in range(6)]
 
 
 def prefers_ours(body, count):
-    """Ours, wherever it stands, but for event 5: there always the first."""
-    asked = body["messages"][0]["content"]
-    if "human 5" in asked:
+    """Prefers our commentary wherever it stands, but for event 5 always the first one."""
+    prompt = body["messages"][0]["content"]
+    if "human 5" in prompt:
         return "Commentary A"
-    return "Commentary A" if asked.index("ours") < asked.index("theirs") else "Commentary B"
+    return "Commentary A" if prompt.index("ours") < prompt.index("theirs") else "Commentary B"
 
 
 def test_both_orders_and_a_cache(serve, tmp_path):
-    """Nothing is asked twice: not by a second run, not after a kill that cut the last line."""
+    """No prompt is sent twice: not by a second run, nor after a kill that truncates the last line."""
     server = serve(prefers_ours)
 
-    def run(cases=CASES, prompt=PROMPT):
-        cache = Cache(tmp_path / "answers.jsonl")
-        endpoint = Endpoint(server.url, "judge", KEY, patience=QUICK)
-        found = judge(cases, endpoint, prompt, cache, ("Ours", "Theirs"), workers=3)
+    def run(pairs=PAIRS, prompt=DEFAULT_PROMPT):
+        cache = AnswerCache(tmp_path / "answers.jsonl")
+        endpoint = Endpoint(server.url, "judge", KEY, retry_policy=FAST_RETRIES)
+        result = judge_pairs(pairs, endpoint, prompt, cache, ("Ours", "Theirs"), workers=3)
         cache.close()
-        return found
+        return result
 
     first = run()
-    assert [r["ab_winner"] for r in first.rows] == ["Ours"] * 6
-    assert [r["ba_winner"] for r in first.rows] == ["Ours"] * 5 + ["Theirs"]
-    assert (first.asked, first.cached, first.tokens_in) == (12, 0, 1200)
+    assert [r["ab_winner"] for r in first.verdicts] == ["Ours"] * 6
+    assert [r["ba_winner"] for r in first.verdicts] == ["Ours"] * 5 + ["Theirs"]
+    assert (first.new_answers, first.cached_answers, first.new_prompt_tokens) == (12, 0, 1200)
     again = run()
-    assert again.rows == first.rows
-    assert (again.asked, again.cached, again.tokens_in, again.all_tokens_in) == (0, 12, 0, 1200)
-    whole = (tmp_path / "answers.jsonl").read_text()
-    (tmp_path / "answers.jsonl").write_text(whole[:-40])
-    assert (run().asked, run().asked) == (1, 0)
-    assert run(prompt=PROMPT + "\n").asked == 12  # another prompt, other answers
-    changed = [*CASES[:5], Case("v_5", "ours other", "theirs 5", "human 5")]
-    assert run(changed).asked == 2
+    assert again.verdicts == first.verdicts
+    assert (again.new_answers, again.cached_answers) == (0, 12)
+    assert (again.new_prompt_tokens, again.prompt_tokens) == (0, 1200)
+    complete_file = (tmp_path / "answers.jsonl").read_text()
+    (tmp_path / "answers.jsonl").write_text(complete_file[:-40])
+    assert (run().new_answers, run().new_answers) == (1, 0)
+    assert run(prompt=DEFAULT_PROMPT + "\n").new_answers == 12  # the prompt is part of the key
+    changed = [*PAIRS[:5], CommentaryPair("v_5", "ours other", "theirs 5", "human 5")]
+    assert run(changed).new_answers == 2
     assert len(server.bodies) == 12 + 1 + 12 + 2
 
 
-def test_a_dead_endpoint_ends_the_run_and_keeps_what_was_answered(serve, tmp_path):
+def test_a_dead_endpoint_ends_the_run_and_its_answers_stay_cached(serve, tmp_path):
     server = serve(lambda body, count: "Commentary A" if count <= 3 else (503, "down"))
-    cache = Cache(tmp_path / "answers.jsonl")
-    endpoint = Endpoint(server.url, "judge", patience=Patience(1, 0.001, 0.001, 60))
-    cases = [Case(f"v_{i}", "a", "b", f"h {i}") for i in range(40)]
+    cache = AnswerCache(tmp_path / "answers.jsonl")
+    endpoint = Endpoint(server.url, "judge", retry_policy=RetryPolicy(1, 0.001, 0.001, 60))
+    pairs = [CommentaryPair(f"v_{i}", "a", "b", f"h {i}") for i in range(40)]
     with pytest.raises(EndpointError, match="in a row"):
-        judge(cases, endpoint, PROMPT, cache, ("A", "B"), workers=1)
+        judge_pairs(pairs, endpoint, DEFAULT_PROMPT, cache, ("A", "B"), workers=1)
     cache.close()
     assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 3
 
 
-def test_from_files_to_a_win_rate(serve, tmp_path, capsys, caplog, monkeypatch):
-    """The command: unreadable answers and missing predictions are counted, and no file has the key."""
+def test_command(serve, tmp_path, capsys, caplog, monkeypatch):
+    """The command counts unreadable answers and missing predictions, and writes the key nowhere."""
 
     def behave(body, count):
-        asked = body["messages"][0]["content"]
-        return f"No comment. {KEY}" if "human 1" in asked else prefers_ours(body, count)
+        prompt = body["messages"][0]["content"]
+        return f"No comment. {KEY}" if "human 1" in prompt else prefers_ours(body, count)
 
     server = serve(behave)
     monkeypatch.setenv("JUDGE_KEY", KEY)
@@ -253,10 +266,10 @@ def test_from_files_to_a_win_rate(serve, tmp_path, capsys, caplog, monkeypatch):
     assert record["judge"]["answered as"] == {"judge-2026-11-01": 10}
     assert len(record["prompt_sha256"]) == 64
     assert "win rate 66.7%" in printed.out
-    # The published layout, which scoring reads again.
+    # The verdicts are in the published layout, which `livecc score` reads.
     assert main(["score", "judge", str(out / "GPT-4o_Ours.jsonl"), "--expected", "6"]) == 0
     assert "win rate 66.7%" in capsys.readouterr().out
-    assert main(args) == 0  # only the two unreadable ones are asked again
+    assert main(args) == 0  # only the two unreadable answers are requested again
     assert len(server.bodies) == 12
     assert json.loads((out / "judge.json").read_text())["answers"]["from disk"] == 8
     page = (out / "report.html").read_text()
