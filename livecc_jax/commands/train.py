@@ -10,11 +10,12 @@ EPILOG = """Any field of the config can be set: --run DIR --optim.learning_rate 
 
 Several processes: on TPU slices and under Slurm or MPI they find each other; elsewhere set
 JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID for each.
-SIGTERM to any of them lets all save at the same step and end with status 143; run again, they go on."""
+After SIGTERM to any of them, all save at the same step and end with status 143; started again, they
+continue from there."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Declare the command."""
+    """Adds the command to the parser."""
     parser = subparsers.add_parser(
         "train",
         help="train a model from a config file",
@@ -30,19 +31,20 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, one line a report."""
-    from livecc_jax.commands.options import one_of_several, pairs
+    """Trains, and prints one line for every report."""
+    from livecc_jax.commands.options import fail_fast, parse_overrides
     from livecc_jax.train.config import load_config, override
 
-    config = override(load_config(args.config), pairs(args.overrides))
+    config = override(load_config(args.config), parse_overrides(args.overrides))
 
-    from livecc_jax.parallel.processes import is_first, start_processes
+    from livecc_jax.parallel.processes import initialize_processes, is_main_process
 
-    start_processes()
+    initialize_processes()
 
-    from livecc_jax.evaluate.in_training import examinations
-    from livecc_jax.train.loop import Progress, train
-    from livecc_jax.train.preempt import EXIT_CODE, Preempted
+    from livecc_jax.evaluate.in_training import make_evaluators
+    from livecc_jax.train.loop import train
+    from livecc_jax.train.metrics import Progress
+    from livecc_jax.train.preemption import PREEMPTED_EXIT_CODE, Preempted
 
     def report(p: Progress) -> None:
         print(
@@ -54,14 +56,14 @@ def run(args: argparse.Namespace) -> int:
             flush=True,
         )
 
-    first = is_first()
-    with one_of_several("train"):
+    is_main = is_main_process()
+    with fail_fast("train"):
         try:
-            done = train(config, report if first else None, examinations)
-        except Preempted as notice:
-            if first:
-                print(f"livecc train: {notice}", file=sys.stderr)
-            return EXIT_CODE
-    if first:
-        print(f"{done}: finished")
+            run_directory = train(config, report if is_main else None, make_evaluators)
+        except Preempted as message:
+            if is_main:
+                print(f"livecc train: {message}", file=sys.stderr)
+            return PREEMPTED_EXIT_CODE
+    if is_main:
+        print(f"{run_directory}: finished")
     return 0

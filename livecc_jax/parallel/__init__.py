@@ -1,1 +1,1 @@
-"""Device mesh and sharding rules."""
+"""Device mesh, sharding rules, sharded batches, several processes, and peak rates of chips."""

@@ -1,4 +1,4 @@
-"""The device mesh: `data` between slices, then `fsdp`, `context` and `tensor` within one."""
+"""Builds the device mesh: `data` between slices, then `fsdp`, `context` and `tensor` within one."""
 
 from __future__ import annotations
 
@@ -18,9 +18,14 @@ AXES = ("data", "fsdp", "context", "tensor")
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """How many devices lie along each axis; at most one is -1 and takes the rest.
+    """Number of devices along each axis; at most one is -1 and takes the remaining devices.
 
-    `devices` says how many are used at all: the first so many, or all of them if it is 0.
+    Attributes:
+        data: Data parallel axis, the only one that spans slices.
+        fsdp: Axis that batches, parameters and optimizer state are sharded over.
+        context: Axis that the tokens of a row are sharded over.
+        tensor: Axis that attention heads and MLP features are sharded over.
+        devices: Number of devices to use, the first ones of all; 0 uses all of them.
     """
 
     data: int = 1
@@ -31,25 +36,28 @@ class MeshConfig:
 
 
 def parse_mesh(text: str) -> MeshConfig:
-    """`data=2,tensor=2` as a mesh: an axis not named is 1, one may be -1, and the first devices of as
-    many as the axes take are used.
+    """Parses a mesh such as `data=2,tensor=2`.
 
-    Raises ConfigError for anything else.
+    Axes that are not named have size 1. One axis may be -1; otherwise only as many devices are used as
+    the sizes multiply to.
+
+    Raises ConfigError for a text of another form, naming `--mesh`.
     """
     sizes = dict.fromkeys(AXES, 1)
-    given = [part.partition("=") for part in text.split(",")]
-    for axis, _, size in given:
+    entries = [entry.partition("=") for entry in text.split(",")]
+    for axis, _, size in entries:
         if axis not in sizes or not size.removeprefix("-").isdecimal():
             raise ConfigError(f"--mesh {text}: must be like data=2,tensor=2, of {', '.join(AXES)}")
         sizes[axis] = int(size)
-    if len({axis for axis, _, _ in given}) < len(given):
+    if len({axis for axis, _, _ in entries}) < len(entries):
         raise ConfigError(f"--mesh {text}: names an axis twice")
-    known = -1 not in sizes.values()
-    return MeshConfig(**sizes, devices=max(0, math.prod(sizes.values())) if known else 0)
+    if -1 in sizes.values():
+        return MeshConfig(**sizes)
+    return MeshConfig(**sizes, devices=max(0, math.prod(sizes.values())))
 
 
-def resolve(config: MeshConfig, count: int) -> MeshConfig:
-    """The same mesh over `count` devices, with its -1 filled in and `devices` as many as it uses.
+def resolve_mesh(config: MeshConfig, count: int) -> MeshConfig:
+    """Returns the mesh over `count` devices with its -1 filled in and `devices` set to the number used.
 
     Raises ConfigError when the axes do not multiply to the number of devices.
     """
@@ -70,41 +78,45 @@ def resolve(config: MeshConfig, count: int) -> MeshConfig:
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Arrange devices (all of them by default).
+    """Arranges devices (by default all of them) in a mesh.
 
-    Devices of several slices are split over them along `data`, whose collectives are the only ones that
-    can afford the network between slices.
+    Several slices lie along `data`, because only its collectives are small enough for the network
+    between slices.
 
-    Raises ConfigError when the axes do not multiply to the number of devices, or `data` not to slices.
+    Raises ConfigError when the axes do not multiply to the number of devices, or when `data` is not a
+    multiple of the number of slices.
     """
     devices = list(jax.devices() if devices is None else devices)
-    sizes = resolve(config, len(devices))
+    sizes = resolve_mesh(config, len(devices))
     devices = devices[: sizes.devices]
     shape = [getattr(sizes, axis) for axis in AXES]
-    slices = len({slice_of(device) for device in devices})
+    slices = len({slice_index(device) for device in devices})
     if shape[0] % slices:
         raise ConfigError(f"mesh.data={shape[0]} is not a multiple of the {slices} slices there are")
-    return Mesh(_arranged(shape, slices, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    device_array = _arrange_devices(shape, slices, devices)
+    return Mesh(device_array, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def slice_of(device: jax.Device) -> int:
-    """Which TPU slice a device is in; 0 elsewhere."""
+def slice_index(device: jax.Device) -> int:
+    """Returns the index of the TPU slice that a device is in; 0 for any other device."""
     return (getattr(device, "slice_index", None) or 0) if device.platform == "tpu" else 0
 
 
-def _arranged(shape: Sequence[int], slices: int, devices: Sequence[jax.Device]) -> np.ndarray:
-    """Devices in this shape, neighbours in the torus being neighbours along an axis where they can."""
+def _arrange_devices(shape: Sequence[int], slices: int, devices: Sequence[jax.Device]) -> np.ndarray:
+    """Returns the devices in this shape, neighbours of the torus next to each other if possible."""
 
-    def arrange(split: bool) -> np.ndarray:
+    def arrange(split_physical_axes: bool) -> np.ndarray:
         if slices == 1:
-            return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=split)
+            return mesh_utils.create_device_mesh(
+                shape, devices, allow_split_physical_axes=split_physical_axes
+            )
         within = (shape[0] // slices, *shape[1:])
         between = (slices, *(1 for _ in shape[1:]))
         return mesh_utils.create_hybrid_device_mesh(
-            within, between, devices, allow_split_physical_axes=split
+            within, between, devices, allow_split_physical_axes=split_physical_axes
         )
 
     try:
         return arrange(False)
-    except NotImplementedError:  # an axis that is no product of the torus's dimensions
+    except NotImplementedError:  # an axis is not a product of dimensions of the torus
         return arrange(True)

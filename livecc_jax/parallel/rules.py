@@ -1,7 +1,7 @@
-"""Where every array lives: one table from logical axes to mesh axes.
+"""Sharding rules: one table from logical axes to mesh axes, and what applies it to arrays.
 
-Parameters declare logical axes where they are made (`model.layers.weight`), activations at the few
-places that matter (`constrain`); this table is the only one that knows the mesh.
+Parameters declare their logical axes where they are created (`model.layers.weight`), activations at the
+few points that matter (`constrain`). No other module knows which mesh axis shards what.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ RULES: Mapping[str, tuple[str, ...]] = {
     "kv_heads": ("tensor",),
     "head_dim": (),
     "mlp": ("tensor",),
-    "norm": (),  # a few kilobytes, wanted everywhere
+    "norm": (),  # a few kilobytes, replicated
     "rank": (),  # of adapters
-    "adapted": ("tensor", "fsdp"),  # an adapter's side that is not the residual stream's: heads, mlp
+    "adapted": ("tensor", "fsdp"),  # the side of an adapter that is not the residual stream: heads, mlp
     # activations
     "batch": ("data", "fsdp"),
     "length": ("context",),
@@ -36,7 +36,7 @@ RULES: Mapping[str, tuple[str, ...]] = {
 
 
 def partition_spec(axes: tuple[str | None, ...]) -> PartitionSpec:
-    """Mesh axes of an array whose dimensions have these logical axes.
+    """Returns the partition spec of an array whose dimensions have these logical axes.
 
     Raises ConfigError when two dimensions would be split over one mesh axis, or a name is unknown.
     """
@@ -55,55 +55,61 @@ def partition_spec(axes: tuple[str | None, ...]) -> PartitionSpec:
 
 
 def sharding_tree(mesh: Mesh, axes_tree: Any, shapes: Any) -> Any:
-    """A NamedSharding for every leaf.
+    """Returns a NamedSharding for every leaf.
 
     Args:
-        mesh: the device mesh.
-        axes_tree: nested dict whose leaves are tuples of logical axes.
-        shapes: the same tree with arrays or `jax.ShapeDtypeStruct`s.
+        mesh: The device mesh.
+        axes_tree: Nested dict whose leaves are tuples of logical axes.
+        shapes: The same tree with arrays or `jax.ShapeDtypeStruct`s as leaves.
 
     Raises ConfigError naming the parameter whose dimension does not divide over its mesh axes.
     """
 
-    def one(path: tuple, axes: tuple[str | None, ...], leaf: Any) -> NamedSharding:
+    def leaf_sharding(path: tuple, axes: tuple[str | None, ...], leaf: Any) -> NamedSharding:
         spec = partition_spec(axes)
         for size, axis in zip(leaf.shape, axes):
             names = RULES[axis] if axis else ()
-            parts = math.prod(mesh.shape[name] for name in names)
-            if size % parts:
+            shards = math.prod(mesh.shape[name] for name in names)
+            if size % shards:
                 where = "/".join(str(k.key) for k in path)
                 raise ConfigError(
                     f"{where} has a dimension of {size}, which does not divide over "
-                    f"mesh axes {names} of {parts} devices"
+                    f"mesh axes {names} of {shards} devices"
                 )
         return NamedSharding(mesh, spec)
 
     return jax.tree_util.tree_map_with_path(
-        one, axes_tree, shapes, is_leaf=lambda x: isinstance(x, tuple)
+        leaf_sharding, axes_tree, shapes, is_leaf=lambda x: isinstance(x, tuple)
     )
 
 
-def on_own_part(
-    act: Callable[..., jax.Array],
-    given: tuple[tuple[str | None, ...], ...],
-    made: tuple[str | None, ...],
+def logical_shard_map(
+    function: Callable[..., jax.Array],
+    in_axes: tuple[tuple[str | None, ...], ...],
+    out_axes: tuple[str | None, ...],
 ) -> Callable[..., jax.Array]:
-    """`act`, done by each device of the mesh in scope with its own part of every array; without a mesh,
-    `act` itself.
+    """`jax.shard_map` over the mesh in scope (`jax.set_mesh`), with specs given as logical axes.
 
     Args:
-        act: what is done.
-        given: logical axes of its arguments.
-        made: logical axes of its result.
+        function: The function that each device runs on its own shard of every argument.
+        in_axes: Logical axes of each argument.
+        out_axes: Logical axes of the result.
+
+    Returns:
+        The sharded function; `function` itself when no mesh is in scope.
     """
     if jax.sharding.get_abstract_mesh().empty:
-        return act
-    specs = tuple(map(partition_spec, given))
-    return jax.shard_map(act, in_specs=specs, out_specs=partition_spec(made), check_vma=False)
+        return function
+    in_specs = tuple(map(partition_spec, in_axes))
+    out_specs = partition_spec(out_axes)
+    return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Pin an activation to the mesh in scope (`jax.set_mesh`); without one, nothing happens."""
+    """Constrains the sharding of an activation on the mesh in scope (`jax.set_mesh`).
+
+    Without a mesh in scope the activation is returned as it is.
+    """
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, partition_spec(axes))

@@ -1,1 +1,1 @@
-"""What training or streaming needs of a TPU slice, computed without one."""
+"""`livecc plan`: what training or streaming takes on a TPU slice, computed without the slice."""

@@ -1,4 +1,4 @@
-"""Reading a compiled program: what it moves between chips and through memory, loops counted."""
+"""Reads a compiled program (HLO text): traffic between chips and to memory, loops multiplied out."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _HEADER = re.compile(r"^(ENTRY )?%([\w.\-]+) \(.*\{\s*$")
 _LINE = re.compile(r"^\s+(ROOT )?%([\w.\-]+) = (.*)$")
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\](\{[^{}]*\})?")
 _NAME = re.compile(r"%([\w.\-]+)")
-# Two wordings of having too little memory: found while buffers are placed, or before.
-_USED = re.compile(
+# XLA has two messages about too little memory: while it places buffers, or before that.
+_OUT_OF_MEMORY = re.compile(
     r"(?:Used |temporaries \()([\d.]+)([GM])(?: of |\) exceeds available HBM \()([\d.]+)G"
 )
 
@@ -24,8 +24,8 @@ _CALLS = re.compile(
     r"(calls|body|condition|branch_computations|true_computation|false_computation|"
     r"called_computations|to_apply)=(\{[^}]*\}|%[\w.\-]+)"
 )
-# What neither reads nor writes memory by itself.
-_FREE = (
+# Operations that neither read nor write memory by themselves.
+_NO_TRAFFIC = (
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call",
     "after-all", "partition-id", "replica-id", "iota", "copy-done", "slice-done", "async-done",
     "async-update", "optimization-barrier",
@@ -34,14 +34,23 @@ _FREE = (
 
 @dataclass(frozen=True)
 class Instruction:
-    """One line of a computation."""
+    """One line of a computation.
+
+    Attributes:
+        name: Name of the result.
+        result_type: Type of the result, as text.
+        opcode: Name of the operation.
+        arguments: Text between the parentheses.
+        operands: Names of the operands.
+        attributes: Text after the parentheses.
+    """
 
     name: str
-    kind: str  # of its result, as written
+    result_type: str
     opcode: str
-    arguments: str  # between the parentheses
+    arguments: str
     operands: tuple[str, ...]
-    rest: str  # everything after them
+    attributes: str
 
 
 Computations = dict[str, dict[str, Instruction]]
@@ -49,15 +58,21 @@ Computations = dict[str, dict[str, Instruction]]
 
 @dataclass
 class Collective:
-    """One kind of exchange within one kind of group."""
+    """All collectives of one kind over the same groups of devices.
+
+    Attributes:
+        kind: One of COLLECTIVES.
+        group: Indices in the mesh of the devices of the first group.
+        bytes: Size of the full (gathered, or not yet reduced) array, over all executions.
+    """
 
     kind: str
-    group: tuple[int, ...]  # positions in the mesh of the first group's devices
-    bytes: float = 0.0  # of the whole (gathered, or not yet reduced) array, over all executions
+    group: tuple[int, ...]
+    bytes: float = 0.0
 
     @property
     def sent(self) -> float:
-        """Bytes that each device sends if the exchange wastes nothing."""
+        """Bytes that each device sends with an optimal algorithm."""
         n = len(self.group)
         if self.kind == "collective-permute":
             return self.bytes
@@ -66,46 +81,56 @@ class Collective:
 
 @dataclass
 class Program:
-    """Per-device totals of one execution."""
+    """Totals of one device for one execution.
+
+    Attributes:
+        collectives: The collectives, by kind and group.
+        memory_bytes: Bytes read from and written to HBM.
+        unknown_loops: Names of loops whose length could not be determined.
+    """
 
     collectives: list[Collective]
-    memory_bytes: float  # read from and written to HBM
-    unknown_loops: list[str] = field(default_factory=list)  # whose length nobody knows
+    memory_bytes: float
+    unknown_loops: list[str] = field(default_factory=list)
 
 
 def read_program(text: str, devices: int, unknown_trips: float = 1.0) -> Program:
-    """Total up an optimised HLO module of `devices` partitions.
+    """Adds up the traffic of an optimised HLO module.
 
-    Loops of unknown length are taken to run `unknown_trips` times.
+    Args:
+        text: The module as text.
+        devices: Number of partitions.
+        unknown_trips: How often loops of unknown length are assumed to run.
     """
     computations, entry = _parse(text)
-    found: dict[tuple[str, tuple[int, ...]], Collective] = {}
-    unknown: list[str] = []
+    collectives: dict[tuple[str, tuple[int, ...]], Collective] = {}
+    unknown_loops: list[str] = []
     memory = 0.0
-    for name, runs in _executions(computations, entry, unknown, unknown_trips).items():
+    for name, runs in _count_runs(computations, entry, unknown_loops, unknown_trips).items():
         body = computations[name]
         for op in body.values():
-            if not runs.inside:
+            if not runs.in_kernel:
                 memory += runs.times * _traffic(op, body, computations)
             kind = op.opcode.removesuffix("-start")
             if kind not in COLLECTIVES:
                 continue
-            group = _first_group(op.rest, devices)
+            group = _first_group(op.attributes, devices)
             if len(group) < 2:
                 continue
-            # What starts an exchange has both ends in its result.
-            sizes = _sizes(op.kind)
+            # The result of an operation that starts a collective includes its input.
+            sizes = _sizes(op.result_type)
             size = max(sizes) if op.opcode.endswith("-start") else sum(sizes)
             if kind == "reduce-scatter":
                 size *= len(group)
             if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
-                kind = "reduce-scatter"  # fused with the slice of it that is kept
-            total = found.setdefault((kind, group), Collective(kind, group))
+                kind = "reduce-scatter"  # XLA fuses it with the slice of its result
+            total = collectives.setdefault((kind, group), Collective(kind, group))
             total.bytes += runs.times * size
-    return Program(list(found.values()), memory, unknown)
+    return Program(list(collectives.values()), memory, unknown_loops)
 
 
 def _parse(text: str) -> tuple[Computations, str]:
+    """Returns all computations of a module and the name of its entry."""
     computations: Computations = {}
     entry, current = "", {}
     for line in text.splitlines():
@@ -122,43 +147,42 @@ def _parse(text: str) -> tuple[Computations, str]:
 
 def _instruction(name: str, text: str) -> Instruction:
     end = _closing(text, 0) + 1 if text.startswith("(") else text.index(" ")
-    kind, call = text[:end], text[end:].lstrip()
+    result_type, call = text[:end], text[end:].lstrip()
     start = call.index("(")
     stop = _closing(call, start)
     arguments = call[start + 1 : stop]
-    return Instruction(
-        name, kind, call[:start], arguments, tuple(_NAME.findall(arguments)), call[stop + 1 :]
-    )
+    operands = tuple(_NAME.findall(arguments))
+    return Instruction(name, result_type, call[:start], arguments, operands, call[stop + 1 :])
 
 
 def _closing(text: str, start: int) -> int:
-    """Where the parenthesis that opens at `start` closes."""
+    """Returns the index at which the parenthesis that opens at `start` closes."""
     depth = 0
-    for at in range(start, len(text)):
-        depth += (text[at] == "(") - (text[at] == ")")
+    for index in range(start, len(text)):
+        depth += (text[index] == "(") - (text[index] == ")")
         if not depth:
-            return at
+            return index
     return len(text) - 1
 
 
 @dataclass
 class _Runs:
     times: float = 0.0
-    inside: bool = False  # part of one kernel, so its values never are in memory
+    in_kernel: bool = False  # part of a fused kernel, so its values are never in memory
 
 
-def _executions(
-    computations: Computations, entry: str, unknown: list[str], unknown_trips: float = 1.0
+def _count_runs(
+    computations: Computations, entry: str, unknown_loops: list[str], unknown_trips: float
 ) -> dict[str, _Runs]:
-    """How often each computation runs."""
+    """Returns how often each computation runs; appends loops of unknown length to `unknown_loops`."""
     runs: dict[str, _Runs] = defaultdict(_Runs)
     todo: list[tuple[str, float, bool]] = [(entry, 1.0, False)]
     while todo:
-        name, times, inside = todo.pop()
+        name, times, in_kernel = todo.pop()
         runs[name].times += times
-        runs[name].inside |= inside
+        runs[name].in_kernel |= in_kernel
         for op in computations[name].values():
-            for attribute, called in _CALLS.findall(op.rest):
+            for attribute, called in _CALLS.findall(op.attributes):
                 if attribute == "to_apply" and op.opcode != "call":
                     continue  # the scalar function of a reduction
                 repeats = 1.0
@@ -166,11 +190,11 @@ def _executions(
                     repeats = _trips(op, computations)
                     if not repeats:
                         repeats = unknown_trips
-                        if op.name not in unknown:
-                            unknown.append(op.name)
-                deeper = inside or op.opcode in ("fusion", "async-start")
+                        if op.name not in unknown_loops:
+                            unknown_loops.append(op.name)
+                fused = in_kernel or op.opcode in ("fusion", "async-start")
                 todo += [
-                    (callee, times * repeats, deeper)
+                    (callee, times * repeats, fused)
                     for callee in _NAME.findall(called)
                     if callee in computations
                 ]
@@ -178,24 +202,32 @@ def _executions(
 
 
 def _trips(op: Instruction, computations: Computations) -> float:
-    """How often a while loop runs: as XLA says, or as its condition compares; 0 if neither tells."""
-    known = re.search(r'known_trip_count":\{"n":"(\d+)"', op.rest)
-    if known:
-        return float(known[1])
-    condition = re.search(r"condition=%([\w.\-]+)", op.rest)
+    """Returns how often a while loop runs, from XLA's annotation or from the constant in its condition.
+
+    0 if neither is there.
+    """
+    annotation = re.search(r'known_trip_count":\{"n":"(\d+)"', op.attributes)
+    if annotation:
+        return float(annotation[1])
+    condition = re.search(r"condition=%([\w.\-]+)", op.attributes)
     body = computations.get(condition[1], {}) if condition else {}
     limits = {
         int(x.arguments)
         for x in body.values()
-        if x.opcode == "constant" and re.fullmatch(r"[su]\d+\[\](\{.*\})?", x.kind)
+        if x.opcode == "constant" and re.fullmatch(r"[su]\d+\[\](\{.*\})?", x.result_type)
     }
     return float(limits.pop()) if len(limits) == 1 else 0.0
 
 
-def _sizes(kind: str, *, memory_only: bool = False) -> list[float]:
-    """Bytes of every array in a type; those in on-chip or host memory left out if asked."""
+def _sizes(result_type: str, *, memory_only: bool = False) -> list[float]:
+    """Returns 0 and the bytes of every array of a type.
+
+    Args:
+        result_type: The type as text.
+        memory_only: Leave out arrays in on-chip or host memory.
+    """
     sizes = [0.0]
-    for dtype, dims, layout in _ARRAY.findall(kind):
+    for dtype, dims, layout in _ARRAY.findall(result_type):
         if memory_only and re.search(r"S\([1-9]\)", layout):
             continue
         digits = re.search(r"\d+", dtype)
@@ -205,24 +237,24 @@ def _sizes(kind: str, *, memory_only: bool = False) -> list[float]:
 
 
 def _traffic(op: Instruction, body: dict[str, Instruction], computations: Computations) -> float:
-    """Bytes that one execution reads from and writes to HBM.
+    """Returns the bytes that one execution of an operation reads from and writes to HBM.
 
-    Of an array that is only sliced, or updated in place, what is touched counts. A Pallas kernel counts
-    as reading and writing each of its arrays once.
+    Of an array that is only sliced, or updated in place, the accessed part counts. A Pallas kernel
+    counts as reading and writing each of its arrays once.
     """
-    if op.opcode in _FREE:
+    if op.opcode in _NO_TRAFFIC:
         return 0.0
 
     def size(name: str) -> float:
-        return sum(_sizes(body[name].kind, memory_only=True)) if name in body else 0.0
+        return sum(_sizes(body[name].result_type, memory_only=True)) if name in body else 0.0
 
-    result = sum(_sizes(op.kind, memory_only=True))
-    if op.opcode == "copy-start":  # its result names both ends
+    result = sum(_sizes(op.result_type, memory_only=True))
+    if op.opcode == "copy-start":  # its result has both the source and the destination
         source = body.get(op.operands[0])
-        return sum(_sizes(op.kind, memory_only=True)) if source else 0.0
-    if op.opcode == "slice-start":  # its result names the whole and the slice, often on the chip
-        part, whole = _sizes(op.kind)[2], size(op.operands[0])
-        return part * ((whole > 0) + (result > whole))
+        return result if source else 0.0
+    if op.opcode == "slice-start":  # its result has the array and the slice, often on the chip
+        slice_size, array_size = _sizes(op.result_type)[2], size(op.operands[0])
+        return slice_size * ((array_size > 0) + (result > array_size))
     if op.opcode in ("dynamic-slice", "slice", "gather"):
         return 2 * result
     if op.opcode == "dynamic-update-slice":
@@ -230,35 +262,36 @@ def _traffic(op: Instruction, body: dict[str, Instruction], computations: Comput
     if op.opcode != "fusion":
         return result + sum(map(size, op.operands))
 
-    called = re.search(r"calls=%([\w.\-]+)", op.rest)
-    inside = computations.get(called[1], {}) if called else {}
+    called = re.search(r"calls=%([\w.\-]+)", op.attributes)
+    fused = computations.get(called[1], {}) if called else {}
     total = 0.0
-    in_place = [x for x in inside.values() if x.opcode == "dynamic-update-slice"]
-    for parameter in inside.values():
+    in_place = [x for x in fused.values() if x.opcode == "dynamic-update-slice"]
+    for parameter in fused.values():
         if parameter.opcode != "parameter":
             continue
         name = op.operands[int(parameter.arguments)]
-        users = [x for x in inside.values() if parameter.name in x.operands]
+        users = [x for x in fused.values() if parameter.name in x.operands]
         if any(x.operands[0] == parameter.name for x in in_place):
-            result -= min(result, size(name))  # the same memory, not written anew
+            result -= min(result, size(name))  # it is updated in place, not written again
             continue
         if users and all(x.opcode in ("dynamic-slice", "slice", "gather") for x in users):
-            total += min(size(name), sum(sum(_sizes(x.kind)) for x in users))
+            total += min(size(name), sum(sum(_sizes(x.result_type)) for x in users))
         else:
             total += size(name)
-    updated = sum(sum(_sizes(inside[x.operands[1]].kind)) for x in in_place if x.operands[1] in inside)
+    updates = [fused[x.operands[1]] for x in in_place if x.operands[1] in fused]
+    updated = sum(sum(_sizes(x.result_type)) for x in updates)
     return total + result + updated
 
 
-def _first_group(rest: str, devices: int) -> tuple[int, ...]:
-    """The devices of the first replica group, in any of the notations XLA has for them."""
-    pairs = re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", rest)
+def _first_group(attributes: str, devices: int) -> tuple[int, ...]:
+    """Returns the devices of the first replica group, in any of the notations that XLA uses."""
+    pairs = re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", attributes)
     if pairs:
         return tuple(sorted({int(pairs[1]), int(pairs[2])}))
-    listed = re.search(r"replica_groups=\{\{([\d,]+)\}", rest)
+    listed = re.search(r"replica_groups=\{\{([\d,]+)\}", attributes)
     if listed:
         return tuple(int(n) for n in listed[1].split(","))
-    tiled = re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest)
+    tiled = re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes)
     if tiled:
         ids = np.arange(devices).reshape([int(n) for n in tiled[3].split(",")])
         if tiled[4]:
@@ -266,7 +299,7 @@ def _first_group(rest: str, devices: int) -> tuple[int, ...]:
         return tuple(int(n) for n in ids.reshape(int(tiled[1]), int(tiled[2]))[0])
     named = re.search(
         r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((.*?\]?(?:T\([\d,]+\))?)\))?\s*\{([^}]*)\}",
-        rest,
+        attributes,
     )
     if named:
         order = _device_order(named[2], devices) if named[2] else np.arange(devices)
@@ -275,7 +308,10 @@ def _first_group(rest: str, devices: int) -> tuple[int, ...]:
 
 
 def _device_order(text: str, devices: int) -> np.ndarray:
-    """[2,4]T(1,0): the devices as an array of this shape, transposed; or a list of them."""
+    """Returns the devices in the order of a text such as "[2,4]T(1,0)", or of a list of them.
+
+    The example is an array [2, 4] of all devices, transposed.
+    """
     shape, axes = re.fullmatch(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", text).groups()
     numbers = [int(n) for n in shape.split(",")]
     if math.prod(numbers) != devices:
@@ -285,12 +321,18 @@ def _device_order(text: str, devices: int) -> np.ndarray:
 
 
 def _mesh_group(axes: str, members: str) -> tuple[int, ...]:
-    """mesh['a'=4,'b'=2] {'a'} or, for part of an axis, {'a':(2)2}: sizes before it and its own."""
+    """Returns the first group along axes of a mesh.
+
+    Args:
+        axes: Names and sizes of all axes, such as "'a'=4,'b'=2".
+        members: Axes of the group, such as "'a'"; or "'a':(2)2" for a part of an axis, with the size
+            before it and its own.
+    """
     sizes = {name: int(n) for name, n in re.findall(r"'([^']+)'=(\d+)", axes)}
     ids = np.arange(math.prod(sizes.values())).reshape(list(sizes.values()))
-    chosen = re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", members)
+    group_axes = re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", members)
     index: list[slice | int | np.ndarray] = [0] * len(sizes)
-    for name, before, size in chosen:
+    for name, before, size in group_axes:
         axis = list(sizes).index(name)
         if size:
             index[axis] = np.arange(int(size)) * (sizes[name] // int(before) // int(size))
@@ -299,12 +341,15 @@ def _mesh_group(axes: str, members: str) -> tuple[int, ...]:
     return tuple(int(n) for n in ids[tuple(index)].ravel())
 
 
-def wanted_memory(message: str) -> tuple[str, str] | None:
-    """What a compiler that ran out of memory wanted of a chip and what there is, as it reads in a
-    sentence ("20.1 GiB", "15.75 GiB"); None if the message is about something else.
+def parse_out_of_memory(message: str) -> tuple[str, str] | None:
+    """Reads the error message of a compiler that ran out of memory.
+
+    Returns:
+        (needed, available) memory of a chip as text, such as ("20.1 GiB", "15.75 GiB"); None if the
+        message is about something else.
     """
-    found = _USED.search(message)
-    if found is None:
+    match = _OUT_OF_MEMORY.search(message)
+    if match is None:
         return None
-    used = float(found[1]) / (1 if found[2] == "G" else 1024)
-    return f"{used:.1f} GiB", f"{found[3]} GiB"
+    used = float(match[1]) / (1 if match[2] == "G" else 1024)
+    return f"{used:.1f} GiB", f"{match[3]} GiB"

@@ -1,4 +1,4 @@
-"""Trying mesh shapes and remat policies: estimate all by arithmetic, compile the most promising."""
+"""Searches mesh shapes and remat policies: estimates all by arithmetic, compiles the most promising."""
 
 from __future__ import annotations
 
@@ -10,23 +10,29 @@ from dataclasses import dataclass
 
 from livecc_jax.errors import ConfigError
 from livecc_jax.model.config import ModelConfig
-from livecc_jax.model.remat import REMATS
+from livecc_jax.model.remat import REMAT_POLICIES
 from livecc_jax.planning.chips import Topology
-from livecc_jax.planning.training import Plan, check_plan, make_plan
+from livecc_jax.planning.training import TrainingPlan, plan_training, resolve_training_mesh
 from livecc_jax.train.config import Config
-from livecc_jax.train.state import abstract_state_params, split
+from livecc_jax.train.state import abstract_training_params, split_trainable
 
 log = logging.getLogger(__name__)
 
-CONTEXTS = (1, 2, 4, 8)
-TENSORS = (1, 2, 4)
-REPLICAS = (1, 2, 4)  # of the parameters, in a slice
-ROOM = 0.9  # share of HBM that an estimate may fill
+CONTEXT_SIZES = (1, 2, 4, 8)
+TENSOR_SIZES = (1, 2, 4)
+REPLICAS = (1, 2, 4)  # copies of the parameters in a slice
+MEMORY_SHARE = 0.9  # of HBM, that an estimate may fill
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A configuration that can be split over the slice, and what arithmetic alone says of it."""
+    """A config that can be sharded over the slice, with estimates from arithmetic alone.
+
+    Attributes:
+        config: The config, with its mesh, remat policy and accumulation.
+        bytes: Estimated memory of a chip.
+        seconds: Estimated time of a step.
+    """
 
     config: Config
     bytes: float
@@ -35,76 +41,83 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A candidate that was compiled: its plan, or why there is none."""
+    """A candidate that was compiled: its plan, or the reason why there is none."""
 
     config: Config
-    plan: Plan | None
+    plan: TrainingPlan | None
     reason: str = ""
 
 
-def candidates(config: Config, model: ModelConfig, topology: Topology) -> Iterator[Candidate]:
-    """Every mesh and remat policy that passes `check_plan`, one row a batch shard at a time."""
+def mesh_candidates(config: Config, model: ModelConfig, topology: Topology) -> Iterator[Candidate]:
+    """Yields every mesh and remat policy that `resolve_training_mesh` accepts.
+
+    Each shard of the batch has one row of a micro-batch.
+    """
     rows = config.data.rows_per_step
-    for replicas, context, tensor in itertools.product(REPLICAS, CONTEXTS, TENSORS):
+    for replicas, context, tensor in itertools.product(REPLICAS, CONTEXT_SIZES, TENSOR_SIZES):
         data = replicas * topology.slices
-        fsdp, rest = divmod(topology.chips, data * context * tensor)
+        fsdp, remainder = divmod(topology.chips, data * context * tensor)
         shards = data * fsdp
-        if rest or not shards or rows % shards:
+        if remainder or not shards or rows % shards:
             continue
         mesh = dataclasses.replace(
             config.mesh, data=data, fsdp=fsdp, context=context, tensor=tensor, devices=0
         )
-        for remat in REMATS:
-            one = dataclasses.replace(
+        for remat in REMAT_POLICIES:
+            candidate = dataclasses.replace(
                 config,
                 mesh=mesh,
                 compute=dataclasses.replace(config.compute, remat=remat),
                 optim=dataclasses.replace(config.optim, accumulate=rows // shards),
             )
             try:
-                check_plan(one, model, topology)
+                resolve_training_mesh(candidate, model, topology)
             except ConfigError as error:
-                log.info("left out: %s", error)
+                log.info("skipped: %s", error)
                 continue
-            yield estimate(one, model, topology)
+            yield estimate_candidate(candidate, model, topology)
 
 
-def estimate(config: Config, model: ModelConfig, topology: Topology) -> Candidate:
-    """Memory and time of a step by rules of thumb: to choose what to compile, not to believe."""
+def estimate_candidate(config: Config, model: ModelConfig, topology: Topology) -> Candidate:
+    """Estimates memory and time of a step by rules of thumb, only to choose what to compile."""
     t, mesh, chip = model.text, config.mesh, topology.chip
-    params = abstract_state_params(model, config.compute.lora)
-    learning, frozen = split(params, config.compute.frozen)
-    numbers, still = (sum(x.size for x in part.values()) for part in (learning, frozen))
-    decoder = sum(x.size for k, x in (learning | frozen).items() if not k.startswith("vision/"))
+    params = abstract_training_params(model, config.compute.lora)
+    trainable, frozen = split_trainable(params, config.compute.frozen)
+    trainable_size, frozen_size = (sum(x.size for x in p.values()) for p in (trainable, frozen))
+    decoder = sum(x.size for k, x in (trainable | frozen).items() if not k.startswith("vision/"))
     shards = mesh.fsdp * mesh.tensor
-    tokens = config.data.tokens / mesh.context  # of one chip, at a time
+    tokens = config.data.tokens / mesh.context  # of one chip and micro-batch
     heads, keys = t.heads * t.head_dim, t.kv_heads * t.head_dim
     products = (2 * heads + 2 * keys + 2 * t.mlp) / mesh.tensor + 2 * t.width
-    stored = {
+    stored_activations = {  # of a token and layer
         "none": 2.5 * products,
         "dots": products + t.width,
         "attention": t.width + 1.2 * heads / mesh.tensor,
         "full": t.width,
         "offload": 0.0,
     }[config.compute.remat]
-    state = (12 + 4 + 4 * (config.optim.accumulate > 1)) * numbers + 2 * still
+    accumulates = config.optim.accumulate > 1
+    state = (12 + 4 + 4 * accumulates) * trainable_size + 2 * frozen_size
     working = 2 * 3 * t.vocab_size * t.width / mesh.tensor + 12 * tokens * products / 4
-    size = state / shards + 2 * t.layers * tokens * stored + working
+    size = state / shards + 2 * t.layers * tokens * stored_activations + working
 
     dense = 2 * decoder * tokens
     attention = t.layers * 2 * heads * tokens * config.data.tokens
-    again = {"none": 0.0, "dots": 0.1, "attention": 1.0}.get(config.compute.remat, 1.0)
-    attention_again = 1.0 if config.compute.remat in ("full", "offload", "dots") else 0.0
-    slowest = (2 * mesh.context - 1) / mesh.context
+    recomputed = {"none": 0.0, "dots": 0.1, "attention": 1.0}.get(config.compute.remat, 1.0)
+    attention_recomputed = 1.0 if config.compute.remat in ("full", "offload", "dots") else 0.0
+    imbalance = (2 * mesh.context - 1) / mesh.context
     backward = 1 if config.compute.lora.rank else 2
-    flops = (1 + backward + again) * dense + (3.5 + attention_again) * attention * slowest
+    flops = (1 + backward + recomputed) * dense
+    flops += (3.5 + attention_recomputed) * attention * imbalance
     computing = flops / mesh.tensor / chip.flops
-    gathered = 2 * decoder / mesh.tensor * (4 if again else 3)
+    gathered = 2 * decoder / mesh.tensor * (4 if recomputed else 3)
     summed = 4 * t.layers * 2 * tokens * t.width * 2 * (mesh.tensor > 1)
     network = (gathered + summed) / (4 * chip.link_rate)
-    between = 4 * numbers / shards / chip.dcn_rate if topology.slices > 1 else 0.0
+    slice_network = 0.0
+    if topology.slices > 1:
+        slice_network = 4 * trainable_size / shards / chip.dcn_rate
     seconds = config.optim.accumulate * (max(computing, network) + 0.2 * min(computing, network))
-    return Candidate(config, size, seconds + between)
+    return Candidate(config, size, seconds + slice_network)
 
 
 def search(
@@ -113,48 +126,49 @@ def search(
     topology: Topology,
     *,
     window: int,
-    compile_most: int = 4,
+    max_compiled: int = 4,
     segments: int = 1,
     on_outcome: Callable[[Outcome], None] = lambda _: None,
 ) -> list[Outcome]:
-    """Compile the candidates that look fastest among those that look as if they fit.
+    """Compiles the candidates with the shortest estimated time among those estimated to fit.
 
     Args:
-        config: its mesh, remat policy and accumulation are what is searched over.
-        model: the architecture.
-        topology: what to compile for.
-        window: patches in a vision window.
-        compile_most: how many to compile.
-        segments: examples a row is taken to hold.
-        on_outcome: told of each as it is compiled.
+        config: The config; mesh, remat policy and accumulation are searched over.
+        model: The architecture.
+        topology: The slice.
+        window: Patches of a vision window.
+        max_compiled: Maximum number of candidates to compile.
+        segments: Assumed number of examples of a row.
+        on_outcome: Function that is called with each outcome once it is compiled.
 
     Returns:
-        Those that fit, fastest first by their compiled roofline (of equals the one that needs least
-        memory), then those that do not.
+        The outcomes that fit, fastest first by their compiled roofline and then by memory; then those
+        that do not fit.
 
-    Raises ConfigError when nothing can be split over the slice.
+    Raises ConfigError when no mesh can split the rows over the slice.
     """
-    every = list(candidates(config, model, topology))
-    if not every:
+    candidates = list(mesh_candidates(config, model, topology))
+    if not candidates:
         raise ConfigError(
             f"no mesh splits data.rows_per_step = {config.data.rows_per_step} rows over {topology}"
         )
-    limit = ROOM * topology.chip.hbm_bytes
-    fitting = sorted((c for c in every if c.bytes <= limit), key=lambda c: (c.seconds, c.bytes))
-    chosen = fitting or sorted(every, key=lambda c: c.bytes)
+    limit = MEMORY_SHARE * topology.chip.hbm_bytes
+    fitting = sorted((c for c in candidates if c.bytes <= limit), key=lambda c: (c.seconds, c.bytes))
+    ranked = fitting or sorted(candidates, key=lambda c: c.bytes)
     outcomes = []
-    for candidate in chosen[:compile_most]:
+    for candidate in ranked[:max_compiled]:
         try:
-            plan = make_plan(candidate.config, model, topology, window=window, segments=segments)
+            plan = plan_training(candidate.config, model, topology, window=window, segments=segments)
             outcome = Outcome(candidate.config, plan)
         except ConfigError as error:
             outcome = Outcome(candidate.config, None, str(error))
         outcomes.append(outcome)
         on_outcome(outcome)
-    return sorted(outcomes, key=_order)
+    return sorted(outcomes, key=_sort_key)
 
 
-def _order(outcome: Outcome) -> tuple[bool, float, float]:
+def _sort_key(outcome: Outcome) -> tuple[bool, float, float]:
+    """Sorts plans that fit first, by time and then memory."""
     plan = outcome.plan
     if plan is None or not plan.fits:
         return True, 0.0, plan.used if plan else 0.0

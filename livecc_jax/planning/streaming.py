@@ -1,4 +1,4 @@
-"""What an engine's tick will take on a TPU slice, from its programs compiled for it, without one."""
+"""Plans streaming on a TPU slice: compiles the steps of an engine for it and reads off their costs."""
 
 from __future__ import annotations
 
@@ -8,137 +8,200 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
-from livecc_jax.decoding.engine_step import Places, take_turns
-from livecc_jax.decoding.generate import Controls, StopIds
-from livecc_jax.decoding.network import LAYER_AXES, Weights, lay_out
-from livecc_jax.decoding.paged_cache import POOL_AXES, Context
-from livecc_jax.decoding.session_step import TurnInput, look
+from livecc_jax.decoding.engine_step import CacheSlots, engine_step
+from livecc_jax.decoding.generate import SamplingParams, StopIds
+from livecc_jax.decoding.paged_cache import PAGED_CACHE_AXES, Context
+from livecc_jax.decoding.session_step import TurnInput, encode_frames_step
+from livecc_jax.decoding.weights import LAYER_AXES, DecodingWeights, prepare_weights
 from livecc_jax.errors import ConfigError
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.qwen2_vl import abstract_params, logical_axes
-from livecc_jax.parallel.mesh import AXES, MeshConfig, make_mesh, resolve, slice_of
+from livecc_jax.parallel.mesh import AXES, MeshConfig, make_mesh, resolve_mesh
 from livecc_jax.parallel.rules import partition_spec, sharding_tree
 from livecc_jax.planning.chips import Topology
-from livecc_jax.planning.cost import counted_flops
-from livecc_jax.planning.hlo import Program, read_program, wanted_memory
+from livecc_jax.planning.compiled_plan import (
+    CompiledPlan,
+    bytes_per_device,
+    code_bytes,
+    compile_for_slice,
+    network_traffic,
+    temporary_bytes,
+)
+from livecc_jax.planning.cost import count_flops
+from livecc_jax.planning.hlo import Program, read_program
+from livecc_jax.stream.capacity import PROMPT_TEXT_TOKENS, rolling_capacity
 from livecc_jax.stream.history import ROLLING
 from livecc_jax.stream.prompt import PROMPT_BUCKET
-from livecc_jax.stream.rolling import PROMPT_TEXT, rolling_room
 
-END = StopIds((151645, 151643), None)
-ASKED = 64  # tokens of the query
+STOP_IDS = StopIds((151645, 151643), None)
+QUERY_TOKENS = 64  # assumed length of the query
+
+# Builds an abstract array [B, *shape] of a batch, from (dtype, *shape).
+BatchArray = Callable[..., jax.ShapeDtypeStruct]
 
 
 @dataclass(frozen=True)
-class Load:
-    """What is asked of an engine.
+class StreamingLoad:
+    """The load of an engine.
 
-    sessions: conversations at once, each with a rolling cache; batch: turns a tick; pair: tokens of a
-    frame pair; limit: most new tokens a turn; spoken: those of an ordinary turn.
+    Attributes:
+        sessions: Number of concurrent conversations, each with a rolling cache.
+        batch: Number of turns of an engine step.
+        pair_tokens: Tokens of a frame pair.
+        max_new_tokens: Maximum number of new tokens of a turn.
+        turn_tokens: New tokens of an ordinary turn.
+
+    Raises:
+        ConfigError: A value is less than 1.
     """
 
     sessions: int
     batch: int
-    pair: int
-    limit: int = 16
-    spoken: int = 6
+    pair_tokens: int
+    max_new_tokens: int = 16
+    turn_tokens: int = 6
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             if getattr(self, field.name) < 1:
                 raise ConfigError(f"{field.name} must be at least 1, not {getattr(self, field.name)}")
 
+    def to_json(self) -> dict[str, int]:
+        """Returns every value by its name in the JSON output."""
+        return {
+            "sessions": self.sessions,
+            "batch": self.batch,
+            "pair": self.pair_tokens,
+            "limit": self.max_new_tokens,
+            "spoken": self.turn_tokens,
+        }
+
 
 @dataclass(frozen=True)
-class Part:
-    """One step of a tick: FLOPs of all chips, bytes and times of one."""
+class ProgramCost:
+    """The cost of one program or of a part of it.
+
+    Attributes:
+        flops: FLOPs of all chips.
+        memory_bytes: Bytes that one chip reads from and writes to HBM.
+        sent_bytes: Bytes that one chip sends to other chips.
+        computing: Seconds, if nothing but arithmetic took time.
+        memory: Seconds, if nothing but HBM traffic took time.
+        network: Seconds, if nothing but the network took time.
+    """
 
     flops: float
-    memory_bytes: float  # read from and written to HBM
-    sent_bytes: float  # to other chips
-    computing: float  # seconds, if nothing but this took time
+    memory_bytes: float
+    sent_bytes: float
+    computing: float
     memory: float
     network: float
 
     @property
     def seconds(self) -> float:
-        """Computing, memory and network perfectly overlapped."""
+        """Roofline time: computing, memory and network perfectly overlapped."""
         return max(self.computing, self.memory, self.network)
 
 
 @dataclass(frozen=True)
-class StreamPlan:
-    """Figures of a tick of ordinary turns."""
+class StreamingPlan(CompiledPlan):
+    """The costs of an engine step of ordinary turns.
 
-    topology: str
-    chips: int
-    mesh: dict[str, int]
-    load: Load
-    context: int  # tokens that a turn may attend to
-    memory: dict[str, float]  # bytes a chip, by use
-    hbm: float  # bytes a program may use
-    hbm_rate: float  # bytes a second
-    vision: Part
-    prompt: Part
-    token: Part  # one of every row
-    compile_seconds: float
+    Attributes:
+        load: The load of the engine.
+        context: Maximum number of tokens that a turn attends to.
+        hbm_rate: Memory bandwidth of a chip in bytes/s.
+        vision: Cost of encoding the frames of all turns.
+        prompt: Cost of the prefill, and of the first new token, of all turns.
+        token: Cost of one more new token of every turn.
+    """
 
-    @property
-    def used(self) -> float:
-        """Bytes of HBM."""
-        return sum(self.memory.values())
+    load: StreamingLoad
+    context: int
+    hbm_rate: float
+    vision: ProgramCost
+    prompt: ProgramCost
+    token: ProgramCost
 
     @property
-    def fits(self) -> bool:
-        """Whether a chip holds it."""
-        return self.used <= self.hbm
-
-    @property
-    def tick_seconds(self) -> float:
-        """For a batch of turns, by the programs' text: an array that is read in part counts whole."""
-        said = (self.load.spoken - 1) * self.token.seconds
-        return self.vision.seconds + self.prompt.seconds + said
+    def step_seconds(self) -> float:
+        """Roofline time of an engine step; an array that is read in part counts in full."""
+        decoding = (self.load.turn_tokens - 1) * self.token.seconds
+        return self.vision.seconds + self.prompt.seconds + decoding
 
     @property
     def weights_seconds(self) -> float:
-        """To read a chip's weights once, which every token does."""
+        """Time to read the weights of a chip once, as every new token does."""
         return self.memory["weights"] / self.hbm_rate
 
+    DERIVED: ClassVar[tuple[str, ...]] = ("used", "fits", "weights_seconds")
+
     def to_json(self) -> dict[str, Any]:
-        """Every figure by name."""
-        derived = ("used", "fits", "tick_seconds", "weights_seconds")
-        return dataclasses.asdict(self) | {name: getattr(self, name) for name in derived}
+        """Returns every value by its name in the JSON output."""
+        return super().to_json() | {"load": self.load.to_json(), "tick_seconds": self.step_seconds}
+
+    def workload(self) -> str:
+        """Returns a clause about the sessions."""
+        return (
+            f"{self.load.sessions} sessions of up to {self.context:,} tokens, "
+            f"{self.load.batch} turns a step"
+        )
+
+    def cost_lines(self) -> list[str]:
+        """Returns a table of the parts of an engine step, and the time of all of them."""
+        lines = [
+            f"{'':12s} {'FLOPs':>9s} {'GB moved':>9s} {'GB sent':>8s} {'computing':>10s} "
+            f"{'memory':>9s} {'network':>9s}   (FLOPs of all chips, the rest of one; ms)"
+        ]
+        parts = (("vision", self.vision), ("prompt", self.prompt), ("a token", self.token))
+        for name, cost in parts:
+            lines.append(
+                f"  {name:10s} {cost.flops:9.3g} {cost.memory_bytes / 1e9:9.2f} "
+                f"{cost.sent_bytes / 1e9:8.3f} "
+                f"{1e3 * cost.computing:10.2f} {1e3 * cost.memory:9.2f} {1e3 * cost.network:9.2f}"
+            )
+        return [
+            *lines,
+            "",
+            f"an engine step of {self.load.turn_tokens} tokens: {1e3 * self.step_seconds:.0f} ms, "
+            "where an array that is read in part counts in full;",
+            f"reading the weights alone takes {1e3 * self.weights_seconds:.1f} ms a token",
+        ]
 
 
 def default_mesh(config: ModelConfig, chips: int) -> MeshConfig:
-    """As many chips a model as its heads allow, and as many models as that leaves."""
+    """Returns a mesh with as many chips along `tensor` as heads allow, and the rest along `data`."""
     tensor = math.gcd(chips, config.text.kv_heads, config.vision.heads)
     return MeshConfig(chips // tensor, 1, 1, tensor)
 
 
-def plan_stream(
-    config: ModelConfig, topology: Topology, sizes: MeshConfig, load: Load, dtype: str = "bfloat16"
-) -> StreamPlan:
-    """Compile a tick of ordinary turns for the slice and read off what it takes.
+def plan_streaming(
+    config: ModelConfig,
+    topology: Topology,
+    sizes: MeshConfig,
+    load: StreamingLoad,
+    dtype: str = "bfloat16",
+) -> StreamingPlan:
+    """Compiles an engine step of ordinary turns for a slice and reads off its costs.
 
     Args:
-        config: the architecture.
-        topology: what to compile for.
-        sizes: of the mesh.
-        load: what the engine is to do.
-        dtype: of weights and cache.
+        config: The architecture.
+        topology: The slice.
+        sizes: Sizes of the mesh axes.
+        load: The load of the engine.
+        dtype: Dtype of weights and cache.
 
     Raises:
-        ConfigError: the model does not divide over the mesh, the batch does not, libtpu is missing, or
-            the programs need more memory than a chip has.
+        ConfigError: The model or the batch does not divide over the mesh, or libtpu is missing.
+        DoesNotFitError: The programs need more memory than a chip has.
     """
-    sizes = resolve(dataclasses.replace(sizes, devices=0), topology.chips)
+    sizes = resolve_mesh(dataclasses.replace(sizes, devices=0), topology.chips)
     groups = sizes.data * sizes.fsdp
     if sizes.context > 1:
         raise ConfigError("mesh.context splits rows of training; here it must be 1")
@@ -148,158 +211,171 @@ def plan_stream(
             "mesh.data and mesh.fsdp"
         )
     mesh = make_mesh(sizes, topology.devices())
-    room, pool_tokens = rolling_room(ROLLING, load.pair, ASKED, load.limit)
-    pool_tokens *= -(-load.sessions // groups) * groups
-    began = time.perf_counter()
-    weights = abstract_weights(config, mesh, jnp.dtype(dtype))
-    place = NamedSharding(mesh, partition_spec(POOL_AXES))
-    shape = (pool_tokens, config.text.kv_heads, config.text.head_dim)
-    keys = jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=place)
-    pool = [(keys, keys)] * config.text.layers
-
-    def rows(kind: Any, *more: int) -> jax.ShapeDtypeStruct:
-        spec = NamedSharding(mesh, partition_spec(("batch",)))
-        return jax.ShapeDtypeStruct((load.batch, *more), kind, sharding=spec)
-
-    q, m, ints = -(-(load.pair + PROMPT_TEXT) // PROMPT_BUCKET) * PROMPT_BUCKET, load.limit, jnp.int32
-    turn, controls = abstract_turns(rows, q, rows(jnp.dtype(dtype), load.pair, config.text.width))
-    context, places = abstract_context(rows, room, q, m)
-    side = next(n for n in range(math.isqrt(load.pair), 0, -1) if load.pair % n == 0)
-    frames = rows(jnp.uint8, 2, 28 * side, 28 * load.pair // side, 3)
-    with jax.set_mesh(mesh):
-        looking = look.trace(config, weights.for_seeing(), frames)
-        taking = take_turns.trace(
-            config, END, m, weights.for_saying(), pool, context, turn, places, controls, rows(ints),
-            False,
-        )  # fmt: skip
-        try:
-            compiled = [traced.lower().compile() for traced in (looking, taking)]
-        except jax.errors.JaxRuntimeError as error:
-            raise _explained(error, topology) from error
-    took = time.perf_counter() - began
-
-    vision, tick = (x.as_text() for x in compiled)
-    # The loop of the answer, whose length nobody knows: what it does once is what a second time adds.
-    without, once = (read_program(tick, mesh.size, trips) for trips in (0.0, 1.0))
-    body = sum(_answering(taking.jaxpr).values())
-    figure = functools.partial(_part, topology, mesh)
-    temporary = max(
-        a.temp_size_in_bytes + a.output_size_in_bytes - a.alias_size_in_bytes
-        for a in (x.memory_analysis() for x in compiled)
+    context_tokens, cache_tokens = rolling_capacity(
+        ROLLING, load.pair_tokens, QUERY_TOKENS, load.max_new_tokens
     )
-    return StreamPlan(
+    cache_tokens *= -(-load.sessions // groups) * groups
+    start = time.perf_counter()
+    weights = abstract_weights(config, mesh, jnp.dtype(dtype))
+    cache = _abstract_cache(config, mesh, cache_tokens, jnp.dtype(dtype))
+    encode, step = _trace_steps(config, mesh, weights, cache, context_tokens, load, jnp.dtype(dtype))
+    advice = "; take fewer --sessions, a smaller --batch or a larger slice"
+    with jax.set_mesh(mesh):
+        compiled = [compile_for_slice(x, topology, "the engine", advice) for x in (encode, step)]
+    compile_seconds = time.perf_counter() - start
+
+    encode_text, step_text = (x.as_text() for x in compiled)
+    # The length of the decoding loop is unknown: one iteration costs what a second reading with one
+    # iteration adds to a reading with none.
+    without, with_one = (read_program(step_text, mesh.size, trips) for trips in (0.0, 1.0))
+    iteration_flops = sum(_decoding_loop_flops(step.jaxpr).values())
+    cost = functools.partial(_program_cost, topology, mesh)
+    return StreamingPlan(
         topology=str(topology),
         chips=topology.chips,
         mesh={axis: getattr(sizes, axis) for axis in AXES},
-        load=load,
-        context=room,
         memory={
-            "weights": _bytes(weights),
-            "keys and values": _bytes(pool),
-            "working memory": float(temporary),
-            "programs": float(sum(x.memory_analysis().generated_code_size_in_bytes for x in compiled)),
+            "weights": bytes_per_device(weights),
+            "keys and values": bytes_per_device(cache),
+            "working memory": max(map(temporary_bytes, compiled)),
+            "programs": sum(map(code_bytes, compiled)),
         },
         hbm=topology.chip.hbm_bytes,
+        compile_seconds=compile_seconds,
+        load=load,
+        context=context_tokens,
         hbm_rate=topology.chip.hbm_rate,
-        vision=figure(sum(counted_flops(looking.jaxpr).values()), read_program(vision, mesh.size)),
-        prompt=figure(sum(counted_flops(taking.jaxpr).values()) - body, without),
-        token=figure(body, once, without),
-        compile_seconds=took,
+        vision=cost(sum(count_flops(encode.jaxpr).values()), read_program(encode_text, mesh.size)),
+        prompt=cost(sum(count_flops(step.jaxpr).values()) - iteration_flops, without),
+        token=cost(iteration_flops, with_one, without),
     )
 
 
-def abstract_turns(
-    rows: Callable[..., jax.ShapeDtypeStruct], prompt: int, pictures: jax.ShapeDtypeStruct
-) -> tuple[TurnInput, Controls]:
-    """Turns of so many tokens' prompts; rows(dtype, *shape) is an array [B, *shape]."""
-    numbers = functools.partial(rows, jnp.int32)
+def _trace_steps(
+    config: ModelConfig,
+    mesh: Mesh,
+    weights: DecodingWeights,
+    cache: list[tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]],
+    context_tokens: int,
+    load: StreamingLoad,
+    dtype: Any,
+) -> tuple[Any, Any]:
+    """Traces the encoding of frames and the engine step, for a batch of turns of one frame pair."""
+    batch_sharding = NamedSharding(mesh, partition_spec(("batch",)))
+
+    def batch_array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((load.batch, *shape), dtype, sharding=batch_sharding)
+
+    pair, limit = load.pair_tokens, load.max_new_tokens
+    prompt = -(-(pair + PROMPT_TEXT_TOKENS) // PROMPT_BUCKET) * PROMPT_BUCKET
+    features = batch_array(dtype, pair, config.text.width)
+    turn, sampling = abstract_turn_inputs(batch_array, prompt, features)
+    context, slots = abstract_cache_context(batch_array, context_tokens, prompt, limit)
+    # Frames of as many tokens as a pair has, as square as possible; a token is 28 x 28 pixels.
+    side = next(n for n in range(math.isqrt(pair), 0, -1) if pair % n == 0)
+    frames = batch_array(jnp.uint8, 2, 28 * side, 28 * pair // side, 3)
+    with jax.set_mesh(mesh):
+        encode = encode_frames_step.trace(config, weights.for_vision(), frames)
+        step = engine_step.trace(
+            config, STOP_IDS, limit, weights.for_text(), cache, context, turn, slots, sampling,
+            batch_array(jnp.int32), False,
+        )  # fmt: skip
+    return encode, step
+
+
+def abstract_turn_inputs(
+    batch_array: BatchArray, prompt: int, features: jax.ShapeDtypeStruct
+) -> tuple[TurnInput, SamplingParams]:
+    """Returns the abstract inputs of a batch of turns.
+
+    Args:
+        batch_array: Builds an abstract array [B, *shape].
+        prompt: Length of the prompts, padded.
+        features: Vision features [B, P, D] of the turns.
+    """
+    int_array = functools.partial(batch_array, jnp.int32)
     turn = TurnInput(
-        numbers(prompt), numbers(), numbers(3, prompt), numbers(), numbers(prompt), pictures
+        int_array(prompt), int_array(), int_array(3, prompt), int_array(), int_array(prompt), features
     )
-    return turn, Controls(*[rows(jnp.float32)] * 4, rows(jnp.uint32, 2))
+    float_array, seeds = batch_array(jnp.float32), batch_array(jnp.uint32, 2)
+    return turn, SamplingParams(*[float_array] * 4, seeds)
 
 
-def abstract_context(
-    rows: Callable[..., jax.ShapeDtypeStruct], room: int, prompt: int, limit: int
-) -> tuple[Context, Places]:
-    """What turns of a tick attend to, and where they and their answers go."""
-    numbers = functools.partial(rows, jnp.int32)
-    context = Context(numbers(room), numbers(room), numbers(3, room), numbers())
-    return context, Places(numbers(prompt), numbers(limit))
+def abstract_cache_context(
+    batch_array: BatchArray, context: int, prompt: int, limit: int
+) -> tuple[Context, CacheSlots]:
+    """Returns abstract arrays of what a batch of turns reads from the cache and where it writes.
+
+    Args:
+        batch_array: Builds an abstract array [B, *shape].
+        context: Maximum number of tokens that a turn attends to.
+        prompt: Length of the prompts, padded.
+        limit: Maximum number of new tokens.
+    """
+    int_array = functools.partial(batch_array, jnp.int32)
+    reads = Context(int_array(context), int_array(context), int_array(3, context), int_array())
+    return reads, CacheSlots(int_array(prompt), int_array(limit))
 
 
-def abstract_weights(config: ModelConfig, mesh: Mesh, dtype: Any) -> Weights:
-    """What `lay_out(..., spread=(config, mesh))` gives, as shapes with their shardings."""
+def _abstract_cache(
+    config: ModelConfig, mesh: Mesh, tokens: int, dtype: Any
+) -> list[tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]]:
+    """Returns an abstract paged cache: keys and values of so many tokens for every layer."""
+    shape = (tokens, config.text.kv_heads, config.text.head_dim)
+    sharding = NamedSharding(mesh, partition_spec(PAGED_CACHE_AXES))
+    array = jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+    return [(array, array)] * config.text.layers
+
+
+def abstract_weights(config: ModelConfig, mesh: Mesh, dtype: Any) -> DecodingWeights:
+    """Returns the shapes and shardings of the weights that `prepare_weights` returns on a mesh."""
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), abstract_params(config))
-    shapes: Weights = jax.eval_shape(lay_out, params)
+    shapes: DecodingWeights = jax.eval_shape(prepare_weights, params)
     axes = logical_axes(config)
-    stacked = axes["vision"]["blocks"]
-    of_block = jax.tree.map(lambda a: a[1:], stacked, is_leaf=lambda a: isinstance(a, tuple))
-    of_rest = {k: {name: axes[k][name] for name in v} for k, v in shapes.rest.items()}
+    stacked_axes = axes["vision"]["blocks"]
+    block_axes = jax.tree.map(lambda a: a[1:], stacked_axes, is_leaf=lambda a: isinstance(a, tuple))
+    other_axes = {k: {name: axes[k][name] for name in v} for k, v in shapes.other.items()}
 
-    def placed(tree: Any, axes: Any) -> Any:
+    def with_shardings(tree: Any, axes: Any) -> Any:
         return jax.tree.map(
-            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
             tree,
             sharding_tree(mesh, axes, tree),
         )
 
-    return Weights(
-        placed(shapes.rest, of_rest),
-        [placed(layer, LAYER_AXES) for layer in shapes.layers],
-        [placed(block, {k: of_block[k] for k in block}) for block in shapes.blocks],
-        placed(shapes.norms, {k: stacked[k] for k in shapes.norms}),
+    return DecodingWeights(
+        with_shardings(shapes.other, other_axes),
+        [with_shardings(layer, LAYER_AXES) for layer in shapes.layers],
+        [with_shardings(block, {k: block_axes[k] for k in block}) for block in shapes.vision_blocks],
+        with_shardings(shapes.vision_norms, {k: stacked_axes[k] for k in shapes.vision_norms}),
         {},
     )
 
 
-def _answering(jaxpr: Any) -> dict[str, float]:
-    """FLOPs of one round of the loop that decodes."""
+def _decoding_loop_flops(jaxpr: Any) -> dict[str, float]:
+    """Returns the FLOPs of one iteration of the loop that generates tokens."""
     loops = [e.params["body_jaxpr"] for e in jaxpr.jaxpr.eqns if e.primitive.name == "while"]
-    return max(map(counted_flops, loops), key=lambda kinds: sum(kinds.values()))
+    return max(map(count_flops, loops), key=lambda kinds: sum(kinds.values()))
 
 
-def _part(
-    topology: Topology, mesh: Mesh, flops: float, program: Program, before: Program | None = None
-) -> Part:
-    """Figures of a program, less those of the part before."""
-    places = [(tuple(d.coords), slice_of(d)) for d in mesh.devices.flat]
-
-    def network(program: Program) -> tuple[float, float]:
-        sent = seconds = 0.0
-        for c in program.collectives:
-            rate, _ = topology.rate([places[i] for i in c.group])
-            sent, seconds = sent + c.sent, seconds + c.sent / rate
-        return sent, seconds
-
-    sent, seconds = network(program)
+def _program_cost(
+    topology: Topology, mesh: Mesh, flops: float, program: Program, without: Program | None = None
+) -> ProgramCost:
+    """Returns the cost of a program, less the traffic of `without`."""
+    traffic = network_traffic(program, topology, mesh)
+    sent = sum(traffic.sent.values())
+    seconds = traffic.chip_seconds + traffic.slice_seconds
     memory = program.memory_bytes
-    if before is not None:
-        earlier = network(before)
-        sent, seconds = sent - earlier[0], seconds - earlier[1]
-        memory -= before.memory_bytes
-    return Part(
+    if without is not None:
+        less = network_traffic(without, topology, mesh)
+        sent -= sum(less.sent.values())
+        seconds -= less.chip_seconds + less.slice_seconds
+        memory -= without.memory_bytes
+    return ProgramCost(
         flops=flops,
         memory_bytes=memory,
         sent_bytes=sent,
         computing=flops / topology.chips / topology.chip.flops,
         memory=memory / topology.chip.hbm_rate,
         network=seconds,
-    )
-
-
-def _bytes(tree: Any) -> float:
-    """Of one device's part of every array."""
-    leaves = jax.tree.leaves(tree)
-    return float(sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves))
-
-
-def _explained(error: Exception, topology: Topology) -> Exception:
-    """XLA's report of too little memory as one sentence; any other error as it is."""
-    wanted = wanted_memory(str(error))
-    if wanted is None:
-        return error
-    return ConfigError(
-        f"the engine does not fit on {topology}: it needs {wanted[0]} a chip, of {wanted[1]}; "
-        "take fewer --sessions, a smaller --batch or a larger slice"
     )

@@ -1,1 +1,1 @@
-"""Loss, optimizer, training step and loop."""
+"""Training: configuration, state, loss, optimizer, compiled step, and the loop with its hooks."""

@@ -1,40 +1,82 @@
-"""An experiment as one frozen dataclass; a file under configs/ is one value of it."""
+"""The configuration of a training run: one frozen dataclass, its checks, and command-line overrides.
+
+A file under configs/ defines one value of `Config`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import runpy
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from livecc_jax.errors import ConfigError
 from livecc_jax.model.lora import LoraConfig
+from livecc_jax.model.remat import REMAT_POLICIES
 from livecc_jax.parallel.mesh import MeshConfig
+from livecc_jax.timeline.position_modes import POSITION_MODES
+
+GUARD_POLICIES = ("ignore", "skip", "stop")
+DTYPES = ("float32", "bfloat16")
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name} {value!r} is not one of {', '.join(choices)}")
+
+
+def _check_at_least_one(section: str, node: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(node, name)
+        if value < 1:
+            raise ConfigError(f"{section}{name} must be at least 1, not {value}")
+
+
+def _check_not_negative(section: str, node: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(node, name)
+        if not 0 <= value < math.inf:  # also refuses NaN
+            raise ConfigError(f"{section}{name} must not be negative, not {value}")
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which rows, of which shape."""
+    """The packed rows that a run trains on, and their static shape."""
 
     index: str = ""  # of `livecc index`; several: "clips,qa*2" (epochs), "clips@3,qa@1" (weights)
-    root: str = ""  # what paths in the index are relative to, if its data was moved
+    root: str = ""  # folder that paths in the index are relative to, if its data was moved
     cache: str = ""  # folder for copies of videos in buckets, on each host; default ~/.cache/livecc
-    cache_gb: float = 50.0  # most it holds
-    tokens: int = 32768  # T, tokens a row
-    windows: int = 64  # W, vision windows a row
-    targets: int = 2048  # N, supervised tokens a row
-    rows_per_step: int = 8  # global, over all hosts and accumulation steps
+    cache_gb: float = 50.0  # maximum size of that folder
+    tokens: int = 32768  # T, tokens of a row
+    windows: int = 64  # W, vision windows of a row
+    targets: int = 2048  # N, supervised tokens of a row
+    rows_per_step: int = 8  # global, over all hosts and micro-batches
     weighting: str = "token"  # or "example": every example alike, as the released training
     epochs: int = 1
     workers: int = 0  # processes that decode video on each host; 0 decodes in threads
     quarantine: str = ""  # a quarantine.jsonl of an earlier run, to repeat it exactly
     max_quarantined: float = 0.1  # share of the examples; more (and more than 20) end the run
 
+    def check(self) -> None:
+        """Raises ConfigError, naming the field, for a value that no run can have."""
+        # Imported here because building rows needs much that reading a config does not.
+        from livecc_jax.data.rows.row import WEIGHTINGS
+
+        if not self.index:
+            raise ConfigError("the config sets no data.index")
+        _check_choice("data.weighting", self.weighting, WEIGHTINGS)
+        _check_at_least_one(
+            "data.", self, "tokens", "windows", "targets", "rows_per_step", "epochs"
+        )  # fmt: skip
+        _check_not_negative("data.", self, "workers", "max_quarantined")
+
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW with linear warm-up and cosine decay (LiveCC section 5)."""
+    """AdamW with linear warm-up and cosine decay (LiveCC, arXiv 2504.16030, section 5)."""
 
     learning_rate: float = 2e-5
     warmup_ratio: float = 0.03
@@ -43,74 +85,111 @@ class OptimConfig:
     b2: float = 0.999
     eps: float = 1e-8
     clip_norm: float = 1.0
-    accumulate: int = 1  # micro-batches a step
+    accumulate: int = 1  # micro-batches of a step
+
+    def check(self) -> None:
+        """Raises ConfigError, naming the field, for a value that no run can have."""
+        _check_at_least_one("optim.", self, "accumulate")
+        _check_not_negative("optim.", self, "learning_rate", "warmup_ratio")
 
 
 @dataclass(frozen=True)
 class ComputeConfig:
-    """How the step is computed, and what of the model learns.
+    """How the step is computed, and which parameters are trainable.
 
-    All but `freeze` and `lora` change speed and memory, not what is learnt (up to rounding).
+    All fields but `freeze` and `lora` change speed and memory only, and results up to rounding.
     """
 
     dtype: str = "bfloat16"
     remat: str = "full"
     unroll: bool = False  # compile the decoder layer by layer: faster on a GPU, compiling takes longer
-    head_chunk: int = 512  # supervised tokens whose logits are alive at once
-    freeze: tuple[str, ...] = ("vision",)  # parameter paths (prefixes) that do not learn
+    head_chunk: int = 512  # supervised tokens whose logits are in memory at the same time
+    freeze: tuple[str, ...] = ("vision",)  # parameter paths (prefixes) that are not trainable
     lora: LoraConfig = field(default_factory=LoraConfig)
 
     @property
     def frozen(self) -> tuple[str, ...]:
-        """Paths that do not learn: `freeze`, and with adapters the decoder that they adapt."""
+        """Paths that are not trainable: `freeze`, and with adapters the decoder that they adapt."""
         return (*self.freeze, "text") if self.lora.rank else self.freeze
+
+    def check(self) -> None:
+        """Raises ConfigError, naming the field, for a value that no run can have."""
+        self.check_remat()
+        _check_choice("compute.dtype", self.dtype, DTYPES)
+        self.lora.check()
+        _check_at_least_one("compute.", self, "head_chunk")
+
+    def check_remat(self) -> None:
+        """Raises ConfigError when `remat` is not the name of a rematerialization policy."""
+        _check_choice("compute.remat", self.remat, REMAT_POLICIES)
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """When to save and how many to keep."""
+    """When to save checkpoints and how many to keep."""
 
-    every: int = 500
-    keep: int = 3
-    keep_every: int = 0  # and every step that this divides, for ever; 0 keeps none for ever
+    every: int = 500  # steps; 0 saves at the end only
+    keep: int = 3  # the newest so many
+    keep_every: int = 0  # also keep all steps that are multiples of this; 0 keeps none besides `keep`
+
+    def check(self) -> None:
+        """Raises ConfigError, naming the field, for a value that no run can have."""
+        _check_at_least_one("checkpoint.", self, "keep")
+        _check_not_negative("checkpoint.", self, "every", "keep_every")
 
 
 @dataclass(frozen=True)
 class GuardConfig:
-    """What becomes of a step that would harm the run: "stop" the run, "skip" or "ignore" the step."""
+    """What happens after a harmful step: "stop" the run, "skip" the update, or "ignore" it."""
 
-    nan: str = "stop"  # the loss or the gradient is no number
-    spike: str = "ignore"  # the loss is over `factor` times the median of the last `window` good ones
+    nan: str = "stop"  # the loss or the gradient norm is not finite
+    spike: str = "ignore"  # the loss exceeds `factor` times the median of the last `window` good ones
     factor: float = 3.0
     window: int = 64
-    most: int = 10  # skipped steps in a row; one more ends the run
+    most: int = 10  # maximum of consecutive skipped steps; one more ends the run
+
+    def check(self) -> None:
+        """Raises ConfigError, naming the field, for a value that no run can have."""
+        _check_choice("guard.nan", self.nan, GUARD_POLICIES)
+        _check_choice("guard.spike", self.spike, GUARD_POLICIES)
+        _check_at_least_one("guard.", self, "window")
+        _check_not_negative("guard.", self, "factor", "most")
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """What a run is measured by on data that it is not trained on (docs/pods.md)."""
+    """Evaluations during training, on data that the run is not trained on (docs/pods.md)."""
 
-    index: str = ""  # directory written by `livecc index`, for the loss on it; none: no loss
+    index: str = ""  # directory of `livecc index` for the held-out loss; "": no held-out loss
     every: int = 0  # steps; 0: with every checkpoint
-    rows: int = 64  # at most so many (rounded up to whole micro-batches)
+    rows: int = 64  # maximum number of held-out rows (rounded up to full micro-batches)
     choice: tuple[str, ...] = ()  # multiple choice: BENCHMARK=PATH, as `livecc evaluate` takes them
-    questions: int = 64  # of each benchmark, at most
-    max_frames: int = 32  # of a question's video; the conversation must fit a row
+    questions: int = 64  # maximum number of questions of each benchmark
+    max_frames: int = 32  # of the video of a question; the conversation must fit a row
     commentary: str = ""  # annotations, or LiveSports-3K's CC file: clips to comment on
-    clips: int = 8  # of them, at most
+    clips: int = 8  # maximum number of those clips
+
+    def check(self) -> None:
+        """Raises ConfigError, naming the field, for a value that no run can have."""
+        _check_at_least_one("evaluate.", self, "rows", "questions", "clips", "max_frames")
+        _check_not_negative("evaluate.", self, "every")
 
 
 @dataclass(frozen=True)
 class WatchConfig:
-    """What a run does about itself when no step ends for long; seconds, 0 for never."""
+    """What the watchdog does when no step ends for long. Values are seconds; 0 means never."""
 
-    late: float = 300.0  # say which host is late
+    late: float = 300.0  # log which host is late
     give_up: float = 0.0  # end this process, so that the launcher starts the run again
+
+    def check(self) -> None:
+        """Raises ConfigError, naming the field, for a value that no run can have."""
+        _check_not_negative("watch.", self, "late", "give_up")
 
 
 @dataclass(frozen=True)
 class Config:
-    """A training run. `init` names starting weights; or `preset` and `tokenizer` start from random."""
+    """A training run. Weights come from `init`, or are random with `preset` and `tokenizer`."""
 
     run: str = ""  # directory of checkpoints and logs; if it holds a checkpoint, training resumes
     init: str = ""
@@ -128,11 +207,45 @@ class Config:
     guard: GuardConfig = field(default_factory=GuardConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
-    wandb: str = ""  # project of Weights & Biases that the figures also go to; "": none
+    wandb: str = ""  # project of Weights & Biases that metrics also go to; "": none
     profile: str = ""  # steps to trace: "3" (so many, once compiled) or "100-103"; "": none
 
+    def check(self) -> None:
+        """Raises ConfigError for values that no run can have, of this dataclass and of its sections.
 
-# What a run cannot change when it resumes: the rows would differ, or the state would not fit.
+        This is a method, not `__post_init__`: command-line overrides are applied one after another, so
+        a value in between may be inconsistent.
+        """
+        if not self.run:
+            raise ConfigError("the config sets no run")
+        if Path(self.run).exists() and not Path(self.run).is_dir():
+            raise ConfigError(f"{self.run}: the run must be a directory")
+        if bool(self.init) == bool(self.preset):
+            raise ConfigError(
+                "the config must set one of init (a checkpoint) and preset (random weights)"
+            )
+        if self.preset and not self.tokenizer:
+            raise ConfigError("a preset needs a tokenizer: the config sets no tokenizer")
+        _check_choice("positions", self.positions, POSITION_MODES)
+        _check_at_least_one("", self, "log_every")
+        _check_not_negative("", self, "seed", "max_steps")
+        for section in (self.data, self.optim, self.compute, self.checkpoint, self.guard):
+            section.check()
+        self.evaluate.check()
+        self.watch.check()
+        self.check_micro_batches()
+
+    def check_micro_batches(self) -> None:
+        """Raises ConfigError when the rows of a step do not divide into its micro-batches."""
+        rows, accumulate = self.data.rows_per_step, self.optim.accumulate
+        if accumulate < 1 or rows % accumulate:
+            raise ConfigError(
+                f"data.rows_per_step is {rows}, "
+                f"which does not divide over optim.accumulate = {accumulate}"
+            )
+
+
+# Fields that cannot change when a run resumes: the rows would differ, or the state would not fit.
 FIXED_ON_RESUME = (
     "preset", "tokenizer", "positions", "seed", "compute.freeze", "compute.lora.rank",
     "compute.lora.alpha", "compute.lora.targets", "optim.accumulate", "data.tokens", "data.windows",
@@ -141,9 +254,9 @@ FIXED_ON_RESUME = (
 
 
 def load_config(path: str | Path) -> Config:
-    """Run a config file and return its `config`.
+    """Runs a config file and returns its `config`.
 
-    Raises ConfigError when the file is missing, fails, or holds no Config.
+    Raises ConfigError when the file is missing, fails, or defines no Config.
     """
     path = Path(path)
     if not path.is_file():
@@ -152,7 +265,7 @@ def load_config(path: str | Path) -> Config:
         values = runpy.run_path(str(path))
     except ConfigError:
         raise
-    except Exception as error:  # any mistake in the user's file is theirs to read, in one sentence
+    except Exception as error:  # any mistake in the user's file is reported in one sentence
         raise ConfigError(f"{path}: {type(error).__name__}: {error}") from error
     config = values.get("config")
     if not isinstance(config, Config):
@@ -161,7 +274,7 @@ def load_config(path: str | Path) -> Config:
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Every field as {"data.tokens": 32768, ...}, tuples as lists as JSON has them."""
+    """Returns every field as {"data.tokens": 32768, ...}, with tuples as lists as in JSON."""
     flat: dict[str, Any] = {}
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
@@ -173,9 +286,10 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def override(config: Config, changes: list[tuple[str, str]]) -> Config:
-    """Apply command-line changes such as ("optim.learning_rate", "1e-5").
+    """Applies command-line changes such as ("optim.learning_rate", "1e-5"), one after another.
 
-    Raises ConfigError for an unknown field or a value of the wrong kind.
+    Raises ConfigError for an unknown field or a value of the wrong type. Whether the values can work
+    together is checked by `Config.check`.
     """
     for name, text in changes:
         config = _replace(config, name.split("."), text, name)
@@ -183,32 +297,43 @@ def override(config: Config, changes: list[tuple[str, str]]) -> Config:
 
 
 def _replace(node: Any, path: list[str], text: str, name: str) -> Any:
-    known = {f.name for f in dataclasses.fields(node)}
-    if path[0] not in known:
-        raise ConfigError(f"there is no config field {name!r}; here are {', '.join(sorted(known))}")
+    field_names = {f.name for f in dataclasses.fields(node)}
+    if path[0] not in field_names:
+        raise ConfigError(
+            f"there is no config field {name!r}; the fields here are {', '.join(sorted(field_names))}"
+        )
     value = getattr(node, path[0])
     if dataclasses.is_dataclass(value) != (len(path) > 1):
         raise ConfigError(f"config field {name!r} is not a single value that can be set")
     if len(path) > 1:
         return dataclasses.replace(node, **{path[0]: _replace(value, path[1:], text, name)})
-    kind = get_type_hints(type(node))[path[0]]
+    field_type = get_type_hints(type(node))[path[0]]
     try:
-        if kind is bool:
+        if field_type is bool:
             parsed: Any = {"true": True, "false": False}[text.lower()]
         else:
-            parsed = tuple(filter(None, text.split(","))) if get_args(kind) else kind(text)
+            parsed = tuple(filter(None, text.split(","))) if get_args(field_type) else field_type(text)
     except (ValueError, KeyError) as error:
-        raise ConfigError(f"config field {name!r} takes {kind.__name__}, not {text!r}") from error
+        raise ConfigError(f"config field {name!r} takes {field_type.__name__}, not {text!r}") from error
     return dataclasses.replace(node, **{path[0]: parsed})
 
 
 def check_resume(old: dict[str, Any], new: Config, run: str) -> list[str]:
-    """Sentences on what changed since the run was last started.
+    """Compares a config with the one that the run was last started with.
 
-    Raises ConfigError naming every field that cannot change.
+    Args:
+        old: The flat config in the checkpoint.
+        new: The config to resume with.
+        run: The run directory, for error messages.
+
+    Returns:
+        A sentence for every field that changed.
+
+    Raises:
+        ConfigError: Fields changed that cannot change; the message names all of them.
     """
     flat = flatten(new)
-    old = flatten(Config()) | old  # a field that is younger than the run had its default
+    old = flatten(Config()) | old  # a field added after the run was started had its default
     changed = [k for k in flat if old[k] != flat[k] and k != "run"]
     refused = [k for k in changed if k in FIXED_ON_RESUME]
     if refused:

@@ -1,8 +1,9 @@
-"""Steps that would harm the run: a loss or gradient that is no number, or a loss that jumps.
+"""The guard: refuses the update of a harmful step, whose loss or gradient is not finite or whose loss
+jumps.
 
-The step itself judges, on the devices. With the policy "skip" it also refuses the update, which never
-touches the parameters then; that takes memory, so with "stop" the host ends the run when it reads the
-verdict, a step later, and nothing is saved before a verdict is read.
+The verdict is computed on the devices as part of the step. With the policy "skip" the step also refuses
+the update, which takes memory for the old state. With "stop" the host ends the run when it reads the
+verdict, one step later; no checkpoint is saved before the verdicts of its steps are read.
 """
 
 from __future__ import annotations
@@ -22,52 +23,51 @@ from livecc_jax.data.rows.pipeline import RowSource
 from livecc_jax.errors import LiveCCError
 from livecc_jax.train.config import GuardConfig
 
-POLICIES = ("ignore", "skip", "stop")
 VERDICTS = ("good", "nan", "spike")
 
 Step = Callable[[dict[str, Any], Any], tuple[dict[str, Any], dict[str, jax.Array]]]
 
 
 class Diverged(LiveCCError):
-    """A step's loss or gradient is no number or jumped, and the run is to stop for it."""
+    """The loss or gradient of a step is not finite or the loss jumped, and the policy is to stop."""
 
 
-def begin_guard(config: GuardConfig, mesh: Mesh, saved: dict[str, Any] | None = None) -> Any:
-    """The guard's part of the state, replicated: the last good losses and what was refused lately.
+def init_guard_state(config: GuardConfig, mesh: Mesh, saved: dict[str, Any] | None = None) -> Any:
+    """Returns the guard's part of the training state, replicated over the mesh.
 
     Args:
-        config: its window is how many losses are kept.
-        mesh: of the run.
-        saved: `guard_json` of the checkpoint that the run goes on from.
+        config: Its `window` is the number of recent losses in the state.
+        mesh: The device mesh of the run.
+        saved: The result of `guard_state_to_json` in the checkpoint that the run resumes from.
     """
-    losses = np.array((saved or {}).get("losses", []), np.float32)[-config.window :]
-    ring = np.full(config.window, np.nan, np.float32)
-    ring[config.window - len(losses) :] = losses
-    made = {
-        "losses": ring,
+    recent = np.array((saved or {}).get("losses", []), np.float32)[-config.window :]
+    losses = np.full(config.window, np.nan, np.float32)
+    losses[config.window - len(recent) :] = recent
+    state = {
+        "losses": losses,
         "refused": np.array((saved or {}).get("refused", 0), np.int32),
     }
-    place = NamedSharding(mesh, PartitionSpec())
-    return jax.jit(lambda: jax.tree.map(jnp.asarray, made), out_shardings=place)()
+    replicated = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(lambda: jax.tree.map(jnp.asarray, state), out_shardings=replicated)()
 
 
-def guard_json(guard: Any) -> dict[str, Any]:
-    """The guard's state for a checkpoint."""
+def guard_state_to_json(guard: Any) -> dict[str, Any]:
+    """Returns the guard's state for the meta of a checkpoint."""
     losses = np.asarray(guard["losses"])
     return {"losses": losses[np.isfinite(losses)].tolist(), "refused": int(guard["refused"])}
 
 
-def guarded(step: Step, config: GuardConfig) -> Step:
-    """A step whose update is refused when the policy says so.
+def guard_step(step: Step, config: GuardConfig) -> Step:
+    """Wraps a step so that its update is refused when the policy says so.
 
     Args:
-        step: (state, batch) -> (state, metrics with `loss` and `grad_norm`).
-        config: policies.
+        step: Function from (state, batch) to (state, metrics), with metrics `loss` and `grad_norm`.
+        config: The policies.
 
     Returns:
-        The same, with `guard` in its state (`begin_guard`) and in its metrics `verdict` (an index into
-        VERDICTS), `limit` (the loss that would have been a spike; infinite while few losses are known)
-        and `refused` (how many updates in a row were).
+        A step whose state has a part `guard` (`init_guard_state`) and whose metrics also have `verdict`
+        (an index into VERDICTS), `limit` (the loss above which a step is a spike; infinite until
+        `window` losses are known) and `refused` (the number of consecutive refused updates).
     """
 
     def run(state: dict[str, Any], batch: Any) -> tuple[dict[str, Any], dict[str, jax.Array]]:
@@ -75,76 +75,76 @@ def guarded(step: Step, config: GuardConfig) -> Step:
         old = {k: v for k, v in state.items() if k != "guard"}
         new, metrics = step(old, batch)
         loss = metrics["loss"].astype(jnp.float32)
-        wrong = ~(jnp.isfinite(loss) & jnp.isfinite(metrics["grad_norm"]))
-        known = jnp.all(jnp.isfinite(guard["losses"]))
-        limit = jnp.where(known, config.factor * _median(guard["losses"]), jnp.inf)
-        spike = ~wrong & (loss > limit) & (config.spike != "ignore")
+        not_finite = ~(jnp.isfinite(loss) & jnp.isfinite(metrics["grad_norm"]))
+        window_full = jnp.all(jnp.isfinite(guard["losses"]))
+        limit = jnp.where(window_full, config.factor * _median(guard["losses"]), jnp.inf)
+        spike = ~not_finite & (loss > limit) & (config.spike != "ignore")
 
-        refuse = (wrong & (config.nan == "skip")) | (spike & (config.spike == "skip"))
+        refuse = (not_finite & (config.nan == "skip")) | (spike & (config.spike == "skip"))
         if "skip" in (config.nan, config.spike):
             new = jax.tree.map(lambda n, o: jnp.where(refuse, o, n), new, old)
-        later = jnp.concatenate([guard["losses"][1:], loss[None]])
+        shifted = jnp.concatenate([guard["losses"][1:], loss[None]])
         refused = jnp.where(refuse, guard["refused"] + 1, 0)
         new["guard"] = {
-            "losses": jnp.where(refuse | wrong, guard["losses"], later),
+            "losses": jnp.where(refuse | not_finite, guard["losses"], shifted),
             "refused": refused,
         }
-        verdict = jnp.where(wrong, 1, jnp.where(spike, 2, 0))
+        verdict = jnp.where(not_finite, 1, jnp.where(spike, 2, 0))
         return new, metrics | {"verdict": verdict, "limit": limit, "refused": refused}
 
     return run
 
 
 def _median(x: jax.Array) -> jax.Array:
-    """Of a few numbers, by counting: sorting takes seconds to compile."""
-    place = jnp.arange(len(x))
-    before = (x < x[:, None]) | ((x == x[:, None]) & (place < place[:, None]))
+    """Returns the median of a short vector [N] by counting ranks; a sort takes seconds to compile."""
+    index = jnp.arange(len(x))
+    before = (x < x[:, None]) | ((x == x[:, None]) & (index < index[:, None]))
     rank = jnp.sum(before, axis=1)
 
-    def at(r: int) -> jax.Array:
+    def value_at(r: int) -> jax.Array:
         return jnp.sum(jnp.where(rank == r, x, 0.0))
 
-    return (at((len(x) - 1) // 2) + at(len(x) // 2)) / 2
+    return (value_at((len(x) - 1) // 2) + value_at(len(x) // 2)) / 2
 
 
-def record(
+def describe_anomaly(values: dict[str, float]) -> str:
+    """Returns a clause about what was wrong with a step, from its metrics on the host."""
+    if VERDICTS[int(values["verdict"])] == "spike":
+        return f"the loss is {values['loss']:.4g}, more than {values['limit']:.4g}"
+    return f"the loss is {values['loss']:.4g} and the gradient's norm {values['grad_norm']:.4g}"
+
+
+def record_anomaly(
     path: Path, step: int, values: dict[str, float], policy: str, source: RowSource, rows: range
-) -> str:
-    """Append a step that the guard did not find good to a JSON lines file.
+) -> None:
+    """Appends a step whose verdict is not "good" to a JSON lines file.
 
     Args:
-        path: the file.
-        step: its number.
-        values: its metrics on the host.
-        policy: what was done.
-        source: of the rows.
-        rows: their numbers.
-
-    Returns:
-        What was wrong, as a clause.
+        path: The file.
+        step: Number of the step.
+        values: Metrics of the step on the host.
+        policy: What was done about it.
+        source: The rows of the run.
+        rows: Numbers of the rows of the step.
     """
-    what = VERDICTS[int(values["verdict"])]
-    numbers = sorted({int(n) for i in rows if i < len(source) for n in source.plan.row(i)})
+    numbers = sorted({int(n) for i in rows if i < len(source) for n in source.packing.row(i)})
     examples = []
     for number in numbers:
-        file, line = source.opened.where(number)
+        file, line = source.mixture.location(number)
         examples.append({"example": number, "annotations": file, "line": line})
 
-    def plain(value: float) -> float | str:  # JSON has no NaN
+    def json_number(value: float) -> float | str:  # JSON has no NaN
         return value if math.isfinite(value) else str(value)
 
     entry = {
         "step": step,
-        "what": what,
+        "what": VERDICTS[int(values["verdict"])],
         "policy": policy,
-        "loss": plain(values["loss"]),
-        "grad_norm": plain(values["grad_norm"]),
-        "limit": plain(values["limit"]),
+        "loss": json_number(values["loss"]),
+        "grad_norm": json_number(values["grad_norm"]),
+        "limit": json_number(values["limit"]),
         "rows": [rows.start, rows.stop],
         "examples": examples,
     }
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-    if what == "spike":
-        return f"the loss is {values['loss']:.4g}, more than {values['limit']:.4g}"
-    return f"the loss is {values['loss']:.4g} and the gradient's norm {values['grad_norm']:.4g}"

@@ -1,4 +1,4 @@
-"""Loss on held-out rows, while training."""
+"""The loss on held-out rows, measured during training."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from jax.sharding import Mesh
 
 from livecc_jax.data.rows.pipeline import RowSource, batches
 from livecc_jax.model.config import ModelConfig
-from livecc_jax.parallel.batch import place_batch
+from livecc_jax.parallel.batch import shard_batch
 from livecc_jax.train.config import Config
-from livecc_jax.train.state import split
+from livecc_jax.train.state import split_trainable
 from livecc_jax.train.step import weighted_loss
 
 
-class HeldOut:
-    """The held-out rows of a run; every evaluation reads the same ones.
+class HeldOutLoss:
+    """The loss on the held-out rows of a run; every evaluation reads the same rows.
 
     Args:
-        config: the experiment, with `evaluate.index` set.
-        model: the architecture.
-        tokenizer_path: of the run.
-        mesh: of the run.
+        config: The config of the run, with `evaluate.index` set.
+        model: The architecture.
+        tokenizer_path: Path of the tokenizer of the run.
+        mesh: The device mesh of the run.
 
     Raises:
-        DataError, ConfigError: the index cannot be read, or is of another tokenizer.
+        DataError, ConfigError: The index cannot be read, or was built with another tokenizer.
     """
 
     def __init__(self, config: Config, model: ModelConfig, tokenizer_path: str, mesh: Mesh) -> None:
         data = config.data
-        self._config, self._mesh = config, mesh
+        self._mesh = mesh
         self._source = RowSource(
             config.evaluate.index,
             tokenizer_path=tokenizer_path,
@@ -47,40 +47,40 @@ class HeldOut:
             cache=data.cache,
             cache_gb=data.cache_gb,
         )
-        self._micro = data.rows_per_step // config.optim.accumulate
-        self._steps = -(-min(len(self._source), config.evaluate.rows) // self._micro)
+        self._batch_size = data.rows_per_step // config.optim.accumulate
+        self._batches = -(-min(len(self._source), config.evaluate.rows) // self._batch_size)
 
-        def sums(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
+        def loss_sums(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
             rows = jax.tree.map(lambda x: x[0], batch)
-            learning, frozen = split(params, config.compute.frozen)
-            weighted, plain = weighted_loss(model, config.compute, learning, frozen, rows)
+            trainable, frozen = split_trainable(params, config.compute.frozen)
+            weighted, unweighted = weighted_loss(model, config.compute, trainable, frozen, rows)
             weights = rows["target_weights"]
-            return jnp.stack([weighted, jnp.sum(weights), plain, jnp.sum(weights > 0)])
+            return jnp.stack([weighted, jnp.sum(weights), unweighted, jnp.sum(weights > 0)])
 
-        self._sums = jax.jit(sums)
+        self._loss_sums = jax.jit(loss_sums)
 
-    def losses(self, params: Any, poll: Callable[[], bool]) -> dict[str, float] | None:
-        """`loss` (weighted as in training) and `token_loss` over all held-out rows.
+    def evaluate(self, params: Any, poll: Callable[[], bool]) -> dict[str, float] | None:
+        """Computes `loss` (weighted as in training) and `token_loss` over all held-out rows.
 
         Args:
-            params: of the model.
-            poll: asked after every batch; true ends the evaluation.
+            params: Parameters of the model.
+            poll: Function that is called after every batch; the evaluation ends when it returns true.
 
         Returns:
-            The two; None when it was ended.
+            The two losses, or None when `poll` has ended the evaluation.
         """
         total = np.zeros(4)
         stream = batches(
             self._source,
             first_step=0,
-            steps=self._steps,
-            rows_per_step=self._micro,
+            steps=self._batches,
+            rows_per_step=self._batch_size,
             accumulate=1,
             process=jax.process_index(),
             processes=jax.process_count(),
         )
         for batch in stream:
-            total += np.asarray(self._sums(params, place_batch(self._mesh, batch.rows, 1)))
+            total += np.asarray(self._loss_sums(params, shard_batch(self._mesh, batch.rows, 1)))
             if poll():
                 return None
         return {

@@ -1,332 +1,250 @@
-"""A training run from its config: rows in, checkpoints out, the same again when repeated."""
+"""The training loop: runs a training run from its config, so that a repeated run is the same again."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
 from livecc_jax.checkpoints.run import RunDirectory
-from livecc_jax.data.rows.pipeline import Batch, RowSource, batches, steps_in
+from livecc_jax.data.rows.pipeline import Batch, RowSource, batches, count_steps
 from livecc_jax.data.rows.quarantine import Quarantine
 from livecc_jax.errors import ConfigError
 from livecc_jax.model.config import ModelConfig
-from livecc_jax.model.qwen2_vl import Params
-from livecc_jax.parallel.batch import check_rows, place_batch
+from livecc_jax.parallel.batch import check_batch_divides, shard_batch
 from livecc_jax.parallel.mesh import make_mesh
-from livecc_jax.parallel.processes import is_first
-from livecc_jax.train.clock import Clock
 from livecc_jax.train.config import Config, flatten
-from livecc_jax.train.guard import VERDICTS, Diverged, begin_guard, guard_json, guarded, record
-from livecc_jax.train.held_out import HeldOut
+from livecc_jax.train.guard import guard_step, init_guard_state
+from livecc_jax.train.held_out import HeldOutLoss
+from livecc_jax.train.hooks import (
+    CheckpointHook,
+    ClockHook,
+    EvaluationHook,
+    Evaluator,
+    GuardHook,
+    Hook,
+    HookList,
+    LoopState,
+    QuarantineHook,
+    ReportHook,
+    StopSignalHook,
+    SyncHook,
+    ThroughputHook,
+    TraceHook,
+    WatchdogHook,
+)
+from livecc_jax.train.metrics import Dashboard, Report, ThroughputMeter
 from livecc_jax.train.optimizer import make_optimizer
-from livecc_jax.train.preempt import Notice, Preempted
-from livecc_jax.train.report import Board, Counts, Meter, Progress, Report
+from livecc_jax.train.preemption import StopSignal
 from livecc_jax.train.shared_quarantine import SharedQuarantine
-from livecc_jax.train.start import Start, begin, check_config, resume
+from livecc_jax.train.start import StartingPoint, resume_run, start_run
 from livecc_jax.train.step import compiler_options, jit_step, make_step
-from livecc_jax.train.trace import Trace
+from livecc_jax.train.timing import Clock, ProfilerTrace
 from livecc_jax.train.watchdog import Watchdog
-
-__all__ = ["Progress", "Report", "train"]
 
 log = logging.getLogger(__name__)
 
-
-# Figures of the parameters, each named; None when the poll said to end. And what makes them of a run,
-# by the prefix of their names.
-Examination = Callable[[Params, Callable[[], bool]], dict[str, float] | None]
-Examine = Callable[[Config, ModelConfig, RowSource, Mesh], dict[str, Examination]]
+# Builds the evaluators of a run, by the prefix of the names of their metrics.
+EvaluatorFactory = Callable[[Config, ModelConfig, RowSource, Mesh], dict[str, Evaluator]]
 
 
-def train(config: Config, report: Report | None = None, examine: Examine | None = None) -> Path:
-    """Run training to its end, from the start or from the run's newest checkpoint.
+def train(
+    config: Config,
+    report: Report | None = None,
+    make_evaluators: EvaluatorFactory | None = None,
+    hooks: Sequence[Hook] = (),
+) -> Path:
+    """Trains to the end, from the start or from the newest checkpoint of the run.
 
-    Every process of a run calls this; `parallel.processes.start_processes` comes before it.
+    Every process of a run calls this, after `parallel.processes.initialize_processes`.
 
     Args:
-        config: the experiment.
-        report: called with the figures of every `log_every`-th step and the last.
-        examine: makes what `evaluate.run.choice` and `evaluate.metrics.commentary` ask for
-            (`livecc_jax.evaluate.in_training.examinations`).
+        config: The config of the run.
+        report: Function that is called with the metrics of every `log_every`-th step and the last.
+        make_evaluators: Builds what `evaluate.choice` and `evaluate.commentary` ask for
+            (`livecc_jax.evaluate.in_training.make_evaluators`).
+        hooks: More hooks, called after those of the loop.
 
     Returns:
         The run directory.
 
     Raises:
-        ConfigError: the config cannot work, or contradicts the run it resumes.
-        CheckpointError, DataError, TokenizerError: something it names cannot be used.
-        Diverged: a step was bad and the policy is to stop.
-        Preempted: SIGTERM; the run has saved.
+        ConfigError: The config cannot work, or contradicts the run that it resumes.
+        CheckpointError, DataError, TokenizerError: A file that the config names cannot be used.
+        Diverged: A step was harmful and the policy is to stop.
+        Preempted: The run received SIGTERM and has saved.
     """
     clock = Clock()
-    check_config(config)
-    if (config.evaluate.choice or config.evaluate.commentary) and not examine:
+    config.check()
+    if (config.evaluate.choice or config.evaluate.commentary) and not make_evaluators:
         raise ConfigError(
-            "evaluate.choice and evaluate.commentary need `examine`, as livecc train has it"
+            "evaluate.choice and evaluate.commentary need `make_evaluators`, as livecc train has it"
         )
     with ExitStack() as stack:
-        notice = stack.enter_context(Notice())
+        stop_signal = stack.enter_context(StopSignal())
         settings = config.checkpoint
-        run = RunDirectory(config.run, keep=settings.keep, keep_every=settings.keep_every)
-        stack.enter_context(closing(run))
-        board = Board(run.path / "tensorboard", config.wandb, run.path.name, flatten(config))
-        stack.enter_context(board)
+        directory = RunDirectory(config.run, keep=settings.keep, keep_every=settings.keep_every)
+        stack.enter_context(closing(directory))
+        path = directory.path
+        dashboard = Dashboard(path / "tensorboard", config.wandb, path.name, flatten(config))
+        stack.enter_context(dashboard)
         watchdog = Watchdog(
-            run.path / "hosts",
+            path / "hosts",
             jax.process_index(),
             jax.process_count(),
             config.watch.late,
             config.watch.give_up,
         )
         stack.enter_context(watchdog)
-        loop = _Loop(config, run, board, report, notice, watchdog, clock, examine)
-        stack.callback(loop.trace.close)
-        loop.run()
-        return run.path
+        training = Training(config, directory, clock)
+        trace = ProfilerTrace(config.profile, training.loop.step + 1, path / "profile")
+        stack.callback(trace.close)
+        evaluators = training.make_evaluators(make_evaluators)
+        training.add_hooks(trace, watchdog, stop_signal, dashboard, report, evaluators, hooks)
+        training.run()
+        return path
 
 
-@dataclass(frozen=True)
-class _Pending:
-    """A step that was handed to the devices and not read yet."""
+class Training:
+    """The parts of a run, built from its config, and the loop over its steps.
 
-    step: int
-    metrics: dict[str, jax.Array]
-    counts: Counts
+    Args:
+        config: The config of the run.
+        directory: The run directory.
+        clock: The clock of a new run; a resumed run continues that of its checkpoint.
+    """
 
-
-class _Loop:
-    """The parts of a run and the order in which they come together."""
-
-    def __init__(
-        self,
-        config: Config,
-        run: RunDirectory,
-        board: Board,
-        report: Report | None,
-        notice: Notice,
-        watchdog: Watchdog,
-        clock: Clock,
-        examine: Examine | None,
-    ) -> None:
-        self.config, self.directory, self.board = config, run, board
-        self.report, self.notice, self.watchdog = report, notice, watchdog
-        data = config.data
+    def __init__(self, config: Config, directory: RunDirectory, clock: Clock) -> None:
+        self.config, self.directory = config, directory
         self.mesh = make_mesh(config.mesh)
-        micro = data.rows_per_step // config.optim.accumulate
-        check_rows(self.mesh, micro)
-
-        resumed = resume(config, run, self.mesh)
+        check_batch_divides(self.mesh, config.data.rows_per_step // config.optim.accumulate)
+        resumed = resume_run(config, directory, self.mesh)
         self.clock = Clock(resumed.meta.get("clock")) if resumed else clock
-        known = Quarantine.load(data.quarantine) if data.quarantine else Quarantine()
-        if resumed:
-            where = f"{config.run} step {resumed.step}"
-            known = Quarantine.from_json(resumed.meta["quarantine"], where)
-        self.source = _source(config, run, resumed is not None, known)
-        index = self.source.opened
-        if resumed and resumed.meta["index"] != index.digest:
-            raise ConfigError(
-                f"{config.run}: this run cannot resume with another index; "
-                f"{data.index} has changed since"
-            )
-        known.check(index.where, len(index), data.quarantine or config.run)
-        self.quarantine = SharedQuarantine(known, index, run.path, data.max_quarantined)
-        steps = steps_in(self.source, data.rows_per_step)
-        self.steps = min(steps, config.max_steps) if config.max_steps else steps
-        held = len(self.source.plan.members) / max(1, len(self.source.plan))
+        self.source, self.quarantine = _open_rows(config, directory, resumed)
+        steps = count_steps(self.source, config.data.rows_per_step)
+        steps = min(steps, config.max_steps) if config.max_steps else steps
+        optimizer = make_optimizer(config.optim, steps)
+        start = resumed or start_run(config, directory, self.source, optimizer, self.mesh)
+        guard = init_guard_state(config.guard, self.mesh, start.meta.get("guard"))
+        self.loop = LoopState(start.state | {"guard": guard}, start.step, steps)
+        self.model, self.optimizer = start.model, optimizer
+        self.meter = ThroughputMeter(config, start, steps, self.mesh.size, self.clock)
         log.info(
-            "%.2f examples a row, %.0f a step (data.rows_per_step = %d)",
-            held, held * data.rows_per_step, data.rows_per_step,
+            "MFU is relative to %.3g FLOP/s of a device (%s)",
+            self.meter.device_peak, self.meter.peak_source,
         )  # fmt: skip
-        self.optimizer: optax.GradientTransformation = make_optimizer(config.optim, self.steps)
-        self.started: Start = resumed or begin(config, run, self.source, self.optimizer, self.mesh)
-        self.saved = self.first = self.handed = self.started.step
-        self.trace = Trace(config.profile, self.first + 1, run.path / "profile")
-        guard = begin_guard(config.guard, self.mesh, self.started.meta.get("guard"))
-        self.state: dict[str, Any] = self.started.state | {"guard": guard}
-        self.meter = Meter(config, self.started, self.steps, self.mesh.size, self.clock)
-        log.info("MFU is against %.3g FLOP/s a device (%s)", self.meter.peak, self.meter.peak_from)
-        self.examinations: dict[str, Examination] = {}
-        if config.evaluate.index:
-            held_out = HeldOut(config, self.started.model, self.source.tokenizer_path, self.mesh)
-            self.examinations["held_out/"] = held_out.losses
-        if examine:
-            self.examinations |= examine(config, self.started.model, self.source, self.mesh)
-        self.pending: _Pending | None = None
-        self.account = "start"  # until the first step is done, which compiles
+        self.hooks = HookList(())
+
+    def make_evaluators(self, factory: EvaluatorFactory | None) -> dict[str, Evaluator]:
+        """Builds the evaluators of the run, by the prefix of the names of their metrics."""
+        evaluators: dict[str, Evaluator] = {}
+        if self.config.evaluate.index:
+            path = self.source.tokenizer_path
+            held_out = HeldOutLoss(self.config, self.model, path, self.mesh)
+            evaluators["held_out/"] = held_out.evaluate
+        if factory:
+            evaluators |= factory(self.config, self.model, self.source, self.mesh)
+        return evaluators
+
+    def add_hooks(
+        self,
+        trace: ProfilerTrace,
+        watchdog: Watchdog,
+        stop_signal: StopSignal,
+        dashboard: Dashboard,
+        report: Report | None,
+        evaluators: dict[str, Evaluator],
+        more: Sequence[Hook],
+    ) -> None:
+        """Builds the hooks of the loop. Their order is the order of effects at every point."""
+        config, directory, loop = self.config, self.directory, self.loop
+        clock, meter, quarantine = self.clock, self.meter, self.quarantine
+        digest = self.source.mixture.digest
+        checkpoints = CheckpointHook(config, directory, digest, quarantine, clock, watchdog, loop)
+        self.hooks = HookList((
+            ClockHook(clock, meter, loop),
+            WatchdogHook(watchdog),
+            TraceHook(trace),
+            ThroughputHook(meter),
+            GuardHook(config, directory, self.source, checkpoints, loop),
+            ReportHook(config.log_every, meter, quarantine, dashboard, report, clock, loop),
+            StopSignalHook(stop_signal, loop),
+            QuarantineHook(quarantine, config.log_every),
+            SyncHook(config, directory, self.read_metrics, loop),
+            EvaluationHook(config, evaluators, dashboard, stop_signal, clock, watchdog, loop),
+            checkpoints,
+            *more,
+        ))  # fmt: skip
 
     def run(self) -> None:
-        """All steps. Raises what `train` says."""
-        config = self.config
-        step_fn = guarded(make_step(self.started.model, config.compute, self.optimizer), config.guard)
-        options = compiler_options(config.compute, self.mesh.devices.flat[0].platform)
-        jitted = jit_step(step_fn, self.state, options)
-        with jax.set_mesh(self.mesh), closing(self._batches()) as numbered:
-            for step, batch in numbered:
-                self.trace.before(step)
-                self.watchdog.at(step, "step")
-                placed = place_batch(self.mesh, batch.rows, config.optim.accumulate)
-                self.state, metrics = jitted(self.state, placed)
-                self.handed = step
-                counts = self.meter.count(batch)
-                self._read()
-                self.pending = _Pending(step, metrics, counts)
-                self._after(step)
-        self.quarantine.write()
-        self.directory.wait()
+        """Runs all remaining steps. Raises what `train` raises."""
+        loop, hooks, accumulate = self.loop, self.hooks, self.config.optim.accumulate
+        step_fn = self._jit_step()
+        with jax.set_mesh(self.mesh), closing(self._batches()) as stream:
+            for step in range(loop.step + 1, loop.steps + 1):
+                hooks.before_batch(step)
+                batch = next(stream)
+                hooks.after_batch(step, batch)
+                hooks.before_step(step)
+                rows = shard_batch(self.mesh, batch.rows, accumulate)
+                loop.state, metrics = step_fn(loop.state, rows)
+                loop.step = step
+                hooks.after_dispatch(step, batch)
+                self.read_metrics()  # of the step before, while the devices work on this one
+                loop.pending = step, metrics
+                hooks.after_step(step)
+        hooks.after_run()
 
-    def _batches(self) -> Generator[tuple[int, Batch], None, None]:
-        """Number the steps from 1, and book what is waited for."""
-        config = self.config
-        stream = batches(
+    def read_metrics(self) -> None:
+        """Waits for the step whose metrics are pending, and passes them to the hooks."""
+        if self.loop.pending is None:
+            return
+        step, metrics = self.loop.pending
+        self.loop.pending = None
+        values = {k: np.asarray(v).item() for k, v in jax.device_get(metrics).items()}
+        self.hooks.after_metrics(step, values)
+
+    def _jit_step(self) -> Any:
+        compute = self.config.compute
+        step = guard_step(make_step(self.model, compute, self.optimizer), self.config.guard)
+        options = compiler_options(compute, self.mesh.devices.flat[0].platform)
+        return jit_step(step, self.loop.state, options)
+
+    def _batches(self) -> Generator[Batch, None, None]:
+        data = self.config.data
+        return batches(
             self.source,
-            first_step=self.first,
-            steps=self.steps,
-            rows_per_step=config.data.rows_per_step,
-            accumulate=config.optim.accumulate,
+            first_step=self.loop.step,
+            steps=self.loop.steps,
+            rows_per_step=data.rows_per_step,
+            accumulate=self.config.optim.accumulate,
             process=jax.process_index(),
             processes=jax.process_count(),
-            workers=config.data.workers,
+            workers=data.workers,
         )
-        with closing(stream):
-            for step in range(self.first + 1, self.steps + 1):
-                self.watchdog.at(step, "rows")
-                self.clock.spent(self.account)
-                batch = next(stream)
-                # While the devices still work on the step before, nothing is lost by waiting.
-                idle = self.pending is None or self.pending.metrics["loss"].is_ready()
-                starting = self.account == "start"
-                waited = self.clock.spent("data" if idle and not starting else self.account)
-                self.meter.waited += waited
-                self.quarantine.found(batch.failed)
-                yield step, batch
-
-    def _after(self, step: int) -> None:
-        """What is due after a step was handed to the devices."""
-        config = self.config
-        every = config.checkpoint.every
-        saves = step == self.steps or bool(every and step % every == 0)
-        evaluates = saves
-        if config.evaluate.every:
-            evaluates = step == self.steps or step % config.evaluate.every == 0
-        stop = self.notice.reached()
-        if step % config.log_every == 0:
-            self.quarantine.share()
-        if saves or stop or evaluates:
-            self._read()
-        self.directory.check()
-        if evaluates and not stop and self.examinations:
-            stop = self._evaluate(step)
-        if saves or stop:
-            self._save(step)
-        if stop and step < self.steps:
-            self.watchdog.at(step, "save")
-            self.directory.wait()
-            raise Preempted(
-                f"{self.directory.path}: told to end (SIGTERM), saved at step {step} of {self.steps}; "
-                "started again, the run goes on from there"
-            )
-
-    def _read(self) -> None:
-        """Wait for the step that is pending, and see to what it says."""
-        if self.pending is None:
-            return
-        pending, self.pending = self.pending, None
-        fetched = jax.device_get(pending.metrics)
-        values = {k: np.asarray(v).item() for k, v in fetched.items()}
-        self.clock.spent(self.account)
-        self.account = "step"
-        self.watchdog.stepped()
-        self.trace.after(pending.step)
-        self.meter.add(pending.counts)
-        if VERDICTS[int(values["verdict"])] != "good":
-            self._bad(pending.step, values)
-        if pending.step % self.config.log_every == 0 or pending.step == self.steps:
-            progress = self.meter.read(pending.step, values, len(self.quarantine))
-            self.board.add(progress.scalars(), pending.step)
-            self.board.add(self.clock.shares(), pending.step, "time/")
-            if self.report:
-                self.report(progress)
-            self.clock.spent("other")
-
-    def _bad(self, step: int, values: dict[str, float]) -> None:
-        """Record a step that the guard did not find good, and end the run if that is the policy."""
-        guard, rows = self.config.guard, self.config.data.rows_per_step
-        name = VERDICTS[int(values["verdict"])]
-        policy = guard.nan if name == "nan" else guard.spike
-        listed = self.directory.path / "anomalies.jsonl"
-        what = "it was bad"
-        if is_first():
-            numbers = range((step - 1) * rows, step * rows)
-            what = record(listed, step, values, policy, self.source, numbers)
-            log.warning("step %d: %s (policy: %s; its rows are in %s)", step, what, policy, listed)
-        if policy == "stop":
-            self.directory.wait()
-            raise Diverged(
-                f"step {step}: {what}; its rows are in {listed}, and the newest checkpoint is step "
-                f"{self.saved} (to go on past it: --guard.{name} skip)"
-            )
-        if policy == "skip" and values["refused"] > guard.most:
-            self._save(self.handed)
-            self.directory.wait()
-            raise Diverged(
-                f"{listed}: {int(values['refused'])} steps in a row could not be used, the last {step}"
-            )
-
-    def _evaluate(self, step: int) -> bool:
-        """Held-out loss and what else is measured; true when the run was told to end meanwhile."""
-        self.clock.spent(self.account)
-        self.watchdog.at(step, "evaluate")
-
-        def poll() -> bool:
-            self.watchdog.stepped()
-            return self.notice.reached()
-
-        for prefix, examination in self.examinations.items():
-            figures = examination(self.state["params"], poll)
-            self.clock.spent("evaluate")
-            if figures is None:
-                return True
-            self.board.add(figures, step, prefix)
-            told = ", ".join(f"{prefix}{name} {value:.4g}" for name, value in figures.items())
-            log.info("step %d: %s", step, told)
-        return False
-
-    def _save(self, step: int) -> None:
-        """Begin to write a checkpoint, unless it is there."""
-        if step <= self.saved:
-            return
-        self.quarantine.share()
-        self.clock.spent(self.account)
-        self.watchdog.at(step, "save")
-        meta = {
-            "step": step,
-            "rows": step * self.config.data.rows_per_step,
-            "config": flatten(self.config),
-            "index": self.source.opened.digest,
-            "quarantine": self.quarantine.to_json(),
-            "guard": guard_json(self.state["guard"]),
-            "clock": self.clock.to_json(),
-        }
-        self.directory.save(step, self.state["params"], self.state["opt_state"], meta)
-        self.saved = step
-        self.watchdog.stepped()
-        self.clock.spent("save")
 
 
-def _source(config: Config, run: RunDirectory, resumed: bool, quarantine: Quarantine) -> RowSource:
+def _open_rows(
+    config: Config, directory: RunDirectory, resumed: StartingPoint | None
+) -> tuple[RowSource, SharedQuarantine]:
+    """Opens the packed rows of a run and its quarantine list.
+
+    Raises ConfigError when a resumed run would read another index.
+    """
     data = config.data
-    return RowSource(
+    quarantine = Quarantine.load(data.quarantine) if data.quarantine else Quarantine()
+    if resumed:
+        where = f"{config.run} step {resumed.step}"
+        quarantine = Quarantine.from_json(resumed.meta["quarantine"], where)
+    source = RowSource(
         data.index,
-        tokenizer_path=str(run.path) if resumed else (config.init or config.tokenizer),
+        tokenizer_path=str(directory.path) if resumed else (config.init or config.tokenizer),
         tokens=data.tokens,
         windows=data.windows,
         targets=data.targets,
@@ -334,8 +252,20 @@ def _source(config: Config, run: RunDirectory, resumed: bool, quarantine: Quaran
         weighting=data.weighting,
         seed=config.seed,
         epochs=data.epochs,
-        quarantined=quarantine.left_out,
+        quarantined=quarantine.excluded,
         root=data.root,
         cache=data.cache,
         cache_gb=data.cache_gb,
     )
+    index = source.mixture
+    if resumed and resumed.meta["index"] != index.digest:
+        raise ConfigError(
+            f"{config.run}: this run cannot resume with another index; {data.index} has changed since"
+        )
+    quarantine.check(index.location, len(index), data.quarantine or config.run)
+    examples = len(source.packing.members) / max(1, len(source.packing))
+    log.info(
+        "%.2f examples in a row, %.0f in a step (data.rows_per_step = %d)",
+        examples, examples * data.rows_per_step, data.rows_per_step,
+    )  # fmt: skip
+    return source, SharedQuarantine(quarantine, index, directory.path, data.max_quarantined)

@@ -1,4 +1,4 @@
-"""The quarantine list of a run of several processes, each of which finds its own unusable examples."""
+"""The quarantine list of a run, shared by its processes; each finds unusable examples of its own."""
 
 from __future__ import annotations
 
@@ -11,59 +11,62 @@ from typing import Any
 from livecc_jax.data.index.reader import Index
 from livecc_jax.data.rows.quarantine import Quarantine, Quarantined
 from livecc_jax.errors import DataError
-from livecc_jax.parallel.processes import gather, is_first
+from livecc_jax.parallel.processes import gather_json, is_main_process
 
 log = logging.getLogger(__name__)
 
-FILE = "quarantine.jsonl"
-SOME_BAD = 20  # so many bad examples never end a run
+QUARANTINE_FILE = "quarantine.jsonl"
+ALWAYS_ALLOWED = 20  # a run never ends because of so few unusable examples
 
 
 class SharedQuarantine:
-    """A list that is the same in every process after `share`.
+    """A quarantine list that is the same in every process after `synchronize`.
 
     Args:
-        known: entries that the run begins with.
-        index: whose examples they are.
-        directory: of the run, for the file.
-        most: share of the examples that may be unusable.
+        quarantine: The entries that the run starts with.
+        index: The index that the entries are from.
+        directory: The run directory, for the file.
+        max_share: Maximum share of the examples that may be unusable.
     """
 
-    def __init__(self, known: Quarantine, index: Index, directory: Path, most: float) -> None:
-        self._all, self._directory, self._size = known, directory, len(index)
-        self._most = max(SOME_BAD, most * self._size)
-        self._fresh: list[Quarantined] = []
+    def __init__(self, quarantine: Quarantine, index: Index, directory: Path, max_share: float) -> None:
+        self._quarantine, self._directory, self._size = quarantine, directory, len(index)
+        self._max_entries = max(ALWAYS_ALLOWED, max_share * self._size)
+        self._unshared: list[Quarantined] = []
 
     def __len__(self) -> int:
-        return len(self._all)
+        return len(self._quarantine)
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Every entry that all processes know."""
-        return self._all.to_json()
+        """Returns every entry that has been shared."""
+        return self._quarantine.to_json()
 
-    def found(self, entries: Iterable[Quarantined]) -> None:
-        """Note what this process found."""
-        self._fresh.extend(entries)
+    def add(self, entries: Iterable[Quarantined]) -> None:
+        """Adds entries of this process, to be shared by the next `synchronize`."""
+        self._unshared.extend(entries)
 
-    def share(self) -> None:
-        """Give every process what any of them found; every process must call it at the same step.
+    def synchronize(self) -> None:
+        """Adds the new entries of all processes to the list of every process.
 
-        Raises DataError when more than the run may do without are unusable.
+        Every process must call this at the same step.
+
+        Raises DataError when more examples are unusable than the run allows.
         """
-        told = gather([dataclasses.asdict(e) for e in self._fresh])
-        self._fresh = []
-        new = [e for e in (Quarantined(**d) for found in told for d in found) if self._all.add(e)]
-        for e in new if is_first() else []:
+        gathered = gather_json([dataclasses.asdict(e) for e in self._unshared])
+        self._unshared = []
+        entries = (Quarantined(**fields) for of_process in gathered for fields in of_process)
+        new = [entry for entry in entries if self._quarantine.add(entry)]
+        for e in new if is_main_process() else []:
             log.warning("left out and quarantined: %s line %d: %s", e.annotations, e.line, e.reason)
         if new:
             self.write()
-        if len(self._all) > self._most:
+        if len(self._quarantine) > self._max_entries:
             raise DataError(
-                f"{self._directory / FILE}: {len(self._all)} of {self._size} examples cannot be used; "
-                f"the last: {self._all.entries[-1].reason}"
+                f"{self._directory / QUARANTINE_FILE}: {len(self._quarantine)} of {self._size} "
+                f"examples cannot be used; the last: {self._quarantine.entries[-1].reason}"
             )
 
     def write(self) -> None:
-        """Write the list, in the first process."""
-        if is_first():
-            self._all.save(self._directory / FILE)
+        """Writes the file, in the main process."""
+        if is_main_process():
+            self._quarantine.save(self._directory / QUARANTINE_FILE)

@@ -1,7 +1,8 @@
-"""Which parameters learn, and the state of training, made where it belongs on the mesh."""
+"""The training state: trainable and frozen parameters, optimizer state, and their shardings."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,46 +18,52 @@ from livecc_jax.model.lora import (
     LoraConfig,
     abstract_adapters,
     adapter_axes,
-    check_lora,
 )
 from livecc_jax.model.qwen2_vl import Params, abstract_params, logical_axes
 from livecc_jax.parallel.rules import sharding_tree
 from livecc_jax.train.config import ComputeConfig
 
 NO_LORA = LoraConfig()
-State = dict[str, Any]  # {"params": nested dict, "opt_state": optax state of the learning ones}
+State = dict[str, Any]  # {"params": nested dict, "opt_state": optax state of the trainable parameters}
 
 
-def split(params: Params, freeze: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(learning, frozen), each {path: leaf}; a path is frozen when a prefix of it is listed."""
+def split_trainable(params: Params, freeze: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Splits a nested tree of parameters into (trainable, frozen), each flat: {path: leaf}.
+
+    A parameter is frozen when `freeze` lists its path or a prefix of its path.
+    """
     flat = traverse_util.flatten_dict(params, sep="/")
     frozen = {k: v for k, v in flat.items() if any(k == f or k.startswith(f + "/") for f in freeze)}
     return {k: v for k, v in flat.items() if k not in frozen}, frozen
 
 
-def join(learning: dict[str, Any], frozen: dict[str, Any]) -> Params:
-    """The nested tree again."""
-    return traverse_util.unflatten_dict(learning | frozen, sep="/")
+def join_params(trainable: dict[str, Any], frozen: dict[str, Any]) -> Params:
+    """Returns the nested tree of two flat dicts of parameters; the inverse of `split_trainable`."""
+    return traverse_util.unflatten_dict(trainable | frozen, sep="/")
 
 
-def check_learning(config: ModelConfig, compute: ComputeConfig) -> None:
-    """Raise ConfigError when compute.freeze names nothing or leaves nothing, or lora cannot be."""
-    check_lora(compute.lora)
+def check_trainable(config: ModelConfig, compute: ComputeConfig) -> None:
+    """Checks which parameters are trainable.
+
+    Raises ConfigError when `compute.freeze` names no parameter or leaves none trainable, or when
+    `compute.lora` is invalid.
+    """
+    compute.lora.check()
     shapes = abstract_params(config)
     for prefix in compute.freeze:
-        if not split(shapes, (prefix,))[1]:
+        if not split_trainable(shapes, (prefix,))[1]:
             raise ConfigError(f"compute.freeze names {prefix!r}, which is no parameter path")
-    if not split(abstract_state_params(config, compute.lora), compute.frozen)[0]:
-        raise ConfigError("compute.freeze leaves no parameter to learn")
+    if not split_trainable(abstract_training_params(config, compute.lora), compute.frozen)[0]:
+        raise ConfigError("compute.freeze leaves no trainable parameter")
 
 
-def abstract_state_params(config: ModelConfig, lora: LoraConfig) -> Params:
-    """The tree that training holds: the model's parameters, and its adapters if there are any."""
+def abstract_training_params(config: ModelConfig, lora: LoraConfig) -> Params:
+    """Returns the shapes of all parameters in training: those of the model and of its adapters."""
     return _with_adapters(abstract_params(config), abstract_adapters(config, lora))
 
 
-def check_heads(config: ModelConfig, tensor: int) -> None:
-    """Raise ConfigError when heads do not divide over so many devices along mesh.tensor."""
+def check_tensor_axis(config: ModelConfig, tensor: int) -> None:
+    """Raises ConfigError when attention heads do not divide over `tensor` devices of mesh.tensor."""
     for field, size in (
         ("text.heads", config.text.heads),
         ("text.kv_heads", config.text.kv_heads),
@@ -67,13 +74,13 @@ def check_heads(config: ModelConfig, tensor: int) -> None:
 
 
 def param_shardings(config: ModelConfig, mesh: Mesh, lora: LoraConfig = NO_LORA) -> Params:
-    """Sharding of every parameter, adapters included.
+    """Returns the sharding of every parameter, including adapters.
 
-    Raises ConfigError, naming it, for what does not divide over the mesh.
+    Raises ConfigError, naming the parameter, when one does not divide over the mesh.
     """
-    check_heads(config, mesh.shape["tensor"])
+    check_tensor_axis(config, mesh.shape["tensor"])
     axes = _with_adapters(logical_axes(config), adapter_axes(lora))
-    return sharding_tree(mesh, axes, abstract_state_params(config, lora))
+    return sharding_tree(mesh, axes, abstract_training_params(config, lora))
 
 
 def _with_adapters(params: Params, adapters: Params) -> Params:
@@ -83,35 +90,46 @@ def _with_adapters(params: Params, adapters: Params) -> Params:
 def abstract_state(
     params: Params, optimizer: optax.GradientTransformation, freeze: tuple[str, ...], mesh: Mesh
 ) -> State:
-    """Shapes, dtypes and shardings of the whole state.
+    """Returns shapes, dtypes and shardings of the training state.
 
     Args:
-        params: `jax.ShapeDtypeStruct`s with shardings, in the dtypes they will have.
-        optimizer: its slots are sharded as the parameters they belong to.
-        freeze: prefixes of parameters that do not learn and so have no slots.
-        mesh: for the scalars, which are replicated.
+        params: `jax.ShapeDtypeStruct`s with shardings, in the dtypes that the parameters will have.
+        optimizer: The optimizer. Its moments have the shardings of the parameters they belong to.
+        freeze: Path prefixes of parameters that are frozen and so have no optimizer state.
+        mesh: The device mesh; scalars of the optimizer state are replicated over it.
     """
-    learning, _ = split(params, freeze)
+    trainable, _ = split_trainable(params, freeze)
     replicated = NamedSharding(mesh, PartitionSpec())
 
-    def place(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    def with_sharding(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         keys = [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
-        sharding = learning[keys[-1]].sharding if keys else replicated
+        sharding = trainable[keys[-1]].sharding if keys else replicated
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    opt_state = jax.tree_util.tree_map_with_path(place, jax.eval_shape(optimizer.init, learning))
+    opt_state = jax.eval_shape(optimizer.init, trainable)
+    opt_state = jax.tree_util.tree_map_with_path(with_sharding, opt_state)
     return {"params": params, "opt_state": opt_state}
 
 
 def init_opt_state(
     optimizer: optax.GradientTransformation, state: State, freeze: tuple[str, ...]
-) -> Any:
-    """Fresh optimiser state for real parameters, given `abstract_state` for its shardings."""
+) -> Callable[[Params], Any]:
+    """Returns a function from parameters to a new optimizer state.
+
+    Args:
+        optimizer: The optimizer.
+        state: The result of `abstract_state`, for the shardings of the optimizer state.
+        freeze: Path prefixes of frozen parameters.
+    """
     shardings = jax.tree.map(lambda x: x.sharding, state["opt_state"])
-    return lambda params: jax.jit(optimizer.init, out_shardings=shardings)(split(params, freeze)[0])
+    init = jax.jit(optimizer.init, out_shardings=shardings)
+    return lambda params: init(split_trainable(params, freeze)[0])
 
 
 def master_dtypes(params: Params, freeze: tuple[str, ...]) -> Params:
-    """float32 for what learns; what is frozen keeps the dtype it is stored in, bit for bit."""
-    learning, frozen = split(params, freeze)
-    return join({k: jnp.float32 for k in learning}, {k: v.dtype for k, v in frozen.items()})
+    """Returns the dtype in which training holds each parameter.
+
+    Trainable parameters have float32 masters; frozen ones keep the dtype of the checkpoint.
+    """
+    trainable, frozen = split_trainable(params, freeze)
+    return join_params({k: jnp.float32 for k in trainable}, {k: v.dtype for k, v in frozen.items()})

@@ -1,4 +1,4 @@
-"""One training step: loss, gradients, accumulation, update, in one compiled call."""
+"""The training step: loss, gradients, accumulation and update in one compiled call."""
 
 from __future__ import annotations
 
@@ -13,63 +13,80 @@ from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.qwen2_vl import bind
 from livecc_jax.train.config import ComputeConfig
 from livecc_jax.train.loss import target_losses
-from livecc_jax.train.state import State, join, split
+from livecc_jax.train.state import State, join_params, split_trainable
 
-Rows = dict[str, jax.Array]  # packed rows, see docs/formats.md
-Flat = dict[str, jax.Array]
+Rows = dict[str, jax.Array]  # fields of packed rows, see docs/formats.md
+FlatParams = dict[str, jax.Array]  # {path: array}
 
 
 def weighted_loss(
-    model: ModelConfig, compute: ComputeConfig, learning: Flat, frozen: Flat, rows: Rows
+    model: ModelConfig, compute: ComputeConfig, trainable: FlatParams, frozen: FlatParams, rows: Rows
 ) -> tuple[jax.Array, jax.Array]:
-    """Summed loss of packed rows [B, ...].
+    """Computes the summed loss of packed rows.
+
+    Args:
+        model: The architecture.
+        compute: How it is computed.
+        trainable: Parameters that gradients flow to.
+        frozen: All other parameters.
+        rows: Fields of packed rows, each [B, ...].
 
     Returns:
         (sum of weight x cross entropy, sum of cross entropy over all targets), float32 scalars.
     """
     dtype = jnp.dtype(compute.dtype)
     # Cast once, before any use: matrix products and the gathers of sharded weights move half the bytes.
-    params = jax.tree.map(lambda x: x.astype(dtype), join(learning, jax.lax.stop_gradient(frozen)))
+    params = join_params(trainable, jax.lax.stop_gradient(frozen))
+    params = jax.tree.map(lambda x: x.astype(dtype), params)
     bound = bind(model, params, compute.lora.scale)
-    hidden = bound.hidden(rows, compute.remat, compute.unroll)
-    losses = target_losses(
-        bound.text.logits, hidden, rows["tokens"], rows["target_slots"], compute.head_chunk
+    hidden_BTD = bound.hidden_states(rows, compute.remat, compute.unroll)
+    losses_BN = target_losses(
+        bound.text.logits, hidden_BTD, rows["tokens"], rows["target_slots"], compute.head_chunk
     )
-    weights = rows["target_weights"]
-    return jnp.sum(losses * weights), jnp.sum(losses * (weights > 0))
+    weights_BN = rows["target_weights"]
+    return jnp.sum(losses_BN * weights_BN), jnp.sum(losses_BN * (weights_BN > 0))
 
 
 def gradients(
     model: ModelConfig, compute: ComputeConfig, params: Any, batch: Rows
-) -> tuple[Flat, dict[str, jax.Array]]:
-    """Gradients of the weighted mean loss over a batch [accumulate, B, ...], and its metrics.
+) -> tuple[FlatParams, dict[str, jax.Array]]:
+    """Computes the gradients of the weighted mean loss over a batch, and the metrics of the step.
 
-    The mean is over the whole batch, whatever its split into micro-batches: the total weight is known
-    from the data before any forward pass.
+    The mean is over the whole batch, however it is split into micro-batches: the total weight is
+    computed from the data before any forward pass.
+
+    Args:
+        model: The architecture.
+        compute: How it is computed.
+        params: Nested tree of all parameters.
+        batch: Fields of packed rows, each [accumulate, B, ...].
+
+    Returns:
+        (float32 gradients of the trainable parameters {path: array}, scalar metrics by name).
     """
-    learning, frozen = split(params, compute.frozen)
-    total = jnp.maximum(jnp.sum(batch["target_weights"]), 1e-9)
+    trainable, frozen = split_trainable(params, compute.frozen)
+    total_weight = jnp.maximum(jnp.sum(batch["target_weights"]), 1e-9)
 
-    def loss(learning: Flat, rows: Rows) -> tuple[jax.Array, jax.Array]:
-        weighted, plain = weighted_loss(model, compute, learning, frozen, rows)
-        return weighted / total, plain
+    def loss(trainable: FlatParams, rows: Rows) -> tuple[jax.Array, jax.Array]:
+        weighted, unweighted = weighted_loss(model, compute, trainable, frozen, rows)
+        return weighted / total_weight, unweighted
 
-    def micro(carry: Any, rows: Rows) -> tuple[Any, None]:
+    def add_micro_batch(carry: Any, rows: Rows) -> tuple[Any, None]:
         return jax.tree.map(
-            jnp.add, carry, jax.value_and_grad(loss, has_aux=True)(learning, rows)
+            jnp.add, carry, jax.value_and_grad(loss, has_aux=True)(trainable, rows)
         ), None
 
     if batch["tokens"].shape[0] == 1:
         rows = jax.tree.map(lambda x: x[0], batch)
-        (mean, plain), grads = jax.value_and_grad(loss, has_aux=True)(learning, rows)
+        (mean, unweighted), grads = jax.value_and_grad(loss, has_aux=True)(trainable, rows)
     else:
-        zero = (jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, learning)
-        ((mean, plain), grads), _ = jax.lax.scan(micro, zero, batch)
+        zero = (jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, trainable)
+        ((mean, unweighted), grads), _ = jax.lax.scan(add_micro_batch, zero, batch)
 
     targets = jnp.sum(batch["target_weights"] > 0)
     metrics = {
         "loss": mean,
-        "token_loss": plain / jnp.maximum(targets, 1),
+        "token_loss": unweighted / jnp.maximum(targets, 1),
         "grad_norm": optax.global_norm(grads),
         "targets": targets,
         "tokens": jnp.sum(batch["segment_ids"] > 0),
@@ -78,10 +95,10 @@ def gradients(
 
 
 def compiler_options(compute: ComputeConfig, platform: str) -> dict[str, bool]:
-    """For `jax.jit` of a step on devices of this platform.
+    """Returns the compiler options of a step on devices of this platform, for `jit_step`.
 
-    Once the layers are unrolled, XLA's GPU compiler fuses slices of their stacked weights into matrix
-    products of its own (Triton), which are slower than the library's and a copy of the slice together.
+    Once the layers are unrolled, XLA's GPU compiler fuses slices of their stacked weights into Triton
+    matrix products, which are slower than a copy of the slice and a library product together.
     """
     return {"xla_gpu_enable_triton_gemm": False} if compute.unroll and platform == "gpu" else {}
 
@@ -91,33 +108,36 @@ def jit_step(
     state: State,
     options: dict[str, bool] | None = None,
 ) -> Any:
-    """`jax.jit` of a step whose state is donated and comes back where it lay.
+    """Returns `jax.jit` of a step that donates its state and returns it with the same shardings.
 
-    Left to itself, XLA may split slots of the optimizer over axes that their parameter is not split
-    over, and the next call would be another program.
+    Without `out_shardings`, XLA may shard the optimizer state over axes that its parameters are not
+    sharded over, and the next call would compile another program.
 
     Args:
-        step: from `make_step`, guarded or not.
-        state: arrays, or their shapes, with the shardings that they keep.
-        options: of the compiler.
+        step: The result of `make_step`, guarded or not.
+        state: Arrays, or `jax.ShapeDtypeStruct`s, with their shardings.
+        options: Compiler options.
     """
-    places = jax.tree.map(lambda x: x.sharding, state)
+    shardings = jax.tree.map(lambda x: x.sharding, state)
     return jax.jit(
-        step, donate_argnums=0, out_shardings=(places, None), compiler_options=options or None
+        step, donate_argnums=0, out_shardings=(shardings, None), compiler_options=options or None
     )
 
 
 def make_step(
     model: ModelConfig, compute: ComputeConfig, optimizer: optax.GradientTransformation
 ) -> Callable[[State, Rows], tuple[State, dict[str, jax.Array]]]:
-    """The step to jit, with its state donated: (state, batch [A, B, ...]) -> (state, metrics)."""
+    """Returns the training step, to be compiled by `jit_step`.
+
+    The step maps (state, batch [accumulate, B, ...]) to (state, metrics).
+    """
 
     def step(state: State, batch: Rows) -> tuple[State, dict[str, jax.Array]]:
         grads, metrics = gradients(model, compute, state["params"], batch)
-        learning, frozen = split(state["params"], compute.frozen)
+        trainable, frozen = split_trainable(state["params"], compute.frozen)
         with jax.named_scope("optimizer"):
-            updates, opt_state = optimizer.update(grads, state["opt_state"], learning)
-            learning = optax.apply_updates(learning, updates)
-        return {"params": join(learning, frozen), "opt_state": opt_state}, metrics
+            updates, opt_state = optimizer.update(grads, state["opt_state"], trainable)
+            trainable = optax.apply_updates(trainable, updates)
+        return {"params": join_params(trainable, frozen), "opt_state": opt_state}, metrics
 
     return step

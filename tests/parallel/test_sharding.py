@@ -11,12 +11,12 @@ from livecc_jax.errors import ConfigError
 from livecc_jax.model import decoder, qwen2_vl
 from livecc_jax.model.presets import PRESETS, preset
 from livecc_jax.model.qwen2_vl import abstract_params, bind, init_params
-from livecc_jax.model.remat import REMATS, checkpointed
-from livecc_jax.parallel.batch import ROW_AXES, check_rows, place_batch
+from livecc_jax.model.remat import REMAT_POLICIES, apply_remat
+from livecc_jax.parallel.batch import ROW_AXES, check_batch_divides, shard_batch
 from livecc_jax.parallel.mesh import AXES, MeshConfig, make_mesh
 from livecc_jax.train.config import ComputeConfig, OptimConfig
 from livecc_jax.train.optimizer import make_optimizer
-from livecc_jax.train.state import abstract_state, init_opt_state, param_shardings, split
+from livecc_jax.train.state import abstract_state, init_opt_state, param_shardings, split_trainable
 from livecc_jax.train.step import gradients
 from tests.support.rows import VOCAB, pack, random_segment, stack
 
@@ -37,7 +37,7 @@ def test_every_parameter_and_slot_is_split_where_it_is():
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), params
     )
     slots = init_opt_state(optimizer, abstract_state(described, optimizer, (), mesh), ())(params)
-    flat, _ = split(params, ())
+    flat, _ = split_trainable(params, ())
     moments = [
         (path[-1].key, leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(slots)
@@ -58,8 +58,8 @@ def test_every_parameter_and_slot_is_split_where_it_is():
 def test_published_sizes_leave_little_on_every_device(size):
     """On 64 devices, what is not split is under a thousandth of the network."""
     mesh = AbstractMesh((1, 32, 1, 2), AXES)
-    shapes, _ = split(abstract_params(PRESETS[size]), ())
-    places, _ = split(param_shardings(PRESETS[size], mesh), ())
+    shapes, _ = split_trainable(abstract_params(PRESETS[size]), ())
+    places, _ = split_trainable(param_shardings(PRESETS[size], mesh), ())
     whole = sum(x.size for k, x in shapes.items() if places[k].shard_shape(x.shape) == x.shape)
     assert whole < 1e-3 * sum(x.size for x in shapes.values())
 
@@ -71,7 +71,7 @@ def losses(mesh, rows):
     params = jax.device_put(params, param_shardings(MODEL, mesh))
     with jax.set_mesh(mesh):
         grads, metrics = jax.jit(gradients, static_argnums=(0, 1))(
-            MODEL, COMPUTE, params, place_batch(mesh, rows, 1)
+            MODEL, COMPUTE, params, shard_batch(mesh, rows, 1)
         )
     return jax.device_get(metrics), jax.device_get(grads)
 
@@ -147,7 +147,7 @@ def test_no_activation_is_whole_on_every_device(eight_rows, monkeypatch):
     watched(qwen2_vl)
     rows, _ = eight_rows
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, context=2))
-    batch = place_batch(mesh, rows, 1)
+    batch = shard_batch(mesh, rows, 1)
     for name, x in batch.items():
         parts = x.size / np.prod(x.sharding.shard_shape(x.shape))
         assert parts == (8 if {"length", "windows"} & set(ROW_AXES[name]) else 4), name
@@ -157,7 +157,9 @@ def test_no_activation_is_whole_on_every_device(eight_rows, monkeypatch):
         param_shardings(MODEL, mesh),
     )
     with jax.set_mesh(mesh):
-        forward = jax.jit(lambda p, r: bind(MODEL, p).hidden(jax.tree.map(lambda x: x[0], r), "full"))
+        forward = jax.jit(
+            lambda p, r: bind(MODEL, p).hidden_states(jax.tree.map(lambda x: x[0], r), "full")
+        )
         out = forward.lower(params, batch).compile().output_shardings
     assert np.prod(out.shard_shape((8, 96, 64))) == 96 * 64  # eight rows over eight devices' worth
     assert {k[:2] for k in seen} == {
@@ -170,7 +172,7 @@ def test_no_activation_is_whole_on_every_device(eight_rows, monkeypatch):
 
 def test_padding_a_batch_changes_no_real_place():
     rows = pack([random_segment(np.random.default_rng(0))], 99, 5, 48, 40)
-    placed = jax.device_get(place_batch(make_mesh(MeshConfig(fsdp=1, context=8)), rows, 1))
+    placed = jax.device_get(shard_batch(make_mesh(MeshConfig(fsdp=1, context=8)), rows, 1))
     assert placed["tokens"].shape == (1, 1, 104)
     assert placed["patches"].shape == (1, 1, 8, 48, 1176)
     for name, value in rows.items():
@@ -183,21 +185,21 @@ def test_padding_a_batch_changes_no_real_place():
 
 def test_batches_that_do_not_divide_are_refused_by_field():
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    check_rows(mesh, 8)
+    check_batch_divides(mesh, 8)
     with pytest.raises(
         ConfigError,
         match=r"data\.rows_per_step / optim\.accumulate is 6, .* mesh\.data x mesh\.fsdp = 4",
     ):
-        check_rows(mesh, 6)
+        check_batch_divides(mesh, 6)
 
 
-@pytest.mark.parametrize("remat", REMATS)
+@pytest.mark.parametrize("remat", REMAT_POLICIES)
 def test_remat_policies_recompute_what_they_say(remat):
     """The same gradients; counted in the program, forward products run once or again."""
     weights = jax.random.normal(jax.random.key(0), (3, 16, 16)) / 4
 
     def loss(weights, x):
-        body = checkpointed(lambda x, w: (jax.numpy.sin(x @ w), None), remat)
+        body = apply_remat(lambda x, w: (jax.numpy.sin(x @ w), None), remat)
         return jax.numpy.sum(jax.lax.scan(body, x, weights)[0])
 
     x = jax.random.normal(jax.random.key(1), (4, 16))

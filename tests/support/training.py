@@ -1,4 +1,4 @@
-"""A tiny training run on the shipped clips, for whoever tests whole runs."""
+"""Support for tests of complete runs: a tiny training run on the shipped clips."""
 
 import dataclasses
 import json
@@ -17,58 +17,62 @@ ROOT = Path(__file__).parents[2]
 CLIPS, ANNOTATIONS = ROOT / "data/clips", ROOT / "data/annotations"
 
 
-def make_home(home, tokenizer):
-    """A tokenizer and an index of four short streaming clips, one of them in a file of its own."""
-    shutil.copytree(tokenizer, home / "tok")
-    (home / "clips").mkdir()
-    shutil.copy(CLIPS / "bbb_espeak_narration_30s.mp4", home / "clips")
-    shutil.copy(CLIPS / "bbb_oddsize_317x179_derived.mp4", home / "clips/fragile.mp4")
+def make_run_data(folder, tokenizer):
+    """Writes a tokenizer and an index of four short streaming clips, one of them in a separate file."""
+    shutil.copytree(tokenizer, folder / "tok")
+    (folder / "clips").mkdir()
+    shutil.copy(CLIPS / "bbb_espeak_narration_30s.mp4", folder / "clips")
+    shutil.copy(CLIPS / "bbb_oddsize_317x179_derived.mp4", folder / "clips/fragile.mp4")
     lines = (ANNOTATIONS / "windows.jsonl").read_text().splitlines()[:-1]
     fragile = json.loads(lines[0])
     fragile[0]["content"][0] = {"type": "video", "video": "../clips/fragile.mp4"}
     lines.append(json.dumps(fragile))
-    (home / "annotations").mkdir()
-    (home / "annotations/train.jsonl").write_text("\n".join(lines) + "\n")
-    build_index(
-        [home / "annotations/train.jsonl"],
-        home / "index",
-        open_tokenizer(home / "tok"),
-        PixelBudget.parse(12),
-    )
+    (folder / "annotations").mkdir()
+    (folder / "annotations/train.jsonl").write_text("\n".join(lines) + "\n")
+    index_clips(folder, "train.jsonl", folder / "index")
 
 
-def config(home, run, **changes):
-    made = Config(
+def index_clips(folder, annotations, out):
+    """Indexes an annotation file of the folder."""
+    path = folder / "annotations" / annotations
+    build_index([path], out, open_tokenizer(folder / "tok"), PixelBudget.parse(12))
+
+
+def run_config(folder, run, **changes):
+    """The config of a tiny run on the data of `make_run_data`."""
+    base = Config(
         run=str(run),
         preset="tiny",
-        tokenizer=str(home / "tok"),
+        tokenizer=str(folder / "tok"),
         seed=3,
         log_every=1,
         data=DataConfig(
-            index=str(home / "index"), tokens=1024, windows=24, targets=256, rows_per_step=1, epochs=3
+            index=str(folder / "index"), tokens=1024, windows=24, targets=256, rows_per_step=1, epochs=3
         ),
         optim=OptimConfig(learning_rate=3e-3, warmup_ratio=0.2),
         compute=ComputeConfig(dtype="float32", remat="none"),
         mesh=MeshConfig(devices=1),
         checkpoint=CheckpointConfig(every=2, keep=10),
     )
-    return dataclasses.replace(made, **changes)
+    return dataclasses.replace(base, **changes)
 
 
-def losses(config, stop_at=None):
-    seen = {}
+def train_losses(config, stop_at=None, hooks=()):
+    """Trains; returns (loss, gradient norm, quarantined) of each step. `stop_at` interrupts the run."""
+    by_step = {}
 
     def report(progress):
-        seen[progress.step] = (progress.loss, progress.grad_norm, progress.quarantined)
+        by_step[progress.step] = (progress.loss, progress.grad_norm, progress.quarantined)
         if progress.step == stop_at:
             raise KeyboardInterrupt
 
     try:
-        train(config, report)
+        train(config, report, hooks=hooks)
     except KeyboardInterrupt:
         assert stop_at
-    return seen
+    return by_step
 
 
-def params_of(run):
+def load_run_params(run):
+    """The parameters of the newest step of a run."""
     return open_checkpoint(run).load_params()

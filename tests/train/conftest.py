@@ -1,19 +1,19 @@
-"""One home and one undisturbed run for all tests of whole runs."""
+"""One data folder and one uninterrupted run for all tests of complete runs."""
 
 import pytest
 
-from tests.support.training import config, losses, make_home
+from tests.support.training import make_run_data, run_config, train_losses
 
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory, small_tokenizer):
-    """Where a tokenizer, an index and the runs are."""
+    """The folder of the tokenizer, the index and the runs."""
     home = tmp_path_factory.mktemp("train")
-    make_home(home, small_tokenizer)
+    make_run_data(home, small_tokenizer)
     return home
 
 
 @pytest.fixture(scope="session")
 def straight(home):
-    """The run that nothing interrupts: (loss, gradient norm, quarantined) of each step."""
-    return losses(config(home, home / "straight"))
+    """(loss, gradient norm, quarantined) of each step of the run that is not interrupted."""
+    return train_losses(run_config(home, home / "straight"))

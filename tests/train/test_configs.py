@@ -8,7 +8,7 @@ from livecc_jax.errors import ConfigError
 from livecc_jax.model.presets import preset
 from livecc_jax.parallel.mesh import MeshConfig
 from livecc_jax.planning.chips import Topology
-from livecc_jax.planning.training import check_plan
+from livecc_jax.planning.training import resolve_training_mesh
 from livecc_jax.train.config import flatten, load_config, override
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -27,7 +27,7 @@ def test_recipes(stage, rate, size):
     examples = flat["data.rows_per_step"] * EXAMPLES_A_ROW[stage]
     assert examples == pytest.approx(512, rel=0.08)
     for topology in ("v5p:4x4x4", "v6e:8x8"):
-        shards = check_plan(config, preset(size), Topology.parse(topology)).fsdp
+        shards = resolve_training_mesh(config, preset(size), Topology.parse(topology)).fsdp
         assert flat["data.rows_per_step"] % shards == 0
 
 

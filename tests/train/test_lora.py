@@ -16,20 +16,19 @@ from livecc_jax.checkpoints.open import open_checkpoint
 from livecc_jax.checkpoints.run import RunDirectory
 from livecc_jax.errors import ConfigError
 from livecc_jax.model.flops import step_flops
-from livecc_jax.model.lora import LORA, TARGETS, LoraConfig, init_adapters, merged
-from livecc_jax.model.presets import preset
+from livecc_jax.model.lora import LORA, TARGETS, LoraConfig, init_adapters, merge_adapter
+from livecc_jax.model.presets import fit_vocabulary, preset
 from livecc_jax.model.qwen2_vl import bind, init_params
-from livecc_jax.model.vocabulary import fit_vocabulary
-from livecc_jax.parallel.batch import place_batch
+from livecc_jax.parallel.batch import shard_batch
 from livecc_jax.parallel.mesh import MeshConfig, make_mesh
 from livecc_jax.text.open import open_tokenizer
 from livecc_jax.train.config import ComputeConfig, OptimConfig
 from livecc_jax.train.loop import train
 from livecc_jax.train.optimizer import make_optimizer
-from livecc_jax.train.state import check_learning, param_shardings, split
+from livecc_jax.train.state import check_trainable, param_shardings, split_trainable
 from livecc_jax.train.step import make_step
 from tests.support.rows import VOCAB, pack, random_segment, stack
-from tests.support.training import config, losses
+from tests.support.training import run_config, train_losses
 
 TINY = preset("tiny")
 MODEL = dataclasses.replace(TINY, text=dataclasses.replace(TINY.text, vocab_size=VOCAB))
@@ -70,7 +69,7 @@ def by_hand(params, scale):
     for path in [k.removesuffix("/a") for k in adapters if k.endswith("/a")]:
         kernel = base[f"{path}/kernel"]
         parts = zip(kernel, adapters[f"{path}/a"], adapters[f"{path}/b"])
-        base[f"{path}/kernel"] = jnp.stack([merged(*part, scale) for part in parts])
+        base[f"{path}/kernel"] = jnp.stack([merge_adapter(*part, scale) for part in parts])
     return traverse_util.unflatten_dict(base, sep="/")
 
 
@@ -89,9 +88,9 @@ def steps(params, rows, mesh):
     """Two steps: (metrics, state)."""
     optimizer = make_optimizer(OptimConfig(learning_rate=1e-2, warmup_ratio=0.0), 10)
     placed = jax.device_put(params, param_shardings(MODEL, mesh, RANK_4))
-    state = {"params": placed, "opt_state": optimizer.init(split(placed, COMPUTE.frozen)[0])}
+    state = {"params": placed, "opt_state": optimizer.init(split_trainable(placed, COMPUTE.frozen)[0])}
     with jax.set_mesh(mesh):
-        batch = place_batch(mesh, rows, 1)
+        batch = shard_batch(mesh, rows, 1)
         step = jax.jit(make_step(MODEL, COMPUTE, optimizer))
         for _ in range(2):
             state, metrics = step(state, batch)
@@ -140,7 +139,7 @@ def test_arithmetic_leaves_out_the_frozen_weights_gradients(rows):
 )
 def test_adapters_that_cannot_be_are_refused_by_field(lora, said):
     with pytest.raises(ConfigError, match=said):
-        check_learning(MODEL, ComputeConfig(lora=lora))
+        check_trainable(MODEL, ComputeConfig(lora=lora))
 
 
 def test_a_run_resumes_and_opens_merged(home, tmp_path):
@@ -155,9 +154,9 @@ def test_a_run_resumes_and_opens_merged(home, tmp_path):
     )
     settings = {"preset": "", "tokenizer": "", "init": str(tmp_path / "base"), "max_steps": 4}
     settings |= {"compute": compute}
-    through = losses(config(home, tmp_path / "through", **settings))
-    first = losses(config(home, tmp_path / "run", **settings), stop_at=3)
-    assert {**first, **losses(config(home, tmp_path / "run", **settings))} == through
+    through = train_losses(run_config(home, tmp_path / "through", **settings))
+    first = train_losses(run_config(home, tmp_path / "run", **settings), stop_at=3)
+    assert {**first, **train_losses(run_config(home, tmp_path / "run", **settings))} == through
     assert through[4][0] < through[1][0]
     stored = {name: RunDirectory(tmp_path / name).restore_params(4) for name in ("through", "run")}
     jax.tree.map(np.testing.assert_array_equal, stored["through"], stored["run"])
@@ -187,4 +186,4 @@ def test_a_run_resumes_and_opens_merged(home, tmp_path):
     assert adapted == {f"text/layers/{k}/kernel" for k in ("attn/q", "mlp/down")}
     other = dataclasses.replace(compute, lora=LoraConfig(rank=8, targets=("q", "down")))
     with pytest.raises(ConfigError, match=r"another compute\.lora\.rank \(4 before, 8 now\)"):
-        train(config(home, tmp_path / "run", **settings | {"compute": other}))
+        train(run_config(home, tmp_path / "run", **settings | {"compute": other}))

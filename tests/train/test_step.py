@@ -12,17 +12,17 @@ from jax._src.cudnn import fused_attention_stablehlo
 from livecc_jax.errors import ConfigError
 from livecc_jax.model.attention import attend, use_backend
 from livecc_jax.model.qwen2_vl import abstract_params, bind, init_params, logical_axes
-from livecc_jax.model.remat import checkpointed
-from livecc_jax.parallel.batch import ROW_AXES, place_batch
+from livecc_jax.model.remat import apply_remat
+from livecc_jax.parallel.batch import ROW_AXES, shard_batch
 from livecc_jax.parallel.mesh import MeshConfig, make_mesh
 from livecc_jax.train.config import ComputeConfig, OptimConfig
 from livecc_jax.train.optimizer import make_optimizer
 from livecc_jax.train.state import (
     abstract_state,
-    check_learning,
+    check_trainable,
     init_opt_state,
     param_shardings,
-    split,
+    split_trainable,
 )
 from livecc_jax.train.step import gradients, jit_step, make_step
 from tests.support.rows import MODEL, SHAPE, pack, random_segment, stack
@@ -90,7 +90,7 @@ def test_no_pixel_leaks_between_frame_pairs(params):
     """Two pairs share a window; the second's pixels leave the first's vectors bitwise alone."""
     row = pack([random_segment(np.random.default_rng(0), pairs=2)], **SHAPE)
     encode = jax.jit(
-        lambda patches: bind(MODEL, params).encode(
+        lambda patches: bind(MODEL, params).encode_patches(
             patches, row["patch_pairs"], row["patch_rows"], row["patch_cols"]
         )
     )
@@ -132,7 +132,7 @@ def test_what_is_stored_of_cudnns_attention(monkeypatch, remat, times):
         return seen.reshape(x.shape) @ w, None
 
     def loss(x, w):
-        return jax.lax.scan(checkpointed(body, remat), x, w)[0].sum()
+        return jax.lax.scan(apply_remat(body, remat), x, w)[0].sum()
 
     x, w = jnp.ones((1, 64, 256), jnp.bfloat16), jnp.ones((2, 256, 256), jnp.bfloat16)
     traced = str(jax.make_jaxpr(jax.grad(loss, argnums=1))(x, w))
@@ -149,7 +149,7 @@ def two_steps(params, mesh):
     slots = init_opt_state(optimizer, abstract, COMPUTE.freeze)(placed)
     state = {"params": placed, "opt_state": slots}
     with jax.set_mesh(mesh):
-        batch = place_batch(mesh, rows, 1)
+        batch = shard_batch(mesh, rows, 1)
         step = jit_step(make_step(MODEL, COMPUTE, optimizer), state).lower(state, batch).compile()
         lay = jax.tree.map(lambda x: x.sharding, state)
         assert jax.tree.all(jax.tree.map(lambda a, b: a == b, step.output_shardings[0], lay))
@@ -187,7 +187,7 @@ def test_sharded_equals_one_device(params, one_device, mesh_config):
 def test_every_parameter_is_split_over_the_mesh():
     """No matrix is silently replicated, and every field of a row has a declared place."""
     mesh = make_mesh(MeshConfig(fsdp=4, tensor=2))
-    shardings, _ = split(param_shardings(MODEL, mesh), ())
+    shardings, _ = split_trainable(param_shardings(MODEL, mesh), ())
     for path, sharding in shardings.items():
         replicated = sharding.is_fully_replicated
         assert replicated == path.endswith(
@@ -200,7 +200,7 @@ def test_every_parameter_is_split_over_the_mesh():
 
 def test_frozen_parameters_stay_and_have_no_slots(params):
     optimizer = make_optimizer(OptimConfig(learning_rate=1e-3, warmup_ratio=0.0), 10)
-    state = {"params": params, "opt_state": optimizer.init(split(params, ("vision",))[0])}
+    state = {"params": params, "opt_state": optimizer.init(split_trainable(params, ("vision",))[0])}
     batch = {k: jnp.asarray(v)[None] for k, v in pack(segments(2), **SHAPE).items()}
     after, _ = jax.jit(make_step(MODEL, COMPUTE, optimizer))(state, batch)
     jax.tree.map(np.testing.assert_array_equal, params["vision"], after["params"]["vision"])
@@ -213,7 +213,7 @@ def test_frozen_parameters_stay_and_have_no_slots(params):
 
 def test_freeze_and_mesh_errors_name_the_field():
     with pytest.raises(ConfigError, match=r"compute\.freeze names 'visoin'"):
-        check_learning(MODEL, ComputeConfig(freeze=("visoin",)))
+        check_trainable(MODEL, ComputeConfig(freeze=("visoin",)))
     with pytest.raises(ConfigError, match=r"mesh\.fsdp=3"):
         make_mesh(MeshConfig(fsdp=3))
     with pytest.raises(ConfigError, match=r"text\.kv_heads is 2, .* mesh\.tensor = 4"):
@@ -227,7 +227,7 @@ def test_golden_step(params):
     meant? If so, put the new numbers in, and say why in the commit.
     """
     optimizer = make_optimizer(OptimConfig(learning_rate=1e-3, warmup_ratio=0.0), 10)
-    state = {"params": params, "opt_state": optimizer.init(split(params, COMPUTE.freeze)[0])}
+    state = {"params": params, "opt_state": optimizer.init(split_trainable(params, COMPUTE.freeze)[0])}
     batch = {k: jnp.asarray(v)[None] for k, v in pack(segments(2), **SHAPE).items()}
     step = jax.jit(make_step(MODEL, COMPUTE, optimizer))
     state, first = step(state, batch)
@@ -238,7 +238,7 @@ def test_golden_step(params):
             first["loss"],
             first["grad_norm"],
             second["loss"],
-            optax.global_norm(split(state["params"], ())[0]),
+            optax.global_norm(split_trainable(state["params"], ())[0]),
         )
     ]
     np.testing.assert_allclose(got, GOLDEN, rtol=2e-5, err_msg="was this change of the step meant?")

@@ -1,4 +1,4 @@
-"""What ends a run early, and what does not: signals, damage, full disks, bad steps."""
+"""Failures during a run: signals, damaged checkpoints, full disks, harmful steps."""
 
 import dataclasses
 import json
@@ -7,6 +7,8 @@ import os
 import resource
 import shutil
 import signal
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -15,41 +17,43 @@ import pytest
 from jax.experimental import multihost_utils
 
 from livecc_jax.checkpoints.hf_config import LiveCCBlock
-from livecc_jax.checkpoints.run import RunDirectory, steps_of
+from livecc_jax.checkpoints.run import RunDirectory, list_steps
 from livecc_jax.errors import CheckpointError, ConfigError
 from livecc_jax.model.presets import preset
-from livecc_jax.train import loop
 from livecc_jax.train.config import CheckpointConfig, EvaluateConfig, GuardConfig
 from livecc_jax.train.guard import Diverged
-from livecc_jax.train.preempt import Notice, Preempted
-from tests.support.training import config, losses, params_of
+from livecc_jax.train.hooks import Hook
+from livecc_jax.train.loop import train
+from livecc_jax.train.preemption import Preempted, StopSignal
+from tests.support.training import load_run_params, run_config, train_losses
 
 
-def test_a_terminated_run_saves_and_goes_on(home, straight):
-    """SIGTERM in the middle: saved at the next step though none was due, and nothing is done twice."""
+def test_a_terminated_run_saves_and_resumes(home, straight):
+    """SIGTERM in the middle: saved at the next step, though none was due, and no step runs twice."""
     run = home / "terminated"
-    seen = {}
+    losses = {}
 
     def report(p):
-        seen[p.step] = p.loss
+        losses[p.step] = p.loss
         if p.step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    rare = config(home, run, checkpoint=CheckpointConfig(every=100, keep=10))
+    rare = run_config(home, run, checkpoint=CheckpointConfig(every=100, keep=10))
     with pytest.raises(Preempted, match=r"saved at step 3 of \d+; started again"):
-        loop.train(rare, report)
+        train(rare, report)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    assert steps_of(run) == [3]
-    rest = losses(rare)
+    assert list_steps(run) == [3]
+    rest = train_losses(rare)
     assert list(rest) == list(range(4, len(straight) + 1))
-    assert {**{k: (v,) for k, v in seen.items()}, **{k: v[:1] for k, v in rest.items()}} == {
+    assert {**{k: (v,) for k, v in losses.items()}, **{k: v[:1] for k, v in rest.items()}} == {
         k: v[:1] for k, v in straight.items()
     }
-    jax.tree.map(np.testing.assert_array_equal, params_of(home / "straight"), params_of(run))
+    expected = load_run_params(home / "straight")
+    jax.tree.map(np.testing.assert_array_equal, expected, load_run_params(run))
 
 
 def damage(step, kind):
-    """Spoil a checkpoint as a killed machine or a bad disk might."""
+    """Damages a checkpoint as a killed machine or a bad disk might."""
     data = max((step / "params/d").iterdir(), key=lambda f: f.stat().st_size)
     if kind == "truncated":
         data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
@@ -70,29 +74,29 @@ def damage(step, kind):
         pytest.param("no optimiser", marks=pytest.mark.slow),
     ],
 )
-def test_a_damaged_newest_checkpoint_is_passed_over(home, straight, tmp_path, caplog, kind):
+def test_a_damaged_newest_checkpoint_is_skipped(home, straight, tmp_path, caplog, kind):
     run = tmp_path / "run"
     shutil.copytree(home / "straight", run)
-    newest, before = steps_of(run)[-1], steps_of(run)[-2]
+    newest, before = list_steps(run)[-1], list_steps(run)[-2]
     damage(run / str(newest), kind)
     with caplog.at_level(logging.WARNING, logger="livecc_jax"):
-        again = losses(config(home, run))
+        again = train_losses(run_config(home, run))
     assert list(again) == list(range(before + 1, newest + 1))
     assert {k: straight[k] for k in again} == again
     assert f"going back before step {newest}" in caplog.text
     assert (run / f"{newest}.damaged").is_dir()
-    assert steps_of(run)[-1] == newest  # made again
+    assert list_steps(run)[-1] == newest  # written again
 
 
-def test_when_nothing_can_be_read_the_run_says_so(home, straight, tmp_path):
+def test_an_error_names_the_newest_checkpoint_when_none_can_be_read(home, straight, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(home / "straight", run)
-    kept = steps_of(run)
+    kept = list_steps(run)
     for step in kept:
         damage(run / str(step), "missing")
     with pytest.raises(CheckpointError, match=rf"run/{kept[-1]}: its params cannot be read"):
-        loop.train(config(home, run))
-    assert steps_of(run) == kept  # nothing was set aside
+        train(run_config(home, run))
+    assert list_steps(run) == kept  # nothing was set aside
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
@@ -110,7 +114,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
         with pytest.raises(
-            CheckpointError, match=r"could not be written .*too large.*; step 1 is whole and stays"
+            CheckpointError, match=r"could not be written .*too large.*; step 1 is intact"
         ):
             write(run, 2)
     finally:
@@ -119,54 +123,50 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
     np.testing.assert_array_equal(run.restore_params(1)["w"], params["w"])
     run.save(2, params)
     run.close()
-    assert steps_of(run.path) == [1, 2]
+    assert list_steps(run.path) == [1, 2]
 
 
-def test_some_steps_are_kept_for_ever(tmp_path):
+def test_keep_every_keeps_some_steps_indefinitely(tmp_path):
     run = RunDirectory(tmp_path / "run", keep=2, keep_every=4)
     for step in range(1, 11):
         run.save(step, {"w": jnp.ones(3)})
     run.close()
-    assert steps_of(run.path) == [4, 8, 9, 10]
+    assert list_steps(run.path) == [4, 8, 9, 10]
 
 
-def test_saving_asks_nobody_about_preemption(tmp_path, monkeypatch):
-    """The service that agrees on a step to save at knows one count of polls: the loop's."""
-    asked = []
+def test_saving_does_not_poll_the_preemption_service(tmp_path, monkeypatch):
+    """JAX's preemption service supports one counter of polls, which is the loop's."""
+    polls = []
     monkeypatch.setattr(
-        multihost_utils, "reached_preemption_sync_point", lambda step: bool(asked.append(step))
+        multihost_utils, "reached_preemption_sync_point", lambda step: bool(polls.append(step))
     )
-    with Notice() as notice:
+    with StopSignal() as stop_signal:
         run = RunDirectory(tmp_path / "run")
         run.save(7, {"w": jnp.ones(3)})
         run.close()
         monkeypatch.setattr(jax, "process_count", lambda: 2)
-        assert not notice.reached()
-    assert steps_of(run.path) == [7]
-    assert asked == [1]
+        assert not stop_signal.poll()
+    assert list_steps(run.path) == [7]
+    assert polls == [1]
 
 
-@pytest.fixture
-def poisoned(monkeypatch):
-    """The weights of the `bad`-th batch that is placed are no numbers."""
-    place = loop.place_batch
-    poison = {"step": 0, "bad": 3}
+class NanWeights(Hook):
+    """Makes the target weights of a step NaN, and so its loss and gradients."""
 
-    def placed(mesh, rows, accumulate):
-        poison["step"] += 1
-        if poison["step"] == poison["bad"]:
-            rows = rows | {"target_weights": rows["target_weights"] * np.float32("nan")}
-        return place(mesh, rows, accumulate)
+    def __init__(self, step):
+        self.step = step
 
-    monkeypatch.setattr(loop, "place_batch", placed)
-    return poison
+    def after_batch(self, step, batch):
+        if step == self.step:
+            weights = batch.rows["target_weights"]
+            batch.rows["target_weights"] = weights * np.float32("nan")
 
 
-def test_a_loss_that_is_no_number_stops_the_run_before_it(home, straight, poisoned, caplog):
+def test_a_nan_loss_stops_the_run_before_it(home, straight):
     run = home / "poisoned"
     with pytest.raises(Diverged, match=r"step 3: the loss is nan .* checkpoint is step 2 .*nan skip"):
-        loop.train(config(home, run))
-    assert steps_of(run) == [2]
+        train(run_config(home, run), hooks=[NanWeights(3)])
+    assert list_steps(run) == [2]
     (entry,) = map(json.loads, (run / "anomalies.jsonl").read_text().splitlines())
     assert (entry["step"], entry["what"], entry["policy"], entry["rows"]) == (3, "nan", "stop", [2, 3])
     assert entry["examples"]
@@ -174,40 +174,42 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it(home, straight, poison
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_no_number_is_skipped(home, straight, poisoned):
-    """From a checkpoint before it: the run goes on without that update."""
+def test_a_nan_loss_is_skipped(home, straight):
+    """From a checkpoint before it: the run continues without that update."""
     run = home / "skipping"
-    losses(config(home, run), stop_at=2)
-    first = max(steps_of(run), default=0) + 1
-    poisoned.update(step=0, bad=4 - first)
-    rest = losses(config(home, run, guard=GuardConfig(nan="skip")))
+    train_losses(run_config(home, run), stop_at=2)
+    first = max(list_steps(run), default=0) + 1
+    rest = train_losses(run_config(home, run, guard=GuardConfig(nan="skip")), hooks=[NanWeights(3)])
     assert list(rest) == list(range(first, len(straight) + 1))
     assert not np.isfinite(rest[3][0])
     assert np.isfinite([v[0] for k, v in rest.items() if k > 3]).all()
     assert rest[4] != straight[4]
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(params_of(run)))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(load_run_params(run)))
 
 
 @pytest.mark.slow
 def test_held_out_loss_and_trace(home, straight, monkeypatch):
-    """Of rows that are those of the first step, before any learning: the loss of the first step."""
+    """The held-out loss on the rows of the first step, before any update, is that step's loss."""
     run = home / "evaluated"
-    told = {}
-    add = loop.Board.add
-    monkeypatch.setattr(
-        loop.Board,
-        "add",
-        lambda self, values, step, prefix="": (
-            told.setdefault(prefix + str(step), values),
-            add(self, values, step, prefix),
-        ),
-    )
-    evaluate = EvaluateConfig(index=config(home, run).data.index, every=1, rows=1)
-    settings = config(home, run, seed=0, evaluate=evaluate, profile="1-1")
-    loss = losses(settings, stop_at=2)[1][0]  # the first step's learning rate is 0
-    np.testing.assert_allclose(told["held_out/1"]["loss"], loss, rtol=1e-5)
-    assert sum(told["time/1"].values()) == pytest.approx(1)
-    assert told["1"]["targets_per_second"] > 0
+    logged = {}
+
+    class WandbRun:
+        def log(self, values, step):
+            for name, value in values.items():
+                logged.setdefault(step, {})[name] = value
+
+        def finish(self, exit_code):
+            pass
+
+    fake = types.SimpleNamespace(init=lambda **settings: WandbRun())
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    evaluate = EvaluateConfig(index=run_config(home, run).data.index, every=1, rows=1)
+    settings = run_config(home, run, seed=0, evaluate=evaluate, profile="1-1", wandb="project")
+    loss = train_losses(settings, stop_at=2)[1][0]  # the first step's learning rate is 0
+    np.testing.assert_allclose(logged[1]["held_out/loss"], loss, rtol=1e-5)
+    shares = [value for name, value in logged[1].items() if name.startswith("time/")]
+    assert sum(shares) == pytest.approx(1)
+    assert logged[1]["targets_per_second"] > 0
     assert any((run / "profile").rglob("*.xplane.pb"))
     with pytest.raises(ConfigError, match="profile 'some' is neither a number of steps"):
-        loop.train(dataclasses.replace(settings, run=str(home / "x"), profile="some"))
+        train(dataclasses.replace(settings, run=str(home / "x"), profile="some"))

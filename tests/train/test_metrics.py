@@ -10,15 +10,15 @@ from livecc_jax.errors import ConfigError
 from livecc_jax.model.flops import forward_flops, step_flops
 from livecc_jax.model.qwen2_vl import abstract_params
 from livecc_jax.train.config import OptimConfig
-from livecc_jax.train.optimizer import decays, learning_rate
-from livecc_jax.train.report import Board
-from livecc_jax.train.state import split
+from livecc_jax.train.metrics import Dashboard
+from livecc_jax.train.optimizer import learning_rate_schedule, weight_decay_mask
+from livecc_jax.train.state import split_trainable
 from tests.support.rows import MODEL, SHAPE, pack, random_segment
 
 
 def kernels(prefix):
     """Numbers in the matrices under a path, biases and norms left out."""
-    flat, _ = split(abstract_params(MODEL), ())
+    flat, _ = split_trainable(abstract_params(MODEL), ())
     return sum(np.prod(x.shape) for k, x in flat.items() if k.startswith(prefix) and "kernel" in k)
 
 
@@ -53,17 +53,20 @@ def test_padding_costs_nothing():
 
 
 def test_the_learning_rate_warms_up_and_falls_to_nothing():
-    rate = learning_rate(OptimConfig(learning_rate=1e-3, warmup_ratio=0.1), 100)
+    rate = learning_rate_schedule(OptimConfig(learning_rate=1e-3, warmup_ratio=0.1), 100)
     course = np.array([rate(i) for i in range(101)])
     np.testing.assert_allclose(course[:11], np.linspace(0, 1e-3, 11), atol=1e-9)
     cosine = 0.5e-3 * (1 + np.cos(np.pi * np.arange(91) / 90))
     np.testing.assert_allclose(course[10:], cosine, atol=1e-9)
-    assert float(learning_rate(OptimConfig(learning_rate=1e-3, warmup_ratio=0.0), 10)(0)) > 0.999e-3
+    assert (
+        float(learning_rate_schedule(OptimConfig(learning_rate=1e-3, warmup_ratio=0.0), 10)(0))
+        > 0.999e-3
+    )
 
 
 def test_decay_is_for_matrices():
-    flat, _ = split(abstract_params(MODEL), ())
-    kept = {k for k, decay in decays(flat).items() if not decay}
+    flat, _ = split_trainable(abstract_params(MODEL), ())
+    kept = {k for k, decay in weight_decay_mask(flat).items() if not decay}
     assert kept == {k for k in flat if k.split("/")[-1] in ("bias", "scale", "norm") or "_norm" in k}
 
 
@@ -83,7 +86,7 @@ def test_figures_go_to_weights_and_biases_too(tmp_path, monkeypatch):
         return Run()
 
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
-    with Board(tmp_path, "project", "my run", {"seed": 3}) as board:
+    with Dashboard(tmp_path, "project", "my run", {"seed": 3}) as board:
         board.add({"loss": 1.5, "grad_norm": float("nan")}, 7)
         board.add({"step": 0.9}, 7, "time/")
     begun = {"project": "project", "name": "my run", "id": "my-run", "resume": "allow"}
@@ -94,7 +97,7 @@ def test_figures_go_to_weights_and_biases_too(tmp_path, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=refuse))
     with pytest.raises(ConfigError, match="wandb 'project' cannot be written to: no API key"):
-        Board(tmp_path, "project", "x")
+        Dashboard(tmp_path, "project", "x")
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ConfigError, match="wandb 'project' needs Weights & Biases"):
-        Board(tmp_path, "project", "x")
+        Dashboard(tmp_path, "project", "x")

@@ -1,4 +1,4 @@
-"""Planning an engine for a slice that is not here."""
+"""Plans of streaming: an engine on a slice that is not present."""
 
 import importlib.util
 import json
@@ -8,17 +8,17 @@ import jax.numpy as jnp
 import pytest
 
 from livecc_jax.cli import main
-from livecc_jax.decoding.network import lay_out
+from livecc_jax.decoding.weights import prepare_weights
 from livecc_jax.model.presets import preset
 from livecc_jax.parallel.mesh import MeshConfig, make_mesh, parse_mesh
 from livecc_jax.planning.streaming import abstract_weights, default_mesh
 from tests.support.streaming import CONFIG, params
 
 
-def test_what_is_planned_is_what_runs():
-    """The weights of a plan have the shapes and places of those laid out for real."""
+def test_planned_weights_equal_prepared_weights():
+    """The weights of a plan have the shapes and shardings of those that are prepared for decoding."""
     mesh = make_mesh(parse_mesh("data=2,fsdp=2,tensor=2"))
-    real = lay_out(params(), spread=(CONFIG, mesh))
+    real = prepare_weights(params(), spread=(CONFIG, mesh))
     planned = abstract_weights(CONFIG, mesh, jnp.float32)
     assert jax.tree.structure(planned) == jax.tree.structure(real)
     for one, other in zip(jax.tree.leaves(planned), jax.tree.leaves(real)):
@@ -26,13 +26,13 @@ def test_what_is_planned_is_what_runs():
         assert one.sharding.is_equivalent_to(other.sharding, one.ndim)
 
 
-def test_a_model_takes_as_many_chips_as_its_heads_allow():
+def test_a_model_uses_as_many_chips_as_its_heads_allow():
     assert default_mesh(preset("72b"), 16) == MeshConfig(2, 1, 1, 8)
     assert default_mesh(preset("2b"), 4) == MeshConfig(2, 1, 1, 2)
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("options", "message"),
     [
         ([], "--topology is needed"),
         (["--topology", "v5e:2x2", "--mesh", "tensor=3"], "does not multiply to the 4 devices"),
@@ -43,9 +43,9 @@ def test_a_model_takes_as_many_chips_as_its_heads_allow():
         (["--topology", "v5e:2x2", "--what", "1"], "--what is not an option"),
     ],
 )
-def test_what_cannot_be_planned_is_refused(more, said, capsys):
-    assert main(["plan", "tiny", "--stream", *more]) == 2
-    assert said in capsys.readouterr().err
+def test_invalid_options_are_refused(options, message, capsys):
+    assert main(["plan", "tiny", "--stream", *options]) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
@@ -63,4 +63,4 @@ def test_an_engine_is_compiled_for_a_slice(tmp_path, capsys):
     assert head < plan["token"]["flops"] < plan["prompt"]["flops"]
     assert min(plan[x]["memory_bytes"] for x in ("vision", "prompt", "token")) > 0
     assert plan["fits"]
-    assert "a tick of 6 tokens" in capsys.readouterr().out
+    assert "an engine step of 6 tokens" in capsys.readouterr().out
