@@ -7,12 +7,14 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 # XLA has NPROC threads for eight devices, by default eight. Devices that wait for the run before theirs
-# hold threads which that run still needs: on a busy machine, for ever.
+# hold threads which that run still needs: on a busy machine this is a deadlock.
 os.environ.setdefault("NPROC", "32")
-# Tests compile much and compute little; and eight devices on a busy core may wait for each other longer
-# than the 40 seconds after which XLA ends the process.
+# Tests compile much and compute little, so the compiler optimises as little as it can: the suite takes
+# half the processor time. Eight devices on a busy core may wait for each other longer than the 40
+# seconds after which XLA ends the process.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
+    + " --xla_backend_optimization_level=0"
     + " --xla_llvm_disable_expensive_passes=true"
     + " --xla_cpu_collective_call_terminate_timeout_seconds=600"
 )
