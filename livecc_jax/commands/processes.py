@@ -1,4 +1,4 @@
-"""What `livecc evaluate` does as one of several processes, and with several devices."""
+"""How `livecc evaluate` divides a benchmark over processes and a model over the devices of one."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
     from livecc_jax.evaluate.run.run_folder import EvaluationProgress
 
-PRINT_EVERY = 20  # videos
+PRINT_EVERY = 20  # videos, where stderr is not a terminal
 
 
 def local_mesh(text: str | None) -> Mesh | None:
-    """Of the devices that this process has."""
+    """Returns the mesh that --mesh describes, over this process's devices; None without --mesh."""
     import jax
 
     from livecc_jax.parallel.mesh import make_mesh, parse_mesh
@@ -25,7 +25,14 @@ def local_mesh(text: str | None) -> Mesh | None:
 
 
 def parse_shard(text: str | None) -> tuple[int, int]:
-    """Which of how many parts this process asks."""
+    """Returns (index, count) of the shard that this process answers.
+
+    Args:
+        text: The value of --share, "I/N"; None divides the videos over the connected processes.
+
+    Raises:
+        ConfigError: The text is not I/N, or the processes are connected.
+    """
     import jax
 
     from livecc_jax.errors import ConfigError
@@ -33,48 +40,73 @@ def parse_shard(text: str | None) -> tuple[int, int]:
     if text is None:
         return jax.process_index(), jax.process_count()
     if jax.process_count() > 1:
-        raise ConfigError("--share is for processes that do not find each other; these do")
-    first, _, of = text.partition("/")
-    if not (first.isdecimal() and of.isdecimal() and int(first) < int(of)):
+        raise ConfigError("--share is for processes that are not connected; these are")
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise ConfigError(f"--share {text}: must be I/N with I from 0 to N - 1")
-    return int(first), int(of)
+    return int(index), int(count)
 
 
-def progress_printer(what: str) -> Callable[[EvaluationProgress, int], None]:
-    """What tells how far a run is, now and then."""
-    due = PRINT_EVERY
+def progress_printer(items: str) -> Callable[[EvaluationProgress, int], None]:
+    """Returns a function that prints the progress now and then.
 
-    def told(asked: EvaluationProgress, of: int) -> None:
-        nonlocal due
-        if sys.stderr.isatty() or asked.videos >= due:
-            due = asked.videos + PRINT_EVERY
-            done = asked.before + asked.now + asked.failed
-            rate = 60 * (asked.now + asked.failed) / max(asked.seconds, 1e-9)
-            print(f"{done:,} of {of:,} {what}, {rate:.1f} a minute", file=sys.stderr, flush=True)
+    Args:
+        items: What is counted, "questions" or "events".
+    """
+    next_print = PRINT_EVERY
 
-    return told
+    def print_progress(progress: EvaluationProgress, total: int) -> None:
+        nonlocal next_print
+        if sys.stderr.isatty() or progress.videos >= next_print:
+            next_print = progress.videos + PRINT_EVERY
+            done_now = progress.answered + progress.failed
+            done = progress.already_answered + done_now
+            rate = 60 * done_now / max(progress.seconds, 1e-9)
+            print(f"{done:,} of {total:,} {items}, {rate:.1f} a minute", file=sys.stderr, flush=True)
+
+    return print_progress
 
 
 def gather_answers(
-    asked: EvaluationProgress, what: str, folder: Path, ids: list[str]
+    progress: EvaluationProgress, items: str, folder: Path, ids: list[str]
 ) -> dict[str, dict[str, Any]] | None:
-    """Everybody's answers, for the process that writes the report once all are there."""
+    """Prints the progress of this process, waits for the others and reads all answers.
+
+    Args:
+        progress: Progress of this process at its end.
+        items: What is counted, "questions" or "events".
+        folder: Run folder.
+        ids: Ids of all questions or events.
+
+    Returns:
+        The answers by id in the process that writes the report, once all are there; None otherwise.
+
+    Raises:
+        ConfigError: Answers of connected processes are missing in the folder.
+    """
     from livecc_jax.errors import ConfigError
     from livecc_jax.evaluate.run.run_folder import all_answers
-    from livecc_jax.parallel.processes import is_first, others, wait_for_all
+    from livecc_jax.parallel.processes import (
+        is_main_process,
+        other_process_count,
+        wait_for_all_processes,
+    )
 
     print(
-        f"{asked.now:,} {what} answered in {asked.seconds:.0f} s, {asked.before:,} before, "
-        f"{asked.failed:,} could not be asked",
+        f"{progress.answered:,} {items} answered in {progress.seconds:.0f} s "
+        f"({progress.videos:,} videos), {progress.already_answered:,} before, "
+        f"{progress.failed:,} could not be answered",
         flush=True,
     )
-    wait_for_all("answers")
-    if not is_first():
+    wait_for_all_processes("answers")
+    if not is_main_process():
         return None
     answers = all_answers(folder)
-    left = sum(i not in answers for i in ids)
-    if left and others():
-        raise ConfigError(f"{folder}: lacks {left:,} {what}; is it a folder that all processes share?")
-    if left:
-        print(f"{left:,} {what} are in other shares; the last one to finish writes the report")
-    return None if left else answers
+    missing = sum(i not in answers for i in ids)
+    if missing and other_process_count():
+        raise ConfigError(
+            f"{folder}: lacks {missing:,} {items}; is it a folder that all processes share?"
+        )
+    if missing:
+        print(f"{missing:,} {items} are in other shards; the last one to finish writes the report")
+    return None if missing else answers

@@ -1,4 +1,4 @@
-"""What a training run is examined by, beside its held-out loss: benchmarks and commentary."""
+"""The evaluators of a training run besides held-out loss: benchmarks and commentary."""
 
 from __future__ import annotations
 
@@ -8,41 +8,45 @@ from livecc_jax.data.rows.pipeline import RowSource
 from livecc_jax.decoding.options import StreamOptions
 from livecc_jax.errors import ConfigError
 from livecc_jax.evaluate.benchmarks.annotations import QUESTION_READERS
-from livecc_jax.evaluate.run.clip_commentary import ClipCommentaryEvaluation
-from livecc_jax.evaluate.run.packed_choice import PackedChoiceEvaluation
+from livecc_jax.evaluate.run.clip_commentary import ClipCommentaryEvaluator
+from livecc_jax.evaluate.run.packed_choice import PackedChoiceEvaluator
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.train.config import Config
-from livecc_jax.train.loop import Examination
+from livecc_jax.train.hooks import Evaluator
 
 
-def training_evaluations(
+def make_evaluators(
     config: Config, model: ModelConfig, source: RowSource, mesh: Mesh
-) -> dict[str, Examination]:
-    """What `config.evaluate` names, by the prefix of its figures; all of it is read once, here.
+) -> dict[str, Evaluator]:
+    """Makes the evaluators that `config.evaluate` names; their data is read once, here.
 
     Args:
-        config: of the run.
-        model: its architecture.
-        source: its rows, whose shape, budget and tokenizer the examinations share.
-        mesh: of the run.
+        config: Configuration of the run.
+        model: Architecture of the model.
+        source: Row source of the run, whose shape, pixel budget and tokenizer the evaluators use.
+        mesh: Mesh of the run.
+
+    Returns:
+        Evaluators by the prefix of their metrics' names.
 
     Raises:
-        ConfigError: an entry of `evaluate.run.choice` is not BENCHMARK=PATH.
-        DataError, TokenizerError: what it names cannot be used.
+        ConfigError: An entry of `evaluate.choice` is not BENCHMARK=PATH.
+        DataError, TokenizerError: The data or the tokenizer cannot be used.
     """
-    asked, found = config.evaluate, {}
-    budget, tokenizer = source.opened.budget, source.tokenizer
-    for entry in asked.choice:
+    settings, evaluators = config.evaluate, {}
+    budget, tokenizer = source.mixture.budget, source.tokenizer
+    for entry in settings.choice:
         benchmark, _, data = entry.partition("=")
         if benchmark not in QUESTION_READERS or not data:
+            benchmarks = ", ".join(QUESTION_READERS)
             raise ConfigError(
-                f"evaluate.choice {entry!r} must be BENCHMARK=PATH with one of {', '.join(QUESTION_READERS)}"
+                f"evaluate.choice {entry!r} must be BENCHMARK=PATH with one of {benchmarks}"
             )
-        found[f"{benchmark}/"] = PackedChoiceEvaluation(
+        evaluators[f"{benchmark}/"] = PackedChoiceEvaluator(
             benchmark,
             data,
-            asked.questions,
-            asked.max_frames,
+            settings.questions,
+            settings.max_frames,
             budget,
             model,
             config.compute,
@@ -52,10 +56,16 @@ def training_evaluations(
             config.data.rows_per_step // config.optim.accumulate,
             mesh,
         )
-    if asked.commentary:
-        context = model.text.max_positions
-        options = StreamOptions(positions=config.positions, context=context)
-        found["commentary/"] = ClipCommentaryEvaluation(
-            asked.commentary, asked.clips, budget, model, config.compute, tokenizer, options, mesh
+    if settings.commentary:
+        options = StreamOptions(positions=config.positions, context=model.text.max_positions)
+        evaluators["commentary/"] = ClipCommentaryEvaluator(
+            settings.commentary,
+            settings.clips,
+            budget,
+            model,
+            config.compute,
+            tokenizer,
+            options,
+            mesh,
         )
-    return found
+    return evaluators

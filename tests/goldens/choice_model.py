@@ -1,7 +1,7 @@
-"""A checkpoint with Qwen2's vocabulary whose weights follow from their names, and questions to ask it.
+"""A checkpoint with Qwen2's vocabulary whose weights follow from their names, and benchmarks.
 
-choice.json beside this holds what transformers 4.50 answers: the option logits of every question, asked
-the released way. It is written anew by
+choice.json in this folder holds the answers of transformers 4.50: the option logits of every question,
+computed as in the released evaluation. These commands write it:
 
     python -m tests.goldens.choice_model /tmp/named /tmp/small
     python benchmarks/released_choice.py ours /tmp/named /tmp/small
@@ -19,16 +19,16 @@ import numpy as np
 
 from livecc_jax.checkpoints.hf_config import LiveCCBlock
 from livecc_jax.checkpoints.hf_export import export_hf
+from livecc_jax.checkpoints.weight_names import tensor_shapes
 from livecc_jax.model.presets import preset
 from livecc_jax.text.open import open_tokenizer
-from livecc_jax.checkpoints.weight_names import tensor_shapes
 from tests.goldens import tiny_weights
 
 ROOT = Path(__file__).parents[2]
 
 
 class NamedWeights:
-    """Weights of the preset `tiny`, untied, each made from its name."""
+    """Weight source of the untied preset `tiny`; each tensor follows from its name."""
 
     def __init__(self) -> None:
         tiny = preset("tiny")
@@ -37,12 +37,12 @@ class NamedWeights:
         self.dtypes = dict.fromkeys(self.shapes, np.dtype(np.float32))
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor."""
+        """Returns a tensor."""
         return tiny_weights.weight(name, self.shapes[name])
 
 
-def released_choice() -> ModuleType:
-    """The benchmark that asks transformers, as a module."""
+def load_released_choice() -> ModuleType:
+    """Returns benchmarks/released_choice.py as a module."""
     file = ROOT / "benchmarks/released_choice.py"
     spec = importlib.util.spec_from_file_location("released_choice", file)
     module = importlib.util.module_from_spec(spec)
@@ -50,13 +50,13 @@ def released_choice() -> ModuleType:
     return module
 
 
-def make(checkpoint: Path, questions: Path) -> None:
-    """Write both."""
+def write(checkpoint: Path, questions: Path) -> None:
+    """Writes the checkpoint, and the benchmarks with their questions."""
     weights = NamedWeights()
     tokenizer = open_tokenizer(ROOT / "data/tokenizer")
     export_hf(checkpoint, weights.config, LiveCCBlock(), weights, tokenizer, overwrite=True)
-    released_choice().make(questions)
+    load_released_choice().write_benchmarks(questions)
 
 
 if __name__ == "__main__":
-    make(*map(Path, sys.argv[1:]))
+    write(*map(Path, sys.argv[1:]))

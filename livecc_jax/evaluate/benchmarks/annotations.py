@@ -1,4 +1,4 @@
-"""Each benchmark's questions, from the layout its authors ship (and the one LiveCC made of it)."""
+"""Read each benchmark's questions from the layout of its authors, or from the one LiveCC made of it."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ from livecc_jax.evaluate.benchmarks.questions import (
     Question,
     QuestionSet,
     VideoSource,
-    find_annotation,
-    find_video,
     format_question,
-    load_records,
-    parse_string_list,
-    span_fields_us,
-    string_field_or,
     with_letters,
 )
-from livecc_jax.evaluate.benchmarks.results import MalformedRecord, SkipMalformed, string_field
+from livecc_jax.evaluate.benchmarks.record_fields import (
+    MalformedRecord,
+    SkipMalformed,
+    parse_string_list,
+    span_fields_us,
+    string_field,
+    string_field_or,
+)
+from livecc_jax.evaluate.benchmarks.record_files import find_annotation, find_video, load_records
 
 VIDEOMME_FILES = ("videomme.json*", "videomme/*.parquet", "*.parquet", "*.jsonl")
 MVBENCH_FILES = ("mvbench*.jsonl", "*.jsonl")
 QA_FILES = ("LiveSports-3K-QA.json", "LiveSports-3K-QA.csv", "*qa*.json*", "*QA*.json*")
 
-# Folder of each MVBench task's videos under video/, as its authors name them.
+# The folder of each MVBench task's videos in video/, as the authors name them.
 MVBENCH_FOLDERS = {
     "action_sequence": "star/Charades_v1_480",
     "action_prediction": "star/Charades_v1_480",
@@ -58,120 +60,134 @@ MVBENCH_FOLDERS = {
 def read_videomme_questions(
     data: Path, subtitles: bool = False, wordings: dict | None = None
 ) -> QuestionSet:
-    """Video-MME: rows of {video_id, videoID, duration, domain, sub_category, question_id, task_type,
-    question, options, answer}; videos in data/, subtitles in subtitle/<videoID>.srt."""
-    found = QuestionSet(find_annotation(data, VIDEOMME_FILES))
-    root = found.annotation.parent
-    if found.annotation.suffix == ".parquet" and root.name == "videomme":
-        root = root.parent  # where the authors' repository keeps it
-    spoken: dict[str, str] = {}
-    for where, row in load_records(found.annotation, found.entries):
-        with SkipMalformed(found.entries, where):
-            name = string_field(row, "videoID") if "videoID" in row else string_field(row, "video_id")
-            options = _options(row)
-            if subtitles and name not in spoken:
-                spoken[name] = _subtitles(row, root, name, found)
-            said = spoken[name] if subtitles else None
-            kept = {k: string_field(row, k) for k in ("video_id", "duration", "domain", "sub_category")}
-            kept |= {k: string_field(row, k) for k in ("question_id", "task_type", "question")}
-            source = VideoSource(
-                find_video(root, ("data", "videos", "video", "."), string_field_or(row, "video", name))
+    """Reads Video-MME.
+
+    A record is {video_id, videoID, duration, domain, sub_category, question_id, task_type, question,
+    options, answer}; videos are in data/, subtitles in subtitle/<videoID>.srt.
+    """
+    question_set = QuestionSet(find_annotation(data, VIDEOMME_FILES))
+    root = question_set.annotation.parent
+    if question_set.annotation.suffix == ".parquet" and root.name == "videomme":
+        root = root.parent  # the authors' repository has its Parquet file in a folder of its own
+    subtitles_of: dict[str, str] = {}
+    for where, record in load_records(question_set.annotation, question_set.problem_log):
+        with SkipMalformed(question_set.problem_log, where):
+            name = string_field(record, "videoID" if "videoID" in record else "video_id")
+            options = _read_options(record)
+            if subtitles and name not in subtitles_of:
+                subtitles_of[name] = _read_subtitles(record, root, name, question_set)
+            keys = ("video_id", "duration", "domain", "sub_category", "question_id", "task_type")
+            result_fields = {k: string_field(record, k) for k in (*keys, "question")}
+            video = find_video(
+                root, ("data", "videos", "video", "."), string_field_or(record, "video", name)
             )
-            found.add(
+            question_set.add(
                 Question(
-                    kept["question_id"],
-                    source,
-                    format_question(kept["question"], options, said),
+                    result_fields["question_id"],
+                    VideoSource(video),
+                    format_question(result_fields["question"], options, subtitles_of.get(name)),
                     tuple(LETTERS[: len(options)]),
                     options,
-                    string_field(row, "answer"),
-                    kept | {"options": list(options)},
+                    string_field(record, "answer"),
+                    result_fields | {"options": list(options)},
                 )
             )
-    return found
+    return question_set
 
 
 def read_mvbench_questions(
     data: Path, subtitles: bool = False, wordings: dict | None = None
 ) -> QuestionSet:
-    """MVBench: json/<task>.json with {video, question, candidates, answer, start, end} and video/, or
-    LiveCC's lines of {video, task_type, question, options, answer}."""
+    """Reads MVBench.
+
+    The authors' layout is json/<task>.json with records {video, question, candidates, answer, start,
+    end} and videos in video/; LiveCC's is lines of {video, task_type, question, options, answer}.
+    """
     folder = next((d for d in (data / "json", data) if (d / "action_sequence.json").exists()), None)
     if folder is None and data.is_dir() and list(data.glob("json/*.json")):
         folder = data / "json"
-    found = QuestionSet(folder or find_annotation(data, MVBENCH_FILES))
-    files = sorted(folder.glob("*.json")) if folder else [found.annotation]
+    question_set = QuestionSet(folder or find_annotation(data, MVBENCH_FILES))
+    files = sorted(folder.glob("*.json")) if folder else [question_set.annotation]
     root = data if data.is_dir() else data.parent
     for file in files:
-        for where, row in load_records(file, found.entries):
-            with SkipMalformed(found.entries, where):
-                name = string_field(row, "video")
-                if "candidates" in row:
-                    task, place = _mvbench_task(file.stem), MVBENCH_FOLDERS.get(file.stem, "")
-                    options = with_letters(parse_string_list(row["candidates"]))
-                    wanted = parse_string_list(row["candidates"])
-                    if row.get("answer") not in wanted:
-                        raise MalformedRecord(f"the answer {row.get('answer')!r:.40} is no candidate")
-                    answer = LETTERS[wanted.index(row["answer"])]
-                    folders = (f"video/{place}", place, "video", ".")
+        for where, record in load_records(file, question_set.problem_log):
+            with SkipMalformed(question_set.problem_log, where):
+                name = string_field(record, "video")
+                if "candidates" in record:
+                    task = _mvbench_task_name(file.stem)
+                    candidates = parse_string_list(record["candidates"])
+                    options = with_letters(candidates)
+                    if record.get("answer") not in candidates:
+                        raise MalformedRecord(
+                            f"the answer {record.get('answer')!r:.40} is no candidate"
+                        )
+                    answer = LETTERS[candidates.index(record["answer"])]
+                    task_folder = MVBENCH_FOLDERS.get(file.stem, "")
+                    folders = (f"video/{task_folder}", task_folder, "video", ".")
                 else:
-                    task, options, answer = (
-                        string_field(row, "task_type"),
-                        _options(row),
-                        string_field(row, "answer"),
-                    )
+                    task, options = string_field(record, "task_type"), _read_options(record)
+                    answer = string_field(record, "answer")
                     folders = (".", "video", "videos")
-                asked = string_field(row, "question")
-                start, end = span_fields_us(row, "start", "end")
-                found.add(
+                question = string_field(record, "question")
+                start_us, end_us = span_fields_us(record, "start", "end")
+                question_set.add(
                     Question(
-                        f"{task}/{name}/{asked}",
-                        VideoSource(find_video(root, folders, name), start, end),
-                        format_question(asked, options),
+                        f"{task}/{name}/{question}",
+                        VideoSource(find_video(root, folders, name), start_us, end_us),
+                        format_question(question, options),
                         tuple(LETTERS[: len(options)]),
                         options,
                         answer,
-                        {"video": name, "task_type": task, "question": asked, "options": list(options)},
+                        {
+                            "video": name,
+                            "task_type": task,
+                            "question": question,
+                            "options": list(options),
+                        },
                     )
                 )
-    return found
+    return question_set
 
 
 def read_livesports_qa_questions(
     data: Path, subtitles: bool = False, wordings: dict | None = None
 ) -> QuestionSet:
-    """LiveSports-3K QA: rows of {video_id, video, q_type, OCR, question, answer} with `options` or
-    `option_A` to `option_D`; a span as video_start and video_end, or begin and end."""
-    found = QuestionSet(find_annotation(data, QA_FILES))
-    root = found.annotation.parent
-    for number, (where, row) in enumerate(load_records(found.annotation, found.entries)):
-        with SkipMalformed(found.entries, where):
-            name, options = string_field(row, "video_id"), _options(row)
-            start, end = span_fields_us(row, "video_start", "video_end")
-            if start is None and end is None:
-                start, end = span_fields_us(row, "begin", "end")
-            asked = string_field(row, "question")
-            kept = {
+    """Reads LiveSports-3K QA.
+
+    A record is {video_id, video, q_type, OCR, question, answer} with `options`, or `option_A` to
+    `option_D`; a span is given by video_start and video_end, or by begin and end.
+    """
+    question_set = QuestionSet(find_annotation(data, QA_FILES))
+    root = question_set.annotation.parent
+    records = load_records(question_set.annotation, question_set.problem_log)
+    for number, (where, record) in enumerate(records):
+        with SkipMalformed(question_set.problem_log, where):
+            name, options = string_field(record, "video_id"), _read_options(record)
+            start_us, end_us = span_fields_us(record, "video_start", "video_end")
+            if start_us is None and end_us is None:
+                start_us, end_us = span_fields_us(record, "begin", "end")
+            question = string_field(record, "question")
+            result_fields = {
                 "video_id": name,
-                "question_id": row.get("question_id", row.get("q_id", number)),
-                "q_type": string_field(row, "q_type"),
-                "OCR": int(row.get("OCR") in (1, "1", True)),
-                "question": asked,
+                "question_id": record.get("question_id", record.get("q_id", number)),
+                "q_type": string_field(record, "q_type"),
+                "OCR": int(record.get("OCR") in (1, "1", True)),
+                "question": question,
                 "options": list(options),
             }
-            video = find_video(root, ("videos", "video", "."), string_field_or(row, "video", name))
-            found.add(
+            video = find_video(root, ("videos", "video", "."), string_field_or(record, "video", name))
+            question_set.add(
                 Question(
-                    f"{name}/{kept['question_id']}",
-                    VideoSource(video, start, end),
-                    format_question(asked, options),
+                    f"{name}/{result_fields['question_id']}",
+                    VideoSource(video, start_us, end_us),
+                    format_question(question, options),
                     tuple(LETTERS[: len(options)]),
                     options,
-                    string_field(row, "answer"),
-                    kept,
+                    string_field(record, "answer"),
+                    result_fields,
                 )
             )
-    return found
+    return question_set
 
 
 QUESTION_READERS: dict[str, Callable[..., QuestionSet]] = {
@@ -191,57 +207,60 @@ PROMPT_TEMPLATES = {
 def read_questions(
     benchmark: str, data: str | Path, subtitles: bool = False, wordings: dict[str, str] | None = None
 ) -> QuestionSet:
-    """A benchmark's questions.
+    """Reads the questions of a benchmark.
 
     Args:
-        benchmark: one of READERS.
-        data: the benchmark's folder, or its annotation file there.
-        subtitles: Video-MME: with them.
-        wordings: OVO-Bench: in place of ours.
+        benchmark: One of QUESTION_READERS.
+        data: Folder of the benchmark, or its annotation file.
+        subtitles: Whether the prompts of Video-MME include the subtitles.
+        wordings: Questions for OVO-Bench's tasks that replace the default ones; see `read_wordings`.
 
     Raises:
-        DataError: there is no annotation, or no usable question in it.
+        DataError: There is no annotation, or no usable question in it.
     """
-    found = QUESTION_READERS[benchmark](Path(data), subtitles, wordings)
-    if not found.questions:
-        why = "; ".join(found.entries.notes[:1])
-        raise DataError(f"{found.annotation}: holds no question that can be asked {why}".rstrip())
-    return found
+    question_set = QUESTION_READERS[benchmark](Path(data), subtitles, wordings)
+    if not question_set.questions:
+        why = "; ".join(question_set.problem_log.notes[:1])
+        raise DataError(
+            f"{question_set.annotation}: holds no question that can be asked {why}".rstrip()
+        )
+    return question_set
 
 
-def _options(row: dict[str, Any]) -> tuple[str, ...]:
-    if row.get("options") is not None:
-        options = parse_string_list(row["options"])
+def _read_options(record: dict[str, Any]) -> tuple[str, ...]:
+    if record.get("options") is not None:
+        options = parse_string_list(record["options"])
     else:
-        options = [str(row[f"option_{c}"]) for c in LETTERS if row.get(f"option_{c}")]
+        options = [str(record[f"option_{c}"]) for c in LETTERS if record.get(f"option_{c}")]
     if not 2 <= len(options) <= len(LETTERS):
         raise MalformedRecord("there are no options")
     return with_letters(options)
 
 
-def _mvbench_task(stem: str) -> str:
+def _mvbench_task_name(stem: str) -> str:
+    """Returns the name of a task as results files spell it, from the name of its file."""
     name = stem.replace("fine_grained", "fine-grained").replace("_", " ")
     return " ".join(word[:1].upper() + word[1:] for word in name.split())
 
 
-def _subtitles(row: dict[str, Any], root: Path, name: str, found: QuestionSet) -> str:
-    """All subtitles of a video joined by spaces; empty when it has none."""
-    if isinstance(row.get("subtitles"), str):
-        return row["subtitles"]
+def _read_subtitles(record: dict[str, Any], root: Path, name: str, question_set: QuestionSet) -> str:
+    """Returns all subtitles of a video joined by spaces; a video without any gives "" and a count."""
+    if isinstance(record.get("subtitles"), str):
+        return record["subtitles"]
     path = next(
         (p for d in ("subtitle", "subtitles", ".") if (p := root / d / f"{name}.srt").exists()), None
     )
     if path is None:
-        found.entries.problem("without subtitles", name)
+        question_set.problem_log.add_problem("without subtitles", name)
         return ""
     cues = re.split(
         r"\n\s*\n", path.read_text(encoding="utf-8-sig", errors="replace").replace("\r", "")
     )
-    spoken = []
+    texts = []
     for cue in cues:
         _, arrow, body = cue.partition("-->")
         lines = body.split("\n")[1:] if arrow else []
-        words = re.sub(r"<[^>]*>|\{\\[^}]*\}", "", " ".join(lines)).replace("\\N", " ").strip()
-        if words:
-            spoken.append(words)
-    return " ".join(spoken)
+        text = re.sub(r"<[^>]*>|\{\\[^}]*\}", "", " ".join(lines)).replace("\\N", " ").strip()
+        if text:
+            texts.append(text)
+    return " ".join(texts)

@@ -1,6 +1,6 @@
-"""What the benchmarks consist of, and how their tables are made.
+"""Categories of the benchmarks, and the layouts of their accuracy tables.
 
-Names and orders are the benchmarks' own: Video-MME (arXiv 2405.21075), MVBench (arXiv 2311.17005),
+Names and orders are those of the benchmarks: Video-MME (arXiv 2405.21075), MVBench (arXiv 2311.17005),
 OVO-Bench (arXiv 2501.05510), LiveSports-3K (arXiv 2504.16030).
 """
 
@@ -39,19 +39,28 @@ OVO_GROUP_OF = {task: group for group, tasks in OVO_GROUPS.items() for task in t
 
 @dataclass(frozen=True)
 class MeanRow:
-    """An average of other rows, by their (facet, value); those without answers are left out."""
+    """A table row that is the mean of other rows; rows without answers are left out of the mean.
+
+    Attributes:
+        name: Name of the row.
+        rows: The (facet, value) of each row in the mean, or the name of a facet for all of its rows.
+    """
 
     name: str
-    of: tuple[tuple[str, str], ...] | str  # rows, or every row of a facet
+    rows: tuple[tuple[str, str], ...] | str
 
 
 @dataclass(frozen=True)
 class TableLayout:
-    """A benchmark's tables.
+    """Layout of a benchmark's accuracy tables.
 
-    facets: label, and the order of its values (those not named follow, sorted); crossed: pairs of
-    labels tabled together; means: averages of rows above them; headline: the row a run is known by;
-    pooled: the name of the row of all answers together.
+    Attributes:
+        title: Name of the benchmark.
+        facets: Values of each facet in table order; values that are not listed follow, sorted.
+        headline: Name of the row that is quoted as the result of a run.
+        crossed: Pairs of facets that are also tabulated together.
+        means: Rows that are means of other rows.
+        pooled: Name of the row that counts all answers.
     """
 
     title: str
@@ -62,7 +71,7 @@ class TableLayout:
     pooled: str = "overall"
 
 
-def _ovo_rows(group: str) -> tuple[tuple[str, str], ...]:
+def _ovo_task_rows(group: str) -> tuple[tuple[str, str], ...]:
     return tuple(("task", task) for task in OVO_GROUPS[group])
 
 
@@ -90,7 +99,7 @@ TABLE_LAYOUTS = {
         {"task": tuple(OVO_GROUP_OF)},
         "mean of groups",
         means=(
-            *(MeanRow(f"{group} (mean of its tasks)", _ovo_rows(group)) for group in OVO_GROUPS),
+            *(MeanRow(f"{group} (mean of its tasks)", _ovo_task_rows(group)) for group in OVO_GROUPS),
             MeanRow(
                 "mean of groups",
                 tuple(("mean", f"{group} (mean of its tasks)") for group in OVO_GROUPS),

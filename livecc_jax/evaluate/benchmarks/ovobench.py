@@ -1,10 +1,10 @@
-"""OVO-Bench's questions, its nested items unfolded into one for each time they are asked at."""
+"""Read OVO-Bench's questions; a nested item becomes one question for each time at which it is asked."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from livecc_jax.errors import ConfigError
 from livecc_jax.evaluate.benchmarks.catalog import OVO_GROUP_OF
@@ -13,24 +13,23 @@ from livecc_jax.evaluate.benchmarks.questions import (
     Question,
     QuestionSet,
     VideoSource,
-    find_annotation,
     format_question,
-    load_records,
-    parse_string_list,
-    seconds_field,
     with_letters,
 )
-from livecc_jax.evaluate.benchmarks.results import (
+from livecc_jax.evaluate.benchmarks.record_fields import (
     MalformedRecord,
     SkipMalformed,
     enum_field,
+    parse_string_list,
+    seconds_field,
     string_field,
 )
-from livecc_jax.timeline.example import microseconds
+from livecc_jax.evaluate.benchmarks.record_files import find_annotation, load_records
+from livecc_jax.timeline.example import seconds_to_us
 
 OVO_FILES = ("ovo_bench_new.json", "ovo_bench*.json", "ovbench.json", "ovo*.jsonl")
 OVO_OPTIONS = ("No", "Yes", *(str(i) for i in range(10)), *"ABCDE")
-# Our words for the three tasks whose annotation has no question; `--wordings FILE` replaces them.
+# Questions for the three tasks whose annotation has none; `--wordings FILE` replaces them.
 OVO_WORDINGS = {
     "REC": "Up to now, how many times in all have people in this video done the following: {activity}? "
     "Answer with one number.",
@@ -41,76 +40,104 @@ OVO_WORDINGS = {
 }
 
 
+class TimedQuestion(NamedTuple):
+    """A question of an item at one time.
+
+    Attributes:
+        test: Number of the time in the item; None for an item that is asked once.
+        text: The user's text.
+        answer: The right answer.
+        start: Start in seconds of the video that is shown.
+        end: End in seconds of the video that is shown.
+    """
+
+    test: int | None
+    text: str
+    answer: str
+    start: float
+    end: float
+
+
 def read_ovobench_questions(
     data: Path, subtitles: bool = False, wordings: dict | None = None
 ) -> QuestionSet:
-    """OVO-Bench: a list of {id, task, video, ...}. A counting, step or clue item has a list `test_info`
-    of times, and is unfolded into a question for each. LiveCC's unfolded lines are read too."""
-    found = QuestionSet(find_annotation(data, OVO_FILES))
-    words = OVO_WORDINGS | (wordings or {})
-    root = found.annotation.parent
-    times: dict[str, int] = {}
-    for where, row in load_records(found.annotation, found.entries):
-        with SkipMalformed(found.entries, where):
-            task, number = enum_field(row, "task", tuple(OVO_GROUP_OF)), row.get("id")
-            if number is None:
+    """Reads OVO-Bench.
+
+    The authors' layout is a list of {id, task, video, ...}; a counting, step or clue item has a list
+    `test_info` of times and becomes one question for each. LiveCC's lines have one question each.
+    """
+    question_set = QuestionSet(find_annotation(data, OVO_FILES))
+    all_wordings = OVO_WORDINGS | (wordings or {})
+    root = question_set.annotation.parent
+    repeats: dict[str, int] = {}
+    for where, record in load_records(question_set.annotation, question_set.problem_log):
+        with SkipMalformed(question_set.problem_log, where):
+            task, item_id = enum_field(record, "task", tuple(OVO_GROUP_OF)), record.get("id")
+            if item_id is None:
                 raise MalformedRecord("'id' is absent")
-            forward = OVO_GROUP_OF[task] == "forward"
-            if "video_end" in row:
-                key, test = f"{task}/{number}", None
-                if forward:
-                    test = times[key] = times.get(key, -1) + 1
-                lines = row.get("options")
-                asked = string_field(row, "question")
-                asked = (
-                    format_question(asked, parse_string_list(lines)) if lines and not forward else asked
-                )
-                tests = [
-                    (
-                        test,
-                        asked,
-                        string_field(row, "answer"),
-                        seconds_field(row, "video_start"),
-                        seconds_field(row, "video_end"),
-                    )
-                ]
-            elif forward:
-                tests = _ovo_tests(task, row, words)
+            if "video_end" in record:
+                timed_questions = [_read_flat_question(task, record, repeats)]
+            elif OVO_GROUP_OF[task] == "forward":
+                timed_questions = _read_timed_questions(task, record, all_wordings)
             else:
-                options = with_letters(parse_string_list(row.get("options")))
-                truth = row.get("gt")
-                if type(truth) is not int or not 0 <= truth < len(options):
-                    raise MalformedRecord(f"'gt' is {truth!r:.40}, not the number of an option")
-                asked = format_question(string_field(row, "question"), options)
-                tests = [(None, asked, LETTERS[truth], 0.0, seconds_field(row, "realtime"))]
-            for test, asked, answer, start, end in tests:
-                video, cut = _ovo_video(root, string_field(row, "video"), number, test)
-                span = (None, None) if cut else (microseconds(start), microseconds(end))
-                kept = {"id": number, "task": task, "video": row["video"], "question": asked}
+                timed_questions = [_read_single_question(record)]
+            for test, text, answer, start, end in timed_questions:
+                video, is_chunk = _find_ovo_video(root, string_field(record, "video"), item_id, test)
+                span = (None, None) if is_chunk else (seconds_to_us(start), seconds_to_us(end))
+                result_fields = {
+                    "id": item_id,
+                    "task": task,
+                    "video": record["video"],
+                    "question": text,
+                }
                 if test is not None:
-                    kept |= {"test": test}
-                found.add(
+                    result_fields |= {"test": test}
+                question_set.add(
                     Question(
-                        f"{task}/{number}" + (f"#{test}" if test is not None else ""),
+                        f"{task}/{item_id}" + (f"#{test}" if test is not None else ""),
                         VideoSource(video, *span, clamp=True),
-                        asked,
+                        text,
                         OVO_OPTIONS,
                         OVO_OPTIONS,
                         answer,
-                        kept,
+                        result_fields,
                     )
                 )
-    return found
+    return question_set
 
 
-Test = tuple[int | None, str, str, float, float]
+def _read_flat_question(task: str, record: dict[str, Any], repeats: dict[str, int]) -> TimedQuestion:
+    """Reads a record of LiveCC's layout; `repeats` counts the records of each item so far."""
+    test, is_forward = None, OVO_GROUP_OF[task] == "forward"
+    if is_forward:
+        item = f"{task}/{record['id']}"
+        test = repeats[item] = repeats.get(item, -1) + 1
+    options, text = record.get("options"), string_field(record, "question")
+    if options and not is_forward:
+        text = format_question(text, parse_string_list(options))
+    answer = string_field(record, "answer")
+    start, end = seconds_field(record, "video_start"), seconds_field(record, "video_end")
+    return TimedQuestion(test, text, answer, start, end)
 
 
-def _ovo_tests(task: str, row: dict[str, Any], words: dict[str, str]) -> list[Test]:
-    tests = row.get("test_info")
+def _read_single_question(record: dict[str, Any]) -> TimedQuestion:
+    """Reads an item with options that is asked once."""
+    options = with_letters(parse_string_list(record.get("options")))
+    truth = record.get("gt")
+    if type(truth) is not int or not 0 <= truth < len(options):
+        raise MalformedRecord(f"'gt' is {truth!r:.40}, not the number of an option")
+    text = format_question(string_field(record, "question"), options)
+    return TimedQuestion(None, text, LETTERS[truth], 0.0, seconds_field(record, "realtime"))
+
+
+def _read_timed_questions(
+    task: str, record: dict[str, Any], wordings: dict[str, str]
+) -> list[TimedQuestion]:
+    """Reads a counting, step or clue item: one question for each of its times."""
+    tests = record.get("test_info")
     if not isinstance(tests, list) or not tests:
         raise MalformedRecord("'test_info' is not a list of times")
-    out: list[Test] = []
+    timed_questions = []
     for k, test in enumerate(tests):
         if not isinstance(test, dict):
             raise MalformedRecord(f"test {k} is not an object")
@@ -119,40 +146,52 @@ def _ovo_tests(task: str, row: dict[str, Any], words: dict[str, str]) -> list[Te
         if type(truth) is not int:
             raise MalformedRecord(f"test {k} has no whole number for an answer")
         if task == "REC":
-            asked, answer = words[task].replace("{activity}", string_field(row, "activity")), str(truth)
+            text = wordings[task].replace("{activity}", string_field(record, "activity"))
+            answer = str(truth)
         else:
             answer = ("No", "Yes")[truth != 0]
             if task == "SSR":
-                asked = words[task].replace("{step}", string_field(test, "step"))
+                text = wordings[task].replace("{step}", string_field(test, "step"))
             else:
-                asked = words[task].replace("{question}", string_field(row, "question"))
-                start = seconds_field(row, "ask_time")
-        out.append((k, asked, answer, start, end))
-    return out
+                text = wordings[task].replace("{question}", string_field(record, "question"))
+                start = seconds_field(record, "ask_time")
+        timed_questions.append(TimedQuestion(k, text, answer, start, end))
+    return timed_questions
 
 
-def _ovo_video(root: Path, name: str, number: Any, test: int | None) -> tuple[str, bool]:
-    """(path, whether it is cut already): the whole video, or the authors' chunk of it."""
+def _find_ovo_video(root: Path, name: str, item_id: Any, test: int | None) -> tuple[str, bool]:
+    """Returns (path, False) of the full video, or (path, True) of the chunk that the authors made."""
     for folder in (".", "src_videos", "videos"):
         if (root / folder / name).exists():
             return str(root / folder / name), False
-    chunk = root / "chunked_videos" / (f"{number}.mp4" if test is None else f"{number}_{test}.mp4")
+    chunk = root / "chunked_videos" / (f"{item_id}.mp4" if test is None else f"{item_id}_{test}.mp4")
     return (str(chunk), True) if chunk.exists() else (str(root / name), False)
 
 
 def read_wordings(path: str | Path | None) -> dict[str, str]:
-    """OVO-Bench's wordings from JSON, {REC: "... {activity} ...", SSR: "{step}", CRR: "{question}"}.
+    """Reads questions for OVO-Bench's tasks that have none in the annotation.
 
-    Raises ConfigError when a wording lacks its place.
+    Args:
+        path: JSON file of {REC: "... {activity} ...", SSR: "... {step} ...",
+            CRR: "... {question} ..."}; None gives no questions.
+
+    Raises:
+        ConfigError: The file cannot be read, or a question lacks its placeholder.
     """
     if path is None:
         return {}
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        wordings = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: the wordings cannot be read: {error}") from error
-    places = {"REC": "{activity}", "SSR": "{step}", "CRR": "{question}"}
-    for task, wording in found.items() if isinstance(found, dict) else [("", "")]:
-        if task not in places or not isinstance(wording, str) or places[task] not in wording:
-            raise ConfigError(f"{path}: must have strings for REC, SSR or CRR, each with its place")
-    return found
+    placeholders = {"REC": "{activity}", "SSR": "{step}", "CRR": "{question}"}
+    for task, wording in wordings.items() if isinstance(wordings, dict) else [("", "")]:
+        if (
+            task not in placeholders
+            or not isinstance(wording, str)
+            or placeholders[task] not in wording
+        ):
+            raise ConfigError(
+                f"{path}: must have strings for REC, SSR or CRR, each with its placeholder"
+            )
+    return wordings

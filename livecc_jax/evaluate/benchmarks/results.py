@@ -1,7 +1,7 @@
-"""Result files of published layouts, read and scored answer by answer.
+"""Read results files in the published layouts and score each answer by its benchmark's rule.
 
-Every reader follows the rule of the scoring that its layout comes from; where that scoring would stop
-with an error (a response that is null, a row without its keys) the row is counted and named instead.
+Where the published scoring would stop with an error (a response that is null, a record without its
+keys), the record is counted and described instead.
 """
 
 from __future__ import annotations
@@ -20,52 +20,26 @@ from livecc_jax.evaluate.benchmarks.catalog import (
     VIDEOMME_SUB_CATEGORIES,
     VIDEOMME_TASKS,
 )
-from livecc_jax.evaluate.benchmarks.scored_answers import (
-    ScoredAnswer,
-    ScoredAnswers,
-    load_json,
-    read_records,
+from livecc_jax.evaluate.benchmarks.record_fields import (
+    MalformedRecord,
+    SkipMalformed,
+    enum_field,
+    id_field,
+    response_field,
+    string_field,
 )
-
-
-class MalformedRecord(Exception):
-    """A row that lacks what its layout has; the message says what."""
-
-
-def string_field(row: dict[str, Any], key: str) -> str:
-    """A string field. Raises Malformed."""
-    value = row.get(key)
-    if not isinstance(value, str):
-        raise MalformedRecord(
-            f"{key!r} is {'absent' if key not in row else f'{value!r:.40}'}, not a string"
-        )
-    return value
-
-
-def id_field(row: dict[str, Any], key: str) -> str:
-    """An id, which may be a number. Raises Malformed."""
-    return str(row[key]) if type(row.get(key)) is int else string_field(row, key)
-
-
-def response_field(row: dict[str, Any]) -> str:
-    """The response; null or absent is no answer, as an empty one is. Raises Malformed for the rest."""
-    if row.get("response") is None:
-        return ""
-    return string_field(row, "response")
-
-
-def enum_field(row: dict[str, Any], key: str, known: tuple[str, ...]) -> str:
-    """A string field with known values. Raises Malformed."""
-    value = string_field(row, key)
-    if value not in known:
-        raise MalformedRecord(f"{key!r} is {value!r:.40}, which the benchmark does not have")
-    return value
+from livecc_jax.evaluate.benchmarks.record_files import load_json, read_records
+from livecc_jax.evaluate.benchmarks.scored_answers import ScoredAnswer, ScoredAnswers
 
 
 def read_videomme_results(path: str | Path) -> ScoredAnswers:
-    """Video-MME: [{video_id, duration, domain, sub_category, questions: [{question_id, task_type,
-    answer, response}]}]. A response without any of A, B, C, D leaves the denominator."""
-    entries = ScoredAnswers(expected=2700)
+    """Scores Video-MME's layout.
+
+    [{video_id, duration, domain, sub_category,
+      questions: [{question_id, task_type, answer, response}]}].
+    A response without any of A, B, C, D is left out of the denominator.
+    """
+    answers = ScoredAnswers(expected=2700)
 
     def labels(video: dict[str, Any], question: dict[str, Any]) -> dict[str, str]:
         return {
@@ -75,106 +49,125 @@ def read_videomme_results(path: str | Path) -> ScoredAnswers:
             "task_type": enum_field(question, "task_type", VIDEOMME_TASKS),
         }
 
-    for where, video, question in _questions(path, entries):
-        with SkipMalformed(entries, where):
+    for where, video, question in _read_video_questions(path, answers):
+        with SkipMalformed(answers, where):
             letter = answer_extraction.extract_videomme_letter(response_field(question))
-            entries.add(
+            answers.add(
                 ScoredAnswer(
                     id_field(question, "question_id"),
                     id_field(video, "video_id"),
                     labels(video, question),
                     correct=letter == string_field(question, "answer"),
                     answered=letter != "",
-                    counted=letter != "",
+                    in_denominator=letter != "",
                 )
             )
-    return entries
+    return answers
 
 
 def read_mvbench_results(path: str | Path) -> ScoredAnswers:
-    """MVBench as LiveCC writes it: [{video, questions: [{task_type, question, answer, response}]}].
-    The response's first character is compared; no answer is a wrong one."""
-    entries = ScoredAnswers(expected=4000)
-    for where, video, question in _questions(path, entries):
-        with SkipMalformed(entries, where):
+    """Scores MVBench's results in LiveCC's layout.
+
+    [{video, questions: [{task_type, question, answer, response}]}]. The first character of the response
+    is compared; a question that is not answered is wrong.
+    """
+    answers = ScoredAnswers(expected=4000)
+    for where, video, question in _read_video_questions(path, answers):
+        with SkipMalformed(answers, where):
             name, task = string_field(video, "video"), string_field(question, "task_type")
-            key = f"{task}/{name}/{string_field(question, 'question')}"
-            entries.add(_by_letter(key, name, {"task_type": task}, question))
-    return entries
+            question_id = f"{task}/{name}/{string_field(question, 'question')}"
+            answers.add(_score_first_letter(question_id, name, {"task_type": task}, question))
+    return answers
 
 
 def read_livesports_qa_results(path: str | Path) -> ScoredAnswers:
-    """LiveSports-3K QA: [{video_id, questions: [{question_id, q_type, OCR, answer, response}]}]."""
-    entries = ScoredAnswers(expected=1174)
-    for where, video, question in _questions(path, entries):
-        with SkipMalformed(entries, where):
+    """Scores LiveSports-3K QA's layout.
+
+    [{video_id, questions: [{question_id, q_type, OCR, answer, response}]}].
+    """
+    answers = ScoredAnswers(expected=1174)
+    for where, video, question in _read_video_questions(path, answers):
+        with SkipMalformed(answers, where):
             name = id_field(video, "video_id")
             if "question_id" not in question or "OCR" not in question:
                 raise MalformedRecord("'question_id' or 'OCR' is absent")
             labels = {"q_type": string_field(question, "q_type")}
             if question["OCR"] == 1:
                 labels["OCR"] = "OCR"
-            key = f"{name}/{question['question_id']}"
-            entries.add(_by_letter(key, name, labels, question))
-    return entries
+            question_id = f"{name}/{question['question_id']}"
+            answers.add(_score_first_letter(question_id, name, labels, question))
+    return answers
 
 
 def read_ovobench_results(path: str | Path) -> ScoredAnswers:
-    """OVO-Bench, either layout: LiveCC's rows [{id, task, question, answer, response}], one a test
-    time, or the authors' {backward, realtime, forward}. Each is scored by its own rule."""
-    entries = ScoredAnswers()
+    """Scores either layout of OVO-Bench, each by its own rule.
+
+    LiveCC's layout is [{id, task, question, answer, response}], a record for each time at which a
+    question is asked; the authors' layout is {backward, realtime, forward}.
+    """
+    answers = ScoredAnswers()
     if Path(path).suffix != ".jsonl":
-        whole = load_json(path)
-        if isinstance(whole, dict):
-            _read_ovo_nested(path, whole, entries)
-            return entries
-    # A counting, step or clue item comes once for each test time, in order, under one id.
-    times: Counter[tuple[str, str]] = Counter()
-    for where, row in read_records(path, entries):
-        with SkipMalformed(entries, where):
-            task = enum_field(row, "task", tuple(OVO_GROUP_OF))
-            key = str(row.get("id"))
-            cluster = str(row.get("video", key))
-            if "id" not in row:
+        value = load_json(path)
+        if isinstance(value, dict):
+            _score_ovo_groups(path, value, answers)
+            return answers
+    # A counting, step or clue item has one record for each of its times, in order, all with its id.
+    repeats: Counter[tuple[str, str]] = Counter()
+    for where, record in read_records(path, answers):
+        with SkipMalformed(answers, where):
+            task = enum_field(record, "task", tuple(OVO_GROUP_OF))
+            item_id = str(record.get("id"))
+            cluster = str(record.get("video", item_id))
+            if "id" not in record:
                 raise MalformedRecord("'id' is absent")
             if OVO_GROUP_OF[task] == "forward":
-                times[task, key] += 1
-                key += f"#{row.get('test', times[task, key] - 1)}"
-            response, answer = response_field(row), string_field(row, "answer")
-            right = bool(answer) and answer_extraction.response_starts_with_answer(response, answer)
-            entries.add(ScoredAnswer(f"{task}/{key}", cluster, _ovo(task), right, bool(response)))
-    return entries
+                repeats[task, item_id] += 1
+                item_id += f"#{record.get('test', repeats[task, item_id] - 1)}"
+            response, answer = response_field(record), string_field(record, "answer")
+            correct = bool(answer) and answer_extraction.response_starts_with_answer(response, answer)
+            answers.add(
+                ScoredAnswer(f"{task}/{item_id}", cluster, _ovo_labels(task), correct, bool(response))
+            )
+    return answers
 
 
-def _read_ovo_nested(path: str | Path, whole: dict[str, Any], entries: ScoredAnswers) -> None:
+def _score_ovo_groups(path: str | Path, groups: dict[str, Any], answers: ScoredAnswers) -> None:
+    """Scores the layout of OVO-Bench's authors."""
     for group in ("backward", "realtime", "forward"):
-        rows = whole.get(group, [])
-        if not isinstance(rows, list):
+        records = groups.get(group, [])
+        if not isinstance(records, list):
             raise DataError(f"{path}: {group!r} is not a list")
-        for i, row in enumerate(rows, 1):
+        for i, record in enumerate(records, 1):
             where = f"{path} {group} {i}"
-            if not isinstance(row, dict):
-                entries.problem("malformed", f"{where} is not an object")
+            if not isinstance(record, dict):
+                answers.add_problem("malformed", f"{where} is not an object")
                 continue
-            with SkipMalformed(entries, where):
-                task = enum_field(row, "task", tuple(OVO_GROUP_OF))
-                key, cluster = f"{task}/{row.get('id')}", str(row.get("video", row.get("id")))
+            with SkipMalformed(answers, where):
+                task = enum_field(record, "task", tuple(OVO_GROUP_OF))
+                item_id = f"{task}/{record.get('id')}"
+                cluster = str(record.get("video", record.get("id")))
                 if group != "forward":
-                    response, truth = response_field(row), string_field(row, "ground_truth")
-                    right = answer_extraction.ovo_letter_matches(response, truth) if response else False
-                    entries.add(ScoredAnswer(key, cluster, _ovo(task), right, bool(response)))
+                    response, truth = response_field(record), string_field(record, "ground_truth")
+                    correct = bool(response) and answer_extraction.ovo_letter_matches(response, truth)
+                    answers.add(
+                        ScoredAnswer(item_id, cluster, _ovo_labels(task), correct, bool(response))
+                    )
                     continue
-                tests = row.get("test_info")
+                tests = record.get("test_info")
                 if not isinstance(tests, list):
                     raise MalformedRecord("'test_info' is not a list")
                 for k, test in enumerate(tests):
-                    with SkipMalformed(entries, f"{where} test {k}"):
-                        right, answered = _ovo_forward(task, test)
-                        entry = ScoredAnswer(f"{key}#{k}", cluster, _ovo(task), right, answered)
-                        entries.add(entry)
+                    with SkipMalformed(answers, f"{where} test {k}"):
+                        correct, answered = _score_ovo_test(task, test)
+                        answers.add(
+                            ScoredAnswer(
+                                f"{item_id}#{k}", cluster, _ovo_labels(task), correct, answered
+                            )
+                        )
 
 
-def _ovo_forward(task: str, test: Any) -> tuple[bool, bool]:
+def _score_ovo_test(task: str, test: Any) -> tuple[bool, bool]:
+    """Returns (correct, answered) for one time of a counting, step or clue item."""
     key = "count" if task == "REC" else "type"
     if not isinstance(test, dict) or type(test.get(key)) is not int:
         raise MalformedRecord(f"{key!r} is not a whole number")
@@ -186,53 +179,35 @@ def _ovo_forward(task: str, test: Any) -> tuple[bool, bool]:
     return answer_extraction.ovo_yes_no_matches(response, test["type"] != 0), True
 
 
-def _ovo(task: str) -> dict[str, str]:
+def _ovo_labels(task: str) -> dict[str, str]:
     return {"task": task, "group": OVO_GROUP_OF[task]}
 
 
-def _by_letter(
-    key: str, cluster: str, labels: dict[str, str], question: dict[str, Any]
+def _score_first_letter(
+    question_id: str, cluster: str, labels: dict[str, str], question: dict[str, Any]
 ) -> ScoredAnswer:
-    letter, answer = (
-        answer_extraction.extract_first_letter(response_field(question)),
-        string_field(question, "answer"),
-    )
-    return ScoredAnswer(key, cluster, labels, letter == answer, answered=letter != "")
+    letter = answer_extraction.extract_first_letter(response_field(question))
+    correct = letter == string_field(question, "answer")
+    return ScoredAnswer(question_id, cluster, labels, correct, answered=letter != "")
 
 
-def _questions(
-    path: str | Path, entries: ScoredAnswers
+def _read_video_questions(
+    path: str | Path, answers: ScoredAnswers
 ) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """(where, video, question) of the layout [{..., questions: [...]}]."""
-    for where, video in read_records(path, entries):
+    """Yields (where, video, question) of the layout [{..., questions: [...]}]."""
+    for where, video in read_records(path, answers):
         if video.get("missing"):
-            entries.problem("missing video", f"{where} says so")
+            answers.add_problem("missing video", f"{where} says so")
             continue
         questions = video.get("questions")
         if not isinstance(questions, list):
-            entries.problem("malformed", f"{where}: 'questions' is not a list")
+            answers.add_problem("malformed", f"{where}: 'questions' is not a list")
             continue
         for i, question in enumerate(questions, 1):
             if isinstance(question, dict):
                 yield f"{where} question {i}", video, question
             else:
-                entries.problem("malformed", f"{where} question {i} is not an object")
-
-
-class SkipMalformed:
-    """A block that reads a row: where the row is Malformed, it is counted and reading goes on."""
-
-    def __init__(self, entries: ScoredAnswers, where: str) -> None:
-        self._entries, self._where = entries, where
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> bool:
-        if isinstance(error, MalformedRecord):
-            self._entries.problem("malformed", f"{self._where}: {error}")
-            return True
-        return False
+                answers.add_problem("malformed", f"{where} question {i} is not an object")
 
 
 RESULT_READERS: dict[str, Callable[[str | Path], ScoredAnswers]] = {

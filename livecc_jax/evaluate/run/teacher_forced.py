@@ -1,8 +1,8 @@
-"""Teacher forcing: what the reference commentary costs a model, turn by turn, in one pass over a clip.
+"""Teacher forcing: the cost of a clip's reference commentary, turn by turn, in one pass over the clip.
 
-The conversation is the one that training would make of the clip, silent turns at its end included. It
-goes through the layers in chunks behind a cache, and the head sees supervised positions only, some at a
-time, so there are never logits of a whole clip.
+The conversation is the one that training makes of the clip, with the silent turns at its end. It goes
+through the layers in chunks with a cache, and the head is applied to the supervised positions only,
+some at a time, so the logits of a full clip never exist.
 """
 
 from __future__ import annotations
@@ -14,54 +14,56 @@ import jax.numpy as jnp
 import numpy as np
 
 from livecc_jax.decoding.decoder import logits
-from livecc_jax.decoding.kv_cache import Cache, append, empty_cache, grow_cache
-from livecc_jax.decoding.weights import Weights
+from livecc_jax.decoding.kv_cache import KVCache, append, empty_cache, grow_cache
+from livecc_jax.decoding.weights import DecodingWeights
 from livecc_jax.evaluate.metrics.commentary import Reference, word_spans_by_turn
 from livecc_jax.evaluate.metrics.perplexity import TeacherForcedClip, TeacherForcedTurn
-from livecc_jax.evaluate.run.choice import bucket_size, pad_last_axis
+from livecc_jax.evaluate.run.buckets import bucket_size, pad_last_axis
 from livecc_jax.evaluate.run.choice_steps import embed_tokens, scatter_patches
-from livecc_jax.media.pixels import PATCH
+from livecc_jax.families.qwen2_vl import PATCH
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.qwen2_vl import bind
-from livecc_jax.stream.session import StreamModel
+from livecc_jax.stream.model import StreamModel
 from livecc_jax.text.tokenizer import Tokenizer
 from livecc_jax.timeline.chat import stream_conversation
 from livecc_jax.timeline.positions import token_positions
 from livecc_jax.timeline.turns import OPENING_FRAMES, TURN_FRAMES, Turn, turn_span
 from livecc_jax.train.loss import target_losses
 
-CHUNK = 1024  # tokens through the layers at a time
-HEAD_CHUNK = 128  # targets with logits at a time
-MIN_TARGETS = 32  # of a chunk; more come in powers of two, so that few programs are compiled
+CHUNK = 1024  # tokens that go through the layers at a time
+HEAD_CHUNK = 128  # targets whose logits exist at a time
+MIN_TARGETS = 32  # smallest bucket of the targets of a chunk; larger ones are powers of two
 
 
 def reference_turns(reference: Reference, frames: int) -> tuple[list[Turn], int]:
-    """The reference as turns over frames shown 2 a second.
+    """Divides a reference into turns over frames at 2 a second.
 
     Args:
-        reference: of the clip.
-        frames: how many are shown of it, even.
+        reference: Transcript of the clip.
+        frames: Number of frames of the clip, an even number.
 
     Returns:
-        (turns, times relative to the clip's start; how many words are in none of them).
+        The turns, with times relative to the clip's start; the number of words that are in no turn.
     """
-    firsts = [0, *range(OPENING_FRAMES, frames - 1, TURN_FRAMES)]
+    first_frames = [0, *range(OPENING_FRAMES, frames - 1, TURN_FRAMES)]
     spans = word_spans_by_turn(reference)
-    turns, scored = [], 0
-    for number, first in enumerate(firsts):
+    turns, words_in_turns = [], 0
+    for number, first_frame in enumerate(first_frames):
         start, stop = spans[number] if number < len(spans) else (0, 0)
-        said = [w.text.strip() for w in reference.words if start < w.end_us <= stop]
-        scored += len(said)
+        words = [w.text.strip() for w in reference.words if start < w.end_us <= stop]
+        words_in_turns += len(words)
         count = min(OPENING_FRAMES, frames) if number == 0 else TURN_FRAMES
-        turns.append(Turn(*turn_span(number), first, count, " ".join(filter(None, said))))
-    return turns, len(reference.words) - scored
+        text = " ".join(filter(None, words))
+        turns.append(Turn(*turn_span(number), first_frame, count, text))
+    return turns, len(reference.words) - words_in_turns
 
 
-def word_tokens(tokenizer: Tokenizer, turn: Turn) -> int:
-    """How many of an answer's first tokens are its words': those it has without its silence mark."""
-    with_mark, alone = tokenizer.encode(turn.answer), tokenizer.encode(turn.text)
-    same = [a == b for a, b in zip(with_mark, alone)]
-    return same.index(False) if False in same else len(same)
+def count_word_tokens(tokenizer: Tokenizer, turn: Turn) -> int:
+    """Returns how many of the first tokens of a turn's answer belong to its words: those that are the
+    same without the silence mark."""
+    with_mark, without_mark = tokenizer.encode(turn.answer), tokenizer.encode(turn.text)
+    equal = [a == b for a, b in zip(with_mark, without_mark)]
+    return equal.index(False) if False in equal else len(equal)
 
 
 def teacher_force(
@@ -73,44 +75,51 @@ def teacher_force(
     context: int,
     chunk: int = CHUNK,
 ) -> TeacherForcedClip:
-    """Cost of a clip's reference commentary.
+    """Computes the negative log-likelihood of a clip's reference commentary.
 
     Args:
-        model: shared weights.
-        frames: uint8 [F, H, W, 3], F even, sides multiples of 28.
-        reference: what was said.
-        prompt: the first turn's text.
-        positions: rotary position mode.
-        context: most tokens; turns that end beyond it are left out.
-        chunk: tokens through the layers at a time.
+        model: The model.
+        frames: uint8 [F, H, W, 3], F even, H and W multiples of 28.
+        reference: Transcript of the clip.
+        prompt: Text of the first turn.
+        positions: Rotary position mode.
+        context: Maximum number of tokens; turns that end beyond it are left out.
+        chunk: Tokens that go through the layers at a time.
     """
-    turns, left_out = reference_turns(reference, len(frames))
+    turns, words_left_out = reference_turns(reference, len(frames))
     rows_cols = (frames.shape[1] // PATCH, frames.shape[2] // PATCH)
     chat = stream_conversation(turns, rows_cols, prompt)
     encoded = model.template.conversation(chat)
-    # Turn i is answered by message 2 i + 2: the system's comes first. Its end is supervised too.
+    # The system message comes first, so the answer of turn i is message 2 i + 2. Its end-of-turn token
+    # is supervised too.
     ends = [int(np.flatnonzero(encoded.turns == 2 * i + 2)[-1]) for i in range(len(turns))]
-    kept = sum(end < context for end in ends)
-    left_out += sum(len(t.text.split()) for t in turns[kept:])
-    targets = np.flatnonzero(encoded.supervised & (encoded.turns <= 2 * kept))
+    turns_in_context = sum(end < context for end in ends)
+    words_left_out += sum(len(t.text.split()) for t in turns[turns_in_context:])
+    targets = np.flatnonzero(encoded.supervised & (encoded.turns <= 2 * turns_in_context))
     if not len(targets):
-        return TeacherForcedClip((), left_out)
+        return TeacherForcedClip((), words_left_out)
     special = model.tokenizer.special
-    places, _ = token_positions(encoded.tokens, encoded.grids, special, positions)
+    rotary, _ = token_positions(encoded.tokens, encoded.grids, special, positions)
     stop = int(targets[-1]) + 1
-    nats = _costs(model, frames, encoded.tokens[:stop], places[:, :stop], targets, chunk)
-    found = []
-    for i, turn in enumerate(turns[:kept]):
-        own = nats[encoded.turns[targets] == 2 * i + 2]
-        words = word_tokens(model.tokenizer, turn)
-        start, end = turn.start_us + reference.start_us, turn.stop_us + reference.start_us
-        found.append(
-            TeacherForcedTurn(start, end, words, float(own[:words].sum()), len(own), float(own.sum()))
+    nats = _compute_nats(model, frames, encoded.tokens[:stop], rotary[:, :stop], targets, chunk)
+    forced_turns = []
+    for i, turn in enumerate(turns[:turns_in_context]):
+        turn_nats = nats[encoded.turns[targets] == 2 * i + 2]
+        words = count_word_tokens(model.tokenizer, turn)
+        forced_turns.append(
+            TeacherForcedTurn(
+                turn.start_us + reference.start_us,
+                turn.stop_us + reference.start_us,
+                words,
+                float(turn_nats[:words].sum()),
+                len(turn_nats),
+                float(turn_nats.sum()),
+            )
         )
-    return TeacherForcedClip(tuple(found), left_out)
+    return TeacherForcedClip(tuple(forced_turns), words_left_out)
 
 
-def _costs(
+def _compute_nats(
     model: StreamModel,
     frames: np.ndarray,
     tokens: np.ndarray,
@@ -118,23 +127,32 @@ def _costs(
     targets: np.ndarray,
     chunk: int,
 ) -> np.ndarray:
-    """float64 [targets], nats of each target token."""
-    seen = _pictures(model, frames, chunk)
+    """Returns float64 [targets]: the negative log-likelihood in nats of each target token.
+
+    Args:
+        model: The model.
+        frames: uint8 [F, H, W, 3].
+        tokens: int32 [T].
+        positions: int32 [3, T], rotary positions.
+        targets: int64 [targets], indices in T of the supervised tokens, ascending.
+        chunk: Tokens that go through the layers at a time.
+    """
+    vision_embeds = _encode_frames(model, frames, chunk)
     is_vision = tokens == model.tokenizer.special.video_pad
-    index = np.where(is_vision, np.cumsum(is_vision) - 1, -1).astype(np.int32)
+    vision_index = np.where(is_vision, np.cumsum(is_vision) - 1, -1).astype(np.int32)
     cache = empty_cache(model.config, 1, bucket_size(chunk, chunk), model.dtype)
-    costs = []
+    nats_of_chunks = []
     for first in range(0, len(tokens) - 1, chunk):
         span = slice(first, min(first + chunk, len(tokens)))
-        need = bucket_size(first + chunk, chunk)
-        if cache[0][0].shape[1] < need:
-            cache = grow_cache(cache, need)
+        capacity = bucket_size(first + chunk, chunk)
+        if cache[0][0].shape[1] < capacity:
+            cache = grow_cache(cache, capacity)
         x = embed_tokens(
             model.config,
             model.weights,
             pad_last_axis(tokens[span], chunk, 0),
-            pad_last_axis(index[span], chunk, -1),
-            seen,
+            pad_last_axis(vision_index[span], chunk, -1),
+            vision_embeds,
         )
         hidden, cache = forward_chunk(
             model.config,
@@ -147,51 +165,83 @@ def _costs(
         slots = targets[(targets > first) & (targets <= first + chunk)] - 1 - first
         if not len(slots):
             continue
-        room = MIN_TARGETS
-        while room < len(slots):
-            room *= 2
-        following = pad_last_axis(tokens[first : first + chunk + 1], chunk + 1, 0)
-        found = target_nats(
-            model.config, model.weights, hidden, following, pad_last_axis(slots, room, 0)
+        slot_bucket = MIN_TARGETS
+        while slot_bucket < len(slots):
+            slot_bucket *= 2
+        chunk_tokens = pad_last_axis(tokens[first : first + chunk + 1], chunk + 1, 0)
+        nats = target_nats(
+            model.config, model.weights, hidden, chunk_tokens, pad_last_axis(slots, slot_bucket, 0)
         )
-        costs.append((found, len(slots)))
-    return np.concatenate([np.asarray(found, np.float64)[0, :n] for found, n in costs])
+        nats_of_chunks.append((nats, len(slots)))
+    return np.concatenate([np.asarray(nats, np.float64)[0, :n] for nats, n in nats_of_chunks])
 
 
-def _pictures(model: StreamModel, frames: np.ndarray, chunk: int) -> jax.Array:
-    """Every merged patch in order, [1, M, D], M on the ladder; as many frames at a time as a stream
-    opens with, so that its program serves here too."""
-    pair = frames.shape[1] // PATCH * (frames.shape[2] // PATCH) // 4
-    total = len(frames) // 2 * pair
-    most = bucket_size(total, chunk)
-    seen = jnp.zeros((1, most, model.config.text.width), model.dtype)
+def _encode_frames(model: StreamModel, frames: np.ndarray, chunk: int) -> jax.Array:
+    """Returns [1, M, D]: every merged patch in order; M is a bucket.
+
+    The frames are encoded as many at a time as a stream has in its first turn, so that both share one
+    compiled program.
+    """
+    patches_per_pair = frames.shape[1] // PATCH * (frames.shape[2] // PATCH) // 4
+    total = len(frames) // 2 * patches_per_pair
+    length = bucket_size(total, chunk)
+    vision_embeds = jnp.zeros((1, length, model.config.text.width), model.dtype)
     for first in range(0, len(frames), OPENING_FRAMES):
         group = frames[first : first + OPENING_FRAMES]
-        short = OPENING_FRAMES - len(group)
-        group = np.concatenate([group, np.repeat(group[-1:], short, axis=0)])
-        merged = model.look((group,))
-        to = first // 2 * pair + np.arange(merged.shape[1], dtype=np.int32)
-        seen = scatter_patches(seen, merged, np.where(to < total, to, most)[None])
-    return seen
+        missing = OPENING_FRAMES - len(group)
+        group = np.concatenate([group, np.repeat(group[-1:], missing, axis=0)])
+        merged = model.encode_frames((group,))
+        targets = first // 2 * patches_per_pair + np.arange(merged.shape[1], dtype=np.int32)
+        # Patches of repeated frames are scattered past the end, where they are dropped.
+        targets = np.where(targets < total, targets, length)[None]
+        vision_embeds = scatter_patches(vision_embeds, merged, targets)
+    return vision_embeds
 
 
 @functools.partial(jax.jit, static_argnames="config", donate_argnames="cache")
 def forward_chunk(
     config: ModelConfig,
-    weights: Weights,
-    cache: Cache,
+    weights: DecodingWeights,
+    cache: KVCache,
     length: jax.Array,
     x: jax.Array,
     positions: jax.Array,
-) -> tuple[jax.Array, Cache]:
-    """Append a chunk x [1, Q, D] at positions int32 [1, 3, Q]: ([1, Q, D] final states, cache)."""
-    return append(bind(config, weights.rest), weights.layers, cache, x, positions, length)
+) -> tuple[jax.Array, KVCache]:
+    """Runs the layers over a chunk and appends it to the cache.
+
+    Args:
+        config: Architecture of the model.
+        weights: Weights prepared for decoding.
+        cache: Keys and values of earlier chunks, donated.
+        length: int32 [1], number of tokens in the cache.
+        x: [1, Q, D], embeddings of the chunk.
+        positions: int32 [1, 3, Q], rotary positions.
+
+    Returns:
+        [1, Q, D], the final hidden states; the cache.
+    """
+    return append(bind(config, weights.other), weights.layers, cache, x, positions, length)
 
 
 @functools.partial(jax.jit, static_argnames="config")
 def target_nats(
-    config: ModelConfig, weights: Weights, hidden: jax.Array, tokens: jax.Array, slots: jax.Array
+    config: ModelConfig,
+    weights: DecodingWeights,
+    hidden: jax.Array,
+    tokens: jax.Array,
+    slots: jax.Array,
 ) -> jax.Array:
-    """Nats float32 [1, N] of the tokens after slots int32 [1, N]; tokens int32 [1, Q + 1]."""
-    head = functools.partial(logits, bind(config, weights.rest), weights)
+    """Computes the negative log-likelihood of target tokens.
+
+    Args:
+        config: Architecture of the model.
+        weights: Weights prepared for decoding.
+        hidden: [1, Q, D], final hidden states.
+        tokens: int32 [1, Q + 1], tokens of the chunk and the one after it.
+        slots: int32 [1, N], positions in Q whose next token is a target.
+
+    Returns:
+        float32 [1, N], nats.
+    """
+    head = functools.partial(logits, bind(config, weights.other), weights)
     return target_losses(head, hidden, tokens, slots, HEAD_CHUNK)

@@ -1,4 +1,4 @@
-"""Whatever a file holds, nothing crashes and nothing is lost: every row is an answer or a count."""
+"""No content of a file crashes a reader: every record becomes an answer or is counted."""
 
 import json
 
@@ -6,11 +6,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from livecc_jax.errors import LiveCCError
-from livecc_jax.evaluate.benchmarks.annotations import READERS as QUESTION_READERS
-from livecc_jax.evaluate.benchmarks.catalog import LAYOUTS
-from livecc_jax.evaluate.benchmarks.results import READERS
-from livecc_jax.evaluate.metrics.score import counts
-from livecc_jax.evaluate.metrics.tables import table
+from livecc_jax.evaluate.benchmarks.annotations import QUESTION_READERS
+from livecc_jax.evaluate.benchmarks.catalog import TABLE_LAYOUTS
+from livecc_jax.evaluate.benchmarks.results import RESULT_READERS
+from livecc_jax.evaluate.metrics.accuracy_table import accuracy_table
+from livecc_jax.evaluate.metrics.score import count_answers
 from livecc_jax.evaluate.metrics.verdicts import read_verdicts
 
 JUNK = st.one_of(
@@ -21,9 +21,9 @@ JUNK = st.one_of(
 ANSWER = st.sampled_from(["A", "B. x", "", "Yes", "3", "I think C", "\u2028"])
 
 
-def rows_of(good):
-    """Rows of a layout in which any field may be junk or absent."""
-    fields = {key: st.one_of(*[value] * 9, JUNK) for key, value in good.items()}
+def records_like(fields_of_layout):
+    """Records of a layout in which any field may be junk or absent."""
+    fields = {key: st.one_of(*[value] * 9, JUNK) for key, value in fields_of_layout.items()}
     return st.one_of(st.fixed_dictionaries({}, optional=fields), st.fixed_dictionaries(fields), JUNK)
 
 
@@ -35,7 +35,7 @@ QUESTION = {
 VIDEO = {
     "video_id": st.sampled_from(["1", "2"]), "video": st.just("a.mp4"), "duration": st.just("short"),
     "domain": st.just("Knowledge"), "sub_category": st.just("Law"),
-    "questions": st.lists(rows_of(QUESTION), max_size=3), "missing": st.booleans(),
+    "questions": st.lists(records_like(QUESTION), max_size=3), "missing": st.booleans(),
 }  # fmt: skip
 OVO = {
     "id": st.integers(0, 2), "task": st.sampled_from(["OCR", "REC", "CRR", "EPM"]),
@@ -46,52 +46,52 @@ VERDICT = {
     "ab_winner": st.sampled_from(["Mine", "Other", "tie"]),
     "ba_winner": st.sampled_from(["Mine", "Other", "tie"]),
 }
-few = settings(
+hundred_examples = settings(
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
-@few
+@hundred_examples
 @given(st.data())
 def test_results(tmp_path, data):
-    name = data.draw(st.sampled_from(sorted(READERS)))
+    name = data.draw(st.sampled_from(sorted(RESULT_READERS)))
     layout = OVO if name == "ovobench" else VIDEO
-    rows = data.draw(st.lists(rows_of(layout), max_size=5))
+    records = data.draw(st.lists(records_like(layout), max_size=5))
     path = tmp_path / "r.json"
-    path.write_text(json.dumps(rows))
-    entries = READERS[name](path)
+    path.write_text(json.dumps(records))
+    answers = RESULT_READERS[name](path)
     lines = tmp_path / "r.jsonl"
-    lines.write_text("\n".join(json.dumps(r) for r in rows) + "\nnot json\n")
-    again = READERS[name](lines)
-    assert again.items == entries.items
-    assert again.problems["malformed"] >= entries.problems["malformed"]
-    told = counts(entries)
-    # Every question, or every row without any, is an answer, a malformed row or a missing video.
-    whole = sum(
+    lines.write_text("\n".join(json.dumps(r) for r in records) + "\nnot json\n")
+    again = RESULT_READERS[name](lines)
+    assert again.items == answers.items
+    assert again.problems["malformed"] >= answers.problems["malformed"]
+    counts = count_answers(answers)
+    # Every question, or every record without any, is an answer, malformed or a missing video.
+    total = sum(
         len(r["questions"]) if isinstance(r.get("questions"), list) and not r.get("missing") else 1
-        for r in (r if isinstance(r, dict) else {} for r in rows)
-    ) if layout is VIDEO else len(rows)  # fmt: skip
-    assert len(entries.items) + told["malformed"] + told["missing videos"] == whole
-    assert len(entries.items) == told["items"] + told["duplicate"]
-    for row in table(LAYOUTS[name], entries, resamples=5):
+        for r in (r if isinstance(r, dict) else {} for r in records)
+    ) if layout is VIDEO else len(records)  # fmt: skip
+    assert len(answers.items) + counts["malformed"] + counts["missing videos"] == total
+    assert len(answers.items) == counts["items"] + counts["duplicate"]
+    for row in accuracy_table(TABLE_LAYOUTS[name], answers, resamples=5):
         assert row.count is None or 0 <= row.correct <= row.count
 
 
-@few
-@given(st.lists(rows_of(VERDICT), max_size=5))
-def test_verdicts(tmp_path, rows):
+@hundred_examples
+@given(st.lists(records_like(VERDICT), max_size=5))
+def test_verdicts(tmp_path, records):
     path = tmp_path / "Other_Mine.jsonl"
-    path.write_text("\n".join(json.dumps(r) for r in rows) + "\n{}\n")
+    path.write_text("\n".join(json.dumps(r) for r in records) + "\n{}\n")
     try:
-        found = read_verdicts(path, "Mine")
+        verdicts = read_verdicts(path, "Mine")
     except LiveCCError:
-        return  # more than two names won
-    told = counts(found.entries)
-    assert len(found.entries.items) % 2 == 0
-    assert len(found.entries.items) == told["items"] + told["duplicate"]
+        return  # more than two names of winners
+    counts = count_answers(verdicts.answers)
+    assert len(verdicts.answers.items) % 2 == 0
+    assert len(verdicts.answers.items) == counts["items"] + counts["duplicate"]
 
 
-ASKED = {
+BENCHMARK_RECORD = {
     "video_id": st.sampled_from(["1", "2"]), "videoID": st.just("x"), "video": st.just("a.mp4"),
     "duration": st.just("short"), "domain": st.just("Knowledge"), "sub_category": st.just("Law"),
     "question_id": st.sampled_from(["1-1", "1-2"]), "task_type": st.just("OCR Problems"),
@@ -107,22 +107,22 @@ ASKED = {
 }  # fmt: skip
 
 
-@few
+@hundred_examples
 @given(st.data())
 def test_questions(tmp_path, data):
     name = data.draw(st.sampled_from(sorted(QUESTION_READERS)))
-    rows = data.draw(st.lists(rows_of(ASKED), max_size=4))
+    records = data.draw(st.lists(records_like(BENCHMARK_RECORD), max_size=4))
     path = tmp_path / "questions.json"
-    path.write_text(json.dumps(rows))
-    found = QUESTION_READERS[name](path)
-    ids = [q.id for q in found.questions]
+    path.write_text(json.dumps(records))
+    question_set = QUESTION_READERS[name](path)
+    ids = [q.id for q in question_set.questions]
     assert len(ids) == len(set(ids))
-    for question in found.questions:
+    for question in question_set.questions:
         assert len(question.options) == len(question.responses) >= 2
         source = question.source
         assert source.start_us is None or source.end_us is None or source.clamp or (
             source.start_us < source.end_us
         )  # fmt: skip
     if name != "ovobench":
-        told = found.entries.problems
-        assert len(ids) + told["malformed"] + told["duplicate"] == len(rows)
+        problems = question_set.problem_log.problems
+        assert len(ids) + problems["malformed"] + problems["duplicate"] == len(records)

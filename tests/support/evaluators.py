@@ -1,4 +1,4 @@
-"""What a run is examined by, made small: two videos to ask about, clips to comment on, a tiny model."""
+"""Small data and a small model for the evaluators of a training run."""
 
 import dataclasses
 import json
@@ -10,12 +10,11 @@ import numpy as np
 
 from livecc_jax.data.rows.packing import RowShape
 from livecc_jax.decoding.options import StreamOptions
-from livecc_jax.evaluate.run.clips import CommentedClips
-from livecc_jax.evaluate.run.packed_choice import PackedChoice
+from livecc_jax.evaluate.run.clip_commentary import ClipCommentaryEvaluator
+from livecc_jax.evaluate.run.packed_choice import PackedChoiceEvaluator
 from livecc_jax.media.budget import PixelBudget
-from livecc_jax.model.presets import preset
+from livecc_jax.model.presets import fit_vocabulary, preset
 from livecc_jax.model.qwen2_vl import init_params
-from livecc_jax.model.vocabulary import fit_vocabulary
 from livecc_jax.parallel.mesh import MeshConfig, make_mesh
 from livecc_jax.text.open import open_tokenizer
 from livecc_jax.train.config import ComputeConfig
@@ -26,8 +25,8 @@ BUDGET, FRAMES = PixelBudget.parse("16"), 6
 STREAM = StreamOptions(max_new_tokens=3, context=4096)
 
 
-def make(root):
-    """Video-MME of two videos and one that is missing; three annotated clips, one of no video."""
+def write_data(root):
+    """Video-MME with two videos and a missing one; three annotated clips, one of a missing video."""
     (root / "data").mkdir(parents=True)
     for name in ("bunny", "bikes"):
         clip = {"bunny": "bbb_espeak_narration_30s.mp4", "bikes": "bikes.mp4"}[name]
@@ -48,17 +47,19 @@ def make(root):
     for name, start, end in spans:
         video = {"type": "video", "video": f"data/{name}.mp4", "video_start": start, "video_end": end}
         words = [[start + i, start + i + 0.4, f"word{i}"] for i in range(3)]
-        asked = [video, {"type": "text", "text": "", "title": "A film", "previous": ""}]
-        said = [{"type": "text_stream", "text_stream": words}]
-        lines.append(
-            json.dumps([{"role": "user", "content": asked}, {"role": "assistant", "content": said}])
-        )
+        user = [video, {"type": "text", "text": "", "title": "A film", "previous": ""}]
+        assistant = [{"type": "text_stream", "text_stream": words}]
+        conversation = [
+            {"role": "user", "content": user},
+            {"role": "assistant", "content": assistant},
+        ]
+        lines.append(json.dumps(conversation))
     offsets = np.cumsum([0, *(len(line) + 1 for line in lines[:-1])]).tolist()
     (root / "clips.jsonl").write_text("\n".join([*lines, json.dumps(offsets)]) + "\n")
 
 
-def model_of(tokenizer_path, mesh):
-    """(tokenizer, architecture, parameters spread over a mesh), the same anywhere."""
+def sharded_model(tokenizer_path, mesh):
+    """(tokenizer, architecture, parameters sharded over the mesh); values do not depend on the mesh."""
     tokenizer = open_tokenizer(tokenizer_path)
     config = fit_vocabulary(preset("tiny"), tokenizer)
     config = dataclasses.replace(
@@ -66,23 +67,20 @@ def model_of(tokenizer_path, mesh):
         text=dataclasses.replace(config.text, layers=1, max_positions=4096),
         vision=dataclasses.replace(config.vision, depth=1),
     )
-    whole = jax.tree.map(
+    host_params = jax.tree.map(
         lambda x: 8 * np.asarray(x), jax.jit(init_params, static_argnums=(0, 1))(config, 0)
     )
-    spread = jax.tree.map(
+    params = jax.tree.map(
         lambda x, s: jax.make_array_from_callback(x.shape, s, lambda i: x[i]),
-        whole, param_shardings(config, mesh),
+        host_params, param_shardings(config, mesh),
     )  # fmt: skip
-    return tokenizer, config, spread
+    return tokenizer, config, params
 
 
-def examine(root, tokenizer_path, sizes):
-    """Figures of both examinations on a mesh, and how often each polled."""
-    mesh = make_mesh(MeshConfig(**sizes))
-    tokenizer, config, params = model_of(tokenizer_path, mesh)
-    compute = ComputeConfig(dtype="float32", remat="none")
-    shape, rows = RowShape(tokens=256, windows=8, window=64, targets=8), mesh.shape["fsdp"]
-    choice = PackedChoice(
+def choice_evaluator(root, config, compute, tokenizer, rows, mesh):
+    """The multiple-choice evaluator of the Video-MME data, for micro-batches of so many rows."""
+    shape = RowShape(tokens=256, windows=8, window=64, targets=8)
+    return PackedChoiceEvaluator(
         "videomme",
         str(root),
         20,
@@ -96,28 +94,36 @@ def examine(root, tokenizer_path, sizes):
         rows,
         mesh,
     )
-    clips = CommentedClips(
+
+
+def evaluate_on_mesh(root, tokenizer_path, sizes):
+    """Metrics of both evaluators on a mesh, and how often each of them called `poll`."""
+    mesh = make_mesh(MeshConfig(**sizes))
+    tokenizer, config, params = sharded_model(tokenizer_path, mesh)
+    compute = ComputeConfig(dtype="float32", remat="none")
+    choice = choice_evaluator(root, config, compute, tokenizer, mesh.shape["fsdp"], mesh)
+    clips = ClipCommentaryEvaluator(
         str(root / "clips.jsonl"), 9, BUDGET, config, compute, tokenizer, STREAM, mesh
     )
-    told, polls = [], []
-    with jax.set_mesh(mesh):  # as the loop has it
-        for examination in (choice, clips):
+    metrics, polls = [], []
+    with jax.set_mesh(mesh):  # as the training loop sets it
+        for evaluator in (choice, clips):
             polls.append(0)
 
             def poll():
                 polls[-1] += 1
                 return False
 
-            told.append(examination(params, poll))
+            metrics.append(evaluator(params, poll))
         assert choice(params, lambda: True) is None
         assert clips(params, lambda: True) is None
-    return told, polls
+    return metrics, polls
 
 
 if __name__ == "__main__":
     import sys
 
-    from livecc_jax.parallel.processes import start_processes
+    from livecc_jax.parallel.processes import initialize_processes
 
-    start_processes()
-    print(json.dumps(examine(Path(sys.argv[1]), sys.argv[2], {"fsdp": 2})), flush=True)
+    initialize_processes()
+    print(json.dumps(evaluate_on_mesh(Path(sys.argv[1]), sys.argv[2], {"fsdp": 2})), flush=True)
