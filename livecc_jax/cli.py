@@ -1,4 +1,4 @@
-"""`livecc <command>`: one entry point."""
+"""The entry point of `livecc <command>`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; a user's mistake ends with one sentence and exit code 2."""
+    """Runs a command and returns its exit code; bad input ends with one sentence and exit code 2."""
     args = build_parser().parse_args(argv)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     logging.getLogger("livecc_jax").setLevel(logging.INFO if args.verbose else logging.WARNING)
@@ -25,11 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"livecc {args.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return USER_ERROR
     except BrokenPipeError:
-        # The reader of our output has gone (`livecc ... | head`): nothing is wrong.
+        # The reader of the output has exited (`livecc ... | head`), which is not an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        # What the file system refuses (a full disk, no permission, a file where a folder should be).
+        # The file system refuses: a full disk, no permission, a file where a folder should be.
         if error.filename is None:
             raise
         print(f"livecc {args.command}: {error.filename}: {error.strerror}", file=sys.stderr)

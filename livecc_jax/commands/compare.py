@@ -8,7 +8,7 @@ from livecc_jax.commands.options import write_json
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Declare the command."""
+    """Declares the command."""
     from livecc_jax.evaluate.benchmarks.catalog import TABLE_LAYOUTS
 
     parser = subparsers.add_parser("compare", help="compare two runs", description=__doc__)

@@ -1,4 +1,4 @@
-"""`livecc convert`: a checkpoint from HuggingFace layout to an Orbax run, or back."""
+"""`livecc convert`: convert a checkpoint from HuggingFace layout to an Orbax run, or back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Declare the command."""
+    """Declares the command."""
     parser = subparsers.add_parser(
         "convert", help="convert a checkpoint between HuggingFace and Orbax", description=__doc__
     )
@@ -16,23 +16,23 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
-        help="cast the weights (default: as stored; a training run: as the model it started from)",
+        help="dtype to cast to (default: as stored; for a training run, that of its base model)",
     )
     parser.add_argument(
         "--config-layout",
         choices=("flat", "nested"),
         default="flat",
-        help="layout of config.json: flat loads everywhere, nested is that of newer transformers",
+        help="layout of config.json: flat loads everywhere, nested is what newer transformers write",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint at DST")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert, then say what came out."""
+    """Converts, and prints what was written."""
     from livecc_jax.checkpoints.convert import convert
 
-    done = convert(args.src, args.dst, args.to, args.dtype, args.config_layout, args.overwrite)
-    words = "with its tokenizer" if done.tokenizer else "without a tokenizer, as its source"
-    print(f"{done.path}: {done.parameters:,} parameters, {done.dtype}, {done.kind}, {words}")
+    result = convert(args.src, args.dst, args.to, args.dtype, args.config_layout, args.overwrite)
+    suffix = "with its tokenizer" if result.tokenizer else "without a tokenizer, as its source"
+    print(f"{result.path}: {result.parameters:,} parameters, {result.dtype}, {result.kind}, {suffix}")
     return 0

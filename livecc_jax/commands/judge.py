@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Declare the command."""
+    """Declares the command."""
     parser = subparsers.add_parser("judge", help="have commentary judged", description=__doc__)
     parser.add_argument("predictions", help="JSON lines of {video_id, event_id, pred}")
     parser.add_argument("--baseline", required=True, metavar="FILE", help="predictions of the baseline")

@@ -1,4 +1,4 @@
-"""Options and defaults that several commands share."""
+"""Command-line options, their defaults and their checks, for several commands."""
 
 from __future__ import annotations
 
@@ -24,36 +24,36 @@ if TYPE_CHECKING:
 
 
 def add_timeline_options(parser: argparse.ArgumentParser) -> None:
-    """--positions and --pixel-budget; without them the checkpoint's own apply."""
+    """Adds --positions and --pixel-budget; their defaults are the checkpoint's."""
     parser.add_argument(
         "--positions", choices=POSITION_MODES, help="rotary position mode (default: the checkpoint's)"
     )
     parser.add_argument(
         "--pixel-budget",
         metavar="reference|TOKENS",
-        help="most vision tokens a frame pair, or `reference` for the published rule "
+        help="maximum number of vision tokens of a frame pair, or `reference` for the published rule "
         "that depends on the clip's length (default: the checkpoint's)",
     )
 
 
 def add_span_options(parser: argparse.ArgumentParser) -> None:
-    """--start and --end, seconds of a source; see `check_span`."""
+    """Adds --start and --end, in seconds of the source; `check_span` checks them."""
     parser.add_argument("--start", type=float, metavar="S", help="second of the source to start at")
     parser.add_argument("--end", type=float, metavar="S", help="second of the source to end at")
 
 
 def check_span(args: argparse.Namespace) -> None:
-    """Raise ConfigError unless --start and --end make a span."""
+    """Raises ConfigError unless --start and --end form a span."""
     for name in ("start", "end"):
         value = getattr(args, name)
-        if value is not None and not 0 <= value < math.inf:  # which NaN is not, either
-            raise ConfigError(f"--{name} must be a number of seconds from 0 on, not {value:g}")
+        if value is not None and not 0 <= value < math.inf:  # also true of nan
+            raise ConfigError(f"--{name} must be a number of seconds of at least 0, not {value:g}")
     if args.end is not None and args.end <= (args.start or 0.0):
         raise ConfigError(f"--end {args.end:g} is not after --start {args.start or 0.0:g}")
 
 
 def add_decoding_options(parser: argparse.ArgumentParser) -> None:
-    """Sampling, silence control and precision of a stream."""
+    """Adds the options of a stream: sampling, silence control and precision."""
     add_sampling_options(parser, 16, "a turn")
     parser.add_argument(
         "--silence-base", type=float, metavar="B", help="ban ' ...' while its probability <= B + S*n"
@@ -61,74 +61,92 @@ def add_decoding_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--silence-step", type=float, default=0.0, metavar="S", help="default 0")
 
 
-def add_sampling_options(parser: argparse.ArgumentParser, tokens: int, of: str) -> None:
-    """How tokens are chosen, and how many at most of what; and precision."""
-    parser.add_argument("--max-new-tokens", type=int, default=tokens, help=f"{of} (default {tokens})")
+def add_sampling_options(parser: argparse.ArgumentParser, max_new_tokens: int, unit: str) -> None:
+    """Adds the options of sampling and precision.
+
+    Args:
+        parser: Parser of the command.
+        max_new_tokens: Default of --max-new-tokens.
+        unit: What that limit applies to, such as "a turn".
+    """
+    parser.add_argument(
+        "--max-new-tokens",
+        type=int,
+        default=max_new_tokens,
+        help=f"maximum number of generated tokens of {unit} (default {max_new_tokens})",
+    )
     parser.add_argument("--repetition-penalty", type=float, default=1.05, help="default 1.05; 1: none")
     parser.add_argument("--temperature", type=float, default=0.0, help="default 0, greedy")
-    parser.add_argument("--seed", type=int, default=0, help="of sampling (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of sampling (default 0)")
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
-        help="of weights and cache (default: float32 on a CPU, bfloat16 elsewhere)",
+        help="dtype of weights and cache (default: float32 on a CPU, bfloat16 elsewhere)",
     )
     parser.add_argument(
         "--precision",
         choices=("weights", "fp8"),
         default="weights",
-        help="of matrix products: that of the weights, or 8-bit floats, which is faster on a GPU of "
-        "Hopper's generation and nearly the same (default weights)",
+        help="precision of matrix products: that of the weights, or 8-bit floats, which are faster on "
+        "Hopper GPUs and give nearly the same results (default weights)",
     )
 
 
-def add_cache_precision(parser: argparse.ArgumentParser, of: str) -> None:
-    """--cache-precision, of which cache."""
+def add_cache_precision_option(parser: argparse.ArgumentParser, cache: str) -> None:
+    """Adds --cache-precision.
+
+    Args:
+        parser: Parser of the command.
+        cache: Name of the cache that is quantized, for the help text.
+    """
     parser.add_argument(
         "--cache-precision",
         choices=("weights", "int8"),
         default="weights",
-        help=f"of the keys and values that {of} keeps: that of the weights, or eight bits, in half the "
-        "memory and nearly the same (default weights)",
+        help=f"precision of the keys and values in {cache}: that of the weights, or 8 bits, which "
+        "takes half the memory and gives nearly the same results (default weights)",
     )
 
 
 def add_device_options(parser: argparse.ArgumentParser) -> None:
-    """--mesh and --compile-cache, for `load_stream_model`."""
+    """Adds --mesh and --compile-cache, which `load_stream_model` reads."""
     parser.add_argument(
         "--mesh",
         metavar="AXIS=N,...",
-        help="split over this host's devices: weights and heads over `tensor`, and the sources of "
-        "`livecc watch` over `data`, such as data=2,tensor=2 (default: one device)",
+        help="device mesh of this host, such as data=2,tensor=2: weights and heads are sharded over "
+        "`tensor`, the sources of `livecc watch` over `data` (default: one device)",
     )
     parser.add_argument(
         "--compile-cache",
         metavar="DIR|none",
-        help="where compiled programs are kept for the next run (default: "
+        help="folder that caches compiled programs for the next run (default: "
         "~/.cache/livecc/programs, on a CPU none)",
     )
 
 
-def keep_programs(where: str | None) -> None:
-    """Have jax keep what it compiles in a folder, or not for `none`.
+def configure_compilation_cache(folder: str | None) -> None:
+    """Sets JAX's persistent compilation cache.
 
-    By default beside other caches of the user's, unless jax was told already (by its own variable
-    JAX_COMPILATION_CACHE_DIR). Not on a CPU: programs for one may not run on another that shares the
-    home directory.
+    Args:
+        folder: Folder of the cache, or `none` for no cache. None means the default: what JAX is
+            configured with (for instance by JAX_COMPILATION_CACHE_DIR), or else a folder in the user's
+            cache directory. There is no default cache on a CPU, because a program compiled for one CPU
+            may not run on another machine that shares the home directory.
     """
     import os
 
     import jax
 
-    if where is None:
+    if folder is None:
         if jax.config.jax_compilation_cache_dir or jax.default_backend() == "cpu":
             return
         home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        where = str(Path(home).expanduser() / "livecc" / "programs")
-    jax.config.update("jax_compilation_cache_dir", None if where == "none" else where)
+        folder = str(Path(home).expanduser() / "livecc" / "programs")
+    jax.config.update("jax_compilation_cache_dir", None if folder == "none" else folder)
 
 
-def decoding_options(args: argparse.Namespace, checkpoint: Checkpoint) -> StreamOptions:
-    """How a stream decodes, by --positions and the options above; answers know no silence control."""
+def stream_options(args: argparse.Namespace, checkpoint: Checkpoint) -> StreamOptions:
+    """Returns the decoding options of a stream or an answer; an answer has no silence control."""
     from livecc_jax.decoding.options import StreamOptions
 
     return StreamOptions(
@@ -144,17 +162,17 @@ def decoding_options(args: argparse.Namespace, checkpoint: Checkpoint) -> Stream
 
 
 def load_stream_model(args: argparse.Namespace, checkpoint: Checkpoint) -> StreamModel:
-    """A checkpoint's weights where --mesh says or on the first device, by --dtype and --precision."""
+    """Loads a checkpoint onto --mesh, or onto the first device, by --dtype and --precision."""
     import jax
 
     from livecc_jax.commands.processes import local_mesh
     from livecc_jax.stream.model import StreamModel
 
-    keep_programs(args.compile_cache)
+    configure_compilation_cache(args.compile_cache)
     dtype = args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     mesh = local_mesh(args.mesh)
     if mesh is not None:
-        # From the host, a layer at a time: the devices never hold two copies.
+        # Weights go from the host to the devices layer by layer, so the devices never hold two copies.
         params = checkpoint.load_params(jax.numpy.dtype(dtype))
         return StreamModel(checkpoint.config, params, checkpoint.open_tokenizer(), args.precision, mesh)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -164,14 +182,14 @@ def load_stream_model(args: argparse.Namespace, checkpoint: Checkpoint) -> Strea
 
 
 def add_tokenizer_options(parser: argparse.ArgumentParser) -> None:
-    """--model or --tokenizer, one of which is needed."""
+    """Adds --model and --tokenizer, one of which is required."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--model", help="checkpoint whose tokenizer and settings apply")
-    source.add_argument("--tokenizer", help="tokenizer file or directory, when there is no model yet")
+    source.add_argument("--tokenizer", help="tokenizer file or directory, if there is no model yet")
 
 
-def timeline_settings(args: argparse.Namespace) -> tuple[Tokenizer, PixelBudget, str]:
-    """Tokenizer, pixel budget and position mode that the options of both functions above ask for."""
+def resolve_timeline_settings(args: argparse.Namespace) -> tuple[Tokenizer, PixelBudget, str]:
+    """Returns (tokenizer, pixel budget, position mode), from the options or the checkpoint."""
     from livecc_jax.checkpoints.hf_config import LiveCCBlock
     from livecc_jax.media.budget import PixelBudget
     from livecc_jax.text.open import open_tokenizer
@@ -187,10 +205,14 @@ def timeline_settings(args: argparse.Namespace) -> tuple[Tokenizer, PixelBudget,
     return tokenizer, budget, getattr(args, "positions", None) or block.positions
 
 
-def pairs(rest: list[str]) -> list[tuple[str, str]]:
-    """`--field.sub value ...` as [("field.sub", "value"), ...]. Raises ConfigError for odd ones."""
-    found = []
-    items = iter(rest)
+def parse_overrides(arguments: list[str]) -> list[tuple[str, str]]:
+    """Parses `--field.sub value ...` to [("field.sub", "value"), ...].
+
+    Raises:
+        ConfigError: An argument has another form, or a value is missing.
+    """
+    overrides = []
+    items = iter(arguments)
     for item in items:
         name, equals, value = item.removeprefix("--").partition("=")
         if not item.startswith("--") or not name:
@@ -199,13 +221,17 @@ def pairs(rest: list[str]) -> list[tuple[str, str]]:
             value = next(items, None)
             if value is None:
                 raise ConfigError(f"--{name} has no value")
-        found.append((name, value))
-    return found
+        overrides.append((name, value))
+    return overrides
 
 
 @contextlib.contextmanager
-def one_of_several(command: str) -> Iterator[None]:
-    """Where an error of one of several processes ends it at once, so that the others learn of it."""
+def fail_fast(command: str) -> Iterator[None]:
+    """Exits at once on an error if there are other processes, so that they notice and do not hang.
+
+    Args:
+        command: Name of the command, for the error message.
+    """
     from livecc_jax.parallel.processes import exit_immediately, other_process_count
 
     try:
@@ -223,5 +249,5 @@ def one_of_several(command: str) -> Iterator[None]:
 
 
 def write_json(path: str, value: Any) -> None:
-    """Writes what `--json OUT` asks for."""
+    """Writes the JSON file that --json names."""
     Path(path).write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

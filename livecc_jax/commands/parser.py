@@ -1,4 +1,4 @@
-"""The parser of every command. Each command's libraries load when it runs, not before."""
+"""The command-line parser. A command's libraries are imported when it runs, not before."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ COMMANDS = (
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of every command."""
+    """Builds the parser with all commands."""
     parser = argparse.ArgumentParser(
         prog="livecc", description="Streaming video-language models in JAX."
     )
     parser.add_argument("--version", action="version", version=f"livecc {__version__}")
-    parser.add_argument("-v", "--verbose", action="store_true", help="log what is being done")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log progress")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
         importlib.import_module(f"livecc_jax.commands.{name}").add_parser(subparsers)

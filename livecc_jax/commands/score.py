@@ -14,7 +14,7 @@ COMMENTARY = "commentary"
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Declare the command."""
+    """Declares the command."""
     from livecc_jax.evaluate.benchmarks.catalog import TABLE_LAYOUTS
 
     parser = subparsers.add_parser("score", help="score existing predictions", description=__doc__)

@@ -1,7 +1,8 @@
-"""`livecc verify`: whether two checkpoints, or a checkpoint and transformers, compute the same.
+"""`livecc verify`: check that two checkpoints, or a checkpoint and transformers, compute the same.
 
-Compares the weights tensor by tensor, then what every layer holds and the logits on a streaming
-conversation. Exit code 0: equal within the tolerance; 1: they differ; 2: they cannot be compared.
+It compares the weights tensor by tensor, then the activations of every layer and the logits on a
+streaming conversation. Exit code 0: equal within the tolerance; 1: they differ; 2: they cannot be
+compared.
 """
 
 from __future__ import annotations
@@ -26,22 +27,22 @@ if TYPE_CHECKING:
 
     Trace = Iterable[tuple[str, np.ndarray]]
 
-SHOWN = 10  # differing tensors
+MAX_TENSORS_SHOWN = 10  # differing tensors
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Declare the command."""
+    """Declares the command."""
     parser = subparsers.add_parser(
-        "verify", help="prove that two checkpoints compute the same", description=__doc__
+        "verify", help="check that two checkpoints compute the same", description=__doc__
     )
     parser.add_argument("a", metavar="A", help="checkpoint: HuggingFace directory, run, or step")
     parser.add_argument("b", metavar="B", nargs="?", help="the checkpoint to compare it with")
     parser.add_argument(
         "--against", choices=("transformers",), help="compare A with transformers' model of it"
     )
-    parser.add_argument("--clip", metavar="VIDEO", help="what to run on (default: made-up noise)")
+    parser.add_argument("--clip", metavar="VIDEO", help="video to run on (default: synthetic noise)")
     add_timeline_options(parser)
-    parser.add_argument("--turns", type=int, default=4, help="of the conversation (default 4)")
+    parser.add_argument("--turns", type=int, default=4, help="turns of the conversation (default 4)")
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="default float32"
     )
@@ -49,14 +50,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--tolerance",
         type=float,
         metavar="T",
-        help="relative to the spread of the values: of the largest difference (default 1e-4), "
-        "or with --dtype bfloat16 of a layer's mean one (default 5e-2)",
+        help="tolerance relative to the standard deviation of the values: of the largest difference "
+        "(default 1e-4), or with --dtype bfloat16 of a layer's mean difference (default 5e-2)",
     )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compare, table by table."""
+    """Compares configs, tensors and layers, and prints a table of each."""
     import math
 
     import jax
@@ -75,53 +76,53 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--turns must be at least 1, not {args.turns}")
     tolerance = TOLERANCES[args.dtype] if args.tolerance is None else args.tolerance
     if not (math.isfinite(tolerance) and tolerance >= 0):
-        raise ConfigError(f"--tolerance must be a number from 0 on, not {tolerance}")
-    by = STATISTIC[args.dtype]
+        raise ConfigError(f"--tolerance must be a finite number of at least 0, not {tolerance}")
+    statistic = STATISTIC[args.dtype]
     a = open_checkpoint(args.a)
     b = open_checkpoint(args.b) if args.b else None
-    probe, shown = _probe(args, [a] if b is None else [a, b])
+    probe, description = _probe(args, [a] if b is None else [a, b])
     with contextlib.ExitStack() as stack:
         if b is None:
-            weights = CheckpointWeights(a, jax.numpy.dtype(args.dtype))
-            their_weights, their_trace, label = _transformers(stack, a, args.dtype)
+            weights_a = CheckpointWeights(a, jax.numpy.dtype(args.dtype))
+            weights_b, trace_b, label = _transformers(stack, a, args.dtype)
         else:
-            weights, their_weights = CheckpointWeights(a), CheckpointWeights(b)
+            weights_a, weights_b = CheckpointWeights(a), CheckpointWeights(b)
             label = f"{b.path} ({b.kind})"
 
-            def their_trace(probe: ConversationRow) -> Trace:
-                return _our_trace(b, probe, args.dtype)
+            def trace_b(probe: ConversationRow) -> Trace:
+                return _checkpoint_trace(b, probe, args.dtype)
 
         print(f"A: {a.path} ({a.kind})\nB: {label}")
         differs = b is not None and _show_configs(compare_configs(a, b))
-        tensors = compare_tensors(weights, their_weights)
+        tensors = compare_tensors(weights_a, weights_b)
         differs |= _show_tensors(tensors, tolerance)
         if tensors.mismatched:
-            print("\nA and B differ: they are not of one architecture, so layers are not compared")
+            print("\nA and B differ: their architectures are different, so layers are not compared")
             return 1
-        print(f"\nlayers, on {shown}, {args.dtype}")
-        # Accelerators round float32 products to fewer bits unless told not to.
+        print(f"\nlayers, on {description}, {args.dtype}")
+        # By default, accelerators compute float32 products in lower precision.
         with jax.default_matmul_precision("highest" if args.dtype == "float32" else "default"):
-            report = compare_traces(their_trace(probe), _our_trace(a, probe, args.dtype))
+            report = compare_traces(trace_b(probe), _checkpoint_trace(a, probe, args.dtype))
         _show_trace(report)
-    judged = f"{by}/std of each layer at most {tolerance:g}"
-    first = report.first_beyond(tolerance, by)
+    criterion = f"{statistic}/std of each layer at most {tolerance:g}"
+    first = report.first_beyond(tolerance, statistic)
     if first is not None:
-        print(f"\nA and B differ: they part at {first.name} ({judged})")
+        print(f"\nA and B differ: they part at {first.name} ({criterion})")
     elif differs:
-        print(f"\nA and B differ, though no layer does here ({judged})")
+        print(f"\nA and B differ, though no layer does here ({criterion})")
     else:
-        print(f"\nA and B are equal ({judged})")
+        print(f"\nA and B are equal ({criterion})")
     return int(differs or first is not None)
 
 
 def _transformers(
     stack: contextlib.ExitStack, a: Checkpoint, dtype: str
 ) -> tuple[WeightSource, Callable[[ConversationRow], Trace], str]:
-    """transformers' side: (its weights, how to run it, its name)."""
+    """Loads the model in transformers; returns (its weights, its trace function, its name)."""
     from livecc_jax.verify.transformers import TransformersModel, hf_directory, import_optional
 
     for name in ("torch", "transformers"):
-        import_optional(name)  # before a run is exported
+        import_optional(name)  # fail before the export, which takes long
     model = TransformersModel(stack.enter_context(hf_directory(a)), a.config, dtype)
 
     def trace(probe: ConversationRow) -> Trace:
@@ -136,7 +137,7 @@ def _transformers(
 
 
 def _probe(args: argparse.Namespace, checkpoints: Sequence[Checkpoint]) -> tuple[ConversationRow, str]:
-    """The conversation to run on, and what to call it. Settings and tokenizer are those of A."""
+    """Returns the conversation to run on, and its description. Settings and tokenizer are A's."""
     from livecc_jax.data.inspect.conversation_row import (
         clip_turn_frames,
         conversation_row,
@@ -149,7 +150,7 @@ def _probe(args: argparse.Namespace, checkpoints: Sequence[Checkpoint]) -> tuple
     try:
         tokenizer = a.open_tokenizer()
     except TokenizerError:
-        # One of two layouts may have lost it.
+        # A converted copy may lack the tokenizer.
         tokenizer = checkpoints[-1].open_tokenizer()
     positions = args.positions or a.livecc.positions
     budget = PixelBudget.parse(args.pixel_budget or a.livecc.pixel_budget)
@@ -169,7 +170,7 @@ def _probe(args: argparse.Namespace, checkpoints: Sequence[Checkpoint]) -> tuple
     return probe, f"{turns} of {args.clip or 'noise'}: {len(tokens)} tokens, {positions}"
 
 
-def _our_trace(
+def _checkpoint_trace(
     checkpoint: Checkpoint, probe: ConversationRow, dtype: str
 ) -> Iterator[tuple[str, np.ndarray]]:
     import jax
@@ -182,7 +183,7 @@ def _our_trace(
 
 
 def _show_configs(differences: list[ConfigDifference]) -> bool:
-    """Print them; whether one of them matters."""
+    """Prints the differences; returns whether one of them changes a result."""
     for difference in differences:
         note = " (changes no value)" if difference.harmless else ""
         print(f"config: {difference.field} is {difference.a} in A, {difference.b} in B{note}")
@@ -190,21 +191,22 @@ def _show_configs(differences: list[ConfigDifference]) -> bool:
 
 
 def _show_tensors(report: TensorReport, tolerance: float) -> bool:
-    """Print the table; whether weights differ by more than the tolerance."""
+    """Prints the table; returns whether weights differ by more than the tolerance."""
     print(f"\ntensors: {report.equal} of {report.total} are equal bit for bit")
     for x, y in report.dtypes:
         if x != y:
-            print(f"  {x} in A and {y} in B are compared after widening")
-    for sentence in report.mismatched[:SHOWN]:
-        print(f"  {sentence}")
+            print(f"  {x} in A and {y} in B are compared in the wider dtype")
+    for mismatch in report.mismatched[:MAX_TENSORS_SHOWN]:
+        print(f"  {mismatch}")
     if report.differences:
-        width = max(len(d.name) for d in report.differences[:SHOWN])
+        width = max(len(d.name) for d in report.differences[:MAX_TENSORS_SHOWN])
         print(f"  {'differing':{width}}  {'max |a-b|':>10}  {'/ rms':>10}")
-        for d in report.differences[:SHOWN]:
+        for d in report.differences[:MAX_TENSORS_SHOWN]:
             print(f"  {d.name:{width}}  {d.max_abs:10.3g}  {d.relative():10.3g}")
-    rest = max(0, len(report.differences) - SHOWN) + max(0, len(report.mismatched) - SHOWN)
-    if rest:
-        print(f"  and {rest} more")
+    lists = (report.differences, report.mismatched)
+    hidden = sum(max(0, len(entries) - MAX_TENSORS_SHOWN) for entries in lists)
+    if hidden:
+        print(f"  and {hidden} more")
     return bool(report.mismatched) or not all(d.within(tolerance) for d in report.differences)
 
 
