@@ -1,4 +1,4 @@
-"""How many pixels a frame may have."""
+"""Pixel budgets: how many pixels a frame may have."""
 
 from __future__ import annotations
 
@@ -9,28 +9,31 @@ from livecc_jax.errors import ConfigError
 from livecc_jax.families.qwen2_vl import IMAGE_FACTOR, MERGED_PATCHES
 from livecc_jax.media.pixels import smart_resize
 
-AREA = IMAGE_FACTOR * IMAGE_FACTOR  # pixels of one merged token
-MIN_TOKENS = 100
-REFERENCE_MAX = 768  # merged tokens of a frame pair, at most
-REFERENCE_TOTAL = 24_576  # merged tokens of a whole clip
+TOKEN_PIXELS = IMAGE_FACTOR * IMAGE_FACTOR  # pixels of one token
+MIN_TOKENS = 100  # of a frame pair
+MAX_REFERENCE_TOKENS = 768  # of a frame pair
+TOTAL_REFERENCE_TOKENS = 24_576  # of a clip
 
 
 @dataclass(frozen=True)
 class PixelBudget:
-    """`reference`: the published rule, in which a longer clip has smaller frames; or fixed.
+    """The number of pixels of a frame: fixed, or `reference`, the released rule.
 
-    tokens: most merged tokens a frame pair, or None for the reference rule. Only a fixed budget can be
-    shared by training and live streaming, which cannot know how long it will last.
+    With `reference`, a longer clip has smaller frames. Only a fixed budget can be shared by training
+    and live streaming, because a live stream has no known length.
+
+    Attributes:
+        tokens: Maximum number of tokens of a frame pair; None is `reference`.
     """
 
     tokens: int | None
 
     @staticmethod
     def parse(text: str | int) -> PixelBudget:
-        """`reference` or a number of tokens. Raises ConfigError for anything else."""
+        """Parse `reference` or a number of tokens. Raises ConfigError for anything else."""
         if text == "reference":
             return PixelBudget(None)
-        # int() alone would take 1.5 for 1 and True for 1.
+        # int() alone would accept 1.5 and True.
         number = type(text) is int or (isinstance(text, str) and re.fullmatch("[0-9]{1,9}", text))
         if not number or int(text) < 1:
             raise ConfigError(f"pixel budget {text!r} is neither `reference` nor a number of tokens")
@@ -39,19 +42,20 @@ class PixelBudget:
     def __str__(self) -> str:
         return "reference" if self.tokens is None else str(self.tokens)
 
-    def limits(self, num_frames: int) -> tuple[int, int]:
-        """Fewest and most pixels of a frame, in a clip of so many sampled frames."""
+    def pixel_limits(self, num_frames: int) -> tuple[int, int]:
+        """Returns the minimum and maximum pixels of a frame, for a clip with so many sampled frames."""
         if self.tokens is not None:
-            return min(MIN_TOKENS, self.tokens // 2) * AREA, self.tokens * AREA
-        least = MIN_TOKENS * AREA
-        share = REFERENCE_TOTAL * AREA / num_frames * 2
-        return least, int(max(min(REFERENCE_MAX * AREA, share), int(1.05 * least)))
+            return min(MIN_TOKENS, self.tokens // 2) * TOKEN_PIXELS, self.tokens * TOKEN_PIXELS
+        min_pixels = MIN_TOKENS * TOKEN_PIXELS
+        share = TOTAL_REFERENCE_TOKENS * TOKEN_PIXELS / num_frames * 2
+        max_pixels = min(MAX_REFERENCE_TOKENS * TOKEN_PIXELS, share)
+        return min_pixels, int(max(max_pixels, int(1.05 * min_pixels)))
 
     def size(self, height: int, width: int, num_frames: int) -> tuple[int, int]:
-        """Height and width of a frame after resizing. Raises MediaError for extreme shapes."""
-        return smart_resize(height, width, *self.limits(num_frames))
+        """Returns height and width of a frame after resizing. Raises MediaError for extreme shapes."""
+        return smart_resize(height, width, *self.pixel_limits(num_frames))
 
     @property
     def max_pair_patches(self) -> int:
-        """Patches of the largest frame pair: the size of a vision window."""
-        return MERGED_PATCHES * (REFERENCE_MAX if self.tokens is None else self.tokens)
+        """Number of patches of the largest frame pair, which is the size of a vision window."""
+        return MERGED_PATCHES * (MAX_REFERENCE_TOKENS if self.tokens is None else self.tokens)

@@ -1,8 +1,9 @@
-"""Pictures of a video by their times (PyAV), decoding and converting no more than they need.
+"""Decodes the frames of a video at given times (PyAV), and no more than they need.
 
-Three things are left out, and none changes a pixel: what lies before the key frame that leads to the
-first picture, frames that no other refers to (`skips`), and the conversion to RGB of frames that nobody
-asked for. A file that does not keep what its marks promise is decoded straight from its start.
+Three kinds of work are left out, none of which changes a pixel: decoding before the key frame that
+leads to the first requested frame, decoding of non-reference frames (`non_reference`), and conversion
+to RGB of frames that are not requested. When that fails, as with wrong key frame flags, the file is
+decoded from its start instead.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import bisect
 import heapq
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -23,48 +24,56 @@ from livecc_jax.media.non_reference import NonReferenceSkipper
 if TYPE_CHECKING:
     import av
 
+    PacketDecoder = Callable[[av.VideoCodecContext, av.Packet], list[av.VideoFrame]]
+
 TOLERANCE_US = 1_000
-SEEK_FROM_US = 1_000_000  # nearer targets are reached as fast by decoding up to them
-FURTHER_US = 10_000_000  # how much earlier to land when a first landing did not lead to the target
-DISORDER_US = 2_000_000  # how much later a picture may come than its time says
-FIRST_PACKETS = 64  # of which one must give a picture, or the codec's own size is believed
+SEEK_FROM_US = 1_000_000  # decoding up to earlier targets is as fast as a seek
+RETRY_MARGIN_US = 10_000_000  # how much earlier to seek when the first seek missed the target
+MAX_DISORDER_US = 2_000_000  # how much later than its timestamp a frame may be decoded
+SIZE_PACKETS = 64  # packets to decode for the size, before the codec's header is used instead
 
 
 class FrameMissing(Exception):
-    """The picture at a time did not come out."""
+    """The frame at a time was not decoded."""
 
 
 @dataclass(frozen=True)
 class DecodeStrategy:
-    """How to go through a file.
+    """How to decode a file.
 
     Attributes:
-        margin_us: how much before the first picture a seek aims; None is from the start.
-        skip: leave out frames that no other refers to.
+        seek_margin_us: How far before the first requested frame to seek; None decodes from the start.
+        skip_non_reference: Do not decode frames that no other frame refers to.
     """
 
-    margin_us: int | None = None
-    skip: bool = False
+    seek_margin_us: int | None = None
+    skip_non_reference: bool = False
 
 
-SEEKING = (DecodeStrategy(0, skip=True), DecodeStrategy(FURTHER_US, skip=True))
-STRAIGHT = DecodeStrategy()
+DECODE_ALL = DecodeStrategy()
 
 
 def to_microseconds(stamps: np.ndarray | int, unit: Fraction) -> np.ndarray | int:
-    """Stamps in `unit` seconds to microseconds, halves up, without floating point."""
-    top, bottom = unit.numerator * 1_000_000, unit.denominator
-    return (2 * stamps * top + bottom) // (2 * bottom)
+    """Converts timestamps in `unit` seconds to microseconds, rounding half up, in integers."""
+    numerator, denominator = unit.numerator * 1_000_000, unit.denominator
+    return (2 * stamps * numerator + denominator) // (2 * denominator)
 
 
 def open_video(path: str, threads: int = 1) -> tuple[av.container.InputContainer, av.VideoStream]:
-    """A container and its first video stream, to be decoded with so many threads (0: one a core).
+    """Open a file.
+
+    Args:
+        path: Path of the file.
+        threads: Decoding threads; 0 uses one thread per core.
+
+    Returns:
+        The container and its first video stream.
 
     Raises:
-        MediaError: it cannot be opened, holds no video, or its codec is unknown here.
+        MediaError: The file cannot be opened, holds no video, or its codec is not supported.
     """
-    # PyAV's logging stays off, as it is by default: with it, decoding threads and their owner wait for
-    # each other for ever.
+    # PyAV's logging must stay off, which is its default: it makes decoding threads and the thread that
+    # owns them wait for each other indefinitely.
     import av
 
     try:
@@ -85,121 +94,143 @@ def open_video(path: str, threads: int = 1) -> tuple[av.container.InputContainer
 
 @dataclass
 class FrameSizeProbe:
-    """Learns a stream's size as displayed from its first picture, while packets pass by."""
+    """Finds the displayed size of a stream's frames from its first packets."""
 
     stream: av.VideoStream
-    size: tuple[int, int] | None = None  # height, width
-    tried: int = 0
+    frame_size: tuple[int, int] | None = None  # height, width
+    num_decoded: int = 0
 
-    def feed(self, packet: av.Packet) -> None:
-        """Decode a packet, unless the size is known or many packets gave nothing."""
-        if self.size is None and self.tried < FIRST_PACKETS:
-            self.tried += 1
+    def try_packet(self, packet: av.Packet) -> None:
+        """Decode a packet, unless the size is known or many packets held no frame."""
+        if self.frame_size is None and self.num_decoded < SIZE_PACKETS:
+            self.num_decoded += 1
             for frame in decode_packet(self.stream.codec_context, packet):
-                self.size = _turned_size(frame)
+                self.frame_size = _displayed_size(frame)
                 return
 
-    def found(self) -> tuple[int, int]:
-        """Height and width; from the codec's header if no picture came. (0, 0): nobody knows."""
+    def size(self) -> tuple[int, int]:
+        """Returns height and width, from the codec's header if no frame was decoded; 0 is unknown."""
         context = self.stream.codec_context
-        return self.size or (context.height, context.width)
+        return self.frame_size or (context.height, context.width)
 
 
 def decode_at(
-    path: str, times_us: Sequence[int], lead_us: int = 0, threads: int = 1
+    path: str,
+    times_us: Sequence[int],
+    lead_us: int = 0,
+    threads: int = 1,
+    *,
+    seek_from_us: int = SEEK_FROM_US,
+    retry_margin_us: int = RETRY_MARGIN_US,
+    packet_decoder: PacketDecoder | None = None,
 ) -> Iterator[np.ndarray]:
-    """The pictures shown from these times on, each decoded once.
+    """Decode the frames with these timestamps, each once.
 
     Args:
-        times_us: presentation times, strictly ascending, in microseconds after the first frame's.
-        lead_us: how far the first frame comes after the stream's nominal start.
-        threads: of the decoder; 0 is as many as cores.
+        path: Path of the video.
+        times_us: Timestamps, strictly ascending, in microseconds after the first frame's timestamp.
+        lead_us: How far the first frame comes after the stream's nominal start.
+        threads: Decoding threads; 0 uses one thread per core.
+        seek_from_us: Seek when the first timestamp is at least this large.
+        retry_margin_us: How much earlier to seek when the first seek missed the target.
+        packet_decoder: Decodes one packet; None is `decode_packet`.
 
     Yields:
-        uint8 [H, W, 3] RGB, rotation applied.
+        uint8 [H, W, 3] RGB, with the file's rotation applied.
 
     Raises:
-        MediaError: one of them cannot be decoded.
+        MediaError: A frame cannot be decoded.
     """
-    left = list(times_us)
-    ways = [*(SEEKING if left and left[0] >= SEEK_FROM_US else [DecodeStrategy(skip=True)]), STRAIGHT]
-    for way in ways:
+    remaining = list(times_us)
+    seek = remaining and remaining[0] >= seek_from_us
+    margins = [0, retry_margin_us] if seek else [None]
+    strategies = [*(DecodeStrategy(m, skip_non_reference=True) for m in margins), DECODE_ALL]
+    for strategy in strategies:
         try:
-            for picture in decode_with(path, left, lead_us, threads, way):
-                left.pop(0)
-                yield picture
+            frames = decode_with(path, remaining, lead_us, threads, strategy, packet_decoder)
+            for frame in frames:
+                remaining.pop(0)
+                yield frame
             return
         except FrameMissing:
             continue
-    raise MediaError(f"{path}: the frame at {left[0] / 1e6:.3f} s cannot be decoded")
+    raise MediaError(f"{path}: the frame at {remaining[0] / 1e6:.3f} s cannot be decoded")
 
 
 def decode_with(
-    path: str, times_us: Sequence[int], lead_us: int, threads: int, way: DecodeStrategy
+    path: str,
+    times_us: Sequence[int],
+    lead_us: int,
+    threads: int,
+    strategy: DecodeStrategy,
+    packet_decoder: PacketDecoder | None = None,
 ) -> Iterator[np.ndarray]:
-    """As `decode_at`, in one way. Raises Missed when the next of the pictures does not come."""
-    wanted = list(times_us)
+    """As `decode_at`, with one strategy. Raises FrameMissing when the next frame is not decoded."""
+    times = list(times_us)
     container, stream = open_video(path, threads)
     with container:
         start = stream.start_time or 0
-        if way.margin_us is not None:
-            _seek(container, stream, max(0, wanted[0] + lead_us - way.margin_us))
-        usable = way.margin_us is None  # after a seek, only what follows a key frame
-        convert, done = RGBConverter(), 0
-        early: dict[int, np.ndarray] = {}
-        for frame, stamp in _frames(container, stream, way, wanted, lead_us):
-            at = to_microseconds(stamp - start, stream.time_base) - lead_us
+        if strategy.seek_margin_us is not None:
+            _seek(container, stream, max(0, times[0] + lead_us - strategy.seek_margin_us))
+        # After a seek, frames are usable from the first key frame on.
+        usable = strategy.seek_margin_us is None
+        convert, num_yielded = RGBConverter(), 0
+        early: dict[int, np.ndarray] = {}  # frames that were decoded before an earlier one
+        decoder = packet_decoder or decode_packet
+        for frame, stamp in _decoded_frames(container, stream, strategy, times, lead_us, decoder):
+            time_us = to_microseconds(stamp - start, stream.time_base) - lead_us
             usable = usable or (frame.key_frame and not frame.is_corrupt)
-            if not usable or at < wanted[done] - TOLERANCE_US:
+            if not usable or time_us < times[num_yielded] - TOLERANCE_US:
                 continue
-            late = at - wanted[done]
-            if way != STRAIGHT and (frame.is_corrupt or late > TOLERANCE_US):
+            late_us = time_us - times[num_yielded]
+            if strategy != DECODE_ALL and (frame.is_corrupt or late_us > TOLERANCE_US):
                 raise FrameMissing
-            if late > DISORDER_US:
+            if late_us > MAX_DISORDER_US:
                 raise FrameMissing
-            if late > TOLERANCE_US:  # stamps that run backwards: the one wanted may yet come
-                place = _place(wanted, at)
-                if place is not None:
-                    early[place] = convert(frame)
+            if late_us > TOLERANCE_US:  # timestamps out of order: the requested frame may still come
+                index = _index_of_time(times, time_us)
+                if index is not None:
+                    early[index] = convert(frame)
                 continue
             yield convert(frame)
-            done += 1
-            while done in early:
-                yield early.pop(done)
-                done += 1
-            if done == len(wanted):
+            num_yielded += 1
+            while num_yielded in early:
+                yield early.pop(num_yielded)
+                num_yielded += 1
+            if num_yielded == len(times):
                 return
     raise FrameMissing
 
 
-def _frames(
+def _decoded_frames(
     container: av.container.InputContainer,
     stream: av.VideoStream,
-    way: DecodeStrategy,
-    wanted: Sequence[int],
+    strategy: DecodeStrategy,
+    times: Sequence[int],
     lead_us: int,
+    packet_decoder: PacketDecoder,
 ) -> Iterator[tuple[av.VideoFrame, int]]:
-    """Decoded frames with their stamps."""
+    """Yields decoded frames with their timestamps."""
     context, start = stream.codec_context, stream.start_time or 0
-    skips = None
-    last = start + int((wanted[-1] + lead_us) / 1_000_000 / stream.time_base)
-    by_order = _stamps_are_places(container, stream)
-    if by_order and way != STRAIGHT:
+    skipper = None
+    last = start + int((times[-1] + lead_us) / 1_000_000 / stream.time_base)
+    in_storage_order = _stamps_in_storage_order(container, stream)
+    if in_storage_order and strategy != DECODE_ALL:
         raise FrameMissing
     stamps: list[int] = []
     for packet in container.demux(stream):
         stamp = packet.pts if packet.pts is not None else packet.dts
-        if by_order and stamp is not None:
+        if in_storage_order and stamp is not None:
             heapq.heappush(stamps, stamp)
-        if way.skip and stamp is not None:
-            skips = skips or NonReferenceSkipper(
-                container, stream, stamp if packet.dts is None else packet.dts, last
-            )
-            at = to_microseconds(stamp - start, stream.time_base) - lead_us
-            skip = skips.may_skip(packet.dts) and _place(wanted, at) is None
+        if strategy.skip_non_reference and stamp is not None:
+            if skipper is None:
+                first = stamp if packet.dts is None else packet.dts
+                skipper = NonReferenceSkipper(container, stream, first, last)
+            time_us = to_microseconds(stamp - start, stream.time_base) - lead_us
+            skip = skipper.may_skip(packet.dts) and _index_of_time(times, time_us) is None
             context.skip_frame = "NONREF" if skip else "DEFAULT"
-        for frame in decode_packet(context, packet):
-            if by_order:
+        for frame in packet_decoder(context, packet):
+            if in_storage_order:
                 stamp = heapq.heappop(stamps) if stamps else None
             else:
                 stamp = frame.pts if frame.pts is not None else frame.dts
@@ -207,19 +238,19 @@ def _frames(
                 yield frame, stamp
 
 
-def _stamps_are_places(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
-    """Whether stamps follow the order of storing: then the n-th picture shown has the n-th stamp."""
+def _stamps_in_storage_order(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
+    """Whether timestamps follow the order of storage; then the n-th displayed frame has the n-th."""
     return container.format.name == "avi" and stream.codec_context.has_b_frames
 
 
-def _place(times: Sequence[int], at: int) -> int | None:
-    """Which of the times it is, if any."""
-    i = bisect.bisect_left(times, at - TOLERANCE_US)
-    return i if i < len(times) and times[i] <= at + TOLERANCE_US else None
+def _index_of_time(times: Sequence[int], time_us: int) -> int | None:
+    """Returns the index of a time in ascending times, within the tolerance; None if it is absent."""
+    i = bisect.bisect_left(times, time_us - TOLERANCE_US)
+    return i if i < len(times) and times[i] <= time_us + TOLERANCE_US else None
 
 
 def _seek(container: av.container.InputContainer, stream: av.VideoStream, target_us: int) -> None:
-    """To a key frame at or before the target, or, where the container cannot, nowhere."""
+    """Seek to a key frame at or before the target. Raises FrameMissing if that fails."""
     import av
 
     offset = int(target_us / 1_000_000 / stream.time_base) + (stream.start_time or 0)
@@ -230,7 +261,7 @@ def _seek(container: av.container.InputContainer, stream: av.VideoStream, target
 
 
 def decode_packet(context: av.VideoCodecContext, packet: av.Packet) -> list[av.VideoFrame]:
-    """Frames that a packet completes; none if it is broken, for later ones may be whole."""
+    """Returns the frames that a packet completes; none if the packet is damaged."""
     import av
 
     try:
@@ -240,17 +271,17 @@ def decode_packet(context: av.VideoCodecContext, packet: av.Packet) -> list[av.V
 
 
 def _quarter_turns(frame: av.VideoFrame) -> int:
-    """Counter-clockwise, as the file's metadata asks."""
+    """Returns the quarter turns, counter-clockwise, that the file's metadata asks for."""
     return round(frame.rotation / 90) % 4
 
 
-def _turned_size(frame: av.VideoFrame) -> tuple[int, int]:
+def _displayed_size(frame: av.VideoFrame) -> tuple[int, int]:
     size = (frame.height, frame.width)
     return size[::-1] if _quarter_turns(frame) % 2 else size
 
 
 class RGBConverter:
-    """Decoded frames to RGB as displayed; the conversion is set up once for all frames of a kind."""
+    """Converts decoded frames to RGB as displayed; frames of one format share one conversion setup."""
 
     def __init__(self) -> None:
         from av.video.reformatter import VideoReformatter
@@ -258,10 +289,10 @@ class RGBConverter:
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        """uint8 [H, W, 3]; rows may lie apart in memory."""
+        """Returns uint8 [H, W, 3]; its rows may be padded in memory."""
         rgb = self._reformatter.reformat(frame, format="rgb24", interpolation="BICUBIC", threads=1)
         plane = rgb.planes[0]
-        # Its rows are padded: this is a view of them, which keeps the memory alive.
+        # The plane's rows are padded. This view of them keeps the memory alive.
         shape, strides = (rgb.height, rgb.width, 3), (plane.line_size, 3, 1)
         picture = np.ndarray(shape, np.uint8, plane, 0, strides)
         turns = _quarter_turns(frame)
@@ -269,7 +300,7 @@ class RGBConverter:
 
 
 def check_file(path: str) -> None:
-    """Raises MediaError if there is no file there, or nothing in it."""
+    """Raises MediaError if the file does not exist or is empty."""
     try:
         size = os.stat(path).st_size
     except OSError as error:

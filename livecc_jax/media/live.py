@@ -1,8 +1,7 @@
-"""A live source as frames at 2 FPS: read in a thread of its own, retried when it fails.
+"""Reads a live source as frames at 2 FPS, in a thread of its own, and opens it again when it fails.
 
-What is stated here is kept whoever reads: a consumer that is slow loses the oldest frames that wait, a
-source that stalls, breaks or ends is reported and opened again after a pause that doubles, and no other
-source notices.
+A slow consumer loses the oldest frames in the queue. A source that stalls, breaks or ends is reported
+and opened again after a pause that doubles; other sources are not affected.
 """
 
 from __future__ import annotations
@@ -33,35 +32,41 @@ from livecc_jax.media.sources import (
 log = logging.getLogger(__name__)
 
 STEP_US = 1_000_000 // FPS
-JUMP_US = 10_000_000  # a stream's clock that is so far ahead of arrival, or runs back, was set anew
+JUMP_US = 10_000_000  # a stream clock that is this far ahead of arrival, or runs back, was reset
 
 
 class SourceLost(MediaError):
-    """A source failed more often in a row than it may."""
+    """A source failed too often in a row."""
 
 
 @dataclass(frozen=True)
 class LiveFrame:
-    """A frame as it was captured.
+    """A frame of a source.
 
     Attributes:
         picture: uint8 [h, w, 3] RGB at the budget's size.
-        time_us: microseconds since the source's first picture; what was lost in between counts.
-        captured: when it came, as time.time() has it; None of a file that is not live.
+        time_us: Microseconds since the source's first picture, lost pictures included.
+        captured_at: `time.time()` of its arrival; None for a file that is not played live.
     """
 
     picture: np.ndarray
     time_us: int
-    captured: float | None
+    captured_at: float | None
 
 
 @dataclass(frozen=True)
 class SourceEvent:
     """Something that happened to a source.
 
-    kind: `opened` (pictures come), `stalled`, `broken` or `ended` (and will be tried again in
-    `retry_in` seconds), `resized` (its pictures have another size; frames keep theirs), `dropped` (the
-    consumer lags: the first of a run of lost frames), `finished` or `lost` (nothing more will come).
+    Attributes:
+        source: Camera number or address.
+        kind: `opened` (pictures arrive), `stalled`, `broken` or `ended` (it is opened again after
+            `retry_in` seconds), `resized` (its pictures have another size; frames keep theirs),
+            `dropped` (the consumer lags; sent for the first of a run of lost frames), `finished` or
+            `lost` (no more frames will come).
+        detail: A sentence about it.
+        at: `time.time()` of the event.
+        retry_in: Seconds until the source is opened again.
     """
 
     source: str
@@ -73,33 +78,41 @@ class SourceEvent:
 
 @dataclass(frozen=True)
 class LiveOptions:
-    """How a live source is treated.
+    """How a live source is read.
 
     Attributes:
-        limits: seconds that opening and reading may take.
-        retries: attempts in a row that may give no picture, or None for no limit.
-        patient: retry a source that has never given a picture, too. Otherwise that is an error at once.
-        backoff, longest_backoff: seconds before the first and, doubling, before any further attempt.
-        queue: frames that may wait for the consumer; when one more comes the oldest is dropped, for a
-            live picture is worth more than an old one.
+        timeouts: Time limits of opening and reading.
+        retries: Maximum number of failed attempts in a row; None is no limit.
+        retry_first: Also retry a source that has never sent a picture; otherwise its first failure is
+            final.
+        backoff: Seconds before the second attempt; the pause doubles with each further attempt.
+        max_backoff: Maximum pause in seconds.
+        queue: Maximum number of frames that wait for the consumer. When another one arrives, the
+            oldest is dropped, because a live frame is worth more than an old one.
     """
 
-    limits: Timeouts = field(default_factory=Timeouts)
+    timeouts: Timeouts = field(default_factory=Timeouts)
     retries: int | None = 5
-    patient: bool = False
+    retry_first: bool = False
     backoff: float = 0.5
-    longest_backoff: float = 30.0
+    max_backoff: float = 30.0
     queue: int = 64
 
     def __post_init__(self) -> None:
-        if self.queue < 1 or self.backoff <= 0 or self.longest_backoff <= 0:
+        if self.queue < 1 or self.backoff <= 0 or self.max_backoff <= 0:
             raise ConfigError("a live source needs a queue of at least 1 frame and positive pauses")
 
 
 @dataclass(frozen=True)
 class LiveCounts:
-    """What became of a source's pictures: pictures came, frames were taken of them at 2 FPS, some of
-    those dropped; failures counts stalls, breaks and ends."""
+    """Counters of a source.
+
+    Attributes:
+        pictures: Pictures that arrived.
+        frames: Frames that were sampled from them at 2 FPS.
+        dropped: Frames that were dropped from the queue.
+        failures: Stalls, breaks and ends.
+    """
 
     pictures: int = 0
     frames: int = 0
@@ -108,7 +121,7 @@ class LiveCounts:
 
 
 class StreamClock:
-    """The time of each picture since the first, from the stream's own stamps where they make sense."""
+    """Computes each picture's time since the first, from the stream's timestamps where plausible."""
 
     def __init__(self) -> None:
         self._first: float | None = None
@@ -116,23 +129,28 @@ class StreamClock:
         self._latest = -1
 
     def time_of(self, stamp_us: int | None, arrived: float) -> int:
-        """Microseconds, ascending. arrived: seconds of a clock that never runs back."""
+        """Returns the time of a picture in microseconds; times ascend strictly.
+
+        Args:
+            stamp_us: The stream's timestamp in microseconds, or None.
+            arrived: Arrival in seconds of a monotonic clock.
+        """
         self._first = arrived if self._first is None else self._first
         elapsed = round((arrived - self._first) * 1_000_000)
         if stamp_us is None:
-            at = elapsed
+            time_us = elapsed
         else:
             if self._offset is None:
                 self._offset = max(elapsed, self._latest + 1) - stamp_us
-            at = stamp_us + self._offset
-            if not self._latest < at <= max(elapsed, self._latest) + JUMP_US:
+            time_us = stamp_us + self._offset
+            if not self._latest < time_us <= max(elapsed, self._latest) + JUMP_US:
                 self._offset = max(elapsed, self._latest + 1) - stamp_us
-                at = stamp_us + self._offset
-        self._latest = max(at, self._latest + 1)
+                time_us = stamp_us + self._offset
+        self._latest = max(time_us, self._latest + 1)
         return self._latest
 
     def restart(self) -> None:
-        """The stream is another one now: its stamps go on from when its first picture comes."""
+        """Start a new stream, whose timestamps are counted from the arrival of its first picture."""
         self._offset = None
 
 
@@ -140,14 +158,15 @@ class LiveSource:
     """Frames of one source, read by a thread until it is closed.
 
     Args:
-        source: camera number or address.
-        budget: a fixed one. All frames get the size that suits the first picture.
-        on_event: called with each SourceEvent, from the reading thread.
-        opener: gives the pictures; others than `read_source` serve further kinds of source.
-        size: height and width of frames, if not by the budget off the first picture.
+        source: Camera number or address.
+        budget: A fixed pixel budget. All frames get the size that it gives the first picture.
+        options: How the source is read.
+        on_event: Called with each SourceEvent, from the reading thread.
+        opener: Yields the pictures; other functions than `read_source` serve other kinds of sources.
+        size: Height and width of frames; None follows from the budget and the first picture.
 
     Raises:
-        ConfigError: the budget needs to know how long the source is.
+        ConfigError: The budget is `reference`, which depends on the length of the source.
     """
 
     def __init__(
@@ -165,41 +184,46 @@ class LiveSource:
         self.counts = LiveCounts()
         self._budget, self._options = budget, options or LiveOptions()
         self._on_event, self._opener = on_event, opener
-        self._waiting: collections.deque[LiveFrame] = collections.deque()
-        self._changed = threading.Condition()
-        self._stop = threading.Event()
-        self._over = False
+        self._queue: collections.deque[LiveFrame] = collections.deque()
+        self._condition = threading.Condition()  # guards the queue and the three fields below
+        self._finished = False
         self._failure: Exception | None = None
-        self._size = size
-        self._seen_size: tuple[int, int] | None = None
-        self._clock, self._taken = StreamClock(), 0
         self._lagging = False
-        self._thread = threading.Thread(target=self._read, name=f"live {source}", daemon=True)
+        self._stop = threading.Event()
+        self._size = size
+        self._picture_size: tuple[int, int] | None = None
+        self._clock, self._next_step = StreamClock(), 0
+        self._thread = threading.Thread(target=self._run, name=f"live {source}", daemon=True)
         self._thread.start()
 
     def frames(self) -> Iterator[LiveFrame]:
-        """Frames in order, waiting for each, until the source has finished or was closed.
+        """Yields frames in order, waiting for each, until the source has finished or was closed.
 
         Raises:
-            SourceLost: it failed more often in a row than it may.
+            SourceLost: The source failed too often in a row.
         """
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._over)
-                if not self._waiting:
+            with self._condition:
+                self._condition.wait_for(lambda: self._queue or self._finished)
+                if not self._queue:
                     break
-                frame = self._waiting.popleft()
+                frame = self._queue.popleft()
                 self._lagging = False
             yield frame
         if self._failure is not None:
             raise self._failure
 
     def close(self, wait: float = 0.5) -> None:
-        """Stop reading. A read that hangs is waited for so long, then left to its time limit."""
+        """Stop reading. Waits so many seconds for a read that hangs, which its timeout ends later."""
         self._stop.set()
         self._finish()
+        self.join(wait)
+
+    def join(self, timeout: float) -> bool:
+        """Wait until the reading thread has ended. Returns whether it has, within so many seconds."""
         if threading.current_thread() is not self._thread:
-            self._thread.join(wait)
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
 
     def __enter__(self) -> LiveSource:
         return self
@@ -208,90 +232,93 @@ class LiveSource:
         self.close()
 
     def _finish(self, failure: Exception | None = None) -> None:
-        with self._changed:
-            self._over = True
+        with self._condition:
+            self._finished = True
             self._failure = self._failure or failure
-            self._changed.notify_all()
+            self._condition.notify_all()
 
-    def _tell(self, kind: str, detail: str, retry_in: float | None = None) -> None:
-        again = "" if retry_in is None else f"; trying again in {retry_in:g} s"
-        log.log(logging.INFO if kind in ("opened", "finished") else logging.WARNING, detail + again)
+    def _notify(self, kind: str, detail: str, retry_in: float | None = None) -> None:
+        retry = "" if retry_in is None else f"; trying again in {retry_in:g} s"
+        log.log(logging.INFO if kind in ("opened", "finished") else logging.WARNING, detail + retry)
         if self._on_event is not None:
             self._on_event(SourceEvent(self.source, kind, detail, time.time(), retry_in))
 
-    def _count(self, **more: int) -> None:
+    def _count(self, **increments: int) -> None:
         counts = self.counts
-        self.counts = replace(counts, **{k: getattr(counts, k) + n for k, n in more.items()})
+        self.counts = replace(counts, **{k: getattr(counts, k) + n for k, n in increments.items()})
 
-    def _read(self) -> None:
+    def _run(self) -> None:
         try:
-            self._read_on()
+            self._read_with_retries()
             self._finish()
-        except Exception as error:  # whatever it is, the consumer must not wait for ever
+        except Exception as error:  # any error must end the consumer's wait
             self._finish(error)
 
-    def _read_on(self) -> None:
-        """Attempts until one is the last."""
-        options, in_a_row = self._options, 0
+    def _read_with_retries(self) -> None:
+        """Open and read the source until an attempt is the last one."""
+        options, failures_in_a_row = self._options, 0
         while not self._stop.is_set():
-            before = self.counts.pictures
+            pictures_before = self.counts.pictures
             self._clock.restart()
             try:
-                for seen in self._opener(self.source, options.limits):
+                for picture in self._opener(self.source, options.timeouts):
                     if self._stop.is_set():
                         return
-                    self._take(seen, first=self.counts.pictures == before)
+                    self._sample(picture, first=self.counts.pictures == pictures_before)
                 raise SourceEnded(f"{self.source}: the stream ended")
             except SourceError as error:
                 self._count(failures=1)
-                if isinstance(error, SourceEnded) and error.over:
-                    self._tell("finished", str(error))
+                if isinstance(error, SourceEnded) and error.complete:
+                    self._notify("finished", str(error))
                     return
-                in_a_row = 1 if self.counts.pictures > before else in_a_row + 1
+                worked = self.counts.pictures > pictures_before
+                failures_in_a_row = 1 if worked else failures_in_a_row + 1
                 kind = {SourceEnded: "ended", SourceStalled: "stalled"}.get(type(error), "broken")
-                if not self.counts.pictures and not options.patient:
-                    self._tell("lost", str(error))
+                if not self.counts.pictures and not options.retry_first:
+                    self._notify("lost", str(error))
                     raise SourceLost(str(error)) from error
-                if options.retries is not None and in_a_row > options.retries:
-                    self._tell("lost", str(error))
-                    tried = f"{error}, and {options.retries} attempts to open it again failed"
-                    raise SourceLost(tried) from error
-                pause = min(options.longest_backoff, options.backoff * 2 ** min(in_a_row - 1, 30))
-                self._tell(kind, str(error), pause)
+                if options.retries is not None and failures_in_a_row > options.retries:
+                    self._notify("lost", str(error))
+                    raise SourceLost(
+                        f"{error}, and {options.retries} attempts to open it again failed"
+                    ) from error
+                doublings = min(failures_in_a_row - 1, 30)
+                pause = min(options.max_backoff, options.backoff * 2**doublings)
+                self._notify(kind, str(error), pause)
                 self._stop.wait(pause)
 
-    def _take(self, seen: TimedPicture, first: bool) -> None:
-        """Of each half second the first picture."""
-        at = self._clock.time_of(seen.stamp_us, time.monotonic())
+    def _sample(self, timed: TimedPicture, first: bool) -> None:
+        """Put the first picture of each half second into the queue."""
+        time_us = self._clock.time_of(timed.stamp_us, time.monotonic())
         self._count(pictures=1)
         if first:
-            self._tell("opened", f"{self.source}: pictures come")
-        if at < self._taken * STEP_US:
+            self._notify("opened", f"{self.source}: pictures come")
+        if time_us < self._next_step * STEP_US:
             return
-        captured = time.time()
-        picture = seen.picture()
+        captured_at = time.time()
+        picture = timed.load()
         shape = picture.shape[:2]
         self._size = self._size or self._budget.size(*shape, 2)
-        if self._seen_size not in (None, shape):
-            self._tell("resized", f"{self.source}: its pictures are {shape[1]}x{shape[0]} now")
-        self._seen_size = shape
-        # A gap is a gap in time: the next frame is due by the clock.
-        self._taken = at // STEP_US + 1
+        if self._picture_size not in (None, shape):
+            self._notify("resized", f"{self.source}: its pictures are {shape[1]}x{shape[0]} now")
+        self._picture_size = shape
+        # After a gap, the next frame is due by the clock; lost frames are not made up for.
+        self._next_step = time_us // STEP_US + 1
         if shape != self._size:
             picture = resize(picture[None], self._size)[0]
-        self._put(LiveFrame(picture, at, captured))
+        self._put(LiveFrame(picture, time_us, captured_at))
 
     def _put(self, frame: LiveFrame) -> None:
         self._count(frames=1)
-        with self._changed:
-            drop = len(self._waiting) >= self._options.queue
+        with self._condition:
+            drop = len(self._queue) >= self._options.queue
             if drop:
-                self._waiting.popleft()
-            news = drop and not self._lagging
+                self._queue.popleft()
+            starts_lagging = drop and not self._lagging
             self._lagging = self._lagging or drop
-            self._waiting.append(frame)
-            self._changed.notify_all()
+            self._queue.append(frame)
+            self._condition.notify_all()
         if drop:
             self._count(dropped=1)
-        if news:
-            self._tell("dropped", f"{self.source}: frames are dropped, they are taken too slowly")
+        if starts_lagging:
+            self._notify("dropped", f"{self.source}: frames are dropped, they are taken too slowly")

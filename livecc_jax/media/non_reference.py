@@ -1,4 +1,4 @@
-"""Which frames of a video need not be decoded when they are not to be shown."""
+"""Finds the frames of a video that need not be decoded when they are not requested."""
 
 from __future__ import annotations
 
@@ -10,38 +10,39 @@ import numpy as np
 if TYPE_CHECKING:
     import av
 
-# Codecs whose pictures say for certain that no other refers to them. HEVC's say so only of their own
-# temporal layer.
+# Codecs whose frames say for certain that no other frame refers to them. HEVC frames say so only for
+# their own temporal layer.
 CODECS = ("h264",)
-TAIL = 32  # frames before a cut that may lack references: none is more than 16 out of its order
+TAIL = 32  # frames before a cut that may lack references; a frame is at most 16 out of its order
 
 
 class NonReferenceSkipper:
-    """Where leaving out frames that no other refers to changes no pixel of the others.
+    """Tells where skipping non-reference frames changes no pixel of the other frames.
 
-    It changes nothing as long as all references are there. A clip that was cut without encoding it
-    anew may lack some before the cut, and a decoder then invents something out of whatever it decoded
-    before. Such a cut leaves a gap in the decoding times; a group of pictures that ends with one is
-    decoded whole, and so is everything in containers that do not list their frames.
+    Skipping them is exact as long as all reference frames exist. A clip that was cut without
+    re-encoding may lack some before the cut, and a decoder then conceals them with whatever it decoded
+    before. Such a cut leaves a gap in the decoding times. A group of pictures that ends with a gap is
+    decoded completely, and so is everything in containers that do not list their frames.
 
     Args:
-        container, stream: an open video.
-        first: decoding time of the first packet that is read.
-        last: stamp of the last picture wanted.
+        container: An open container.
+        stream: Its video stream.
+        first: Decoding time of the first packet that is read.
+        last: Timestamp of the last requested frame.
     """
 
     def __init__(
         self, container: av.container.InputContainer, stream: av.VideoStream, first: int, last: int
     ) -> None:
-        self._starts: list[int] = []  # decoding times of key frames
-        self._whole: list[bool] = []  # whether the group that begins there ends without a gap
-        self._end = first - 1  # what is known ends here
+        self._group_starts: list[int] = []  # decoding times of key frames
+        self._gapless: list[bool] = []  # whether the group that begins there ends without a gap
+        self._listed_until = first - 1  # last decoding time that the container lists
         if "mp4" not in container.format.name or stream.codec_context.name not in CODECS:
             return
         entries = stream.index_entries
-        at = entries.search_timestamp(first, backward=True, any_frame=True)
+        first_entry = entries.search_timestamp(first, backward=True, any_frame=True)
         stamps, keys = [], []
-        for i in range(max(at, 0), len(entries)):
+        for i in range(max(first_entry, 0), len(entries)):
             entry = entries[i]
             if entry.flags & 1:
                 keys.append(len(stamps))
@@ -51,17 +52,17 @@ class NonReferenceSkipper:
         if len(stamps) < 2:
             return
         steps = np.diff(stamps)
-        usual = np.median(steps)
+        median_step = np.median(steps)
         for start, end in zip(keys, [*keys[1:], len(stamps)], strict=True):
-            self._starts.append(stamps[start])
-            # The step into the next group counts as well.
+            self._group_starts.append(stamps[start])
+            # Includes the step into the next group.
             tail = steps[max(start, end - TAIL) : end]
-            self._whole.append(bool(np.all(tail <= 1.5 * usual)))
-        self._end = stamps[-1]
+            self._gapless.append(bool(np.all(tail <= 1.5 * median_step)))
+        self._listed_until = stamps[-1]
 
-    def may_skip(self, decoded_at: int | None) -> bool:
-        """Whether a frame of this decoding time may be left out if nobody refers to it."""
-        if decoded_at is None or decoded_at > self._end:
+    def may_skip(self, decoding_time: int | None) -> bool:
+        """Whether a frame with this decoding time may be skipped if it is a non-reference frame."""
+        if decoding_time is None or decoding_time > self._listed_until:
             return False
-        group = bisect.bisect_right(self._starts, decoded_at) - 1
-        return group >= 0 and self._whole[group]
+        group = bisect.bisect_right(self._group_starts, decoding_time) - 1
+        return group >= 0 and self._gapless[group]

@@ -1,4 +1,4 @@
-"""Frames to patches, as Qwen2-VL's image processor makes them."""
+"""Resizes frames and cuts them into patches, with the values of Qwen2-VL's image processor."""
 
 from __future__ import annotations
 
@@ -8,21 +8,33 @@ import math
 import numpy as np
 
 from livecc_jax.errors import MediaError
-from livecc_jax.families.qwen2_vl import IMAGE_FACTOR, MERGE, PATCH, PATCH_VALUES
+from livecc_jax.families.qwen2_vl import CHANNELS, IMAGE_FACTOR, MERGE, PATCH, PATCH_VALUES, TEMPORAL
 
 MAX_ASPECT = 200
-BAND = 8  # new rows or columns made by one product
-STRIP_BYTES = 3 << 20  # of a frame as float32 that are worked on at once, so that caches hold them
+BAND = 8  # output rows or columns computed by one matrix product
+STRIP_BYTES = 3 << 20  # of float32 pixels that are resized at a time, so that they fit the caches
 
 
 def smart_resize(height: int, width: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    """The size nearest to the original whose sides are multiples of 28 and whose area fits.
+    """Returns the size, with sides that are multiples of 28, that is nearest to the original and fits.
 
-    Raises MediaError when one side is more than 200 times the other.
+    This is `smart_resize` of Qwen2-VL's image processor.
+
+    Args:
+        height: Height of the original in pixels.
+        width: Width of the original in pixels.
+        min_pixels: Minimum area of the result.
+        max_pixels: Maximum area of the result.
+
+    Returns:
+        Height and width.
+
+    Raises:
+        MediaError: One side is more than 200 times the other.
     """
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise MediaError(f"{width}x{height} pixels: the aspect ratio is above {MAX_ASPECT}")
-    # Python rounds halves to even, and so did the models' training.
+    # Python rounds half to even, as in the training of the released models.
     new_h = max(IMAGE_FACTOR, round(height / IMAGE_FACTOR) * IMAGE_FACTOR)
     new_w = max(IMAGE_FACTOR, round(width / IMAGE_FACTOR) * IMAGE_FACTOR)
     if new_h * new_w > max_pixels:
@@ -37,17 +49,27 @@ def smart_resize(height: int, width: int, min_pixels: int, max_pixels: int) -> t
 
 
 @functools.lru_cache(maxsize=64)
-def _resampling(old: int, new: int) -> np.ndarray:
-    """float32 [new, old]: antialiased bicubic weights (a = -0.5), as torch's interpolate has them."""
+def bicubic_weights(old: int, new: int) -> np.ndarray:
+    """Returns the weights of antialiased bicubic resizing (a = -0.5) along one axis.
+
+    They are those of `torch.nn.functional.interpolate`.
+
+    Args:
+        old: Number of pixels along the axis.
+        new: Number of pixels after resizing.
+
+    Returns:
+        float32 [new, old].
+    """
     scale = old / new
-    stretch = max(scale, 1.0)  # a kernel as wide as what it averages: no aliasing
+    filter_scale = max(scale, 1.0)  # the filter covers all pixels it averages, against aliasing
     centers = scale * (np.arange(new) + 0.5)
-    support = 2.0 * stretch
+    support = 2.0 * filter_scale
     weights = np.zeros((new, old))
     for i, center in enumerate(centers):
         low = max(int(center - support + 0.5), 0)
         high = min(int(center + support + 0.5), old)
-        x = np.abs((np.arange(low, high) - center + 0.5) / stretch)
+        x = np.abs((np.arange(low, high) - center + 0.5) / filter_scale)
         w = np.where(
             x < 1, (1.5 * x - 2.5) * x * x + 1, np.where(x < 2, ((-0.5 * x + 2.5) * x - 4) * x + 2, 0)
         )
@@ -57,13 +79,13 @@ def _resampling(old: int, new: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=64)
 def _bands(old: int, new: int, start: int, stop: int) -> list[tuple[slice, slice, np.ndarray]]:
-    """The weights of new rows start, ..., stop - 1 without most of their zeros.
+    """Returns the weights of output rows start, ..., stop - 1, without most of their zeros.
 
     Returns:
-        [(new rows, the old rows they are made of, float32 weights)], BAND new rows each. More would
-        multiply more zeros, and OpenBLAS would start threads; fewer cost more in calls.
+        [(output rows, input rows, float32 weights)], with BAND output rows each. Larger bands would
+        multiply more zeros, and OpenBLAS would start threads; smaller ones need more calls.
     """
-    weights = _resampling(old, new)
+    weights = bicubic_weights(old, new)
     bands = []
     for i in range(start, stop, BAND):
         j = min(i + BAND, stop)
@@ -73,20 +95,23 @@ def _bands(old: int, new: int, start: int, stop: int) -> list[tuple[slice, slice
     return bands
 
 
-Product = tuple[np.ndarray, np.ndarray, np.ndarray]  # weights, what they multiply, where it goes
+MatMul = tuple[np.ndarray, np.ndarray, np.ndarray]  # weights, right operand, output
 
 
 class _Strip:
-    """Some rows of the new frame, in memory that all strips share.
+    """Computes some rows of the resized frame, in buffers that all strips share.
 
-    A row of pixels is a row of numbers, colours side by side, so that one product does all three; the
-    transpose of such rows has each colour's beside one another, and one product does all three again.
+    A row of pixels holds the three colours of each pixel next to each other, so one matrix product
+    resizes all three colours vertically. After a transpose, each colour's columns are adjacent, and one
+    matrix product resizes all three horizontally.
 
     Args:
-        old, new: height and width of the frames.
-        span: first of the new frame's rows, and the one after the last.
-        one, other: memory, float32.
-        rounded: memory, uint8.
+        old: Height and width of the original frame.
+        new: Height and width of the resized frame.
+        span: First row of the strip in the resized frame, and the row after the last.
+        buffer_a: float32 memory.
+        buffer_b: float32 memory.
+        rounded: uint8 memory.
     """
 
     def __init__(
@@ -94,33 +119,33 @@ class _Strip:
         old: tuple[int, int],
         new: tuple[int, int],
         span: tuple[int, int],
-        one: np.ndarray,
-        other: np.ndarray,
+        buffer_a: np.ndarray,
+        buffer_b: np.ndarray,
         rounded: np.ndarray,
     ) -> None:
         start, stop = span
-        height, across = stop - start, 3 * old[1]
-        down = _bands(old[0], new[0], start, stop)
-        low, high = down[0][1].start, max(used.stop for _, used, _ in down)
+        height, row_values = stop - start, 3 * old[1]
+        bands = _bands(old[0], new[0], start, stop)
+        low, high = bands[0][1].start, max(used.stop for _, used, _ in bands)
         self.source, self.target = slice(low, high), slice(start, stop)
-        # What is no longer needed gives its memory to what comes next: less falls out of the cache.
-        self.values = _shaped(one, high - low, across)
-        self.rows = _shaped(other, height, across)
-        self.turned = _shaped(one, across, height)
-        self.columns = _shaped(other, new[1], 3 * height)
+        # The two buffers are reused for every intermediate result, so that they stay in the cache.
+        self.values = _shaped(buffer_a, high - low, row_values)
+        self.rows = _shaped(buffer_b, height, row_values)
+        self.transposed = _shaped(buffer_a, row_values, height)
+        self.columns = _shaped(buffer_b, new[1], 3 * height)
         self.rounded = _shaped(rounded, new[1], 3 * height)
         self.planes = np.hsplit(self.rounded, 3)
-        # The slices are made once: there are hundreds a frame.
-        self.down: list[Product] = [
+        # There are hundreds of slices per frame, so they are created once.
+        self.vertical: list[MatMul] = [
             (
                 block,
                 self.values[used.start - low : used.stop - low],
                 self.rows[i.start - start : i.stop - start],
             )
-            for i, used, block in down
+            for i, used, block in bands
         ]
-        pixels = _shaped(one, old[1], 3 * height)
-        self.across: list[Product] = [
+        pixels = _shaped(buffer_a, old[1], 3 * height)
+        self.horizontal: list[MatMul] = [
             (block, pixels[used], self.columns[i])
             for i, used, block in _bands(old[1], new[1], 0, new[1])
         ]
@@ -131,30 +156,36 @@ def _shaped(memory: np.ndarray, rows: int, columns: int) -> np.ndarray:
 
 
 class Resizer:
-    """Antialiased bicubic resize of frames of one size, in memory that is used again and again.
+    """Antialiased bicubic resizing of frames of one size, in buffers that are allocated once.
 
     Args:
-        old, new: height and width.
+        old: Height and width of the frames.
+        new: Height and width after resizing.
+        strip_bytes: Bytes of float32 pixels that are resized at a time.
     """
 
-    def __init__(self, old: tuple[int, int], new: tuple[int, int]) -> None:
+    def __init__(
+        self, old: tuple[int, int], new: tuple[int, int], strip_bytes: int = STRIP_BYTES
+    ) -> None:
         self.old, self.new = old, new
-        most = 12 * max(old[0], new[0]) * max(old[1], new[1])  # bytes, all at once
-        height = -(-new[0] // -(-most // STRIP_BYTES))
+        frame_bytes = 12 * max(old[0], new[0]) * max(old[1], new[1])  # of three float32 colours
+        height = -(-new[0] // -(-frame_bytes // strip_bytes))
         spans = [(i, min(i + height, new[0])) for i in range(0, new[0], height)]
-        taken = max(
+        input_rows = max(
             _bands(old[0], new[0], *s)[-1][1].stop - _bands(old[0], new[0], *s)[0][1].start
             for s in spans
         )
-        one = np.empty(3 * old[1] * max(taken, height), np.float32)
-        other = np.empty(3 * height * max(old[1], new[1]), np.float32)
+        buffer_a = np.empty(3 * old[1] * max(input_rows, height), np.float32)
+        buffer_b = np.empty(3 * height * max(old[1], new[1]), np.float32)
         rounded = np.empty(3 * height * new[1], np.uint8)
-        self._strips = [_Strip(old, new, span, one, other, rounded) for span in spans]
+        self._strips = [_Strip(old, new, span, buffer_a, buffer_b, rounded) for span in spans]
 
     def __call__(self, frame: np.ndarray, out: np.ndarray) -> None:
-        """Resize uint8 [H, W, 3] into uint8 [3, h, w], rounded; each [h, w] contiguous.
+        """Resize a frame, rounding to integers.
 
-        The frame's rows may lie apart in memory, its pixels not.
+        Args:
+            frame: uint8 [H, W, 3]; its rows may be padded in memory.
+            out: uint8 [3, h, w], with each [h, w] contiguous; receives the result.
         """
         import cv2
 
@@ -162,30 +193,30 @@ class Resizer:
             cv2.split(frame, list(out))
             return
         for strip in self._strips:
-            taken = frame[strip.source]
-            np.copyto(strip.values.reshape(taken.shape), taken)
-            for block, values, rows in strip.down:
-                np.matmul(block, values, out=rows)
-            # Both passes go down the rows of a matrix, whose memory is contiguous.
-            cv2.transpose(strip.rows, strip.turned)
-            for block, values, columns in strip.across:
-                np.matmul(block, values, out=columns)
-            # Rounds halves to even and saturates, in one pass.
+            rows_in = frame[strip.source]
+            np.copyto(strip.values.reshape(rows_in.shape), rows_in)
+            for weights, values, rows in strip.vertical:
+                np.matmul(weights, values, out=rows)
+            # Transposed, so that both passes combine rows of a matrix, which are contiguous.
+            cv2.transpose(strip.rows, strip.transposed)
+            for weights, values, columns in strip.horizontal:
+                np.matmul(weights, values, out=columns)
+            # Rounds half to even and saturates, in one pass.
             cv2.addWeighted(strip.columns, 1.0, strip.columns, 0.0, 0.0, strip.rounded, cv2.CV_8U)
             for colour, plane in zip(strip.planes, out, strict=True):
                 cv2.transpose(colour, plane[strip.target])
 
 
 def resize(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Antialiased bicubic resize, rounded back to uint8.
+    """Antialiased bicubic resize, rounded to uint8.
 
     Args:
         frames: uint8 [F, H, W, 3].
-        size: (height, width) wanted.
+        size: Height and width of the result.
 
     Returns:
-        uint8 [F, height, width, 3], within 1/255 of the released pipeline's. The memory behind it lies
-        colour by colour, as `patchify` wants it.
+        uint8 [F, height, width, 3], within 1/255 of the released pipeline. In memory, the colours are
+        separate planes, which is the order that `patchify` reads.
     """
     if frames.shape[1:3] == tuple(size):
         return frames
@@ -197,19 +228,20 @@ def resize(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def patchify(frames: np.ndarray) -> tuple[np.ndarray, tuple[int, int, int]]:
-    """Cut frames into patches two frames deep.
+    """Cut frames into patches that span two frames.
 
     Args:
         frames: uint8 [F, H, W, 3], F even, H and W multiples of 28.
 
     Returns:
-        (uint8 [t * h * w, 1176], (t, h, w)): patches of frame pair after frame pair, each 2x2 block
-        that the merger fuses contiguous; a patch's values are channel, frame, row, column.
+        (uint8 [t * h * w, 1176], (t, h, w)): the patches, frame pair by frame pair, with each 2x2 block
+        that the merger fuses contiguous; a patch's values are ordered channel, frame, row, column. The
+        grid is frame pairs, patch rows and patch columns.
     """
     import cv2
 
     f, height, width, _ = frames.shape
-    grid = (f // 2, height // PATCH, width // PATCH)
+    grid = (f // TEMPORAL, height // PATCH, width // PATCH)
     planes = frames.transpose(0, 3, 1, 2)
     if not planes.flags.c_contiguous:
         planes = np.empty(planes.shape, np.uint8)
@@ -224,16 +256,16 @@ def patchify(frames: np.ndarray) -> tuple[np.ndarray, tuple[int, int, int]]:
 def patchify_planes(planes: np.ndarray, patches: np.ndarray) -> None:
     """As `patchify`, from contiguous uint8 [F, 3, H, W] into contiguous uint8 [t * h * w, 1176]."""
     f, _, height, width = planes.shape
-    t, h, w = f // 2, height // PATCH, width // PATCH
-    # A patch's row is moved as one item of 14 bytes.
+    t, h, w = f // TEMPORAL, height // PATCH, width // PATCH
+    # A row of a patch is copied as one item of 14 bytes.
     row = np.dtype(f"V{PATCH}")
-    x = planes.view(row).reshape(t, 2, 3, h // MERGE, MERGE, PATCH, w // MERGE, MERGE)
-    out = patches.view(row).reshape(t, h // MERGE, w // MERGE, MERGE, MERGE, 3, 2, PATCH)
+    x = planes.view(row).reshape(t, TEMPORAL, CHANNELS, h // MERGE, MERGE, PATCH, w // MERGE, MERGE)
+    out = patches.view(row).reshape(t, h // MERGE, w // MERGE, MERGE, MERGE, CHANNELS, TEMPORAL, PATCH)
     out[...] = x.transpose(0, 3, 6, 4, 7, 2, 1, 5)
 
 
 def patch_coordinates(h: int, w: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row and column of each patch of a frame pair, in the order of `patchify`: int32 [h * w] each."""
-    places = np.indices((h, w), np.int32).reshape(2, h // MERGE, MERGE, w // MERGE, MERGE)
-    rows, cols = places.transpose(0, 1, 3, 2, 4).reshape(2, -1)
+    """Returns row and column of each patch of a frame pair in `patchify` order, int32 [h * w] each."""
+    indices = np.indices((h, w), np.int32).reshape(2, h // MERGE, MERGE, w // MERGE, MERGE)
+    rows, cols = indices.transpose(0, 1, 3, 2, 4).reshape(2, -1)
     return rows, cols

@@ -1,8 +1,8 @@
-"""Which frames of a video are shown.
+"""Frame sampling: which frames of a video are shown.
 
-A frame's time is its presentation timestamp plus one nominal frame duration, and all comparisons are
-between integer microseconds: the released code mixes float32 and float64, which makes whole-second
-frames of a 25 FPS video come one late.
+A frame's time is its presentation timestamp plus one nominal frame duration, and times are compared as
+integer microseconds. The released code mixes float32 and float64, which selects a later frame at whole
+seconds of a 25 FPS video.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from livecc_jax.errors import MediaError
 
 FPS = 2
 MAX_FRAMES = 480
-MIN_UNIFORM = 4
+MIN_UNIFORM_FRAMES = 4
 
 
 def frames_in_span(
@@ -46,23 +46,23 @@ def sample_strict(
     max_frames: int = MAX_FRAMES,
     odd: Literal["repeat", "drop"] = "repeat",
 ) -> np.ndarray:
-    """Frames at strict 2 FPS, by time.
+    """Sample frames at strict 2 FPS, by time.
 
-    From the first frame whose time lies inside [start_us, end_us], every half second up to the last
-    such frame's time: the first frame at or after it.
+    Sample times are half a second apart, from the time of the first frame in [start_us, end_us] to the
+    time of the last one. Each selects the first frame at or after it.
 
     Args:
-        frame_times_us: int64 [n], ascending.
-        start_us: of the window; None is the beginning.
-        end_us: of the window; None is the end.
-        max_frames: most frames; even.
-        odd: what makes an odd number even: the last frame is repeated (training) or dropped (demo).
+        frame_times_us: int64 [n], ascending times of the frames in microseconds.
+        start_us: Start of the span in microseconds; None is the beginning.
+        end_us: End of the span in microseconds; None is the end.
+        max_frames: Maximum number of frames; even.
+        odd: How an odd number becomes even: the last frame is repeated (training) or dropped (demo).
 
     Returns:
-        int64 [F] frame numbers, F even.
+        int64 [F], frame numbers, F even.
 
     Raises:
-        MediaError: no frame is inside the window.
+        MediaError: No frame lies in the span.
     """
     times = np.asarray(frame_times_us)
     in_span = frames_in_span(times, start_us, end_us)
@@ -71,31 +71,31 @@ def sample_strict(
             f"there is no frame between {(start_us or 0) / 1e6:g} s and "
             f"{'the end' if end_us is None else f'{end_us / 1e6:g} s'}"
         )
-    inside = times[in_span]
-    # Kept as integers: half a second is exact in microseconds. Counted before they are made: a wild
-    # last timestamp may be a century away.
+    span_times = times[in_span]
+    # Half a second is exact in integer microseconds. The number of sample times is limited before they
+    # are created, because a wrong last timestamp may be a century away.
     step = 1_000_000 // FPS
-    count = min(max_frames, (int(inside[-1]) - int(inside[0])) // step + 1)
-    expected = int(inside[0]) + step * np.arange(count, dtype=np.int64)
-    frames = in_span[0] + np.searchsorted(inside, expected, "left")
-    if len(frames) % 2:
-        frames = np.append(frames, frames[-1]) if odd == "repeat" else frames[:-1]
-    return frames.astype(np.int64)
+    count = min(max_frames, (int(span_times[-1]) - int(span_times[0])) // step + 1)
+    sample_times = int(span_times[0]) + step * np.arange(count, dtype=np.int64)
+    indices = in_span[0] + np.searchsorted(span_times, sample_times, "left")
+    if len(indices) % 2:
+        indices = np.append(indices, indices[-1]) if odd == "repeat" else indices[:-1]
+    return indices.astype(np.int64)
 
 
-def sample_uniform(frames: int, duration_us: int, most: int = MAX_FRAMES) -> np.ndarray:
-    """Frames spread evenly over a clip, for questions about all of it.
+def sample_uniform(num_frames: int, duration_us: int, max_frames: int = MAX_FRAMES) -> np.ndarray:
+    """Sample frames that are spread evenly over a clip, for questions about the whole clip.
 
     Args:
-        frames: how many the clip has.
-        duration_us: its duration.
-        most: frames.
+        num_frames: Number of frames of the clip.
+        duration_us: Duration of the clip in microseconds.
+        max_frames: Maximum number of sampled frames.
 
     Returns:
-        int64 [k] frame numbers, k even: 2 a second, at least 4, at most `most` and no more than there
-        are (a single frame comes twice).
+        int64 [k], frame numbers, k even: 2 a second, at least 4, at most `max_frames` and at most
+        `num_frames` (a single frame is repeated).
     """
-    k = min(max(duration_us * FPS // 1_000_000, MIN_UNIFORM), most, frames)
-    if k < 2:
+    count = min(max(duration_us * FPS // 1_000_000, MIN_UNIFORM_FRAMES), max_frames, num_frames)
+    if count < 2:
         return np.zeros(2, np.int64)
-    return np.linspace(0, frames - 1, k // 2 * 2).round().astype(np.int64)
+    return np.linspace(0, num_frames - 1, count // 2 * 2).round().astype(np.int64)

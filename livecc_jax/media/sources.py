@@ -1,7 +1,7 @@
-"""Live sources: cameras by number, network streams by address. Each opens, gives pictures, and fails.
+"""Live sources: cameras by number and network streams by address, read frame by frame.
 
-How it failed has a name. A network source is opened and read with time limits, so that one that hangs
-is noticed.
+A source ends with an exception that says how it failed. A network source is opened and read with time
+limits, so that a source that hangs is noticed.
 """
 
 from __future__ import annotations
@@ -18,50 +18,66 @@ from livecc_jax.errors import MediaError
 from livecc_jax.media.decode import RGBConverter, decode_packet, to_microseconds
 from livecc_jax.media.sampling import FPS
 
-# A camera that hangs is given up after so many seconds, instead of never.
+# OpenCV gives up a camera that hangs after this many seconds; without it, never.
 os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "5")
 
 LIVE_SCHEMES = ("rtsp://", "rtsps://", "rtmp://", "http://", "https://", "udp://")
-UNTIMED = ("mpjpeg", "mjpeg", "image2")  # formats without timestamps: FFmpeg makes some up
-# One second is enough to find a stream's codec; FFmpeg's own five would be five seconds of lag.
-OPTIONS = {"analyzeduration": "1000000", "rtsp_transport": "tcp"}
-NEARLY_US = 1_000_000  # a stream that stops so near its announced end has ended
+UNTIMED_FORMATS = ("mpjpeg", "mjpeg", "image2")  # without timestamps; FFmpeg makes some up
+# One second is enough to detect a stream's codec; FFmpeg's default would be five seconds of lag.
+FFMPEG_OPTIONS = {"analyzeduration": "1000000", "rtsp_transport": "tcp"}
+END_TOLERANCE_US = 1_000_000  # a stream that stops this near its announced end is complete
 
 
 class SourceError(MediaError):
-    """A live source failed; it may come back."""
+    """A live source failed; it may work again later."""
 
 
 class SourceStalled(SourceError):
-    """Nothing came within the time limit."""
+    """No frame arrived within the time limit."""
 
 
 class SourceBroken(SourceError):
-    """It cannot be opened, or what comes is no video."""
+    """The source cannot be opened, or its data is no video."""
 
 
 class SourceEnded(SourceError):
-    """It ended by itself. over: it had said how long it would be, and that was all of it."""
+    """The source ended by itself.
 
-    def __init__(self, message: str, over: bool = False) -> None:
+    complete: Whether its length was known in advance, and all of it was read.
+    """
+
+    def __init__(self, message: str, complete: bool = False) -> None:
         super().__init__(message)
-        self.over = over
+        self.complete = complete
 
 
 @dataclass(frozen=True)
 class TimedPicture:
-    """A picture that came: its stream's own time in microseconds, if it has one, and how to get it."""
+    """A picture of a live source, not yet converted.
+
+    Attributes:
+        stamp_us: The stream's own time in microseconds; None if the stream has no timestamps.
+        load: Returns the picture, uint8 [H, W, 3] RGB.
+    """
 
     stamp_us: int | None
-    picture: Callable[[], np.ndarray]  # uint8 [H, W, 3] RGB
+    load: Callable[[], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Timeouts:
-    """How long a source may take, in seconds."""
+    """How long opening and reading a source may take, in seconds."""
 
     open: float = 10.0
     read: float = 5.0
+
+
+KeepPace = Callable[[int, float], None]
+
+
+def wait_until_due(stamp_us: int, began: float) -> None:
+    """Sleep until a recording that began at `time.monotonic()` = `began` has reached this time."""
+    time.sleep(max(0.0, stamp_us / 1_000_000 - (time.monotonic() - began)))
 
 
 def is_live(source: str) -> bool:
@@ -69,16 +85,27 @@ def is_live(source: str) -> bool:
     return source.isdigit() or source.lower().startswith(LIVE_SCHEMES)
 
 
-def read_source(source: str, limits: Timeouts) -> Iterator[TimedPicture]:
-    """Open a live source and give its pictures as they come, until it fails or ends.
+def read_source(
+    source: str, timeouts: Timeouts, keep_pace: KeepPace = wait_until_due
+) -> Iterator[TimedPicture]:
+    """Open a live source and yield its pictures as they arrive, until it fails or ends.
+
+    Args:
+        source: A camera number or a network address.
+        timeouts: Time limits of a network source.
+        keep_pace: Waits until a picture of a recording is due; called as `wait_until_due`.
 
     Raises:
-        SourceStalled, SourceBroken, SourceEnded: always one of them, at the end.
+        SourceStalled: No picture arrived in time.
+        SourceBroken: The source cannot be opened or read.
+        SourceEnded: The source ended by itself.
     """
-    return _camera(source) if source.isdigit() else _network(source, limits)
+    if source.isdigit():
+        return _read_camera(source)
+    return _read_network(source, timeouts, keep_pace)
 
 
-def _camera(source: str) -> Iterator[TimedPicture]:
+def _read_camera(source: str) -> Iterator[TimedPicture]:
     import cv2
 
     capture = cv2.VideoCapture(int(source))
@@ -87,36 +114,36 @@ def _camera(source: str) -> Iterator[TimedPicture]:
             raise SourceBroken(f"{source}: the camera cannot be opened")
         while capture.grab():
 
-            def picture() -> np.ndarray:
+            def load() -> np.ndarray:
                 ok, bgr = capture.retrieve()
                 if not ok:
                     raise SourceBroken(f"{source}: the camera gives no picture")
                 return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
-            yield TimedPicture(None, picture)
+            yield TimedPicture(None, load)
         raise SourceBroken(f"{source}: the camera stopped")
     finally:
         capture.release()
 
 
-def _network(source: str, limits: Timeouts) -> Iterator[TimedPicture]:
+def _read_network(source: str, timeouts: Timeouts, keep_pace: KeepPace) -> Iterator[TimedPicture]:
     import av
 
-    limit = limits.open
+    timeout = timeouts.open
     with contextlib.ExitStack() as stack:
         try:
             container = stack.enter_context(
-                av.open(source, options=OPTIONS, timeout=(limits.open, limits.read))
+                av.open(source, options=FFMPEG_OPTIONS, timeout=(timeouts.open, timeouts.read))
             )
             videos = container.streams.video
             if not videos or videos[0].codec_context is None:
                 raise SourceBroken(f"{source}: holds no video that can be decoded")
             stream, convert = videos[0], RGBConverter()
-            timed = container.format.name not in UNTIMED
+            timed = container.format.name not in UNTIMED_FORMATS
             length = container.duration  # microseconds, or None
             latest = 0
-            limit = limits.read
-            opened = began = time.monotonic()
+            timeout = timeouts.read
+            opened = last_picture = time.monotonic()
             for packet in container.demux(stream):
                 for frame in decode_packet(stream.codec_context, packet):
                     stamp = None
@@ -124,35 +151,38 @@ def _network(source: str, limits: Timeouts) -> Iterator[TimedPicture]:
                         stamp = to_microseconds(frame.pts - (stream.start_time or 0), stream.time_base)
                         latest = max(latest, stamp)
                         if length:
-                            _keep_pace(stamp, opened)
+                            keep_pace(stamp, opened)
                     yield TimedPicture(stamp, lambda frame=frame: convert(frame))
-                    began = time.monotonic()
-                # Bytes may come for ever without a picture among them.
-                if time.monotonic() - began > limits.read:
-                    raise SourceStalled(f"{source}: no picture came for {limits.read:g} s")
+                    last_picture = time.monotonic()
+                # A source may send bytes indefinitely without a picture among them.
+                if time.monotonic() - last_picture > timeouts.read:
+                    raise SourceStalled(f"{source}: no picture came for {timeouts.read:g} s")
         except (av.FFmpegError, OSError) as error:
             if isinstance(error, av.error.ExitError | TimeoutError):
-                raise SourceStalled(f"{source}: nothing came for {limit:g} s") from error
+                raise SourceStalled(f"{source}: nothing came for {timeout:g} s") from error
             raise SourceBroken(f"{source}: cannot be read ({error.strerror})") from error
-        if time.monotonic() - began >= limits.read:  # FFmpeg may take its own time limit for an end
-            raise SourceStalled(f"{source}: nothing came for {limits.read:g} s")
-        over = timed and bool(length) and latest + NEARLY_US >= length
-        raise SourceEnded(f"{source}: the stream ended", over)
+        if time.monotonic() - last_picture >= timeouts.read:  # FFmpeg may report its timeout as an end
+            raise SourceStalled(f"{source}: nothing came for {timeouts.read:g} s")
+        complete = timed and bool(length) and latest + END_TOLERANCE_US >= length
+        raise SourceEnded(f"{source}: the stream ended", complete)
 
 
-def pace_frames(pictures: Iterable[np.ndarray], source: str) -> Iterator[TimedPicture]:
-    """Pictures half a second apart as if they came live: a file at its own pace.
+def pace_frames(
+    pictures: Iterable[np.ndarray], source: str, keep_pace: KeepPace = wait_until_due
+) -> Iterator[TimedPicture]:
+    """Yields the frames of a file, half a second apart, in real time, as if the file were live.
 
-    Raises SourceEnded when they are over.
+    Args:
+        pictures: The frames, uint8 [H, W, 3] RGB.
+        source: Name of the file, for the message at its end.
+        keep_pace: Waits until a frame is due; called as `wait_until_due`.
+
+    Raises:
+        SourceEnded: All frames were read.
     """
     began = time.monotonic()
     for number, picture in enumerate(pictures):
         stamp = number * 1_000_000 // FPS
-        _keep_pace(stamp, began)
+        keep_pace(stamp, began)
         yield TimedPicture(stamp, lambda picture=picture: picture)
-    raise SourceEnded(f"{source}: the file ended", over=True)
-
-
-def _keep_pace(stamp_us: int, began: float) -> None:
-    """Wait until a recording that began then has come so far."""
-    time.sleep(max(0.0, stamp_us / 1_000_000 - (time.monotonic() - began)))
+    raise SourceEnded(f"{source}: the file ended", complete=True)

@@ -1,7 +1,7 @@
-"""Videos and images: which pictures a file holds and when (PyAV), and reading them.
+"""Videos and images: probes a video's timestamps and size (PyAV), and reads frames and images.
 
-Headers lie about frame counts and rates, so neither is asked. A picture is found by its timestamp,
-which holds for variable frame rates and for frames stored out of order.
+Frame counts and rates in headers are often wrong, so they are not used. A frame is found by its
+timestamp, which also works for variable frame rates and frames that are stored out of order.
 """
 
 from __future__ import annotations
@@ -21,22 +21,23 @@ from livecc_jax.media.decode import FrameSizeProbe, check_file, decode_at, open_
 if TYPE_CHECKING:
     from av.index import IndexEntries
 
-# OpenCV writes to stderr by itself; what matters of it comes back as MediaError.
+# OpenCV writes to stderr by itself; its errors are raised as MediaError instead.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video's packets say.
+    """Timestamps and size of a video, as its packets give them.
 
     Attributes:
-        path: of the file.
-        pts_us: int64 [n], presentation timestamps in microseconds, ascending, the first one 0
-            (as the released reader has them, also where the stored ones start later).
-        frame_duration_us: the most common gap between successive timestamps, to the millisecond.
-        width, height: in pixels as displayed, rotation applied.
-        lead_us: how far the first frame comes after the stream's nominal start (0 if none is given).
+        path: Path of the file.
+        pts_us: int64 [n], presentation timestamps in microseconds, ascending; the first one is 0 (as
+            in the released reader, also where the stored timestamps start later).
+        frame_duration_us: Most common gap between successive timestamps, to the millisecond.
+        width: Width in pixels as displayed, rotation applied.
+        height: Height in pixels as displayed.
+        lead_us: How far the first frame comes after the stream's nominal start (0 if none is given).
     """
 
     path: str
@@ -48,15 +49,15 @@ class VideoInfo:
 
     @property
     def frame_times_us(self) -> np.ndarray:
-        """int64 [n]: a frame's time is its timestamp plus one nominal frame duration."""
+        """int64 [n] times in microseconds: each frame's timestamp plus one nominal frame duration."""
         return self.pts_us + self.frame_duration_us
 
 
 def probe(path: str | Path) -> VideoInfo:
-    """Read a video's timestamps, and its size off the first picture.
+    """Read a video's timestamps, and the size of its first frame.
 
     Raises:
-        MediaError: the file is missing, empty, no video, cut short, or of an unknown codec.
+        MediaError: The file is missing, empty, no video, truncated, or has an unsupported codec.
     """
     import av
 
@@ -67,9 +68,9 @@ def probe(path: str | Path) -> VideoInfo:
         with container:
             unit = stream.time_base
             stamps, ends = [], []
-            picture = FrameSizeProbe(stream)
+            size_probe = FrameSizeProbe(stream)
             for packet in container.demux(stream):
-                picture.feed(packet)
+                size_probe.try_packet(packet)
                 stamp = packet.pts if packet.pts is not None else packet.dts
                 if packet.size and not packet.is_discard and stamp is not None:
                     stamps.append(stamp)
@@ -79,7 +80,7 @@ def probe(path: str | Path) -> VideoInfo:
             indexed = "mp4" in container.format.name
             if indexed:
                 _check_samples(path, stream.index_entries)
-            height, width = picture.found()
+            height, width = size_probe.size()
     except (av.FFmpegError, OSError) as error:
         raise MediaError(f"{path}: is not a readable video ({error.strerror})") from error
     if not stamps:
@@ -91,18 +92,18 @@ def probe(path: str | Path) -> VideoInfo:
     gap = _common_gap(pts)
     lead = int(to_microseconds(int(stamps[0]) - (start or 0), unit))
     if indexed and length:
-        # Fragments that are not there are in no index, but missed by the duration. The last frame is
-        # shown for as long as its packet says, which may be most of the video.
-        whole, shown = to_microseconds(length, unit), to_microseconds(max(ends) - (start or 0), unit)
-        if shown + max(2 * gap, 500_000) < whole:
+        # Missing fragments are in no index, but the duration counts them. The last frame is shown for
+        # as long as its packet says, which may be most of the video.
+        duration, end = to_microseconds(length, unit), to_microseconds(max(ends) - (start or 0), unit)
+        if end + max(2 * gap, 500_000) < duration:
             raise MediaError(
-                f"{path}: is cut short, with frames up to {shown / 1e6:g} s of {whole / 1e6:g} s"
+                f"{path}: is cut short, with frames up to {end / 1e6:g} s of {duration / 1e6:g} s"
             )
     return VideoInfo(path, pts, gap, width, height, lead)
 
 
 def _check_samples(path: str, entries: IndexEntries) -> None:
-    """Make sure that all frames that an MP4's index lists, by place and size, are in the file."""
+    """Raises MediaError unless all frames that an MP4's index lists lie within the file."""
     size = os.stat(path).st_size
     missing = sum(entry.pos + entry.size > size for entry in entries)
     if missing:
@@ -110,15 +111,15 @@ def _check_samples(path: str, entries: IndexEntries) -> None:
 
 
 def _common_gap(pts_us: np.ndarray) -> int:
-    """The most common gap, compared to the millisecond (a container may alternate 33 and 34 ms)."""
+    """Returns the most common gap, to the millisecond (a container may alternate 33 and 34 ms)."""
     if len(pts_us) < 2:
         return 0
     gaps = np.diff(pts_us)
     in_ms = (gaps + 500) // 1000
     counts = Counter(in_ms.tolist())
-    most = max(counts, key=lambda ms: (counts[ms], -ms))
+    most_common = max(counts, key=lambda ms: (counts[ms], -ms))
     # The exact gap is finer than a millisecond: 41,667 us at 24 FPS, not 42,000.
-    return round(float(np.mean(gaps[in_ms == most])))
+    return round(float(np.mean(gaps[in_ms == most_common])))
 
 
 def iter_frames(
@@ -127,15 +128,17 @@ def iter_frames(
     """Decode frames one by one, in constant memory.
 
     Args:
-        info: from `probe`.
-        indices: frame numbers, ascending; a repeated one is yielded again, the same array.
-        threads: of the decoder, 0 for as many as cores. Loaders run a process a core, with one each.
+        info: The video, from `probe`.
+        indices: Frame numbers, ascending; a repeated number yields the same array again.
+        threads: Decoding threads; 0 uses one thread per core. Data loaders run one process per core,
+            with one thread each.
 
     Yields:
         uint8 [H, W, 3] RGB, rotation applied.
 
     Raises:
-        MediaError: a frame cannot be decoded.
+        MediaError: A frame cannot be decoded.
+        ValueError: The frame numbers do not ascend, or the video has no such frame.
     """
     indices = [int(i) for i in indices]
     if not indices:
@@ -153,7 +156,7 @@ def iter_frames(
 
 
 def read_frames(info: VideoInfo, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Frames by number: uint8 [F, H, W, 3] RGB; see `iter_frames`."""
+    """Returns frames by number, uint8 [F, H, W, 3] RGB; see `iter_frames`."""
     frames = list(iter_frames(info, indices))
     if len({f.shape for f in frames}) > 1:
         raise MediaError(f"{info.path}: its frames change size")
@@ -161,9 +164,10 @@ def read_frames(info: VideoInfo, indices: Sequence[int] | np.ndarray) -> np.ndar
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """An image as uint8 [H, W, 3] RGB, turned as its EXIF orientation says.
+    """Returns an image as uint8 [H, W, 3] RGB, with its EXIF orientation applied.
 
-    Raises MediaError when it is missing or no image.
+    Raises:
+        MediaError: The file is missing or not an image.
     """
     import cv2
 

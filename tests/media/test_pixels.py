@@ -1,7 +1,6 @@
-"""Sizes, pixels and patches against the released pipeline's."""
+"""Tests sizes, pixels and patches against those of the released pipeline."""
 
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -9,9 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from livecc_jax.errors import ConfigError, MediaError
-from livecc_jax.media import pixels
 from livecc_jax.media.budget import PixelBudget
-from livecc_jax.media.pixels import _resampling, patch_coordinates, patchify, resize, smart_resize
+from livecc_jax.media.pixels import (
+    STRIP_BYTES,
+    Resizer,
+    bicubic_weights,
+    patch_coordinates,
+    patchify,
+    resize,
+    smart_resize,
+)
 from livecc_jax.media.video import probe, read_frames
 from tests.support.rows import places
 
@@ -34,32 +40,38 @@ def crop(picture):
 
 @pytest.mark.parametrize("i", range(len(RESIZES)))
 def test_pixels_are_the_released_ones(i):
-    """Same frame decoded, and resized within 1/255 of torch's antialiased bicubic."""
+    """The decoded frame is the same, and resizing is within 1/255 of torch's antialiased bicubic."""
     clip, frame, height, width = RESIZES[i]
     picture = read_frames(probe(ROOT / "data/clips" / clip), [frame])
     np.testing.assert_array_equal(crop(picture[0]), GOLDEN[f"frame_{i}"])
     ours = crop(resize(picture, (height, width))[0]).astype(int)
-    off = np.abs(ours - GOLDEN[f"resized_{i}"])
-    assert off.max() <= 1
-    assert np.mean(off > 0) < 0.001  # rounding of exact halves alone
+    error = np.abs(ours - GOLDEN[f"resized_{i}"])
+    assert error.max() <= 1
+    assert np.mean(error > 0) < 0.001  # only exact halves are rounded differently
 
 
 @settings(max_examples=25, deadline=None)
 @given(
     *[st.integers(28, 300)] * 2,
     *[st.integers(1, 8)] * 2,
-    st.sampled_from([1 << 14, 1 << 17, pixels.STRIP_BYTES]),
+    st.sampled_from([1 << 14, 1 << 17, STRIP_BYTES]),
     st.randoms(use_true_random=False),
 )
-def test_resizing_in_bands_is_resizing_at_once(height, width, new_h, new_w, strip, random):
-    """Noise of any size to any other, and patches of memory that lies colour by colour or not."""
+def test_resizing_in_strips_equals_one_matrix_product(height, width, new_h, new_w, strip, random):
+    """For noise of any size, and for patches of planar and of interleaved memory."""
     size = (28 * new_h, 28 * new_w)
     rng = np.random.default_rng(random.getrandbits(32))
     frames = rng.integers(0, 256, (2, height, width, 3), np.uint8)
-    down, across = _resampling(height, size[0]), _resampling(width, size[1])
-    exact = np.einsum("ih,fhwc,jw->fijc", down, frames.astype(np.float64), across, optimize=True)
-    with mock.patch.object(pixels, "STRIP_BYTES", strip):
-        ours = resize(frames, size)
+    vertical, horizontal = bicubic_weights(height, size[0]), bicubic_weights(width, size[1])
+    exact = np.einsum(
+        "ih,fhwc,jw->fijc", vertical, frames.astype(np.float64), horizontal, optimize=True
+    )
+    planes = np.empty((2, 3, *size), np.uint8)
+    resizer = Resizer((height, width), size, strip)
+    for frame, out in zip(frames, planes, strict=True):
+        resizer(frame, out)
+    ours = planes.transpose(0, 2, 3, 1)
+    np.testing.assert_array_equal(resize(frames, size), ours)
     assert np.abs(ours - np.clip(exact, 0, 255)).max() < 0.501
     patches, grid = patchify(ours)
     np.testing.assert_array_equal(patches, patchify(np.ascontiguousarray(ours))[0])
@@ -86,27 +98,27 @@ def test_patches_are_in_qwen2_vl_order():
 @settings(max_examples=200, deadline=None)
 @given(st.integers(20, 3000), st.integers(20, 3000), st.integers(2, 480), st.integers(1, 800))
 def test_budgets_hold(height, width, frames, tokens):
-    """A fixed budget bounds a frame pair's tokens, the reference one a clip's."""
+    """A fixed budget bounds the tokens of a frame pair, the reference budget those of a clip."""
     reference, fixed = PixelBudget.parse("reference"), PixelBudget.parse(str(tokens))
     assert PixelBudget.parse(str(reference)) == reference
     assert PixelBudget.parse(str(fixed)) == fixed
     for budget in (reference, fixed):
-        low, high = budget.limits(frames)
+        low, high = budget.pixel_limits(frames)
         assert low <= high
         h, w = budget.size(height, width, frames)
         assert h % 28 == 0
         assert w % 28 == 0
-        # What rounding makes too small is enlarged, which rounds up, and a side is never below 28: only
-        # there may it go over.
+        # A size that rounding makes too small is enlarged and rounded up, and a side is at least 28:
+        # only then may the area exceed the maximum.
         nearest = round(height / 28) * round(width / 28) * 784
         if min(h, w) > 28 and min(height * width, nearest) >= low:
             assert h * w <= high
             assert h * w // 196 <= budget.max_pair_patches
     expected = max(min(768, 24576 / frames * 2), 105)
-    assert abs(reference.limits(frames)[1] / 784 - expected) < 0.01
+    assert abs(reference.pixel_limits(frames)[1] / 784 - expected) < 0.01
 
 
 @pytest.mark.parametrize("text", ["", "0", "-3", "large", "1.5", 0, 1.5, True, None, 384.0])
-def test_a_budget_that_is_none(text):
+def test_an_invalid_budget(text):
     with pytest.raises(ConfigError, match="pixel budget"):
         PixelBudget.parse(text)

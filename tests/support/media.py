@@ -1,4 +1,4 @@
-"""Videos made for tests: any timestamps, codec and container."""
+"""Encodes and remuxes videos for tests, with any timestamps, codec and container."""
 
 from collections.abc import Iterable
 from fractions import Fraction
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def pattern(number: int, height: int, width: int) -> np.ndarray:
-    """A picture that moves with its number: uint8 [height, width, 3]."""
+    """Returns a picture that moves with its number, uint8 [height, width, 3]."""
     y, x = np.mgrid[:height, :width]
     moved = 128 + 60 * np.sin((x + 3 * number) / 9) + 60 * np.cos((y - 2 * number) / 7)
     return np.stack([moved, moved[::-1], np.full_like(moved, 40 + number * 5 % 200)], -1).astype(
@@ -30,9 +30,14 @@ def make_video(
     """Encode a moving pattern at these timestamps.
 
     Args:
-        last_ms: for how long the last frame is shown.
-        size: height and width.
-        frame_rate: of timestamps that are multiples of it; None is any timestamps.
+        path: File to write; its extension selects the container.
+        stamps_ms: Timestamps in milliseconds.
+        codec: FFmpeg's name of the encoder.
+        options: Options of the encoder.
+        last_ms: How long the last frame is shown, in milliseconds.
+        size: Height and width.
+        pix_fmt: FFmpeg's name of the pixel format.
+        frame_rate: Frame rate whose period divides all timestamps; None allows any timestamps.
     """
     stamps = list(stamps_ms)
     with av.open(str(path), "w") as container:
