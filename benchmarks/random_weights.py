@@ -1,4 +1,4 @@
-"""Random weights as before training, for the scripts of this folder."""
+"""Random weights on the device, as before training, for the scripts of this folder."""
 
 import functools
 
@@ -8,7 +8,7 @@ from livecc_jax.model.qwen2_vl import abstract_params
 
 
 def is_norm(path):
-    """Whether a weight, by its path ("text/layers/input_norm"), scales a norm; stacked or not."""
+    """Returns whether a weight is the scale of a norm, by its path ("text/layers/input_norm")."""
     return path.endswith(("norm", "scale"))
 
 
@@ -18,15 +18,15 @@ def _normal(seed, shape, dtype, std, mean):
 
 
 def random_weight(path, seed, shape, dtype, std=0.02):
-    """Normally distributed around 0, or around 1 where it scales a norm; made on the device."""
+    """Returns a normally distributed weight, with mean 1 for the scale of a norm and 0 otherwise."""
     return _normal(seed, tuple(shape), dtype, std, float(is_norm(path)))
 
 
 def random_params(config, dtype="bfloat16", std=0.02):
-    """A tree like `abstract_params(config)`."""
+    """Returns a tree of random weights with the structure of `abstract_params(config)`."""
     leaves, tree = jax.tree_util.tree_flatten_with_path(abstract_params(config))
-    made = []
-    for seed, (keys, like) in enumerate(leaves):
+    weights = []
+    for seed, (keys, leaf) in enumerate(leaves):
         path = "/".join(key.key for key in keys)
-        made.append(random_weight(path, seed, like.shape, dtype, std))
-    return jax.tree.unflatten(tree, made)
+        weights.append(random_weight(path, seed, leaf.shape, dtype, std))
+    return jax.tree.unflatten(tree, weights)
