@@ -1,16 +1,16 @@
-"""Typed errors. Each message is one sentence that names the file or field at fault.
+"""Error types. Each message is one sentence that names the file or field at fault.
 
-The command line turns any `LiveCCError` into that sentence and exit code 2; anything else
-that escapes is a bug and keeps its traceback.
+The command line prints the message of a `LiveCCError` and exits with code 2. Any other exception is a
+bug and keeps its traceback.
 """
 
 
 class LiveCCError(Exception):
-    """Base of every error a user can cause and mend."""
+    """Base class of all errors that a user can cause and correct."""
 
 
 class ConfigError(LiveCCError):
-    """A configuration field or command-line option is unknown or cannot work."""
+    """A configuration field or command-line option is unknown or not valid."""
 
 
 class DataError(LiveCCError):
@@ -18,7 +18,7 @@ class DataError(LiveCCError):
 
 
 class ExampleError(DataError):
-    """One example cannot be used (too short, silent, words out of order); others can."""
+    """One example cannot be used (too short, silent, words out of order)."""
 
 
 class MediaError(LiveCCError):

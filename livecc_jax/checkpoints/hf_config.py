@@ -155,8 +155,8 @@ def parse_config(data: Any, where: Path) -> tuple[ModelConfig, LiveCCBlock]:
     tied = top.get("tie_word_embeddings", bool, False)
     if nested:  # saved there by versions 4.52 to 4.57
         tied = tied or text.get("tie_word_embeddings", bool, False)
-    decoder = _text(text, tied)
     try:
+        decoder = _text(text, tied)
         config = ModelConfig(
             decoder, _vision(top.inside("vision_config"), decoder.width), _ids(top, text)
         )

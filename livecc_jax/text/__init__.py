@@ -1,1 +1,1 @@
-"""Tokenizers behind one small protocol."""
+"""Tokenizers behind one small protocol: HuggingFace and SentencePiece."""

@@ -1,4 +1,4 @@
-"""Tokenizers in HuggingFace's tokenizer.json, through the `tokenizers` library."""
+"""Tokenizers in HuggingFace's tokenizer.json format, read by the `tokenizers` library."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COMPANIONS = (
 class HFTokenizer:
     """A byte-level BPE with Qwen2's special tokens.
 
-    Raises TokenizerError when the file is broken or lacks one of the special tokens.
+    Raises TokenizerError when the file is not valid or lacks one of the special tokens.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -41,7 +41,7 @@ class HFTokenizer:
             self._tokenizer = tokenizers.Tokenizer.from_str(self._text)
         except Exception as error:  # the library raises bare Exception
             raise TokenizerError(f"{self.path}: is not a readable tokenizer.json ({error})") from error
-        # Plain text stays plain: a subtitle that spells <|im_end|> must not end a turn.
+        # Special tokens are not parsed from text: a subtitle with <|im_end|> must not end a turn.
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
@@ -56,22 +56,22 @@ class HFTokenizer:
         self.silence_id = silence[0] if len(silence) == 1 else None
 
     def encode(self, text: str) -> list[int]:
-        """Ids of plain text."""
+        """Returns the ids of plain text."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: list[int]) -> str:
-        """Text of ids, special tokens left out."""
+        """Returns the text of ids, without special tokens."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def save(self, directory: Path) -> None:
-        """Write tokenizer.json, and what a HuggingFace processor needs beside it."""
+        """Write tokenizer.json and the files that a HuggingFace processor needs beside it."""
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "tokenizer.json").write_text(self._text, encoding="utf-8")
         for name in COMPANIONS:
-            beside = self.path.parent / name
-            if beside.is_file() and beside.resolve() != (directory / name).resolve():
-                shutil.copyfile(beside, directory / name)
-        spelling = SpecialTokens.spellings()
+            source = self.path.parent / name
+            if source.is_file() and source.resolve() != (directory / name).resolve():
+                shutil.copyfile(source, directory / name)
+        spellings = SpecialTokens.spellings()
         defaults = {
             "tokenizer_config.json": {
                 "tokenizer_class": "Qwen2Tokenizer",
@@ -79,8 +79,8 @@ class HFTokenizer:
                 "add_prefix_space": False,
                 "clean_up_tokenization_spaces": False,
                 "bos_token": None,
-                "eos_token": spelling["im_end"],
-                "pad_token": spelling["endoftext"],
+                "eos_token": spellings["im_end"],
+                "pad_token": spellings["endoftext"],
                 "unk_token": None,
                 "model_max_length": 32768,
                 "chat_template": CHAT_TEMPLATE,

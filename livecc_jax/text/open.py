@@ -1,4 +1,4 @@
-"""Opening a tokenizer from its files, whatever library reads them."""
+"""Opens a tokenizer from its files, with the library that reads them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ def open_tokenizer(path: str | Path) -> Tokenizer:
     """Open a tokenizer from a directory or from one file.
 
     Args:
-        path: a directory holding, or itself, one of tokenizer.json, tokenizer.json.xz (HuggingFace)
-            or tokenizer.model (SentencePiece).
+        path: A file tokenizer.json or tokenizer.json.xz (HuggingFace) or tokenizer.model
+            (SentencePiece), or a directory that holds one.
 
     Raises:
-        TokenizerError: nothing usable is there.
+        TokenizerError: There is no such file, or it cannot be used.
     """
     path = Path(path)
     names = ("tokenizer.json", "tokenizer.json.xz", "tokenizer.model")
     if path.is_dir():
-        found = [path / n for n in names if (path / n).is_file()]
-        if not found:
+        files = [path / name for name in names if (path / name).is_file()]
+        if not files:
             raise TokenizerError(f"{path}: holds none of {', '.join(names)}")
-        path = found[0]
+        path = files[0]
     elif not path.is_file():
         raise TokenizerError(f"{path}: there is no such tokenizer file or directory")
     if path.suffix == ".model":

@@ -19,7 +19,7 @@ SPACE = "\u2581"  # how SentencePiece spells a space within pieces
 class SentencePieceTokenizer:
     """A SentencePiece model trained by `train_sentencepiece`, or any that has the special tokens.
 
-    Raises TokenizerError when the file is broken or lacks one of them.
+    Raises TokenizerError when the file is not valid or lacks one of the special tokens.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -36,21 +36,22 @@ class SentencePieceTokenizer:
             raise TokenizerError(f"{self.path}: lacks the special tokens {', '.join(missing)}")
         self.special = SpecialTokens(**{k: pieces[s] for k, s in spellings.items()})
         self._controls = {i for i in range(self.vocab_size) if self._model.is_control(i)}
-        spelled = [f"<0x{byte:02X}>" for byte in SPACE.encode()]
-        self._space_bytes = [pieces[b] for b in spelled] if all(b in pieces for b in spelled) else []
+        byte_pieces = [f"<0x{byte:02X}>" for byte in SPACE.encode()]
+        has_bytes = all(piece in pieces for piece in byte_pieces)
+        self._space_bytes = [pieces[piece] for piece in byte_pieces] if has_bytes else []
         silence = self.encode(SILENCE)
         self.silence_id = silence[0] if len(silence) == 1 else None
 
     def encode(self, text: str) -> list[int]:
-        """Ids of plain text: control symbols are never parsed from it."""
+        """Returns the ids of plain text; control symbols are never parsed from it."""
         if SPACE not in text or not self._space_bytes:
             return self._model.encode(text)
-        # The model would take the character itself for a space, so it goes in as its bytes.
+        # The model would encode the character itself as a space, so its bytes are encoded instead.
         first, *rest = (self._model.encode(part) for part in text.split(SPACE))
         return first + [i for part in rest for i in (*self._space_bytes, *part)]
 
     def decode(self, ids: list[int]) -> str:
-        """Text of ids, special tokens left out, and ids that only pad a model's vocabulary."""
+        """Returns the text of ids, without special tokens and ids beyond the vocabulary."""
         pieces = (int(i) for i in ids if int(i) < self.vocab_size)
         return self._model.decode([i for i in pieces if i not in self._controls])
 
@@ -66,14 +67,14 @@ def train_sentencepiece(corpus: Sequence[str | Path], out: str | Path, vocab_siz
 
     Args:
         corpus: UTF-8 text files.
-        out: directory that gets tokenizer.model.
-        vocab_size: pieces in all, the special tokens and 256 bytes included.
+        out: Directory in which tokenizer.model is written.
+        vocab_size: Number of pieces, including the special tokens and 256 bytes.
 
     Returns:
-        The path of the model.
+        Path of the model.
 
     Raises:
-        TokenizerError: a file cannot be read, or the corpus is too small for so many pieces.
+        TokenizerError: A file cannot be read, or the corpus is too small for so many pieces.
     """
     out = Path(out)
     model = io.BytesIO()
@@ -85,12 +86,12 @@ def train_sentencepiece(corpus: Sequence[str | Path], out: str | Path, vocab_siz
             vocab_size=vocab_size,
             byte_fallback=True,
             character_coverage=0.9995,
-            # What goes in comes out: no Unicode folding, no space added in front, none squeezed.
+            # Lossless: no Unicode folding, no space added in front, no spaces merged.
             normalization_rule_name="identity",
             add_dummy_prefix=False,
             remove_extra_whitespaces=False,
             control_symbols=list(SpecialTokens.spellings().values()),
-            # In the model's own spelling.
+            # SentencePiece's spelling of a space.
             user_defined_symbols=[SILENCE.replace(" ", SPACE), "\n"],
             bos_id=-1,
             eos_id=-1,

@@ -1,4 +1,4 @@
-"""What the rest of the code needs of a tokenizer, and opening one from its files."""
+"""The tokenizer protocol that the rest of the code uses, and the special tokens."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Protocol
 
 from livecc_jax.families.qwen2_vl import SPECIAL_TOKENS
 
-SILENCE = " ..."  # a turn's closing mark; alone, it says that nothing is said
+SILENCE = " ..."  # the mark that ends each answer; an answer without words is only this mark
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class SpecialTokens:
 
 
 class Tokenizer(Protocol):
-    """Text to ids and back.
+    """Converts text to token ids and back.
 
     Attributes:
-        vocab_size: one more than the largest id.
-        special: ids of the structural tokens.
-        silence_id: the id of " ..." when it is one token, else None.
+        vocab_size: The largest id plus one.
+        special: Ids of the special tokens.
+        silence_id: Id of " ..." if it is one token, else None.
     """
 
     vocab_size: int
@@ -45,17 +45,17 @@ class Tokenizer(Protocol):
     silence_id: int | None
 
     def encode(self, text: str) -> list[int]:
-        """Ids of plain text: the spelling of a special token in it stays text."""
+        """Returns the ids of plain text; spellings of special tokens in it stay text."""
 
     def decode(self, ids: list[int]) -> str:
-        """Text of ids; special ids, and those beyond the vocabulary, are left out."""
+        """Returns the text of ids, without special ids and ids beyond the vocabulary."""
 
     def save(self, directory: Path) -> None:
         """Write the files that `open_tokenizer` and HuggingFace read."""
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:
-    """A short digest that tells tokenizers apart by what they do, whatever file they came from."""
+    """Returns a short digest of a tokenizer's behaviour, which does not depend on its files."""
     probe = "Time=0.0-3.0s Hello, world! Naïve 日本語 1234567890\n\tdef f(x): return x**2 ..."
     facts = [tokenizer.vocab_size, astuple(tokenizer.special), tokenizer.encode(probe)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]

@@ -1,1 +1,1 @@
-"""Turns, words, chat template, supervision and positions. numpy only."""
+"""Examples as timelines: turns, words, chat template, supervision and positions. numpy only."""

@@ -1,8 +1,8 @@
-"""Conversations into tokens, in the ChatML template of Qwen2-VL.
+"""Encodes conversations as tokens, in the ChatML template of Qwen2-VL.
 
-Text is tokenised in the same stretches as HuggingFace does it, between one special token and the next,
-except that an answer is a stretch of its own: what a turn's prompt and answer are does not depend on
-whether the answer is known yet, so streaming sees exactly the tokens of training.
+As in HuggingFace, the text between one special token and the next is tokenised at once, except that an
+answer is always tokenised separately from its prompt. So a prompt's tokens do not depend on whether
+its answer is already known, and streaming has exactly the tokens of training.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from typing import Literal
 
 import numpy as np
 
-from livecc_jax.families.qwen2_vl import MERGE, SYSTEM_PROMPT
+from livecc_jax.families.qwen2_vl import MERGE, SYSTEM_PROMPT, TEMPORAL
 from livecc_jax.text.tokenizer import SILENCE, Tokenizer
 from livecc_jax.timeline.turns import Turn, turn_label
 
-COUNTS_KEPT = 1 << 15  # turns whose length is remembered
+MAX_CACHED_COUNTS = 1 << 15  # turns whose number of tokens is cached
 
 
 @dataclass(frozen=True)
 class Visual:
-    """A place for a video or an image: grid is (frame pairs, rows, columns) in patches."""
+    """A video or an image in a message: grid is frame pairs, patch rows and patch columns."""
 
     kind: Literal["video", "image"]
     grid: tuple[int, int, int]
 
     @property
     def tokens(self) -> int:
-        """How many tokens it takes."""
+        """Number of its tokens."""
         t, h, w = self.grid
         return t * (h // MERGE) * (w // MERGE)
 
@@ -48,10 +48,13 @@ class ChatTurn:
 
 @dataclass(frozen=True)
 class EncodedChat:
-    """A conversation, or a piece of one, as arrays.
+    """A conversation, or a part of one, as arrays.
 
-    tokens int32 [T]; supervised bool [T], True where the token is a target; grids int32 [n, 3] of the
-    visuals in order; turns int32 [T], the number of the turn each token belongs to.
+    Attributes:
+        tokens: int32 [T], token ids.
+        supervised: bool [T], True where the token is a target.
+        grids: int32 [n, 3], grid of each video and image, in order.
+        turns: int32 [T], number of the turn that each token belongs to.
     """
 
     tokens: np.ndarray
@@ -60,8 +63,8 @@ class EncodedChat:
     turns: np.ndarray
 
 
-class _Writer:
-    """Collects tokens; text is held back until the stretch it belongs to is complete."""
+class _TokenWriter:
+    """Collects tokens; text is buffered until the text to be tokenised at once is complete."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -77,12 +80,12 @@ class _Writer:
 
     def ids(self, ids: Sequence[int], target: bool = False) -> None:
         self.flush()
-        self._put(ids, target)
+        self._append(ids, target)
 
     def flush(self, target: bool = False) -> None:
         text, self._text = self._text, ""
         if text:
-            self._put(self._tokenizer.encode(text), target)
+            self._append(self._tokenizer.encode(text), target)
 
     def visual(self, visual: Visual) -> None:
         special = self._tokenizer.special
@@ -90,12 +93,12 @@ class _Writer:
         self.ids([special.vision_start, *[pad] * visual.tokens, special.vision_end])
         self._grids.append(visual.grid)
 
-    def _put(self, ids: Sequence[int], target: bool) -> None:
+    def _append(self, ids: Sequence[int], target: bool) -> None:
         self._tokens.extend(ids)
         self._supervised.extend([target] * len(ids))
         self._turns.extend([self.turn] * len(ids))
 
-    def done(self) -> EncodedChat:
+    def finish(self) -> EncodedChat:
         self.flush()
         return EncodedChat(
             np.array(self._tokens, np.int32),
@@ -112,42 +115,40 @@ def _with_system(turns: Sequence[ChatTurn]) -> Sequence[ChatTurn]:
 
 
 class ChatTemplate:
-    """Qwen2-VL's chat template over a tokenizer."""
+    """Qwen2-VL's chat template, applied with one tokenizer."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        remembered = functools.lru_cache(COUNTS_KEPT)
-        self._counted = remembered(self._count_turn)
-        self._asked = remembered(
-            lambda start_us, stop_us: self._count_turn("user", (turn_label(start_us, stop_us), None))[0]
-        )
-        self._said = remembered(self._count_said)
+        cached = functools.lru_cache(MAX_CACHED_COUNTS)
+        self._turn_counts = cached(self._count_turn)
+        self._label_count = cached(self._count_label)
+        self._stream_answer_counts = cached(self._count_stream_answer)
 
     def conversation(self, turns: Sequence[ChatTurn]) -> EncodedChat:
-        """A whole conversation, answers and their `<|im_end|>` supervised.
+        """Encode a whole conversation, with answers and their `<|im_end|>` supervised.
 
-        The default system turn is added unless the first turn is one. Turn 0 is the system's.
+        The default system turn is added unless the first turn is a system turn. Turn 0 is the system's.
         """
-        writer = _Writer(self.tokenizer)
+        writer = _TokenWriter(self.tokenizer)
         for writer.turn, turn in enumerate(_with_system(turns)):
-            self._turn(writer, turn)
-        return writer.done()
+            self._write_turn(writer, turn)
+        return writer.finish()
 
     def count(self, turns: Sequence[ChatTurn]) -> tuple[int, int]:
-        """Tokens and supervised tokens of `conversation(turns)`, without making it.
+        """Returns the tokens and supervised tokens of `conversation(turns)`, without encoding it.
 
-        Turns are counted one by one, and the same turns come again and again in a corpus.
+        Turns are counted one by one and cached, because many turns of a corpus are equal.
         """
         tokens = targets = 0
         for turn in _with_system(turns):
-            kept = []
+            content = []
             for item in turn.content:
                 if isinstance(item, Visual):
                     tokens += item.tokens
                     item = None
-                kept.append(item)
-            more = self._counted(turn.role, tuple(kept))
-            tokens, targets = tokens + more[0], targets + more[1]
+                content.append(item)
+            turn_tokens, turn_targets = self._turn_counts(turn.role, tuple(content))
+            tokens, targets = tokens + turn_tokens, targets + turn_targets
         return tokens, targets
 
     def count_stream(
@@ -155,86 +156,92 @@ class ChatTemplate:
     ) -> tuple[int, int]:
         """As `count(stream_conversation(turns, rows_cols, prompt))`, in a fraction of the time."""
         tokens, targets = self.count(stream_conversation(turns[:1], rows_cols, prompt))
-        pair = (rows_cols[0] // MERGE) * (rows_cols[1] // MERGE)
+        pair_tokens = (rows_cols[0] // MERGE) * (rows_cols[1] // MERGE)
         for turn in turns[1:]:
-            said, more = self._said(turn.text)
-            tokens += self._asked(turn.start_us, turn.stop_us) + turn.num_frames // 2 * pair + said
-            targets += more
+            answer_tokens, answer_targets = self._stream_answer_counts(turn.text)
+            tokens += self._label_count(turn.start_us, turn.stop_us)
+            tokens += turn.num_frames // TEMPORAL * pair_tokens + answer_tokens
+            targets += answer_targets
         return tokens, targets
 
+    def _count_turn(self, role: str, content: tuple[str | None, ...]) -> tuple[int, int]:
+        """As `count`, for one turn and without the tokens of visuals, for which None stands."""
+        visual = Visual("video", (1, MERGE, MERGE))  # of one token
+        writer = _TokenWriter(self.tokenizer)
+        self._write_turn(writer, ChatTurn(role, tuple(visual if c is None else c for c in content)))
+        encoded = writer.finish()
+        return len(encoded.tokens) - content.count(None), int(encoded.supervised.sum())
+
+    def _count_label(self, start_us: int, stop_us: int) -> int:
+        """Returns the tokens of a later user turn of a stream, without those of its frames."""
+        return self._count_turn("user", (turn_label(start_us, stop_us), None))[0]
+
+    def _count_stream_answer(self, text: str) -> tuple[int, int]:
+        """Returns the tokens and supervised tokens of a streaming answer."""
+        answer_tokens = len(self.tokenizer.encode(text + SILENCE))
+        # The answer's <|im_end|> is supervised too.
+        return self._assistant_overhead + answer_tokens, answer_tokens + 1
+
     @functools.cached_property
-    def _around_answer(self) -> int:
-        """Tokens of an assistant turn beside what it says; no text is tokenised across that."""
+    def _assistant_overhead(self) -> int:
+        """Tokens of an assistant turn beside its answer, which is tokenised separately from them."""
         return self._count_turn("assistant", (SILENCE,))[0] - len(self.tokenizer.encode(SILENCE))
 
-    def _count_said(self, text: str) -> tuple[int, int]:
-        """Tokens and supervised tokens of a streaming answer."""
-        said = len(self.tokenizer.encode(text + SILENCE))
-        return self._around_answer + said, said + 1  # and its <|im_end|>
-
-    def _count_turn(self, role: str, content: tuple[str | None, ...]) -> tuple[int, int]:
-        """As `count`, of one turn and without the visuals' own tokens; None stands for a visual."""
-        one = Visual("video", (1, MERGE, MERGE))
-        writer = _Writer(self.tokenizer)
-        self._turn(writer, ChatTurn(role, tuple(one if c is None else c for c in content)))
-        made = writer.done()
-        return len(made.tokens) - content.count(None), int(made.supervised.sum())
-
     def opening(self, content: Content) -> EncodedChat:
-        """System turn, first user turn, header of the answer: what a stream starts from."""
-        writer = _Writer(self.tokenizer)
-        self._turn(writer, ChatTurn("system", (SYSTEM_PROMPT,)))
-        self._ask(writer, content)
-        return writer.done()
+        """Encode the start of a stream: system turn, first user turn, header of the answer."""
+        writer = _TokenWriter(self.tokenizer)
+        self._write_turn(writer, ChatTurn("system", (SYSTEM_PROMPT,)))
+        self._write_prompt(writer, content)
+        return writer.finish()
 
     def continuation(self, content: Content) -> EncodedChat:
-        """The end of an answer, the next user turn, header of the next answer."""
-        writer = _Writer(self.tokenizer)
-        self._end(writer)
-        self._ask(writer, content)
-        return writer.done()
+        """Encode the end of an answer, the next user turn, and the header of the next answer."""
+        writer = _TokenWriter(self.tokenizer)
+        self._write_end(writer)
+        self._write_prompt(writer, content)
+        return writer.finish()
 
-    def _ask(self, writer: _Writer, content: Content) -> None:
-        self._turn(writer, ChatTurn("user", content))
-        self._header(writer, "assistant")
+    def _write_prompt(self, writer: _TokenWriter, content: Content) -> None:
+        self._write_turn(writer, ChatTurn("user", content))
+        self._write_header(writer, "assistant")
 
-    def _header(self, writer: _Writer, role: str) -> None:
+    def _write_header(self, writer: _TokenWriter, role: str) -> None:
         writer.ids([self.tokenizer.special.im_start])
         writer.text(f"{role}\n")
 
-    def _end(self, writer: _Writer, target: bool = False) -> None:
+    def _write_end(self, writer: _TokenWriter, target: bool = False) -> None:
         writer.ids([self.tokenizer.special.im_end], target)
         writer.text("\n")
-        writer.flush()  # the newline is this turn's
+        writer.flush()  # so that the newline belongs to this turn
 
-    def _turn(self, writer: _Writer, turn: ChatTurn) -> None:
-        answer = turn.role == "assistant"
-        self._header(writer, turn.role)
-        if answer:
+    def _write_turn(self, writer: _TokenWriter, turn: ChatTurn) -> None:
+        is_answer = turn.role == "assistant"
+        self._write_header(writer, turn.role)
+        if is_answer:
             writer.flush()
         for item in turn.content:
             if isinstance(item, Visual):
                 writer.visual(item)
             else:
                 writer.text(item)
-        writer.flush(target=answer)
-        self._end(writer, target=answer)
+        writer.flush(target=is_answer)
+        self._write_end(writer, target=is_answer)
 
 
 def stream_conversation(
     turns: Sequence[Turn], rows_cols: tuple[int, int], prompt: str
 ) -> list[ChatTurn]:
-    """The turns of a streaming example as a conversation.
+    """Returns the turns of a streaming example as a conversation.
 
     Args:
-        turns: from `plan_turns`.
-        rows_cols: patches of a frame, vertically and horizontally.
-        prompt: from `stream_prompt`; follows the first video, nothing if empty.
+        turns: Turns from `build_turns`.
+        rows_cols: Patches of a frame, vertically and horizontally.
+        prompt: Text from `stream_prompt`, which follows the first video; may be empty.
     """
     chat: list[ChatTurn] = []
     for i, turn in enumerate(turns):
-        seen = Visual("video", (turn.num_frames // 2, *rows_cols))
-        asked = (prompt,) if prompt and i == 0 else ()
-        chat.append(ChatTurn("user", (turn_label(turn.start_us, turn.stop_us), seen, *asked)))
+        visual = Visual("video", (turn.num_frames // TEMPORAL, *rows_cols))
+        text = (prompt,) if prompt and i == 0 else ()
+        chat.append(ChatTurn("user", (turn_label(turn.start_us, turn.stop_us), visual, *text)))
         chat.append(ChatTurn("assistant", (turn.answer,)))
     return chat

@@ -1,4 +1,4 @@
-"""What one annotation says, parsed: the input of everything that builds a timeline.
+"""Parsed annotations: the examples that timelines are built from.
 
 Times are integer microseconds, so that comparing a word's end with a frame's time is exact.
 """
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 
-class Word(NamedTuple):  # quick to make: there are hundreds a clip
-    """One spoken word with its span in the video file, in microseconds."""
+class Word(NamedTuple):  # fast to create: a clip has hundreds
+    """One spoken word, with its start and end in the video file in microseconds."""
 
     start_us: int
     end_us: int
@@ -19,7 +19,7 @@ class Word(NamedTuple):  # quick to make: there are hundreds a clip
 
 @dataclass(frozen=True)
 class VideoClip:
-    """A span of a video file; None means from its beginning or to its end."""
+    """A span of a video file; None stands for its beginning or its end."""
 
     path: str
     start_us: int | None = None
@@ -35,7 +35,16 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class StreamExample:
-    """A clip and the timed words spoken over it."""
+    """A clip and the timed words that are spoken over it.
+
+    Attributes:
+        clip: The span of the video.
+        words: The words, in order.
+        query: The user's request.
+        title: Title of the video.
+        previous: Commentary before the clip.
+        category: Category of the video.
+    """
 
     clip: VideoClip
     words: tuple[Word, ...]
@@ -47,7 +56,7 @@ class StreamExample:
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of an ordinary conversation; `role` is system, user or assistant."""
+    """One message of an ordinary conversation; `role` is system, user or assistant."""
 
     role: str
     content: tuple[str | VideoClip | ImageFile, ...]
@@ -64,5 +73,5 @@ Example = StreamExample | ChatExample
 
 
 def seconds_to_us(seconds: float) -> int:
-    """Seconds to the nearest microsecond."""
+    """Converts seconds to the nearest microsecond."""
     return round(seconds * 1_000_000)

@@ -1,3 +1,3 @@
-"""The names of the position modes, where even `livecc --help` can afford to read them."""
+"""Names of the position modes; a file of its own, so that `livecc --help` reads them quickly."""
 
 POSITION_MODES = ("sequential", "hybrid", "mrope")

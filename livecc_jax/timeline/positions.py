@@ -1,13 +1,13 @@
 """Rotary positions of a conversation's tokens, in three modes.
 
-sequential: 0, 1, 2, ... for every token, vision included: what the released LiveCC checkpoints were
-    trained with (a cached delta in the training code kept 3-D positions from being computed).
-hybrid: 3-D up to the first answer, 1-D afterwards: what the released streaming demo computes.
-mrope: 3-D everywhere (M-RoPE, Qwen2-VL section 2.1): for new training runs.
+sequential: 0, 1, 2, ... for every token, vision tokens included. The released LiveCC checkpoints were
+    trained with it (a cached delta in the training code prevented 3-D positions).
+hybrid: 3-D positions up to the first answer, 1-D afterwards, as in the released streaming demo.
+mrope: 3-D positions everywhere (M-RoPE, Qwen2-VL section 2.1), for new training runs.
 
-After a picture, text continues from the largest of the three axes plus one, as in transformers 4.50
-(5.x looks at height and width only, which differs when a video has more frame pairs than half its
-longer side in patches).
+After a video or an image, text continues from the largest of the three axes plus one, as in
+transformers 4.50. transformers 5.x uses only height and width, which differs when a video has more
+frame pairs than half its longer side in patches.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from livecc_jax.timeline.position_modes import POSITION_MODES
 def token_positions(
     tokens: np.ndarray, grids: np.ndarray, special: SpecialTokens, mode: str, start: int = 0
 ) -> tuple[np.ndarray, int]:
-    """Positions of tokens that follow `start` earlier positions.
+    """Returns the positions of tokens that follow `start` earlier positions.
 
     Args:
-        tokens: int32 [T].
-        grids: int [n, 3], (frame pairs, rows, columns) in patches of each video or image in order.
-        special: ids of the structural tokens.
-        mode: one of MODES. `hybrid` finds the first answer in `tokens`, so give it a whole
-            conversation; a stream calls with `mrope` for its first turn and `sequential` after.
-        start: the first token's position.
+        tokens: int32 [T], token ids.
+        grids: int [n, 3], frame pairs, patch rows and patch columns of each video or image, in order.
+        special: Ids of the special tokens.
+        mode: One of POSITION_MODES. `hybrid` finds the first answer in `tokens`, so it needs a whole
+            conversation; a stream uses `mrope` for its first turn and `sequential` for later turns.
+        start: Position of the first token.
 
     Returns:
-        (int32 [3, T] temporal, height and width positions, position of the next token).
+        (int32 [3, T] temporal, height and width positions; position of the next token).
 
     Raises:
-        ValueError: an unknown mode, or grids that do not account for the vision tokens.
+        ValueError: The mode is unknown, or the grids do not match the vision tokens.
     """
     if mode not in POSITION_MODES:
         raise ValueError(f"positions {mode!r} is not one of {', '.join(POSITION_MODES)}")
@@ -44,31 +44,31 @@ def token_positions(
     sizes = [int(t) * (int(h) // MERGE) * (int(w) // MERGE) for t, h, w in grids]
     if sum(sizes) != len(vision):
         raise ValueError(f"grids make {sum(sizes)} vision tokens, but there are {len(vision)}")
-    limit = len(tokens)  # tokens from here on are 1-D
+    end_of_3d = len(tokens)  # tokens from here on have 1-D positions
     if mode == "sequential":
-        limit = 0
+        end_of_3d = 0
     elif mode == "hybrid":
         headers = np.flatnonzero(tokens == special.im_start)  # system, user, assistant, ...
-        limit = int(headers[2]) if len(headers) > 2 else limit
+        end_of_3d = int(headers[2]) if len(headers) > 2 else end_of_3d
 
-    pieces: list[np.ndarray] = []
-    done, at, seen = 0, start, 0
+    spans: list[np.ndarray] = []
+    num_done, position, vision_done = 0, start, 0
     for grid, size in zip(grids, sizes):
-        first = int(vision[seen])
-        seen += size
-        if first >= limit:
+        first = int(vision[vision_done])
+        vision_done += size
+        if first >= end_of_3d:
             break
-        pieces.append(_line(at, first - done))
-        at += first - done
+        spans.append(_sequential(position, first - num_done))
+        position += first - num_done
         t, h, w = (int(x) for x in grid)
         shape = (t, h // MERGE, w // MERGE)
-        pieces.append(at + np.indices(shape, np.int32).reshape(3, -1))
-        at += max(shape)
-        done = first + size
-    pieces.append(_line(at, len(tokens) - done))
-    return np.concatenate(pieces, axis=1).astype(np.int32), at + len(tokens) - done
+        spans.append(position + np.indices(shape, np.int32).reshape(3, -1))
+        position += max(shape)
+        num_done = first + size
+    spans.append(_sequential(position, len(tokens) - num_done))
+    return np.concatenate(spans, axis=1).astype(np.int32), position + len(tokens) - num_done
 
 
-def _line(start: int, length: int) -> np.ndarray:
-    """[3, length]: start, start + 1, ... on every axis."""
+def _sequential(start: int, length: int) -> np.ndarray:
+    """Returns int32 [3, length]: start, start + 1, ... on every axis."""
     return np.broadcast_to(np.arange(start, start + length, dtype=np.int32), (3, length))

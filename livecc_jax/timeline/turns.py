@@ -1,7 +1,7 @@
-"""Timed words and sampled frames into turns: who is seen when, and what is said then.
+"""Divides sampled frames and timed words into turns.
 
-LiveCC (arXiv 2504.16030), section 3: the first turn holds three seconds, six frames at 2 FPS; each
-later turn one second, two frames. Times are integer microseconds, so every comparison is exact.
+As in LiveCC (arXiv 2504.16030), section 3, the first turn spans three seconds, six frames at 2 FPS;
+each later turn spans one second, two frames. Times are integer microseconds, so comparisons are exact.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ OPENING_US = 3_000_000
 TURN_US = 1_000_000
 
 
-class Turn(NamedTuple):  # quick to make: there are hundreds a clip
+class Turn(NamedTuple):  # fast to create: a clip has hundreds
     """A span of the clip, its frames and its words.
 
-    start_us and stop_us are relative to the clip's start and nominal (0 to 3 s, then each second);
-    frames first_frame, ..., first_frame + num_frames - 1 of the sampled ones are shown; text is the
-    words joined by spaces, empty when nothing is said.
+    Attributes:
+        start_us: Nominal start in microseconds since the clip's start (0 s, then 3 s, 4 s, ...).
+        stop_us: Nominal end in microseconds since the clip's start.
+        first_frame: Number of its first frame among the sampled frames.
+        num_frames: Number of its frames.
+        text: Its words joined by spaces; empty when nothing is said.
     """
 
     start_us: int
@@ -37,31 +40,39 @@ class Turn(NamedTuple):  # quick to make: there are hundreds a clip
 
     @property
     def answer(self) -> str:
-        """What the assistant says: the words, then the silence mark."""
+        """The assistant's answer: the words, then the silence mark."""
         return self.text + SILENCE
 
 
 def turn_span(number: int) -> tuple[int, int]:
-    """Start and stop of turn 0, 1, ... in microseconds since the clip's start."""
+    """Returns start and stop of turn 0, 1, ... in microseconds since the clip's start."""
     if number == 0:
         return 0, OPENING_US
     start = OPENING_US + (number - 1) * TURN_US
     return start, start + TURN_US
 
 
+def turn_first_frames(num_frames: int) -> list[int]:
+    """Returns the number of the first frame of each turn; an odd last frame begins no turn."""
+    return [0, *range(OPENING_FRAMES, num_frames - 1, TURN_FRAMES)]
+
+
 def split_into_turns(frames: np.ndarray) -> list[np.ndarray]:
-    """[F, ...] as turns: six frames, or all there are, then two each; an odd last one is dropped."""
-    starts = [0, *range(OPENING_FRAMES, len(frames) - 1, TURN_FRAMES)]
-    return [frames[i : i + (TURN_FRAMES if i else OPENING_FRAMES)] for i in starts]
+    """Split frames [F, ...] into turns of six frames (or fewer, if F is), then of two each.
+
+    An odd last frame is dropped.
+    """
+    first_frames = turn_first_frames(len(frames))
+    return [frames[i : i + (TURN_FRAMES if i else OPENING_FRAMES)] for i in first_frames]
 
 
 def turn_label(start_us: int, stop_us: int) -> str:
-    """The text that opens a user turn, `Time=0.0-3.0s`."""
+    """Returns the text that begins a user turn, `Time=0.0-3.0s`."""
     return f"Time={start_us / 1e6:.1f}-{stop_us / 1e6:.1f}s"
 
 
 def check_words(words: Sequence[Word]) -> None:
-    """Raise ExampleError when a word ends before it starts or before the word before it ends."""
+    """Raises ExampleError when a word ends before it starts, or when words are out of order."""
     for i, word in enumerate(words):
         if word.end_us < word.start_us:
             raise ExampleError(
@@ -77,11 +88,11 @@ def check_words(words: Sequence[Word]) -> None:
 
 
 def assign_words(last_times_us: np.ndarray, words: Sequence[Word]) -> np.ndarray:
-    """The turn of each word: the first whose last frame's time is at or after the word's end.
+    """Returns the turn of each word: the first whose last frame's time is at or after the word's end.
 
     Args:
-        last_times_us: int64 [n], time of each turn's last frame.
-        words: in order.
+        last_times_us: int64 [n], time of each turn's last frame in microseconds.
+        words: The words, in order.
 
     Returns:
         int64 [words], ascending; n for a word that ends after the last turn.
@@ -94,48 +105,52 @@ def build_turns(frame_times_us: np.ndarray, words: Sequence[Word]) -> list[Turn]
     """Assign words to turns.
 
     A word belongs to the first turn whose last frame's time is at or after the word's end; a word that
-    ends after the last frame belongs to none. Trailing silent turns are dropped.
+    ends after the last frame belongs to no turn. Silent turns at the end are dropped.
 
     Args:
-        frame_times_us: int64 [F], times in the file of the sampled frames, F even.
-        words: in order, with times in the file.
+        frame_times_us: int64 [F], times of the sampled frames in the file, F even.
+        words: The words in order, with times in the file.
 
     Returns:
-        At least one turn; the last one says something.
+        At least one turn; the last one has words.
 
     Raises:
-        ExampleError: fewer than 6 frames, no word in any turn, or words out of order.
+        ExampleError: There are fewer than 6 frames, no turn has words, or words are out of order.
     """
-    frames = len(frame_times_us)
-    if frames < OPENING_FRAMES:
+    num_frames = len(frame_times_us)
+    if num_frames < OPENING_FRAMES:
         raise ExampleError(
-            f"the clip has {frames} frames at 2 FPS and needs at least {OPENING_FRAMES} (3 s)"
+            f"the clip has {num_frames} frames at 2 FPS and needs at least {OPENING_FRAMES} (3 s)"
         )
     check_words(words)
-    # The first frame of each turn; a clip's frames are even in number, so the last turn is whole.
-    firsts = [0, *range(OPENING_FRAMES, frames - 1, TURN_FRAMES)]
-    lasts = [first - 1 for first in firsts[1:]] + [frames - 1]
-    owners = assign_words(np.asarray(frame_times_us)[lasts], words)
-    said: list[list[str]] = [[] for _ in firsts]
-    for word, owner in zip(words, owners):
+    # The number of frames is even, so the last turn is complete.
+    first_frames = turn_first_frames(num_frames)
+    last_frames = [first - 1 for first in first_frames[1:]] + [num_frames - 1]
+    word_turns = assign_words(np.asarray(frame_times_us)[last_frames], words)
+    texts: list[list[str]] = [[] for _ in first_frames]
+    for word, turn in zip(words, word_turns):
         text = word.text.strip()
-        if text and owner < len(said):
-            said[owner].append(text)
-    while said and not said[-1]:
-        said.pop()
-    if not said:
+        if text and turn < len(texts):
+            texts[turn].append(text)
+    while texts and not texts[-1]:
+        texts.pop()
+    if not texts:
         raise ExampleError("nothing is said within the clip")
     return [
-        Turn(*turn_span(i), firsts[i], lasts[i] - firsts[i] + 1, " ".join(said[i]))
-        for i in range(len(said))
+        Turn(*turn_span(i), first_frames[i], last_frames[i] - first_frames[i] + 1, " ".join(text))
+        for i, text in enumerate(texts)
     ]
 
 
 def stream_prompt(query: str = "", title: str = "", previous: str = "", context: bool = True) -> str:
-    """The text after the first turn's video: query, then title or previous commentary.
+    """Returns the text after the first turn's video: the query, then the title or previous commentary.
 
-    The title gives way to previous commentary when there is some: the paper's "title or previous".
-    `context=False` leaves both out, as the released pre-training script does.
+    Args:
+        query: The user's request.
+        title: Title of the video; left out when there is previous commentary (the paper's "title or
+            previous").
+        previous: Commentary before the clip.
+        context: Include title or previous commentary; the released pre-training script does not.
     """
     if not context:
         return query.strip()

@@ -1,4 +1,4 @@
-"""A tokenizer of nine tokens."""
+"""A tokenizer with nine tokens."""
 
 import pytest
 import tokenizers
@@ -9,7 +9,8 @@ from livecc_jax.text.tokenizer import SpecialTokens
 
 @pytest.fixture
 def tokenizer(tmp_path):
-    made = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={"a": 0, "b": 1}, merges=[]))
-    made.add_special_tokens(list(SpecialTokens.spellings().values()))
-    made.save(str(tmp_path / "tokenizer.json"))
+    """Two letters and the special tokens."""
+    model = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={"a": 0, "b": 1}, merges=[]))
+    model.add_special_tokens(list(SpecialTokens.spellings().values()))
+    model.save(str(tmp_path / "tokenizer.json"))
     return HFTokenizer(tmp_path / "tokenizer.json")

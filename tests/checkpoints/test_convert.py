@@ -1,4 +1,4 @@
-"""Checkpoints survive every conversion bit for bit, and every damage is told in one sentence."""
+"""Tests that conversions are exact bit for bit, and that each damage is reported in one sentence."""
 
 import argparse
 import json
@@ -21,7 +21,7 @@ from livecc_jax.checkpoints.weight_names import weight_name_table
 from livecc_jax.commands import convert as command
 from livecc_jax.errors import CheckpointError
 from livecc_jax.model.presets import preset
-from tests.support.checkpoints import assert_same, config_of, random_params
+from tests.support.checkpoints import assert_bits_equal, random_params, tiny_config
 
 BFLOAT16 = np.dtype(jnp.bfloat16)
 
@@ -32,8 +32,8 @@ def tensors_of(directory):
 
 @pytest.fixture
 def exported(tmp_path):
-    """An untied float32 checkpoint in one file, and what it holds."""
-    config = config_of()
+    """An untied float32 checkpoint in one file: (directory, config, parameters)."""
+    config = tiny_config()
     params = random_params(config)
     export_hf(tmp_path / "model", config, LiveCCBlock(), params)
     return tmp_path / "model", config, params
@@ -41,30 +41,30 @@ def exported(tmp_path):
 
 @pytest.mark.parametrize("layout", ["flat", "nested"])
 @pytest.mark.parametrize(("tied", "dtype"), [(True, BFLOAT16), (False, np.dtype("float32"))])
-def test_there_and_back_is_bit_exact(tmp_path, tokenizer, tied, dtype, layout):
-    config, livecc = config_of(tied), LiveCCBlock("hybrid", "reference")
+def test_round_trip_is_bit_exact(tmp_path, tokenizer, tied, dtype, layout):
+    config, livecc = tiny_config(tied), LiveCCBlock("hybrid", "reference")
     params = random_params(config, dtype)
     export_hf(tmp_path / "a", config, livecc, params, tokenizer, layout=layout, max_shard_bytes=100_000)
     assert len(list((tmp_path / "a").glob("*.safetensors"))) > 2
     assert ("lm_head.weight" in tensors_of(tmp_path / "a")) == (not tied)
 
     convert(tmp_path / "a", tmp_path / "b", "orbax")
-    done = convert(tmp_path / "b", tmp_path / "c", "hf", layout=layout)
+    result = convert(tmp_path / "b", tmp_path / "c", "hf", layout=layout)
     assert tensors_of(tmp_path / "c") == tensors_of(tmp_path / "a")
     assert (tmp_path / "c/config.json").read_text() == (tmp_path / "a/config.json").read_text()
     assert json.loads((tmp_path / "c/config.json").read_bytes())["torch_dtype"] == str(dtype)
-    assert done.dtype == str(dtype)
+    assert result.dtype == str(dtype)
     for name in "abc":
         checkpoint = open_checkpoint(tmp_path / name)
         assert (checkpoint.config, checkpoint.livecc) == (config, livecc)
         assert checkpoint.open_tokenizer().special == tokenizer.special
-        assert_same(checkpoint.load_params(), params)
+        assert_bits_equal(checkpoint.load_params(), params)
         abstract = jax.tree.map(lambda x: (x.shape, np.dtype(x.dtype)), checkpoint.abstract_params())
         assert abstract == jax.tree.map(lambda x: (x.shape, x.dtype), params)
 
 
 def test_names_and_layout_are_those_of_torch(exported):
-    """Against the safetensors library and the layout written out by hand."""
+    """Compares with the safetensors library and a layout written by hand."""
     directory, config, params = exported
     theirs = safetensors.numpy.load_file(directory / "model.safetensors")
     layer = {k: v for k, v in params["text"]["layers"].items()}
@@ -86,8 +86,8 @@ def test_names_and_layout_are_those_of_torch(exported):
     assert len(theirs) == 4 + 1 + 6 + 12 * config.vision.depth + 12 * config.text.layers - 1
 
 
-def test_later_names_and_a_stored_tied_head_are_read(tmp_path):
-    config = config_of(tied=True)
+def test_later_names_and_a_stored_tied_head_are_accepted(tmp_path):
+    config = tiny_config(tied=True)
     params = random_params(config)
     export_hf(tmp_path, config, LiveCCBlock(), params, overwrite=True)
     file = tmp_path / "model.safetensors"
@@ -99,14 +99,14 @@ def test_later_names_and_a_stored_tied_head_are_read(tmp_path):
     later["lm_head.weight"] = params["text"]["embed"]
     later["model.language_model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(8, np.float32)
     safetensors.numpy.save_file(later, file)
-    assert_same(load_hf(tmp_path, config), params)
+    assert_bits_equal(load_hf(tmp_path, config), params)
     later["lm_head.weight"] = params["text"]["embed"] + 1
     safetensors.numpy.save_file(later, file)
     with pytest.raises(CheckpointError, match=r"lm_head\.weight differs from model\.embed_tokens"):
         load_hf(tmp_path, config)
 
 
-def test_loading_casts_by_leaf_and_shards(exported):
+def test_loading_casts_each_leaf_and_shards(exported):
     directory, _, params = exported
     mesh = Mesh(np.array(jax.devices()[:4]).reshape(2, 2), ("fsdp", "tensor"))
     dtypes = jax.tree.map(lambda _: np.dtype("float32"), params)
@@ -116,7 +116,7 @@ def test_loading_casts_by_leaf_and_shards(exported):
     shardings["text"]["layers"]["mlp"]["up"]["kernel"] = split
     shardings["text"]["layers"]["attn"]["q"]["kernel"] = split
     loaded = open_checkpoint(directory).load_params(dtypes, shardings)
-    assert_same(loaded, jax.tree.map(lambda x, d: x.astype(d), params, dtypes))
+    assert_bits_equal(loaded, jax.tree.map(lambda x, d: x.astype(d), params, dtypes))
     assert loaded["text"]["layers"]["mlp"]["up"]["kernel"].sharding == split
 
 
@@ -127,7 +127,7 @@ def rewrite(directory, change):
     safetensors.numpy.save_file(tensors, file)
 
 
-def damage_fit(tensors):
+def make_incompatible(tensors):
     del tensors["model.norm.weight"]
     tensors["model.layers.7.oddity"] = np.ones(1, np.float32)
     tensors["visual.merger.ln_q.bias"] = np.ones(3, np.float32)
@@ -137,9 +137,9 @@ def damage_fit(tensors):
     tensors[name] = tensors[name].astype(np.float16)
 
 
-def test_all_that_does_not_fit_is_told_at_once(exported):
+def test_all_mismatches_are_reported_at_once(exported):
     directory, config, _ = exported
-    rewrite(directory, damage_fit)
+    rewrite(directory, make_incompatible)
     with pytest.raises(CheckpointError) as caught:
         load_hf(directory, config)
     message = str(caught.value)
@@ -153,7 +153,7 @@ def test_all_that_does_not_fit_is_told_at_once(exported):
         "visual.blocks.0.norm1.bias and its other layers have different dtypes (float16, float32)",
     ):
         assert part in message
-    # Layers together, so that a missing shard is told in full and still can be read.
+    # Layers are grouped, so that the message about a missing shard is complete and readable.
     rewrite(directory, lambda t: [t.pop(k) for k in list(t) if k.startswith("model.layers.")])
     with pytest.raises(CheckpointError) as caught:
         load_hf(directory, config)
@@ -164,7 +164,7 @@ def test_all_that_does_not_fit_is_told_at_once(exported):
         assert f"missing {name.replace('.0.', '.{0-1}.')}" in str(caught.value)
 
 
-def header(file, text, data=b""):
+def write_header(file, text, data=b""):
     file.write_bytes(len(text).to_bytes(8, "little") + text + data)
 
 
@@ -173,16 +173,16 @@ DAMAGE = {
     "truncated": (lambda f: f.write_bytes(f.read_bytes()[:-100]), "is truncated"),
     "cut in the header": (lambda f: f.write_bytes(f.read_bytes()[:100]), "truncated inside its header"),
     "zero bytes": (lambda f: f.write_bytes(b""), "is empty"),
-    "broken JSON": (lambda f: header(f, b'{"a":'), "not valid JSON"),
-    "not UTF-8": (lambda f: header(f, b"\xff\xff"), "not valid JSON"),
+    "broken JSON": (lambda f: write_header(f, b'{"a":'), "not valid JSON"),
+    "not UTF-8": (lambda f: write_header(f, b"\xff\xff"), "not valid JSON"),
     "not safetensors": (lambda f: f.write_bytes(b"PK" * 50), "not a safetensors file"),
-    "name twice": (lambda f: header(f, b'{"a":1,"a":2}'), "'a' is there twice"),
-    "no dtype": (lambda f: header(f, b'{"a":{"shape":[]}}'), "entry for a is malformed"),
-    "odd dtype": (lambda f: header(f, ENTRY.replace(b"F32", b"F8_E4M3"), bytes(8)), "F8_E4M3"),
-    "wrong size": (lambda f: header(f, ENTRY.replace(b"[2]", b"[3]"), bytes(8)), "takes 12"),
-    "negative": (lambda f: header(f, ENTRY.replace(b"[2]", b"[-2]"), bytes(8)), "malformed"),
-    "gap": (lambda f: header(f, ENTRY.replace(b"[0,8]", b"[4,12]"), bytes(12)), "gap"),
-    "rest": (lambda f: header(f, ENTRY, bytes(12)), "4 bytes after its last tensor"),
+    "name twice": (lambda f: write_header(f, b'{"a":1,"a":2}'), "'a' is there twice"),
+    "no dtype": (lambda f: write_header(f, b'{"a":{"shape":[]}}'), "entry for a is malformed"),
+    "odd dtype": (lambda f: write_header(f, ENTRY.replace(b"F32", b"F8_E4M3"), bytes(8)), "F8_E4M3"),
+    "wrong size": (lambda f: write_header(f, ENTRY.replace(b"[2]", b"[3]"), bytes(8)), "takes 12"),
+    "negative": (lambda f: write_header(f, ENTRY.replace(b"[2]", b"[-2]"), bytes(8)), "malformed"),
+    "gap": (lambda f: write_header(f, ENTRY.replace(b"[0,8]", b"[4,12]"), bytes(12)), "gap"),
+    "rest": (lambda f: write_header(f, ENTRY, bytes(12)), "4 bytes after its last tensor"),
     "no weights": (
         lambda f: f.rename(f.with_name("pytorch_model.bin")),
         "write safetensors with transformers",
@@ -193,8 +193,8 @@ DAMAGE = {
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_damaged_file_is_named(exported, kind):
     directory, _, _ = exported
-    spoil, words = DAMAGE[kind]
-    spoil(directory / "model.safetensors")
+    damage, words = DAMAGE[kind]
+    damage(directory / "model.safetensors")
     with pytest.raises(CheckpointError) as caught:
         open_checkpoint(directory).load_params()
     message = str(caught.value)
@@ -204,13 +204,13 @@ def test_damaged_file_is_named(exported, kind):
 
 
 def test_shards_missing_broken_or_overlapping(tmp_path):
-    config = config_of()
+    config = tiny_config()
     directory = tmp_path / "m"
     export_hf(directory, config, LiveCCBlock(), random_params(config), max_shard_bytes=200_000)
     shards = sorted(directory.glob("model-*.safetensors"))
     index = directory / "model.safetensors.index.json"
 
-    def complaint():
+    def load_error():
         with pytest.raises(CheckpointError) as caught:
             open_checkpoint(directory).load_params()
         return str(caught.value)
@@ -219,15 +219,15 @@ def test_shards_missing_broken_or_overlapping(tmp_path):
     second = safetensors.numpy.load_file(shards[1])
     name = next(iter(first))
     safetensors.numpy.save_file(second | {name: first[name]}, shards[1])
-    assert f"duplicated {name} (in {shards[0].name} and {shards[1].name})" in complaint()
+    assert f"duplicated {name} (in {shards[0].name} and {shards[1].name})" in load_error()
     safetensors.numpy.save_file({k: v for k, v in first.items() if k != name}, shards[0])
-    assert f"says that {shards[0].name} holds {name}" in complaint()
+    assert f"says that {shards[0].name} holds {name}" in load_error()
     shards[0].unlink()
-    assert complaint() == f"{directory}: shard {shards[0].name} is missing"
+    assert load_error() == f"{directory}: shard {shards[0].name} is missing"
     index.write_text('{"weight_map": {"a": "../../secret.safetensors"}}')
-    assert str(index) in complaint()
+    assert str(index) in load_error()
     index.write_text("{")
-    assert f"{index}: is not a valid index" in complaint()
+    assert f"{index}: is not a valid index" in load_error()
 
 
 CONFIGS = {
@@ -252,7 +252,7 @@ CONFIGS = {
 
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_unusable_config_names_file_and_field(tmp_path, kind):
-    data = hf_config.to_config_json(config_of(), LiveCCBlock(), "float32")
+    data = hf_config.to_config_json(tiny_config(), LiveCCBlock(), "float32")
     change, words = CONFIGS[kind]
     change(data)
     file = tmp_path / "config.json"
@@ -266,8 +266,8 @@ def test_unusable_config_names_file_and_field(tmp_path, kind):
         read_config(tmp_path)
 
 
-def test_config_as_others_write_it(tmp_path):
-    """Defaults left out, as transformers 4.50 saves; rope_parameters and lists, as 5.x does."""
+def test_configs_of_other_writers(tmp_path):
+    """transformers 4.50 leaves out defaults; 5.x writes rope_parameters and lists."""
     config = preset("7b")
     flat = hf_config.to_config_json(config, LiveCCBlock())
     del flat["livecc"]
@@ -300,23 +300,23 @@ def test_destination_is_never_half_written_or_lost(tmp_path, exported):
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
     with pytest.raises(CheckpointError, match="holds the checkpoint"):
         convert(directory, directory, "orbax", overwrite=True)
-    precious = tmp_path / "home"
-    precious.mkdir()
-    (precious / "thesis").touch()
+    other = tmp_path / "home"
+    other.mkdir()
+    (other / "thesis").touch()
     with pytest.raises(CheckpointError, match="is not a checkpoint, so it is not overwritten"):
-        convert(directory, precious, "hf", overwrite=True)
+        convert(directory, other, "hf", overwrite=True)
     convert(directory, tmp_path / "copy", "hf", dtype="float16")
     convert(directory, tmp_path / "copy", "hf", dtype="bfloat16", overwrite=True)
     assert {dtype for dtype, _, _ in tensors_of(tmp_path / "copy").values()} == {"bfloat16"}
 
 
-def test_command_says_what_it_wrote(tmp_path, exported, capsys):
+def test_the_command_prints_what_it_wrote(tmp_path, exported, capsys):
     parser = argparse.ArgumentParser()
     command.add_parser(parser.add_subparsers())
     args = parser.parse_args(
         ["convert", str(exported[0]), str(tmp_path / "o"), "--to", "hf", "--dtype", "bfloat16"]
     )
     assert args.run(args) == 0
-    said = capsys.readouterr().out
-    assert said.count("\n") == 1
-    assert "bfloat16, hf" in said
+    output = capsys.readouterr().out
+    assert output.count("\n") == 1
+    assert "bfloat16, hf" in output

@@ -1,4 +1,4 @@
-"""Weights of any architecture come in whole, onto any mesh, each byte read once, and nothing else."""
+"""Tests loading weights: any architecture, any mesh, each byte read once, and errors."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ from livecc_jax.model.config import ModelConfig, TextConfig, VisionConfig
 from livecc_jax.model.qwen2_vl import logical_axes
 from livecc_jax.parallel.mesh import MeshConfig, make_mesh
 from livecc_jax.parallel.rules import sharding_tree
-from tests.support.checkpoints import architectures, assert_same, config_of, random_params
+from tests.support.checkpoints import architectures, assert_bits_equal, random_params, tiny_config
 
 ROOT = Path(__file__).parents[2]
 BFLOAT16 = np.dtype(jax.numpy.bfloat16)
@@ -44,23 +44,23 @@ DTYPES = [np.dtype(np.float32), BFLOAT16, np.dtype(np.float16)]
     layout=st.sampled_from(["flat", "nested"]),
     shard=st.sampled_from([3_000, 50_000, 10**9]),
 )
-def test_every_architecture_comes_back(tmp_path, config, dtype, layout, shard):
+def test_every_architecture_survives_a_round_trip(tmp_path, config, dtype, layout, shard):
     directory = tmp_path / "any"
     params = random_params(config, dtype)
     export_hf(
         directory, config, LiveCCBlock(), params, layout=layout, max_shard_bytes=shard, overwrite=True
     )
     assert read_config(directory)[0] == config
-    assert_same(load_hf(directory, config), params)
+    assert_bits_equal(load_hf(directory, config), params)
     device = jax.sharding.SingleDeviceSharding(jax.devices()[1])
     placed = load_hf(directory, config, np.float32, jax.tree.map(lambda _: device, params))
     assert all(x.devices() == {jax.devices()[1]} for x in jax.tree.leaves(placed))
-    assert_same(placed, jax.tree.map(lambda x: x.astype(np.float32), params))
+    assert_bits_equal(placed, jax.tree.map(lambda x: x.astype(np.float32), params))
 
 
 @pytest.fixture(scope="module")
 def tall(tmp_path_factory):
-    """The 72B model's 80 layers, groups and sharded index, at a hundredth of its width."""
+    """The 72B model with its 80 layers, groups and sharded index, at a hundredth of its width."""
     config = ModelConfig(
         TextConfig(
             vocab_size=304, width=64, layers=80, heads=8, kv_heads=1, mlp=232, mrope_section=(1, 1, 2)
@@ -84,7 +84,7 @@ def test_eighty_layers_onto_a_mesh(tall):
     assert len(set(shards.values())) > 20
     shardings = shardings_of(config, params, fsdp=4, context=2)
     loaded = load_hf(directory, config, None, shardings)
-    assert_same(loaded, params)
+    assert_bits_equal(loaded, params)
     jax.tree.map(lambda x, s: pytest.fail(str(s)) if x.sharding != s else None, loaded, shardings)
     gate = loaded["text"]["layers"]["mlp"]["gate"]["kernel"]
     assert gate.addressable_shards[0].data.shape == (80, 64 // 4, 232)
@@ -123,7 +123,7 @@ print(sum(b - a for a, b in read), flush=True)
 
 
 def test_two_processes_read_half_each(tmp_path):
-    # Few layers: each is a program of its own, which two processes run together at a slow pace.
+    # Few layers, because each is a program of its own that two processes run together slowly.
     config = ModelConfig(
         TextConfig(
             vocab_size=304, width=64, layers=4, heads=8, kv_heads=1, mlp=232, mrope_section=(1, 1, 2)
@@ -150,7 +150,7 @@ def test_two_processes_read_half_each(tmp_path):
 
 
 class OtherHost:
-    """A device of a host that is not here."""
+    """A device of another host."""
 
     platform = device_kind = "tpu"
 
@@ -159,27 +159,27 @@ class OtherHost:
 
 
 def test_each_host_reads_its_share_once(tall):
-    """16 hosts of 4 chips: every byte of the files' tensors is read by exactly one host."""
+    """With 16 hosts of 4 chips, every byte of a tensor is read by exactly one host."""
     directory, config, params = tall
     devices = np.array([OtherHost(i) for i in range(64)]).reshape(1, 64, 1, 1)
     mesh = jax.sharding.Mesh(devices, ("data", "fsdp", "context", "tensor"))
     specs = jax.tree.map(lambda s: s.spec, shardings_of(config, params))
     shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
-    plan = bytes_read_per_process(directory, config, shardings)
-    assert sorted(plan) == list(range(16))
-    touched = {file: np.zeros(file.stat().st_size, int) for file in directory.glob("*.safetensors")}
-    for ranges in plan.values():
+    ranges_by_host = bytes_read_per_process(directory, config, shardings)
+    assert sorted(ranges_by_host) == list(range(16))
+    read_counts = {file: np.zeros(file.stat().st_size, int) for file in directory.glob("*.safetensors")}
+    for ranges in ranges_by_host.values():
         for file, first, stop in ranges:
-            touched[file][first:stop] += 1
-    # The few tensors whose rows do not divide over 64 are read by several.
+            read_counts[file][first:stop] += 1
+    # The few tensors whose rows are not divisible by 64 are read by several hosts.
     shared = 0
     for name, tensor in read_directory(directory):
-        counts = touched[tensor.file][tensor.start : tensor.stop]
+        counts = read_counts[tensor.file][tensor.start : tensor.stop]
         assert counts.min() == counts.max(), name
         assert counts[0] == 1 or tensor.shape[0] % 64, name
         shared += counts[0] > 1
     assert shared
-    sizes = Counter({p: sum(b - a for _, a, b in ranges) for p, ranges in plan.items()})
+    sizes = Counter({p: sum(b - a for _, a, b in ranges) for p, ranges in ranges_by_host.items()})
     assert max(sizes.values()) < 1.05 * min(sizes.values())
 
 
@@ -206,10 +206,10 @@ def test_links_out_of_the_directory_are_not_followed(tall, tmp_path):
     for number, source in enumerate(directory.iterdir()):
         shutil.copyfile(source, blobs / str(number))
         (snapshot / source.name).symlink_to(os.path.relpath(blobs / str(number), snapshot))
-    assert_same(open_checkpoint(snapshot).load_params(), params)
+    assert_bits_equal(open_checkpoint(snapshot).load_params(), params)
 
 
-def test_a_full_disk_is_told_before_work(tall, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_before_any_write(tall, tmp_path, monkeypatch):
     directory, _, params = tall
     size = sum(x.nbytes for x in jax.tree.leaves(params))
     usage = shutil.disk_usage(tmp_path)
@@ -220,8 +220,8 @@ def test_a_full_disk_is_told_before_work(tall, tmp_path, monkeypatch):
         assert not list(tmp_path.iterdir())
 
 
-def test_settings_and_history_go_along(tmp_path, tokenizer):
-    config = config_of()
+def test_settings_and_history_are_copied(tmp_path, tokenizer):
+    config = tiny_config()
     home = tmp_path / "a"
     export_hf(home, config, LiveCCBlock(), random_params(config), tokenizer)
     chosen = {"temperature": 0.25, "eos_token_id": [7]}

@@ -1,6 +1,7 @@
-"""A tokenizer small enough for the tiny model: a letter a token, and " ..." one token of its own.
+"""A tokenizer for the tiny model: each letter is a token, and " ..." is one token.
 
-Both sides of the streaming goldens use it; it follows `livecc_jax.text.tokenizer.Tokenizer`.
+Our side and transformers' side of the streaming goldens use it. It implements
+`livecc_jax.text.tokenizer.Tokenizer`.
 """
 
 from tests.goldens import tiny_weights as tiny
@@ -8,8 +9,8 @@ from tests.goldens import tiny_weights as tiny
 SILENCE = 99
 
 
-class Letters:
-    """`special` is any object with the seven ids, so that this file needs nothing installed."""
+class LetterTokenizer:
+    """The tokenizer; `special` is any object with the seven ids, so this file needs no package."""
 
     vocab_size = tiny.VOCAB
     silence_id = SILENCE
@@ -19,8 +20,8 @@ class Letters:
 
     def encode(self, text):
         ids = []
-        for i, piece in enumerate(text.split(" ...")):
-            ids += [SILENCE] * (i > 0) + [ord(c) % SILENCE for c in piece]
+        for i, part in enumerate(text.split(" ...")):
+            ids += [SILENCE] * (i > 0) + [ord(c) % SILENCE for c in part]
         return ids
 
     def decode(self, ids):

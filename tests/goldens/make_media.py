@@ -1,10 +1,8 @@
-"""Pixels, sizes, patches and frame times as the released pipeline makes them.
+"""Writes media.npz: pixels, sizes, patches and frame times of the released pipeline.
 
-Run where these are installed: `pip install transformers==4.50.0 torch==2.13.0 decord==0.6.0 pillow`:
+It needs `pip install transformers==4.50.0 torch==2.13.0 decord==0.6.0 pillow`:
 
     python -m tests.goldens.make_media
-
-It writes media.npz beside itself.
 """
 
 import json
@@ -19,7 +17,7 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 HERE = Path(__file__).parent
 CLIPS = HERE.parent.parent / "data/clips"
 
-# (clip, frame, height, width): shrinking, enlarging, and one side of each
+# (clip, frame, height, width): both sides smaller, both larger, one of each
 RESIZES = [
     ("bbb_espeak_narration_30s.mp4", 100, 84, 168),
     ("bikes.mp4", 130, 196, 448),
@@ -29,7 +27,7 @@ RESIZES = [
 
 
 def crop(picture):
-    """The top left corner, where edges matter, and the middle."""
+    """Returns the top left corner, with its edges, and the centre."""
     h, w = picture.shape[:2]
     return np.concatenate(
         [picture[:48, :48], picture[h // 2 - 24 : h // 2 + 24, w // 2 - 24 : w // 2 + 24]]
@@ -56,7 +54,7 @@ def main():
         high = low + int(rng.integers(1, 800)) * 784
         if max(h, w) <= 200 * min(h, w):
             sizes.append([h, w, low, high, *smart_resize(h, w, 28, low, high)])
-    # Halves, which Python rounds to even.
+    # Sizes at exact halves, which Python rounds to even.
     sizes += [[14 * k, 42, 784, 10**9, *smart_resize(14 * k, 42, 28, 784, 10**9)] for k in range(2, 30)]
     out["sizes"] = np.array(sizes)
 
@@ -64,10 +62,10 @@ def main():
     processor = Qwen2VLImageProcessor(
         do_resize=False, do_rescale=False, do_normalize=False, do_convert_rgb=False
     )
-    made = processor(images=None, videos=[list(frames)], return_tensors="np")
+    processed = processor(images=None, videos=[list(frames)], return_tensors="np")
     out["patch_frames"] = frames
-    out["patch_values"] = made["pixel_values_videos"].astype(np.uint8)
-    out["patch_grid"] = made["video_grid_thw"][0]
+    out["patch_values"] = processed["pixel_values_videos"].astype(np.uint8)
+    out["patch_grid"] = processed["video_grid_thw"][0]
 
     times = {}
     for clip in ("bbb_espeak_narration_30s.mp4", "bikes.mp4", "bbb_vfr_derived.mp4"):

@@ -1,11 +1,9 @@
-"""Logits of a small Qwen2-VL as transformers 4.50 computes them.
+"""Writes model_tied.npz and model_untied.npz: logits of a small Qwen2-VL in transformers 4.50.
 
-Run where these are installed: `pip install transformers==4.50.0 torch==2.13.0`.
+For each conversation of tiny_weights.py they hold positions [3, T] of `get_rope_index`, float32 logits
+[T, V] and a checksum of the patches. It needs `pip install transformers==4.50.0 torch==2.13.0`:
 
     python -m tests.goldens.make_model
-
-It writes model_tied.npz and model_untied.npz beside itself: for each conversation of tiny_weights.py
-`get_rope_index`'s positions [3, T] and float32 logits [T, V], and a checksum of the patches.
 """
 
 import copy
@@ -22,7 +20,7 @@ HERE = Path(__file__).parent
 
 
 def build(tied):
-    """The model in float32, every tensor filled by its name."""
+    """Returns the model in float32, with every tensor derived from its name."""
     config = Qwen2VLConfig(**copy.deepcopy(tiny.CONFIG), tie_word_embeddings=tied)
     config._attn_implementation = "eager"
     model = Qwen2VLForConditionalGeneration(config).float().eval()
@@ -33,7 +31,7 @@ def build(tied):
 
 
 def inputs(case):
-    """Keyword arguments of `forward`, without positions."""
+    """Returns the keyword arguments of `forward`, without positions."""
     tokens, pictures = tiny.conversation(case)
     out = {"input_ids": torch.from_numpy(tokens).long()[None]}
     pixels = torch.from_numpy(tiny.normalized(tiny.patches(case)))
@@ -53,12 +51,14 @@ def main():
     for tied in (True, False):
         model, arrays = build(tied), {}
         for case in tiny.CASES:
-            given = inputs(case)
+            arguments = inputs(case)
             positions, _ = model.get_rope_index(
-                given["input_ids"], given.get("image_grid_thw"), given.get("video_grid_thw")
+                arguments["input_ids"],
+                arguments.get("image_grid_thw"),
+                arguments.get("video_grid_thw"),
             )
             with torch.no_grad():
-                logits = model(**given, position_ids=positions).logits
+                logits = model(**arguments, position_ids=positions).logits
             arrays[f"{case}/positions"] = positions[:, 0].numpy().astype(np.int32)
             arrays[f"{case}/logits"] = logits[0].numpy()
             arrays[f"{case}/patches"] = np.uint32(zlib.crc32(tiny.patches(case).tobytes()))

@@ -1,13 +1,13 @@
-"""What the released streaming loop computes at its own settings, word scores included.
+"""Writes released.npz: tokens and scores of the released streaming loop at its own settings.
 
-Run where these are installed: `pip install transformers==4.50.0 torch==2.13.0 pillow` and, with
---no-deps, `livecc-utils==0.0.2`.
+It needs `pip install transformers==4.50.0 torch==2.13.0 pillow` and, with --no-deps,
+`livecc-utils==0.0.2`:
 
     python -m tests.goldens.make_released
 
-It writes released.npz beside itself. Unlike make_stream.py it keeps the scores each token was chosen
-by, after transformers' own repetition penalty, so that streaming is compared as numbers and not only
-as words; the pictures are a real one panned over, and turns may say sixteen tokens, as the demo's.
+Unlike make_stream.py, it stores the scores that each token was selected by, after transformers' own
+repetition penalty, so that streaming is compared as numbers and not only as tokens. The frames pan over
+a real picture, and turns may have sixteen tokens, as in the demo.
 """
 
 from pathlib import Path
@@ -22,16 +22,16 @@ from tests.goldens.make_model import build
 
 HERE = Path(__file__).parent
 PICTURE = HERE.parents[1] / "data/clips/frame.png"
-TURNS, LIMIT = 8, 16
-END_BIAS = 3.0  # of eight turns some end at once, some after words, and some are cut
+TURNS, MAX_NEW_TOKENS = 8, 16
+END_BIAS = 3.0  # of eight turns, some end at once, some after words, and some at the token limit
 
 
 def frames(turn):
-    """uint8 [F, H, W, 3] of a turn: a window that moves over the picture, two places a second."""
+    """Returns uint8 [F, H, W, 3] of a turn: a window that moves over the picture twice a second."""
     picture = np.asarray(Image.open(PICTURE).convert("RGB"))
-    places = range(6) if turn == 0 else range(4 + 2 * turn, 6 + 2 * turn)
+    steps = range(6) if turn == 0 else range(4 + 2 * turn, 6 + 2 * turn)
     return np.stack(
-        [picture[4 * i : 4 * i + stream.HEIGHT, 12 * i : 12 * i + stream.WIDTH] for i in places]
+        [picture[4 * i : 4 * i + stream.HEIGHT, 12 * i : 12 * i + stream.WIDTH] for i in steps]
     )
 
 
@@ -44,18 +44,18 @@ def main():
     generate = network.generate
     scores = []
 
-    def keeping_scores(**settings):
+    def generate_with_scores(**settings):
         out = generate(**settings, output_scores=True)
-        kept = np.full((LIMIT, tiny.VOCAB), np.nan, np.float32)
-        kept[: len(out.scores)] = torch.cat(out.scores).numpy()
-        scores.append(kept)
+        padded = np.full((MAX_NEW_TOKENS, tiny.VOCAB), np.nan, np.float32)
+        padded[: len(out.scores)] = torch.cat(out.scores).numpy()
+        scores.append(padded)
         return out
 
-    network.generate = keeping_scores
-    stream.TURNS, stream.LIMIT = TURNS, LIMIT
-    said = stream.released(network)
-    print(said)
-    np.savez_compressed(HERE / "released.npz", said=said, scores=np.stack(scores))
+    network.generate = generate_with_scores
+    stream.TURNS, stream.MAX_NEW_TOKENS = TURNS, MAX_NEW_TOKENS
+    tokens = stream.released(network)
+    print(tokens)
+    np.savez_compressed(HERE / "released.npz", said=tokens, scores=np.stack(scores))
 
 
 if __name__ == "__main__":

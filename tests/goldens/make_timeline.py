@@ -1,11 +1,10 @@
-"""Tokens and rotary positions of conversations as transformers 4.50 makes them.
+"""Writes timeline.json: tokens and rotary positions of conversations in transformers 4.50.
 
-Run where these are installed: `pip install transformers==4.50.0 torch==2.13.0 jinja2`.
+For each conversation it holds the token ids of the rendered template with Qwen2's vocabulary, and the
+positions of `get_rope_index`. It needs
+`pip install transformers==4.50.0 torch==2.13.0 jinja2`:
 
     python -m tests.goldens.make_timeline
-
-It writes timeline.json beside itself: for each conversation the token ids of the rendered template with
-Qwen2's vocabulary, and `get_rope_index`'s positions.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""A small Qwen2-VL told entirely by numpy: its configuration, its weights by name, its inputs.
+"""A small Qwen2-VL in numpy: its configuration, its weights derived from their names, its inputs.
 
-Both sides of the parity test call this, so the goldens hold only what the reference computed. The
-legacy generator is used because its stream never changes.
+Our side and transformers' side of the parity test use it, so the goldens only hold outputs of
+transformers. It uses numpy's legacy generator, whose stream never changes.
 """
 
 import zlib
@@ -46,7 +46,7 @@ CONFIG = {
     },
 }
 
-# Turns of (words before, pictures as (kind, (frame pairs, rows, columns)), words answered).
+# Turns: (tokens before the visuals, visuals as (kind, (frame pairs, rows, columns)), answer tokens).
 CASES = {
     "text": [(9, [], 7)],
     "image": [(4, [(IMAGE, (1, 6, 4))], 6)],
@@ -67,12 +67,12 @@ CASES = {
 
 
 def generator(name):
-    """A generator of its own for each name."""
+    """Returns a generator that depends on the name."""
     return np.random.RandomState(zlib.crc32(name.encode()))
 
 
 def weight(name, shape):
-    """float32 weights of a HuggingFace tensor, of a scale that keeps activations lively."""
+    """Returns float32 weights of a HuggingFace tensor, scaled so that activations stay large."""
     values = generator(name).standard_normal(shape)
     if name.endswith("bias"):
         values = 0.2 * values
@@ -88,26 +88,26 @@ def weight(name, shape):
 
 
 def conversation(case):
-    """(tokens int32 [T], [(kind, (t, h, w)), ...])."""
-    rng, tokens, pictures = generator(case), [], []
-    for before, shown, answered in CASES[case]:
-        tokens += [IM_START, *rng.randint(0, 100, before)]
-        for kind, (t, h, w) in shown:
+    """Returns (tokens int32 [T], [(kind, (t, h, w)), ...])."""
+    rng, tokens, visuals = generator(case), [], []
+    for num_before, turn_visuals, num_answer in CASES[case]:
+        tokens += [IM_START, *rng.randint(0, 100, num_before)]
+        for kind, (t, h, w) in turn_visuals:
             tokens += [VISION_START, *[kind] * (t * h * w // 4), VISION_END]
-            pictures.append((kind, (t, h, w)))
-        tokens += [IM_END, IM_START, *rng.randint(0, 100, answered), IM_END]
-    return np.array(tokens, np.int32), pictures
+            visuals.append((kind, (t, h, w)))
+        tokens += [IM_END, IM_START, *rng.randint(0, 100, num_answer), IM_END]
+    return np.array(tokens, np.int32), visuals
 
 
 def patches(case):
-    """uint8 [n, 1176], all pictures of a case one after another."""
-    _, pictures = conversation(case)
-    count = sum(t * h * w for _, (t, h, w) in pictures)
+    """Returns the patches of all visuals of a case in order, uint8 [n, 1176]."""
+    _, visuals = conversation(case)
+    count = sum(t * h * w for _, (t, h, w) in visuals)
     return generator(case + " patches").randint(0, 256, (count, 1176)).astype(np.uint8)
 
 
 def normalized(values):
-    """What CLIP's processor makes of uint8 patches: float32, channel by channel."""
+    """Returns uint8 patches normalised per channel as by CLIP's processor, float32."""
     mean = np.repeat([0.48145466, 0.4578275, 0.40821073], 392)
     std = np.repeat([0.26862954, 0.26130258, 0.27577711], 392)
     return ((values / 255.0 - mean) / std).astype(np.float32)

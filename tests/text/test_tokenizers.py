@@ -1,4 +1,4 @@
-"""Both tokenizers keep what they are given, and speak the same protocol."""
+"""Tests that both tokenizers are lossless and follow the same protocol."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def tokenizer(request, tmp_path_factory):
 @example(text="\u2581")
 @example(text="a \u2581\u2581 b")
 @given(text=st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"])))
-def test_text_comes_back(tokenizer, text):
+def test_text_survives_a_round_trip(tokenizer, text):
     import unicodedata
 
     text = unicodedata.normalize("NFC", text)  # Qwen2's vocabulary is defined on NFC text
@@ -41,14 +41,14 @@ def test_protocol(tokenizer, tmp_path):
     special = tokenizer.special
     assert len(set(vars(special).values())) == 7
     assert tokenizer.encode(" ...") == [tokenizer.silence_id]
-    shown = [special.im_start, *tokenizer.encode("hello"), special.im_end]
-    assert tokenizer.decode(shown) == "hello"
-    # A model's vocabulary may be padded, and an untrained one may say what only pads it.
-    assert tokenizer.decode([*shown, 999_999]) == "hello"
+    ids = [special.im_start, *tokenizer.encode("hello"), special.im_end]
+    assert tokenizer.decode(ids) == "hello"
+    # A model's vocabulary may be padded, and an untrained model may generate a padding id.
+    assert tokenizer.decode([*ids, 999_999]) == "hello"
     tokenizer.save(tmp_path)
-    again = open_tokenizer(tmp_path)
-    assert again.special == special
-    assert again.encode("one two ...") == tokenizer.encode("one two ...")
+    reopened = open_tokenizer(tmp_path)
+    assert reopened.special == special
+    assert reopened.encode("one two ...") == tokenizer.encode("one two ...")
 
 
 def test_unusable_files_are_named(tmp_path):
@@ -62,8 +62,8 @@ def test_unusable_files_are_named(tmp_path):
         train_sentencepiece([tmp_path / "missing.txt"], tmp_path, 500)
 
 
-def test_silence_is_one_token_whatever_the_corpus(small_tokenizer, tmp_path):
-    """Also where the corpus never has it, so that no merge could make it one."""
+def test_silence_is_one_token_for_any_corpus(small_tokenizer, tmp_path):
+    """Also if the corpus does not contain it, so that no merge could create it."""
     (tmp_path / "plain.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 50)
     train_sentencepiece([tmp_path / "plain.txt"], tmp_path, 300)
     for path in (tmp_path, small_tokenizer):

@@ -1,4 +1,4 @@
-"""Turns, tokens, supervision and positions against the published definition and transformers."""
+"""Tests turns, tokens, supervision and positions against the paper and transformers."""
 
 import json
 from pathlib import Path
@@ -43,37 +43,39 @@ def test_tokens_and_positions_equal_transformers(template, name):
     assert after == positions.max() + 1
 
 
-def test_supervision_is_the_answers_and_their_end(template):
+def test_answers_and_their_ends_are_supervised(template):
     encoded = template.conversation(chat(GOLDEN["stream"]["turns"]))
     tokens = encoded.tokens
     end = template.tokenizer.special.im_end
     spans = np.split(np.flatnonzero(encoded.supervised), 1 + np.flatnonzero(
         np.diff(np.flatnonzero(encoded.supervised)) > 1))  # fmt: skip
-    said = [template.tokenizer.decode(tokens[s].tolist()) for s in spans]
-    assert said == [turn[1] for turn in GOLDEN["stream"]["turns"] if turn[0] == "assistant"]
+    answers = [template.tokenizer.decode(tokens[s].tolist()) for s in spans]
+    assert answers == [turn[1] for turn in GOLDEN["stream"]["turns"] if turn[0] == "assistant"]
     assert all(tokens[s[-1]] == end for s in spans)
     assert tokens[spans[1]].tolist() == [2503, end]  # silence is one token
 
 
-def test_streamed_prompts_are_the_conversation(template):
-    """opening + answer + continuation + answer ... is the training conversation, token for token."""
+def test_streamed_prompts_equal_the_conversation(template):
+    """opening + answer + continuation + answer ... are the tokens of the training conversation."""
     turns = chat(GOLDEN["stream"]["turns"])
-    whole = template.conversation(turns)
+    conversation = template.conversation(turns)
     special, encode = template.tokenizer.special, template.tokenizer.encode
     for mode in ("mrope", "sequential", "hybrid"):
-        tokens, positions, at = [], [], 0
+        tokens, positions, position = [], [], 0
         for i in range(0, len(turns), 2):
-            piece = (template.continuation if i else template.opening)(turns[i].content)
-            piece_mode = mode if mode != "hybrid" else ("sequential" if i else "mrope")
-            place, at = token_positions(piece.tokens, piece.grids, special, piece_mode, at)
+            prompt = (template.continuation if i else template.opening)(turns[i].content)
+            prompt_mode = mode if mode != "hybrid" else ("sequential" if i else "mrope")
+            prompt_positions, position = token_positions(
+                prompt.tokens, prompt.grids, special, prompt_mode, position
+            )
             answer = encode(turns[i + 1].content[0])
-            said = np.broadcast_to(np.arange(at, at + len(answer)), (3, len(answer)))
-            at += len(answer)
-            tokens += [*piece.tokens.tolist(), *answer]
-            positions += [place, said]
-        assert tokens == whole.tokens[: len(tokens)].tolist()
-        assert len(tokens) == len(whole.tokens) - 2
-        expected, _ = token_positions(whole.tokens, whole.grids, special, mode)
+            answer_positions = np.arange(position, position + len(answer))
+            position += len(answer)
+            tokens += [*prompt.tokens.tolist(), *answer]
+            positions += [prompt_positions, np.broadcast_to(answer_positions, (3, len(answer)))]
+        assert tokens == conversation.tokens[: len(tokens)].tolist()
+        assert len(tokens) == len(conversation.tokens) - 2
+        expected, _ = token_positions(conversation.tokens, conversation.grids, special, mode)
         np.testing.assert_array_equal(np.concatenate(positions, 1), expected[:, : len(tokens)])
 
 
@@ -96,13 +98,13 @@ words_lists = st.lists(
 
 @settings(max_examples=150, deadline=None)
 @given(words_lists, st.integers(3, 20), st.integers(0, 10_000_000))
-def test_words_fall_into_turns_by_the_definition(raw, pairs, origin):
-    """Against the definition read word by word: first turn whose last frame is at or after the end."""
-    at, words = origin, []
+def test_words_are_assigned_by_the_definition(raw, pairs, origin):
+    """A word belongs to the first turn whose last frame is at or after the word's end."""
+    time_us, words = origin, []
     for gap, length, text in raw:
-        at += gap
-        words.append(Word(at, at + length, text))
-        at += length
+        time_us += gap
+        words.append(Word(time_us, time_us + length, text))
+        time_us += length
     times = origin + 500_000 * np.arange(1, 2 * pairs + 1)
     lasts = [times[5], *times[7::2]]
     expected = [[] for _ in lasts]
@@ -125,14 +127,14 @@ def test_words_fall_into_turns_by_the_definition(raw, pairs, origin):
 
 def test_a_word_ending_with_the_frame_is_in_time():
     times = 500_000 * np.arange(1, 9)
-    on, late = Word(0, 3_000_000, "on"), Word(0, 3_000_001, "late")
-    assert [t.text for t in build_turns(times, [on, late])] == ["on", "late"]
+    in_time, late = Word(0, 3_000_000, "on"), Word(0, 3_000_001, "late")
+    assert [t.text for t in build_turns(times, [in_time, late])] == ["on", "late"]
     assert [t.answer for t in build_turns(times, [late])] == [" ...", "late ..."]
     assert turn_label(*turn_span(0)) == "Time=0.0-3.0s"
     assert turn_label(*turn_span(1)) == "Time=3.0-4.0s"
 
 
-def test_title_gives_way_to_previous():
+def test_previous_commentary_replaces_the_title():
     assert stream_prompt("", "T", "") == "T"
     assert stream_prompt("", "T", "said before") == "said before"
     assert stream_prompt("Q", "T", "") == "Q\nT"
@@ -150,12 +152,12 @@ def test_title_gives_way_to_previous():
         ([], 6, "nothing is said"),
     ],
 )
-def test_unusable_clips_say_why(words, frames, reason):
+def test_unusable_clips_are_explained(words, frames, reason):
     with pytest.raises(ExampleError, match=reason):
         build_turns(500_000 * np.arange(1, frames + 1), words)
 
 
-def test_stream_conversation_shows_each_turn_its_frames():
+def test_stream_conversation_has_the_frames_of_each_turn():
     turns = build_turns(500_000 * np.arange(1, 9), [Word(0, 1, "hi"), Word(0, 3_900_000, "you")])
     conversation = stream_conversation(turns, (4, 6), "T")
     assert conversation == [

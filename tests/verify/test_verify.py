@@ -1,4 +1,4 @@
-"""`livecc verify` says equal of what is equal, and of what is not it names the tensor and the layer."""
+"""Tests that `livecc verify` accepts equal checkpoints, and names the tensor and layer that differ."""
 
 import dataclasses
 import sys
@@ -31,7 +31,7 @@ TENSORS = 58  # of two decoder layers and two vision blocks, with a head
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory, small_tokenizer):
-    """(directory, config, parameters, tokenizer) whose every weight matters to what comes out."""
+    """(directory, config, parameters, tokenizer); every weight of the model affects the logits."""
     tokenizer = open_tokenizer(small_tokenizer)
     config = fit_vocabulary(preset("tiny"), tokenizer)
     config = dataclasses.replace(config, text=dataclasses.replace(config.text, tied=False))
@@ -52,7 +52,7 @@ def model(tmp_path_factory, small_tokenizer):
 
 @pytest.fixture
 def verify(capfd):
-    """Run the command: (exit code, what it printed)."""
+    """Runs the command and returns (exit code, output)."""
 
     def run(*argv):
         code = main(["verify", *map(str, argv)])
@@ -64,13 +64,13 @@ def verify(capfd):
 
 
 def changed(params, path, value):
-    """A copy in which one parameter is another array."""
+    """Returns a copy in which one parameter is replaced."""
     flat = traverse_util.flatten_dict(params, sep="/")
     return traverse_util.unflatten_dict(flat | {path: value(flat[path].copy())}, sep="/")
 
 
-def parted(out):
-    """The layer that a run names."""
+def first_difference(out):
+    """Returns the layer that the output names."""
     return out.split("they part at ")[1].split()[0]
 
 
@@ -79,16 +79,16 @@ def test_a_trace_is_the_forward_pass(model):
     probe = conversation_row(noise_turn_frames(PixelBudget(16), 3), tokenizer, "mrope")
     row = probe.row
     assert (row["segment_ids"] == 1).all()
-    seen = dict(trace_layers(config, params, row))
-    assert list(seen) == layer_names(config)
-    assert seen["vision/blocks/1"].shape == (len(probe.patches), config.vision.width)
+    values = dict(trace_layers(config, params, row))
+    assert list(values) == layer_names(config)
+    assert values["vision/blocks/1"].shape == (len(probe.patches), config.vision.width)
     batch = {k: v[None] for k, v in row.items()}
     logits = jax.jit(lambda p, r: bind(config, p)(r))(params, batch)[0]
-    np.testing.assert_allclose(seen["logits"], logits, atol=1e-4)
-    # Padding is left out of a trace.
+    np.testing.assert_allclose(values["logits"], logits, atol=1e-4)
+    # A trace has no padding.
     row = dict(row, segment_ids=np.where(np.arange(probe.row["tokens"].size) < 40, 1, 0))
-    part = dict(trace_layers(config, params, row))["logits"]
-    np.testing.assert_allclose(part, logits[:40], atol=1e-4)
+    unpadded = dict(trace_layers(config, params, row))["logits"]
+    np.testing.assert_allclose(unpadded, logits[:40], atol=1e-4)
 
 
 def test_two_layouts_are_equal(tmp_path, verify, model):
@@ -100,7 +100,7 @@ def test_two_layouts_are_equal(tmp_path, verify, model):
     assert all(name in out for name in layer_names(config))
     assert "100.00%" in out
 
-    # A head that is stored twice, or only as the embedding.
+    # The head may be stored, or only be the embedding.
     twice = changed(params, "text/head", lambda _: params["text"]["embed"].T.copy())
     tied = dataclasses.replace(config, text=dataclasses.replace(config.text, tied=True))
     export_hf(tmp_path / "twice", config, BLOCK, twice, tokenizer)
@@ -113,13 +113,13 @@ def test_two_layouts_are_equal(tmp_path, verify, model):
     assert "text.tied is True in A, False in B (changes no value)" in out
 
 
-def test_rounded_weights_are_equal_to_within_their_precision(tmp_path, verify, model):
+def test_rounded_weights_are_equal_within_their_precision(tmp_path, verify, model):
     home = model[0]
     convert(home, tmp_path / "rounded", "hf", dtype="bfloat16")
     code, out = verify(home, tmp_path / "rounded", "--turns", 1)
     assert code == 1
     assert "float32 in A and bfloat16 in B" in out
-    assert parted(out) == "vision/patch_embed"
+    assert first_difference(out) == "vision/patch_embed"
     code, out = verify(home, tmp_path / "rounded", "--turns", 1, "--dtype", "bfloat16")
     assert code == 0, out
 
@@ -154,25 +154,25 @@ def test_one_changed_weight_is_found(tmp_path, verify, model, path, place, tenso
     assert code == 1
     assert f"{TENSORS - 1} of {TENSORS} are equal bit for bit" in out
     assert f"{tensor}        0.25" in out
-    assert parted(out) == layer
+    assert first_difference(out) == layer
 
 
-def test_other_configurations_are_told(tmp_path, verify, model):
+def test_different_configurations_are_reported(tmp_path, verify, model):
     home, config, params, tokenizer = model
     faster = dataclasses.replace(config, text=dataclasses.replace(config.text, rope_theta=1e4))
     export_hf(tmp_path / "faster", faster, BLOCK, params, tokenizer)
     code, out = verify(home, tmp_path / "faster", "--turns", 1)
     assert code == 1
     assert "text.rope_theta is 1000000.0 in A, 10000.0 in B\n" in out
-    assert parted(out) == "text/layers/0"
-    # How a model wants to be run is a difference that no layer shows.
+    assert first_difference(out) == "text/layers/0"
+    # Positions are a difference that no layer shows.
     hybrid = dataclasses.replace(BLOCK, positions="hybrid")
     export_hf(tmp_path / "hybrid", config, hybrid, params, tokenizer)
     code, out = verify(home, tmp_path / "hybrid", "--turns", 1)
     assert code == 1
     assert "livecc.positions is mrope in A, hybrid in B\n" in out
     assert "no layer does here" in out
-    # Fewer layers: nothing to run side by side.
+    # With fewer layers, the layers are not compared.
     fewer = dataclasses.replace(config, text=dataclasses.replace(config.text, layers=1))
     less = changed(params, "text/norm", lambda x: x)
     less["text"]["layers"] = jax.tree.map(lambda x: x[:1], params["text"]["layers"])
@@ -188,7 +188,7 @@ def test_user_errors_are_one_sentence(tmp_path, verify, model, monkeypatch):
     bare = tmp_path / "bare"
     export_hf(bare, config, BLOCK, params)
     monkeypatch.setitem(sys.modules, "torch", None)
-    for argv, told in (
+    for argv, message in (
         ((home,), "a second checkpoint or --against"),
         ((home, home, "--against", "transformers"), "a second checkpoint or --against"),
         ((home, "--against", "transformers"), "torch"),
@@ -201,7 +201,7 @@ def test_user_errors_are_one_sentence(tmp_path, verify, model, monkeypatch):
     ):
         code, err = verify(*argv)
         assert code == 2, argv
-        assert told in err
+        assert message in err
         assert err.strip().count("\n") == 0
 
 
@@ -228,8 +228,8 @@ def test_transformers_computes_the_same(tmp_path, verify, model, layout):
 
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(shape=architectures())
-def test_transformers_computes_the_same_of_any_architecture(tmp_path, model, shape):
-    """Heads, groups, depths and widths of every kind, tied or not."""
+def test_transformers_computes_the_same_for_any_architecture(tmp_path, model, shape):
+    """Architectures have heads, groups, depths and widths of every kind, tied or not."""
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     from livecc_jax.model.vision import normalize
