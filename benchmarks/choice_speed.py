@@ -71,28 +71,29 @@ def unneeded_flops(config, tokens):
 
 def measure_parts(args, scorer, video, texts, rate, vision_flops, prefix_flops, question_flops):
     """Print the times of the vision tower, the prefill and the questions, each with its floor."""
+    model = scorer.model
     prompts = [scorer.encode_prompt(video.grid, t) for t in texts]
     prefix_lengths = np.array([common_prefix_length([p.tokens for p in prompts])], np.int32)
-    vision_embeds = jax.block_until_ready(scorer.encode_videos([video]))
-    cache = jax.block_until_ready(scorer.prefill_prefixes(prompts[:1], prefix_lengths, vision_embeds))
+    vision_embeds = jax.block_until_ready(model.encode_videos([video]))
+    cache = jax.block_until_ready(model.prefill_prefixes(prompts[:1], prefix_lengths, vision_embeds))
     buffer = jnp.ones(1 << 28, jnp.dtype(args.dtype))
     read = jax.jit(jnp.max)
     read(buffer).block_until_ready()
     bandwidth = buffer.nbytes / min(timed(lambda: read(buffer).block_until_ready()) for _ in range(5))
-    size = sum(x.nbytes for x in jax.tree.leaves((scorer.weights.layers, cache)))
+    size = sum(x.nbytes for x in jax.tree.leaves((model.weights.layers, cache)))
     parts = {
         "vision": (
-            lambda: jax.block_until_ready(scorer.encode_videos([video])),
+            lambda: jax.block_until_ready(model.encode_videos([video])),
             vision_flops / rate,
         ),
         "prefill": (
             lambda: jax.block_until_ready(
-                scorer.prefill_prefixes(prompts[:1], prefix_lengths, vision_embeds)
+                model.prefill_prefixes(prompts[:1], prefix_lengths, vision_embeds)
             ),
             prefix_flops / rate,
         ),
         "questions": (
-            lambda: jax.block_until_ready(scorer.score_questions([prompts], prefix_lengths, cache)),
+            lambda: jax.block_until_ready(model.score_questions([prompts], prefix_lengths, cache)),
             max(question_flops / rate, size / bandwidth),
         ),
     }
@@ -106,7 +107,7 @@ def measure_parts(args, scorer, video, texts, rate, vision_flops, prefix_flops, 
             where_time_goes(name, run, args.profile)
     pair_patches = video.grid[1] * video.grid[2]
     bucket = window_bucket(pair_patches)
-    calls = vision_calls(video.grid[0], max(1, scorer.buckets.vision_patches // bucket))
+    calls = vision_calls(video.grid[0], max(1, model.buckets.vision_patches // bucket))
     padded = sum(n for _, n in calls) * bucket / (len(video.patches) * pair_patches)
     print(
         f"  padding: {100 * (padded - 1):.1f}% of patches, in {len(calls)} calls; "

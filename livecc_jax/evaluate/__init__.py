@@ -1,1 +1,1 @@
-"""Evaluation: benchmarks, their published scoring, a judge, metrics of commentary, reports."""
+"""Evaluation: benchmarks with their published scoring, metrics of commentary, a judge, reports."""

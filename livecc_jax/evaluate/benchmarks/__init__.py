@@ -1,1 +1,1 @@
-"""Benchmarks: their questions, their result files, their rules for reading answers."""
+"""Benchmarks: their questions, their results files and their rules for scoring an answer."""

@@ -1,1 +1,1 @@
-"""Running a benchmark with a model, resumable at every item."""
+"""Run a benchmark with a model: multiple choice and commentary, resumable, also during training."""

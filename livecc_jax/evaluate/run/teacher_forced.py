@@ -27,7 +27,7 @@ from livecc_jax.stream.model import StreamModel
 from livecc_jax.text.tokenizer import Tokenizer
 from livecc_jax.timeline.chat import stream_conversation
 from livecc_jax.timeline.positions import token_positions
-from livecc_jax.timeline.turns import OPENING_FRAMES, TURN_FRAMES, Turn, turn_span
+from livecc_jax.timeline.turns import OPENING_FRAMES, TURN_FRAMES, Turn, turn_first_frames, turn_span
 from livecc_jax.train.loss import target_losses
 
 CHUNK = 1024  # tokens that go through the layers at a time
@@ -45,7 +45,7 @@ def reference_turns(reference: Reference, frames: int) -> tuple[list[Turn], int]
     Returns:
         The turns, with times relative to the clip's start; the number of words that are in no turn.
     """
-    first_frames = [0, *range(OPENING_FRAMES, frames - 1, TURN_FRAMES)]
+    first_frames = turn_first_frames(frames)
     spans = word_spans_by_turn(reference)
     turns, words_in_turns = [], 0
     for number, first_frame in enumerate(first_frames):

@@ -76,7 +76,7 @@ def full_prompt_logits(scorer, params, video, text, options):
         [(example, [video.patches])], shape, scorer.tokenizer.special, scorer.positions, "token"
     )
     batch = {k: jnp.asarray(v)[None] for k, v in row.items()}
-    logits = forward(scorer.config, params, batch, len(tokens) - 1)
+    logits = forward(scorer.model.config, params, batch, len(tokens) - 1)
     return np.asarray(logits)[scorer.prompt_encoder.option_ids(options)]
 
 
@@ -109,8 +109,8 @@ def test_questions_after_a_shared_prefix_equal_full_prompts(mode, config, params
     np.testing.assert_allclose(alone.logits, batched[2].logits, rtol=0, atol=1e-4)
     # So has one call for all questions, and a larger first chunk, as where attention is fused, whether
     # it holds the full prefix or not.
-    scorer.buckets = dataclasses.replace(SMALL, max_question_tokens=1024)
-    for scorer.max_first_chunk in (96, 256):
+    scorer.model.buckets = dataclasses.replace(SMALL, max_question_tokens=1024)
+    for scorer.model.max_first_chunk in (96, 256):
         again = scorer.score(video, QUESTIONS, [OPTIONS] * 3)
         for a, b in zip(again, batched, strict=True):
             np.testing.assert_allclose(a.logits, b.logits, rtol=0, atol=1e-4)
@@ -121,7 +121,7 @@ def test_scores_over_a_mesh_are_the_same(config, params, tokenizer):
     single = ChoiceScorer(config, params, tokenizer, "mrope", PromptTemplate(), SMALL)
     mesh = make_mesh(parse_mesh("data=2,fsdp=2,tensor=2"))
     sharded = ChoiceScorer(config, params, tokenizer, "mrope", PromptTemplate(), SMALL, mesh)
-    kernel = max(jax.tree.leaves(sharded.weights.layers[0]["qkv"]), key=lambda x: x.size)
+    kernel = max(jax.tree.leaves(sharded.model.weights.layers[0]["qkv"]), key=lambda x: x.size)
     assert kernel.addressable_shards[0].data.size == kernel.size // 4
     videos = [  # three videos in a batch of four
         VideoQuestions(random_video(5, 4, 6, 1), QUESTIONS, [OPTIONS] * 3),
