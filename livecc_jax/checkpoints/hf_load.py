@@ -72,8 +72,8 @@ def load_hf(
     """
     tensors = find_tensors(directory, config)
     entries = weight_name_table(config)
-    wanted = flat_dtypes(dtype, [e.path for e in entries])
-    dtypes = {e.path: wanted[e.path] or tensors[e.names[0]].dtype for e in entries}
+    requested = flat_dtypes(dtype, [e.path for e in entries])
+    dtypes = {e.path: requested[e.path] or tensors[e.names[0]].dtype for e in entries}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "weights") as pool:
         if shardings is None:
             params = _load_to_host(entries, tensors, dtypes, pool)

@@ -156,7 +156,7 @@ class RunDirectory:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as e:
-            raise CheckpointError(f"{self.path}: cannot be made ({e.strerror})") from e
+            raise CheckpointError(f"{self.path}: cannot be created ({e.strerror})") from e
         if tokenizer is not None:
             tokenizer.save(self.path)
         # Written last, and renamed atomically, because a directory with a config.json is a run.
@@ -329,7 +329,7 @@ class RunDirectory:
                 )
         extra = sorted(stored_leaves.keys() - expected_leaves.keys())
         if extra:
-            raise CheckpointError(f"{folder}: {item} has {extra[0]}, which is not wanted")
+            raise CheckpointError(f"{folder}: {item} has {extra[0]}, which is not expected")
         # Without a Checkpointer, which waits for the other processes: a process that finds a shard
         # damaged must be able to report it before the others wait for it.
         with _as_checkpoint_error(folder, f"its {item} cannot be read"):

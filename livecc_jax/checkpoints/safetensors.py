@@ -1,4 +1,4 @@
-"""Reading and writing safetensors without torch.
+"""Reads and writes safetensors files without torch.
 
 A file is 8 bytes of header length (little-endian), a JSON header (name -> dtype, shape, offsets into
 the data), then the tensors' bytes, without gaps. Every claim of the header is checked against the

@@ -1,1 +1,1 @@
-"""What a backbone family is, as plain data: pixel rules, chat pieces, names of weights, presets."""
+"""Backbone families as plain data: pixel rules, weight names, special tokens, chat pieces, presets."""

@@ -1,1 +1,1 @@
-"""Video decoding, frame times, frame sampling, resizing and patches."""
+"""Videos, images and live sources: decoding, frame sampling, resizing, patches and clips."""

@@ -292,7 +292,7 @@ class LiveSource:
         time_us = self._clock.time_of(timed.stamp_us, time.monotonic())
         self._count(pictures=1)
         if first:
-            self._notify("opened", f"{self.source}: pictures come")
+            self._notify("opened", f"{self.source}: pictures arrive")
         if time_us < self._next_step * STEP_US:
             return
         captured_at = time.time()
@@ -302,7 +302,7 @@ class LiveSource:
         if self._picture_size not in (None, shape):
             self._notify("resized", f"{self.source}: its pictures are {shape[1]}x{shape[0]} now")
         self._picture_size = shape
-        # After a gap, the next frame is due by the clock; lost frames are not made up for.
+        # After a gap, the next frame is due by the clock; lost frames are not repeated.
         self._next_step = time_us // STEP_US + 1
         if shape != self._size:
             picture = resize(picture[None], self._size)[0]
@@ -321,4 +321,4 @@ class LiveSource:
         if drop:
             self._count(dropped=1)
         if starts_lagging:
-            self._notify("dropped", f"{self.source}: frames are dropped, they are taken too slowly")
+            self._notify("dropped", f"{self.source}: frames are dropped: they are read too slowly")

@@ -1,1 +1,1 @@
-"""Whether two checkpoints, or a checkpoint and transformers, compute the same values."""
+"""Verifies that two checkpoints, or a checkpoint and transformers, compute the same values."""

@@ -171,7 +171,10 @@ def write_header(file, text, data=b""):
 ENTRY = b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
 DAMAGE = {
     "truncated": (lambda f: f.write_bytes(f.read_bytes()[:-100]), "is truncated"),
-    "cut in the header": (lambda f: f.write_bytes(f.read_bytes()[:100]), "truncated inside its header"),
+    "short header": (
+        lambda f: f.write_bytes(f.read_bytes()[:100]),
+        "truncated inside its header",
+    ),
     "zero bytes": (lambda f: f.write_bytes(b""), "is empty"),
     "broken JSON": (lambda f: write_header(f, b'{"a":'), "not valid JSON"),
     "not UTF-8": (lambda f: write_header(f, b"\xff\xff"), "not valid JSON"),

@@ -32,15 +32,15 @@ def build(tied):
 
 def inputs(case):
     """Returns the keyword arguments of `forward`, without positions."""
-    tokens, pictures = tiny.conversation(case)
+    tokens, visuals = tiny.conversation(case)
     out = {"input_ids": torch.from_numpy(tokens).long()[None]}
     pixels = torch.from_numpy(tiny.normalized(tiny.patches(case)))
-    kinds = np.repeat([kind for kind, _ in pictures], [t * h * w for _, (t, h, w) in pictures])
+    kinds = np.repeat([kind for kind, _ in visuals], [t * h * w for _, (t, h, w) in visuals])
     for kind, values, grid in (
         (tiny.IMAGE, "pixel_values", "image_grid_thw"),
         (tiny.VIDEO, "pixel_values_videos", "video_grid_thw"),
     ):
-        grids = [g for k, g in pictures if k == kind]
+        grids = [g for k, g in visuals if k == kind]
         if grids:
             out[values], out[grid] = pixels[kinds == kind], torch.tensor(grids)
     return out

@@ -135,9 +135,9 @@ def test_timestamps_that_run_backwards(tmp_path, suffix):
             copy.mux(packet)
     stored, info = read_frames(probe(path), range(10)), probe(mixed)
     np.testing.assert_allclose(info.pts_us, np.arange(10) * 100_000, atol=1000)
-    for wanted in (range(10), [2, 8], [6], [3, 7]):
-        expected = [stored[order.index(100 * i)] for i in wanted]
-        np.testing.assert_array_equal(read_frames(info, list(wanted)), expected)
+    for indices in (range(10), [2, 8], [6], [3, 7]):
+        expected = [stored[order.index(100 * i)] for i in indices]
+        np.testing.assert_array_equal(read_frames(info, list(indices)), expected)
 
 
 def test_a_decoder_that_returns_nothing(tmp_path):

@@ -125,7 +125,7 @@ def test_rounded_weights_are_equal_within_their_precision(tmp_path, verify, mode
 
 
 @pytest.mark.parametrize(
-    ("path", "place", "tensor", "layer"),
+    ("path", "index", "tensor", "layer"),
     [
         (
             "text/layers/mlp/up/kernel",
@@ -142,11 +142,11 @@ def test_rounded_weights_are_equal_within_their_precision(tmp_path, verify, mode
         ("text/head", (2, 7), "lm_head.weight", "logits"),
     ],
 )
-def test_one_changed_weight_is_found(tmp_path, verify, model, path, place, tensor, layer):
+def test_one_changed_weight_is_reported(tmp_path, verify, model, path, index, tensor, layer):
     home, config, params, tokenizer = model
 
     def edit(array):
-        array[place] += 0.25
+        array[index] += 0.25
         return array
 
     export_hf(tmp_path / "other", config, BLOCK, changed(params, path, edit), tokenizer)
