@@ -1,11 +1,12 @@
-"""Rows a second against workers, and how many cores keep a TPU host's four chips fed.
+"""Measures rows a second by number of workers, and how many cores feed the four chips of a TPU host.
 
     python benchmarks/pipeline.py [--seconds 30] [--workers 0 1 2] [--height 480] [--budget 384]
 
-The clip is the shipped 30 s one, enlarged to the height asked for and coded as H.264 with a key frame
-every two seconds, as video sites do; 32 copies of it under names of their own make rows of 32,768
-tokens. A host of v5p has four chips of 459 TFLOP/s in bfloat16; how many rows a second a 7B run (tower
-frozen) takes from it at 55% MFU follows from the rows' own arithmetic (`model.flops`).
+The shipped clip of 30 s is enlarged to the height asked for and encoded as H.264 with a key frame every
+two seconds, as video sites do. 32 copies of it under different names fill rows of 32,768 tokens.
+
+A host of v5p has four chips with a peak of 459 TFLOP/s in bfloat16. The rows a second that a 7B run
+(tower frozen) needs at 55% MFU follow from the model FLOPs of the rows (`model.flops`).
 """
 
 import argparse
@@ -19,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from livecc_jax.data.files.timing import PARTS
+from livecc_jax.data.files.timing import SECTIONS
 from livecc_jax.data.index.build import build_index
-from livecc_jax.data.rows.pipeline import RowSource, batches, steps_in
+from livecc_jax.data.rows.pipeline import RowSource, batches, count_steps
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.video import iter_frames, probe
 from livecc_jax.model.flops import step_flops
@@ -36,7 +37,7 @@ COPIES = 32
 
 
 def enlarge(height, path):
-    """The clip at another height, coded anew."""
+    """Encodes the clip at another height."""
     import av
     import cv2
 
@@ -89,42 +90,45 @@ def main():
 
 
 def measure(source, seconds, workers, model):
-    """Rows for some seconds; processor time is that of this process and, once over, its workers."""
+    """Builds rows for some seconds and prints the rate.
+
+    Processor time is that of this process and, after they have ended, of its workers.
+    """
     threads = os.cpu_count()
     stream = batches(
-        source, first_step=0, steps=steps_in(source, 1), rows_per_step=1, accumulate=1,
+        source, first_step=0, steps=count_steps(source, 1), rows_per_step=1, accumulate=1,
         workers=workers, threads=threads,
     )  # fmt: skip
-    rows, spent, flops, began = 0, None, 0.0, 0.0
-    warm = 2 * max(1, workers)
-    used = processor_seconds()
+    rows, timings, flops, start = 0, None, 0.0, 0.0
+    warmup = 2 * max(1, workers)
+    processor = processor_seconds()
     for number, batch in enumerate(stream):
         now = time.perf_counter()
-        if number < warm:
-            began = now
-            used = processor_seconds() if not workers else used
+        if number < warmup:
+            start = now
+            processor = processor_seconds() if not workers else processor
             continue
         rows += 1
-        spent = batch.spent if spent is None else spent + batch.spent
-        flops += step_flops(model, batch.rows, vision_learns=False)
-        if now - began > seconds:
+        timings = batch.timings if timings is None else timings + batch.timings
+        flops += step_flops(model, batch.rows, vision_trainable=False)
+        if now - start > seconds:
             break
-    elapsed = time.perf_counter() - began
-    used = processor_seconds() - used
+    elapsed = time.perf_counter() - start
+    processor = processor_seconds() - processor
     stream.close()
-    frames = spent["frames"] / rows
-    shares = ", ".join(f"{p} {spent[p] / spent['build']:.0%}" for p in PARTS)
+    frames = timings["frames"] / rows
+    shares = ", ".join(f"{p} {timings[p] / timings['build']:.0%}" for p in SECTIONS)
     print(
         f"{workers or 'no'} workers{f', {threads} threads' if not workers else ''}: "
         f"{rows / elapsed:.3f} rows/s, {frames * rows / elapsed:.0f} frames/s ({shares})"
     )
     if not workers:
-        each = used / rows
-        need = HOST_FLOPS * MFU / (flops / rows)
+        row_seconds = processor / rows
+        row_rate = HOST_FLOPS * MFU / (flops / rows)
         print(
-            f"a row of {frames:.0f} frames ({frames / 2:.0f} s of video) takes {each:.2f} s of "
-            f"processor, {2000 * each / frames:.0f} ms a second of video; "
-            f"four v5p chips at 55% MFU take {need:.2f} rows/s: {need * each:.1f} cores"
+            f"a row of {frames:.0f} frames ({frames / 2:.0f} s of video) takes {row_seconds:.2f} s of "
+            f"processor, {2000 * row_seconds / frames:.0f} ms a second of video; "
+            f"four v5p chips at 55% MFU take {row_rate:.2f} rows/s: {row_rate * row_seconds:.1f} cores"
         )
 
 

@@ -1,9 +1,9 @@
-"""The table of docs/plan.md: pre-training 7B at 32,768 tokens on several TPU slices, as Markdown.
+"""Prints the table of docs/plan.md: pre-training 7B at 32,768 tokens on several TPU slices.
 
     JAX_PLATFORMS=cpu python benchmarks/plan_table.py [SLICE ...]
 
-Each line is the real training step compiled for the slice (libtpu, no TPU needed): one to five minutes
-of a CPU core and under 3 GiB of memory each. Without arguments every line; each is printed as it comes.
+Each line is the real training step compiled for the slice (libtpu, no TPU needed). It takes one to five
+minutes of a CPU core and under 3 GiB of memory. Without arguments all lines are printed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from livecc_jax.errors import ConfigError
 from livecc_jax.model.presets import preset
 from livecc_jax.parallel.mesh import MeshConfig
 from livecc_jax.planning.chips import GIB, Topology
-from livecc_jax.planning.training import make_plan
+from livecc_jax.planning.training import plan_training
 from livecc_jax.train.config import load_config
 
 TOKENS = 1e11
@@ -38,7 +38,8 @@ LINES = {
 }
 
 
-def line(name):
+def table_line(name):
+    """Plans one slice; returns a line of the table."""
     topology, slices, mesh, micro, remat = LINES[name]
     config = load_config(Path(__file__).parents[1] / "configs/pretrain_7b.py")
     config = dataclasses.replace(
@@ -48,7 +49,7 @@ def line(name):
         compute=dataclasses.replace(config.compute, remat=remat),
     )
     try:
-        plan = make_plan(config, preset("7b"), Topology.parse(topology, slices), window=WINDOW)
+        plan = plan_training(config, preset("7b"), Topology.parse(topology, slices), window=WINDOW)
     except ConfigError as error:
         return f"| {name} | {error} |"
     shape = " x ".join(f"{axis} {n}" for axis, n in plan.mesh.items() if n > 1)
@@ -72,7 +73,7 @@ def main():
     for name in sys.argv[1:] or LINES:
         if name not in LINES:
             raise SystemExit(f"{name}: not one of {', '.join(LINES)}")
-        print(line(name), flush=True)
+        print(table_line(name), flush=True)
 
 
 if __name__ == "__main__":

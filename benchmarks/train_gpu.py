@@ -1,4 +1,4 @@
-"""Training speed on one GPU beside PyTorch with transformers: tokens a second, MFU, memory.
+"""Compares training on one GPU with PyTorch and transformers: tokens a second, MFU, memory.
 
     python benchmarks/train_gpu.py --preset 2b --tokens 8848 --remats dots,full --peer
     python benchmarks/train_gpu.py --plan 8848:dots+unroll:12,16384:dots+unroll:6,32768:full:3 --peer
@@ -8,13 +8,12 @@ Ours is the real step (`train.step`): a packed row of four streaming clips, towe
 parameters and AdamW, bfloat16 compute, random weights. The peer's is what its users run: parameters
 and AdamW in bfloat16 (half our bytes), sdpa attention, one conversation of as many tokens, patches
 and supervised tokens, the kernels of liger if they can be imported, without and with gradient
-checkpointing. Pictures are noise. Each figure is the mean of the steps after the first three, a
-step's loss being fetched when the next one is under way, as training loops do.
+checkpointing. Frames are noise. Each time is the mean of the steps after the first three; the loss of
+a step is fetched while the next one runs, as training loops do.
 
-`--plan` goes through several lengths, each TOKENS:REMAT[+unroll]:STEPS, ours and the peer's. With
-`--deterministic` the steps are run twice as they are and twice in XLA's deterministic mode, each
-time from the same weights in a process of its own: whether their losses are bitwise equal, and what
-it costs.
+`--plan` runs several lengths, each TOKENS:REMAT[+unroll]:STEPS, for both. With `--deterministic` the
+steps are run twice as they are and twice in XLA's deterministic mode, each time from the same weights
+in a process of its own, to see whether their losses are bitwise equal and what the mode costs.
 """
 
 import argparse
@@ -29,20 +28,20 @@ import numpy as np
 HEIGHT, WIDTH = 32, 48  # patches of a frame: 384 tokens a pair
 PATCHES = HEIGHT * WIDTH
 WORDS = 18  # text tokens a frame pair
-ROUND = 128  # our row's length is a multiple of it; the rest is padding, which is not counted
+LENGTH_MULTIPLE = 128  # the row is padded to a multiple; padding does not count as tokens
 SHARES = (8, 6, 5, 3)  # frame pairs of the clips, of 22
 IM_START, VISION_START, VISION_END, VIDEO_PAD = 151644, 151652, 151653, 151656
 
 
 def clips(pairs):
-    """Frame pairs of each clip of a row."""
+    """The number of frame pairs of each clip of a row."""
     sizes = [max(1, pairs * s // sum(SHARES)) for s in SHARES]
     sizes[0] += pairs - sum(sizes)
     return sizes
 
 
 def conversation(rng, pairs):
-    """(tokens, supervised, one grid a pair): a second of video, then words, and so on."""
+    """(tokens, supervised, one grid for each pair): a second of video, then words, and so on."""
     tokens, supervised = [], []
     for _ in range(pairs):
         text = rng.integers(0, 100_000, WORDS - 2)
@@ -52,8 +51,8 @@ def conversation(rng, pairs):
 
 
 def packed_row(pairs, seed=0):
-    """A batch [1, 1, ...] of one row, as docs/formats.md has it."""
-    from livecc_jax.media.pixels import patch_places
+    """A batch [1, 1, ...] of one packed row (docs/formats.md)."""
+    from livecc_jax.media.pixels import patch_coordinates
     from livecc_jax.text.tokenizer import SpecialTokens
     from livecc_jax.timeline.positions import token_positions
 
@@ -63,73 +62,75 @@ def packed_row(pairs, seed=0):
     tokens = np.concatenate([t for t, _, _ in parts])
     supervised = np.concatenate([s for _, s, _ in parts])
     supervised[0] = False
-    places = [token_positions(t, np.array(g), special, "mrope")[0] for t, _, g in parts]
+    positions = [token_positions(t, np.array(g), special, "mrope")[0] for t, _, g in parts]
     slots = np.flatnonzero(supervised) - 1
-    seen = tokens == VIDEO_PAD
-    rows, cols = patch_places(HEIGHT, WIDTH)
+    is_vision = tokens == VIDEO_PAD
+    rows, cols = patch_coordinates(HEIGHT, WIDTH)
     row = {
         "tokens": tokens,
         "segment_ids": np.repeat(np.arange(len(parts)) + 1, [len(t) for t, _, _ in parts]).astype("i4"),
-        "positions": np.concatenate(places, axis=1),
+        "positions": np.concatenate(positions, axis=1),
         "patches": rng.integers(0, 256, (pairs, PATCHES, 1176), np.uint8),
         "patch_pairs": np.ones((pairs, PATCHES), np.int32),
         "patch_rows": np.tile(rows, (pairs, 1)),
         "patch_cols": np.tile(cols, (pairs, 1)),
-        "vision_index": np.where(seen, np.cumsum(seen) - 1, -1).astype(np.int32),
+        "vision_index": np.where(is_vision, np.cumsum(is_vision) - 1, -1).astype(np.int32),
         "target_slots": slots.astype(np.int32),
         "target_weights": np.ones(len(slots), np.float32),
     }
-    # Rows have a round length in training too; products of odd ones cost the GPU's library a copy.
-    spare = -len(tokens) % ROUND
-    row |= {k: np.pad(row[k], (0, spare)) for k in ("tokens", "segment_ids")}
-    row["positions"] = np.pad(row["positions"], ((0, 0), (0, spare)))
-    row["vision_index"] = np.pad(row["vision_index"], (0, spare), constant_values=-1)
+    # Rows have a round length in training too; for odd ones the GPU library copies its operands.
+    padding = -len(tokens) % LENGTH_MULTIPLE
+    row |= {k: np.pad(row[k], (0, padding)) for k in ("tokens", "segment_ids")}
+    row["positions"] = np.pad(row["positions"], ((0, 0), (0, padding)))
+    row["vision_index"] = np.pad(row["vision_index"], (0, padding), constant_values=-1)
     return {k: v[None, None] for k, v in row.items()}
 
 
 def timed(step, steps):
-    """Mean seconds of a step, the first three left out; what a step returns waits for its end."""
+    """Mean seconds of a step without the first three. A step returns a function that waits for it."""
     step()()
     step()()
-    waiting = step()
-    waiting()
-    began = time.perf_counter()
+    wait = step()
+    wait()
+    start = time.perf_counter()
     for _ in range(steps):
-        before, waiting = waiting, step()
-        before()
-    waiting()
-    return (time.perf_counter() - began) / steps
+        wait_for_previous, wait = wait, step()
+        wait_for_previous()
+    wait()
+    return (time.perf_counter() - start) / steps
 
 
 def our_steps(args, config, batch, remat):
-    """(seconds a step, bytes held, every loss in hexadecimal, a function that takes a step)."""
+    """(seconds of a step, bytes of memory, losses in hexadecimal, a function that runs a step)."""
     import jax
     from random_weights import random_weight
 
     from livecc_jax.model.qwen2_vl import abstract_params
     from livecc_jax.train.config import ComputeConfig, OptimConfig
     from livecc_jax.train.optimizer import make_optimizer
-    from livecc_jax.train.state import join, split
+    from livecc_jax.train.state import join_params, split_trainable
     from livecc_jax.train.step import compiler_options, jit_step, make_step
 
     compute = ComputeConfig(remat=remat, unroll=args.unroll)
     optimizer = make_optimizer(OptimConfig(), 1000)
-    learning, frozen = split(abstract_params(config), compute.freeze)
-    learning = {k: random_weight(k, i, v.shape, "float32") for i, (k, v) in enumerate(learning.items())}
+    trainable, frozen = split_trainable(abstract_params(config), compute.freeze)
+    trainable = {
+        k: random_weight(k, i, v.shape, "float32") for i, (k, v) in enumerate(trainable.items())
+    }
     frozen = {k: random_weight(k, i, v.shape, "bfloat16") for i, (k, v) in enumerate(frozen.items())}
-    state = {"params": join(learning, frozen), "opt_state": jax.jit(optimizer.init)(learning)}
-    del learning, frozen
+    state = {"params": join_params(trainable, frozen), "opt_state": jax.jit(optimizer.init)(trainable)}
+    del trainable, frozen
     rows = jax.device_put(batch)
     options = compiler_options(compute, jax.devices()[0].platform)
     step = jit_step(make_step(config, compute, optimizer), state, options)
-    began = time.perf_counter()
+    start = time.perf_counter()
     step = step.lower(state, rows).compile()
-    print(f"compiled in {time.perf_counter() - began:.0f} s", flush=True)
-    held, loss, losses = [state], [0.0], []
+    print(f"compiled in {time.perf_counter() - start:.0f} s", flush=True)
+    current, loss, losses = [state], [0.0], []
     del state
 
-    def once():
-        held[0], metrics = step(held[0], rows)
+    def run_step():
+        current[0], metrics = step(current[0], rows)
 
         def wait():
             loss[0] = float(metrics["loss"])
@@ -137,13 +138,13 @@ def our_steps(args, config, batch, remat):
 
         return wait
 
-    taken = timed(once, args.steps)
+    seconds = timed(run_step, args.steps)
     memory = step.memory_analysis()
-    return taken, memory.argument_size_in_bytes + memory.temp_size_in_bytes, losses, once
+    return seconds, memory.argument_size_in_bytes + memory.temp_size_in_bytes, losses, run_step
 
 
 def ours(args):
-    """Our step under each remat policy."""
+    """Measures our step with each remat policy."""
     import jax
     import jax.numpy as jnp
 
@@ -154,7 +155,7 @@ def ours(args):
     device = jax.devices()[0]
     config = preset(args.preset)
     batch = packed_row(args.pairs)
-    flops = step_flops(config, {k: v[0] for k, v in batch.items()}, vision_learns=False)
+    flops = step_flops(config, {k: v[0] for k, v in batch.items()}, vision_trainable=False)
     tokens = int((batch["segment_ids"] > 0).sum())
     a = jax.random.normal(jax.random.key(0), (args.square, args.square), jnp.bfloat16)
     product = jax.jit(lambda a: a @ a)
@@ -169,26 +170,27 @@ def ours(args):
     best, losses = 0.0, []
     for remat in args.remats.split(","):
         try:
-            taken, held, losses, once = our_steps(args, config, batch, remat)
+            seconds, memory, losses, run_step = our_steps(args, config, batch, remat)
         except jax.errors.JaxRuntimeError as error:
             print(f"ours, remat {remat}: {str(error).splitlines()[0][:160]}", flush=True)
             continue
-        best = max(best, tokens / taken)
+        best = max(best, tokens / seconds)
         print(
-            f"ours, remat {remat}: {1e3 * taken:.0f} ms, {tokens / taken:,.0f} tokens/s, MFU "
-            f"{100 * flops / taken / peak:.1f}% of {source}, {taken * rate / flops:.2f} x the floor, "
-            f"{held / 2**30:.1f} GiB, loss {float.fromhex(losses[-1]):.3f}", flush=True,
+            f"ours, remat {remat}: {1e3 * seconds:.0f} ms, {tokens / seconds:,.0f} tokens/s, MFU "
+            f"{100 * flops / seconds / peak:.1f}% of {source}, "
+            f"{seconds * rate / flops:.2f} x the minimum, "
+            f"{memory / 2**30:.1f} GiB, loss {float.fromhex(losses[-1]):.3f}", flush=True,
         )  # fmt: skip
         if args.profile:
             from streaming import where_time_goes
 
-            where_time_goes(f"remat {remat}", lambda step=once: step()(), args.profile)
-        del once
+            where_time_goes(f"remat {remat}", lambda step=run_step: step()(), args.profile)
+        del run_step
     print(json.dumps({"tokens_per_second": best, "losses": losses}), flush=True)
 
 
 def peer(args):
-    """transformers, without and with gradient checkpointing."""
+    """Measures transformers without and with gradient checkpointing."""
     import torch
     import transformers
 
@@ -199,11 +201,11 @@ def peer(args):
         kernels = "liger"
     except Exception as error:
         kernels = f"no liger ({type(error).__name__})"
-    from livecc_jax.checkpoints.hf_config import LiveCCBlock, to_dict
+    from livecc_jax.checkpoints.hf_config import LiveCCBlock, to_config_json
     from livecc_jax.model.presets import preset
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    config = to_dict(preset(args.preset), LiveCCBlock(), "bfloat16", "nested")
+    config = to_config_json(preset(args.preset), LiveCCBlock(), "bfloat16", "nested")
     config = transformers.Qwen2VLConfig(**config)
     torch.set_default_dtype(torch.bfloat16)
     with torch.device(device):
@@ -216,8 +218,8 @@ def peer(args):
     for name, weights in model.named_parameters():
         if "visual" in name:
             weights.requires_grad_(False)
-    learning = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learning, lr=1e-6, fused=device == "cuda")
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=1e-6, fused=device == "cuda")
     rng = np.random.default_rng(0)
     tokens, supervised, grids = conversation(rng, args.pairs)
     ids = torch.tensor(tokens, dtype=torch.long, device=device)[None]
@@ -241,40 +243,40 @@ def peer(args):
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
 
-        def once():
+        def run_step():
             loss = model(**inputs).loss
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(learning, 1.0)
+            torch.nn.utils.clip_grad_norm_(trainable, 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             loss = loss.detach()
 
             def wait():
-                once.loss = float(loss)
+                run_step.loss = float(loss)
 
             return wait
 
         try:
-            taken = timed(once, args.steps)
+            seconds = timed(run_step, args.steps)
         except torch.OutOfMemoryError:
             optimizer.zero_grad(set_to_none=True)
             torch.cuda.empty_cache()
             print(f"peer {name} checkpointing: out of memory", flush=True)
             continue
-        held = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0.0
-        best[name] = ids.numel() / taken
+        memory = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0.0
+        best[name] = ids.numel() / seconds
         versions = f"torch {torch.__version__}, transformers {transformers.__version__}, {kernels}"
         print(
-            f"peer, {versions}, {name} gradient checkpointing: {1e3 * taken:.0f} ms, "
-            f"{best[name]:,.0f} tokens/s, {held:.1f} GiB, loss {once.loss:.3f}", flush=True,
+            f"peer, {versions}, {name} gradient checkpointing: {1e3 * seconds:.0f} ms, "
+            f"{best[name]:,.0f} tokens/s, {memory:.1f} GiB, loss {run_step.loss:.3f}", flush=True,
         )  # fmt: skip
     print(json.dumps(best), flush=True)
 
 
 def run(args, role, flags=""):
-    """One side in a process of its own, which gives all its memory back: its last line.
+    """Runs one side in a process of its own, which frees all its memory; returns its last line.
 
-    `flags` go into XLA_FLAGS.
+    `flags` are added to XLA_FLAGS.
     """
     command = [sys.executable, __file__, "--role", role, "--preset", args.preset]
     for name in ("tokens", "remats", "steps", "square", "profile"):
@@ -296,7 +298,7 @@ def run(args, role, flags=""):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="2b")
-    parser.add_argument("--tokens", type=int, default=8848, help="about so many")
+    parser.add_argument("--tokens", type=int, default=8848, help="approximate number")
     parser.add_argument("--remats", default="dots,attention,full")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--square", type=int, default=8192, help="of the measured matrix product")
@@ -306,7 +308,7 @@ def main():
     )
     parser.add_argument("--unroll", action="store_true", help="compute.unroll of ours")
     parser.add_argument("--role", choices=("ours", "peer"), help=argparse.SUPPRESS)
-    parser.add_argument("--plan", help="lengths to go through: TOKENS:REMAT[+unroll]:STEPS,...")
+    parser.add_argument("--plan", help="lengths to run: TOKENS:REMAT[+unroll]:STEPS,...")
     parser.add_argument("--deterministic", action="store_true", help="what XLA's mode costs; no peer")
     args = parser.parse_args()
     args.pairs = max(4, args.tokens // (PATCHES // 4 + WORDS))
@@ -314,37 +316,41 @@ def main():
         return {"ours": ours, "peer": peer}[args.role](args)
     if args.deterministic:
         return deterministic(args)
-    for part in args.plan.split(",") if args.plan else [""]:
-        if part:
-            tokens, remat, steps = part.split(":")
+    for settings in args.plan.split(",") if args.plan else [""]:
+        if settings:
+            tokens, remat, steps = settings.split(":")
             args.tokens, args.steps = int(tokens), int(steps)
             args.remats, _, unroll = remat.partition("+")
             args.unroll = bool(unroll)
-            print(f"\n{part}", flush=True)
+            print(f"\n{settings}", flush=True)
         compare(args)
 
 
 def compare(args):
-    """Ours, and if asked for the peer's, at one length."""
+    """Runs ours and, with --peer, the peer's at one length."""
     mine = run(args, "ours").get("tokens_per_second", 0.0)
     for name, speed in (run(args, "peer") if args.peer else {}).items():
         print(f"{mine / speed:.2f} times the peer {name} gradient checkpointing", flush=True)
 
 
 def deterministic(args):
-    """The same steps from the same weights, twice as they are and twice in XLA's deterministic mode."""
-    found = {}
+    """Runs the same steps twice as they are and twice in XLA's deterministic mode."""
+    results = {}
     for name, flags in (("as it is", ""), ("deterministic", "--xla_gpu_deterministic_ops=true")):
         print(f"{name}:", flush=True)
-        found[name] = [run(args, "ours", flags) for _ in range(2)]
-        first, second = (once["losses"] for once in found[name])
-        apart = next((i for i, (a, b) in enumerate(zip(first, second)) if a != b), None)
+        results[name] = [run(args, "ours", flags) for _ in range(2)]
+        first, second = (result["losses"] for result in results[name])
+        different = next((i for i, (a, b) in enumerate(zip(first, second)) if a != b), None)
         print(
             f"{name}: losses of {len(first)} steps, two runs: "
-            + ("bitwise equal" if first and apart is None else f"apart from step {apart} on"),
+            + (
+                "bitwise equal"
+                if first and different is None
+                else f"different from step {different} on"
+            ),
             flush=True,
         )
-    speeds = {name: max(once["tokens_per_second"] for once in runs) for name, runs in found.items()}
+    speeds = {k: max(run["tokens_per_second"] for run in runs) for k, runs in results.items()}
     cost = 1 - speeds["deterministic"] / max(speeds["as it is"], 1e-9)
     print(f"XLA's deterministic mode: {cost:.1%} fewer tokens a second", flush=True)
 

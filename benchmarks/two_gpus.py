@@ -1,18 +1,18 @@
-"""One training step on one GPU and on two, split every way: the same losses, and how the speed scales.
+"""Compares a training step on one GPU and on two, sharded along every axis: losses and speed.
 
     python benchmarks/two_gpus.py                      # two GPUs: about six minutes
     JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=2 python benchmarks/two_gpus.py --preset tiny --tokens 1700
 
 The step is the real one (`train.step`): 2B, tower frozen, packed rows of four clips each (random tokens
-and pictures), float32 parameters and AdamW, bfloat16 compute. Two parts, both on one device and then on
+and images), float32 parameters and AdamW, bfloat16 compute. Two parts, both on one device and then on
 two as `fsdp=2`, `context=2` and `tensor=2`:
 
 1. The preset `small` in float32 (attention goes through plain XLA there): losses and gradient norms.
 2. The preset asked for in bfloat16: losses and gradient norms, then tokens a second of two rows a step.
-   On one device they are two micro-batches, as they would be there, and so where both devices share a
-   row (`context`, `tensor`); `fsdp` has a row on each.
+   On one device, and where both devices share a row (`context`, `tensor`), they are two micro-batches;
+   with `fsdp` each device has one row.
 
-Exits with 1 where a loss or a norm differs from one device's by more than its tolerance.
+Exits with 1 if a loss or a norm differs from that of one device by more than its tolerance.
 """
 
 import argparse
@@ -27,29 +27,29 @@ SPLITS = ("one", "fsdp", "context", "tensor")
 
 
 def rows_of(pairs, rows):
-    """Rows [rows, ...], no two alike."""
-    made = [{k: v[0] for k, v in packed_row(pairs, seed).items()} for seed in range(rows)]
-    return {k: np.concatenate([row[k] for row in made]) for k in made[0]}
+    """Random rows [rows, ...], each with another seed."""
+    batch = [{k: v[0] for k, v in packed_row(pairs, seed).items()} for seed in range(rows)]
+    return {k: np.concatenate([row[k] for row in batch]) for k in batch[0]}
 
 
 class Step:
-    """The step of a model on one device or on two, and its state.
+    """The compiled step of a model on one device or on two, and its state.
 
     Args:
-        config: the architecture.
-        compute: how.
-        split: the mesh axis that has two devices, or "one".
-        rows: of a step, [B, ...].
-        micro: micro-batches.
-        std: of the random weights.
+        config: The architecture.
+        compute: How the step is computed.
+        split: The mesh axis that has two devices, or "one".
+        rows: The rows of a step, [B, ...].
+        micro_batches: Number of micro-batches.
+        std: Standard deviation of the random weights.
     """
 
-    def __init__(self, config, compute, split, rows, micro, std=0.02):
+    def __init__(self, config, compute, split, rows, micro_batches, std=0.02):
         import jax
         from random_weights import is_norm
 
         from livecc_jax.model.qwen2_vl import abstract_params
-        from livecc_jax.parallel.batch import place_batch
+        from livecc_jax.parallel.batch import shard_batch
         from livecc_jax.parallel.mesh import MeshConfig, make_mesh
         from livecc_jax.train import state as states
         from livecc_jax.train.config import OptimConfig
@@ -59,106 +59,106 @@ class Step:
         sizes = {"fsdp": 1} | ({} if split == "one" else {split: 2})
         mesh = make_mesh(MeshConfig(**sizes, devices=1 if split == "one" else 2))
         optimizer = make_optimizer(OptimConfig(learning_rate=1e-4, warmup_ratio=0.0), 1000)
-        shapes, _ = states.split(abstract_params(config), ())
-        places, _ = states.split(states.param_shardings(config, mesh), ())
-        _, frozen = states.split(abstract_params(config), compute.frozen)
+        shapes, _ = states.split_trainable(abstract_params(config), ())
+        shardings, _ = states.split_trainable(states.param_shardings(config, mesh), ())
+        _, frozen = states.split_trainable(abstract_params(config), compute.frozen)
 
-        def fill(seed, shape, dtype, mean):  # threefry: the same numbers however they are split
+        def random_weight(seed, shape, dtype, mean):  # threefry: the same for every sharding
             return mean + std * jax.random.normal(jax.random.key(seed), shape, dtype)
 
         params = {}
         for i, (path, leaf) in enumerate(shapes.items()):
             dtype = compute.dtype if path in frozen else "float32"
-            made = jax.jit(fill, static_argnums=(1, 2, 3), out_shardings=places[path])
-            params[path] = made(i, leaf.shape, dtype, float(is_norm(path)))
-        params = states.join(params, {})
-        described = jax.tree.map(
+            init = jax.jit(random_weight, static_argnums=(1, 2, 3), out_shardings=shardings[path])
+            params[path] = init(i, leaf.shape, dtype, float(is_norm(path)))
+        params = states.join_params(params, {})
+        param_shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), params
         )
-        abstract = states.abstract_state(described, optimizer, compute.frozen, mesh)
-        slots = states.init_opt_state(optimizer, abstract, compute.frozen)(params)
-        self._state = {"params": params, "opt_state": slots}
+        abstract = states.abstract_state(param_shapes, optimizer, compute.frozen, mesh)
+        opt_state = states.init_opt_state(optimizer, abstract, compute.frozen)(params)
+        self._state = {"params": params, "opt_state": opt_state}
         options = compiler_options(compute, mesh.devices.flat[0].platform)
         with jax.set_mesh(mesh):
-            self._batch = place_batch(mesh, rows, micro)
+            self._batch = shard_batch(mesh, rows, micro_batches)
             step = jit_step(make_step(config, compute, optimizer), self._state, options)
-            began = time.perf_counter()
+            start = time.perf_counter()
             self._step = step.lower(self._state, self._batch).compile()
-        self.compiled = time.perf_counter() - began
-        self.fused = "cudnn$fmha" in self._step.as_text()  # float32 goes through plain XLA
+        self.compile_seconds = time.perf_counter() - start
+        self.uses_cudnn = "cudnn$fmha" in self._step.as_text()  # float32 goes through plain XLA
         memory = self._step.memory_analysis()
-        self.held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+        self.memory_bytes = memory.argument_size_in_bytes + memory.temp_size_in_bytes
 
     def __call__(self):
-        """Begin a step; what is returned waits for it, and gives (loss, gradient norm)."""
+        """Starts a step; returns a function that waits for it and returns (loss, gradient norm)."""
         self._state, metrics = self._step(self._state, self._batch)
         return lambda: (float(metrics["loss"]), float(metrics["grad_norm"]))
 
 
 def equality(name, config, compute, rows, steps):
-    """Whether losses and gradient norms agree; rows of one micro-batch."""
-    seen = {}
+    """Returns whether losses and gradient norms agree, for rows of one micro-batch."""
+    results = {}
     for split in SPLITS:
         step = Step(config, compute, split, rows, 1, std=0.06)  # so that every part matters to the loss
-        seen[split] = np.array([step()() for _ in range(steps)])
-        shown = "  ".join(f"{loss:.6f} {norm:.5f}" for loss, norm in seen[split])
-        print(f"{name} {split + ('' if split == 'one' else '=2'):10s} loss, norm: {shown}", flush=True)
+        results[split] = np.array([step()() for _ in range(steps)])
+        values = "  ".join(f"{loss:.6f} {norm:.5f}" for loss, norm in results[split])
+        print(f"{name} {split + ('' if split == 'one' else '=2'):10s} loss, norm: {values}", flush=True)
         del step
     limit = TOLERANCE[compute.dtype]
-    good = True
+    all_equal = True
     for split in SPLITS[1:]:
-        loss, norm = np.max(np.abs(seen[split] / seen["one"] - 1), axis=0)
-        fine = bool(loss <= limit and norm <= 10 * limit)
-        good &= fine
+        loss, norm = np.max(np.abs(results[split] / results["one"] - 1), axis=0)
+        equal = bool(loss <= limit and norm <= 10 * limit)
+        all_equal &= equal
         print(
             f"{name} {split}=2: loss within {loss:.1e} of one device's, norm within {norm:.1e} "
-            f"(allowed {limit:g}, {10 * limit:g}){'' if fine else '  NOT EQUAL'}",
+            f"(allowed {limit:g}, {10 * limit:g}){'' if equal else '  NOT EQUAL'}",
             flush=True,
         )
-    return good
+    return all_equal
 
 
 def measure(config, compute, rows, steps, equal_steps):
-    """Losses, then speed, of one compiled step for each split; whether the losses agree."""
+    """Prints losses and speed of one compiled step for each split; returns whether losses agree."""
     import jax
 
     tokens = int((rows["segment_ids"] > 0).sum())
-    first, base, good = None, None, True
+    first, base_speed, all_equal = None, None, True
     for split in SPLITS:
-        micro = 1 if split == "fsdp" else len(rows["tokens"])
+        micro_batches = 1 if split == "fsdp" else len(rows["tokens"])
         try:
-            step = Step(config, compute, split, rows, micro)
+            step = Step(config, compute, split, rows, micro_batches)
         except jax.errors.JaxRuntimeError as error:
             print(f"{split}: {str(error).splitlines()[0][:160]}", flush=True)
-            good = False
+            all_equal = False
             continue
-        seen = np.array([step()() for _ in range(equal_steps)])
-        taken = timed(step, steps)
-        speed = tokens / taken
-        base = speed if split == "one" else base
-        first = seen if split == "one" else first
+        results = np.array([step()() for _ in range(equal_steps)])
+        seconds = timed(step, steps)
+        speed = tokens / seconds
+        base_speed = speed if split == "one" else base_speed
+        first = results if split == "one" else first
         name = split if split == "one" else f"{split}=2"
         print(
-            f"{name}: {1e3 * taken:.0f} ms, {speed:,.0f} tokens/s"
-            + (f", {speed / base:.2f} times one device" if base else "")
-            + f", {step.held / 2**30:.1f} GiB a device, attention "
-            + ("through cuDNN" if step.fused else "in plain XLA")
-            + f", compiled in {step.compiled:.0f} s",
+            f"{name}: {1e3 * seconds:.0f} ms, {speed:,.0f} tokens/s"
+            + (f", {speed / base_speed:.2f} times one device" if base_speed else "")
+            + f", {step.memory_bytes / 2**30:.1f} GiB a device, attention "
+            + ("through cuDNN" if step.uses_cudnn else "in plain XLA")
+            + f", compiled in {step.compile_seconds:.0f} s",
             flush=True,
         )
-        print("  loss, norm: " + "  ".join(f"{a:.5f} {b:.4f}" for a, b in seen), flush=True)
+        print("  loss, norm: " + "  ".join(f"{a:.5f} {b:.4f}" for a, b in results), flush=True)
         if split != "one" and first is not None:
-            loss, norm = np.max(np.abs(seen / first - 1), axis=0)
+            loss, norm = np.max(np.abs(results / first - 1), axis=0)
             limit = TOLERANCE[compute.dtype]
-            fine = bool(loss <= limit and norm <= 10 * limit)
-            good &= fine
+            equal = bool(loss <= limit and norm <= 10 * limit)
+            all_equal &= equal
             print(
                 f"  loss within {loss:.1e} of one device's, norm within {norm:.1e} "
-                f"(allowed {limit:g}, {10 * limit:g}){'' if fine else '  NOT EQUAL'}",
+                f"(allowed {limit:g}, {10 * limit:g}){'' if equal else '  NOT EQUAL'}",
                 flush=True,
             )
         del step
-    return good
+    return all_equal
 
 
 def main():
@@ -187,18 +187,18 @@ def main():
     small = preset("small" if args.preset != "tiny" else "tiny")
     exact = ComputeConfig(dtype="float32", remat="full")
     with jax.default_matmul_precision("highest"):
-        good = equality("small, float32,", small, exact, rows_of(4, 2), args.equal)
+        all_equal = equality("small, float32,", small, exact, rows_of(4, 2), args.equal)
     rows = rows_of(pairs, 2)
-    how = f"remat {args.remat}" + (", unrolled" if args.unroll else "")
+    settings = f"remat {args.remat}" + (", unrolled" if args.unroll else "")
     print(
-        f"{args.preset}, {args.dtype}, {how}: 2 rows of {rows['tokens'].shape[1]} tokens in 4 clips, "
-        f"{pairs * PATCHES} patches and {rows['target_slots'].shape[1]} supervised each",
+        f"{args.preset}, {args.dtype}, {settings}: 2 rows of {rows['tokens'].shape[1]} tokens "
+        f"in 4 clips, {pairs * PATCHES} patches and {rows['target_slots'].shape[1]} supervised each",
         flush=True,
     )
     compute = ComputeConfig(dtype=args.dtype, remat=args.remat, unroll=args.unroll)
-    good &= measure(preset(args.preset), compute, rows, args.steps, args.equal)
-    print("equal within the tolerances" if good else "NOT EQUAL", flush=True)
-    return 0 if good else 1
+    all_equal &= measure(preset(args.preset), compute, rows, args.steps, args.equal)
+    print("equal within the tolerances" if all_equal else "NOT EQUAL", flush=True)
+    return 0 if all_equal else 1
 
 
 if __name__ == "__main__":

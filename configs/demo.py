@@ -1,4 +1,4 @@
-"""The demo's run: a small model that learns the commentary of one clip in minutes on two CPU cores.
+"""The run of the demo: trains a small model on the commentary of one clip in minutes on two CPU cores.
 
 livecc train configs/demo.py --data.index demo_out/index --run demo_out/run
 """

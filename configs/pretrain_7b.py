@@ -3,11 +3,12 @@
     livecc index captions.jsonl --out index --model Qwen2-VL-7B --pixel-budget 384
     livecc train configs/pretrain_7b.py --init Qwen2-VL-7B --data.index index --run runs/pretrain
 
-Published: 512 examples a step, AdamW, 2e-5 with a warm-up of 0.03 and a cosine, one epoch,
-bfloat16, 32,768 tokens at most. A packed row holds 1.27 such examples on average (clips of 30 to
-240 s at 384 tokens a second, long ones in pieces), so 402 rows hold 512. 384 rows is what divides
-over 64 and 128 chips: 489 examples. Example weighting lets every example count alike, as there. For
-other data or another budget, see "Examples a step" in docs/pods.md.
+Published: 512 examples a step, AdamW, 2e-5 with a warm-up of 0.03 and a cosine schedule, one epoch,
+bfloat16, at most 32,768 tokens. A packed row holds 1.27 such examples on average (clips of 30 to
+240 s at 384 tokens a second, long ones split), so 402 rows hold 512. The config has 384 rows (489
+examples) because 384 divides over 64 and 128 chips. With example weighting every example has the same
+weight, as in the published recipe. For other data or another budget, see "Examples a step" in
+docs/pods.md.
 """
 
 from livecc_jax.train.config import CheckpointConfig, ComputeConfig, Config, DataConfig, OptimConfig

@@ -1,9 +1,9 @@
-"""LiveCC's fine-tuning recipe for 2B: that of `sft_7b.py`, its rows, examples and rates.
+"""LiveCC's fine-tuning recipe for 2B, with the rows, examples and learning rate of `sft_7b.py`.
 
     livecc index whisperx.jsonl qa.jsonl --out index --model runs/pretrain
     livecc train configs/sft_2b.py --init runs/pretrain --data.index index --run runs/sft
 
-Memory and speed on a GPU are as `pretrain_2b.py` says.
+For memory and speed on a GPU see `pretrain_2b.py`.
 """
 
 import runpy

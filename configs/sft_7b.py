@@ -3,9 +3,9 @@
     livecc index whisperx.jsonl qa.jsonl --out index --model runs/pretrain
     livecc train configs/sft_7b.py --init runs/pretrain --data.index index --run runs/sft
 
-As pre-training, at 1e-5. With two short questions for every clip a packed row holds 2.48 examples,
-so 206 rows hold the published 512; 192 divide over 64 chips: 477 examples ("Examples a step" in
-docs/pods.md). Questions have up to 4,096 supervised tokens a row.
+As pre-training, with a learning rate of 1e-5. With two short questions for every clip a packed row
+holds 2.48 examples, so 206 rows hold the published 512. The config has 192 rows (477 examples) because
+192 divides over 64 chips ("Examples a step" in docs/pods.md). A row has at most 4,096 supervised tokens.
 """
 
 import dataclasses

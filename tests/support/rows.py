@@ -1,4 +1,4 @@
-"""Packed rows built the slow and obvious way, independently of livecc_jax.data."""
+"""Packed rows built in a slow and simple way, independently of livecc_jax.data."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ SHAPE = {"tokens": 128, "windows": 6, "patches": 48, "targets": 40}
 
 @dataclass
 class Segment:
-    """One example: its tokens, which are targets, its pictures."""
+    """One example: its tokens, which of them are targets, and the patches of its videos."""
 
     tokens: np.ndarray  # int32 [T]
     supervised: np.ndarray  # bool [T]
@@ -24,8 +24,8 @@ class Segment:
     videos: list  # of (uint8 [pairs, rows * cols, 1176], rows, cols)
 
 
-def places(rows, cols):
-    """Row and column of each patch when each 2x2 block is contiguous, by four nested loops."""
+def patch_coordinates(rows, cols):
+    """Row and column of each patch, in the order in which each 2x2 block is contiguous."""
     order = [
         (2 * r + i, 2 * c + j)
         for r in range(rows // 2)
@@ -39,30 +39,30 @@ def places(rows, cols):
 def random_segment(rng, turns=2, grid=(4, 6), pairs=1, text=5):
     """A conversation of `turns` turns, each with a video and some supervised words."""
     tokens, supervised, videos, positions = [], [], [], []
-    place = 0
+    position = 0
 
-    def say(ids, target):
-        nonlocal place
+    def append(ids, is_target):
+        nonlocal position
         for i in ids:
             tokens.append(i)
-            supervised.append(target)
-            positions.append((place, place, place))
-            place += 1
+            supervised.append(is_target)
+            positions.append((position, position, position))
+            position += 1
 
     rows, cols = grid
     for _ in range(turns):
-        say([*rng.integers(0, 90, 3), VISION_START], False)
-        start = place
+        append([*rng.integers(0, 90, 3), VISION_START], False)
+        start = position
         for p in range(pairs):
             for r in range(rows // 2):
                 for c in range(cols // 2):
                     tokens.append(VIDEO_PAD)
                     supervised.append(False)
                     positions.append((start + p, start + r, start + c))
-        place = max(max(x) for x in positions) + 1
-        say([VISION_END, 5], False)
-        say([*rng.integers(0, 90, text), IM_END], True)
-        say([6], False)
+        position = max(max(x) for x in positions) + 1
+        append([VISION_END, 5], False)
+        append([*rng.integers(0, 90, text), IM_END], True)
+        append([6], False)
         videos.append((rng.integers(0, 256, (pairs, rows * cols, 1176), dtype=np.uint8), rows, cols))
     return Segment(
         np.array(tokens, np.int32), np.array(supervised), np.array(positions, np.int32).T, videos
@@ -83,13 +83,13 @@ def pack(segments, tokens, windows, patches, targets, weighting="token", video_p
         "target_slots": np.zeros(targets, np.int32),
         "target_weights": np.zeros(targets, np.float32),
     }
-    at = window = target = 0
+    offset = window = target = 0
     for number, s in enumerate(segments, 1):
         n = len(s.tokens)
-        row["tokens"][at : at + n] = s.tokens
-        row["segment_ids"][at : at + n] = number
-        row["positions"][:, at : at + n] = s.positions
-        vision_slots = iter(at + np.flatnonzero(s.tokens == video_pad))
+        row["tokens"][offset : offset + n] = s.tokens
+        row["segment_ids"][offset : offset + n] = number
+        row["positions"][:, offset : offset + n] = s.positions
+        vision_slots = iter(offset + np.flatnonzero(s.tokens == video_pad))
         filled = pair_number = 0
         for video, rows, cols in s.videos:
             for pair in video:
@@ -100,23 +100,25 @@ def pack(segments, tokens, windows, patches, targets, weighting="token", video_p
                 span = slice(filled, filled + size)
                 row["patches"][window, span] = pair
                 row["patch_pairs"][window, span] = pair_number
-                row["patch_rows"][window, span], row["patch_cols"][window, span] = places(rows, cols)
+                patch_rows, patch_cols = patch_coordinates(rows, cols)
+                row["patch_rows"][window, span] = patch_rows
+                row["patch_cols"][window, span] = patch_cols
                 for j in range(size // 4):
                     row["vision_index"][next(vision_slots)] = (window * patches + filled) // 4 + j
                 filled += size
         window += 1 if s.videos else 0
-        slots = at + np.flatnonzero(s.supervised) - 1
+        slots = offset + np.flatnonzero(s.supervised) - 1
         row["target_slots"][target : target + len(slots)] = slots
         row["target_weights"][target : target + len(slots)] = (
             1.0 if weighting == "token" else 1.0 / len(slots)
         )
         target += len(slots)
-        at += n
-    assert at <= tokens
+        offset += n
+    assert offset <= tokens
     assert window <= windows
     return {k: v[None] for k, v in row.items()}
 
 
 def stack(*rows):
-    """Rows [1, ...] to [B, ...]."""
+    """Concatenates rows [1, ...] to a batch [B, ...]."""
     return {k: np.concatenate([r[k] for r in rows]) for k in rows[0]}

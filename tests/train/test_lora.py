@@ -1,4 +1,4 @@
-"""Adapters: the base stays, they alone learn, merging them changes only how it is computed."""
+"""LoRA adapters: the base is frozen, only adapters are trained, merging them keeps the outputs."""
 
 import dataclasses
 
@@ -43,17 +43,17 @@ def flat(tree):
 
 @pytest.fixture(scope="module")
 def params():
-    """A base, and adapters that have learnt something."""
+    """A base, and adapters that differ from their initial values."""
 
-    def make():
+    def init():
         base = jax.tree.map(lambda x: x * 3 if x.ndim > 1 else x, init_params(MODEL, 0))
-        learnt = jax.tree.map(
+        adapters = jax.tree.map(
             lambda x: x + 0.05 * jnp.cos(jnp.arange(x.size)).reshape(x.shape),
             init_adapters(MODEL, RANK_4, 1),
         )
-        return base | {LORA: learnt}
+        return base | {LORA: adapters}
 
-    return jax.jit(make)()
+    return jax.jit(init)()
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def rows():
     )
 
 
-def by_hand(params, scale):
+def merge_adapters(params, scale):
     """The base with every adapter added, kernel by kernel."""
     base, adapters = flat({k: v for k, v in params.items() if k != LORA}), flat(params[LORA])
     for path in [k.removesuffix("/a") for k in adapters if k.endswith("/a")]:
@@ -73,12 +73,12 @@ def by_hand(params, scale):
     return traverse_util.unflatten_dict(base, sep="/")
 
 
-def test_merged_is_the_adapters_forward_pass(params, rows):
+def test_merged_weights_give_the_same_logits(params, rows):
     logits = jax.jit(lambda p: bind(MODEL, p, RANK_4.scale)(rows))
     plain = {k: v for k, v in params.items() if k != LORA}
     with_adapters = logits(params)
     assert np.abs(with_adapters - logits(plain)).max() > 0.1
-    np.testing.assert_allclose(with_adapters, logits(by_hand(params, 1.5)), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(with_adapters, logits(merge_adapters(params, 1.5)), rtol=1e-4, atol=1e-4)
     fresh = init_adapters(MODEL, RANK_4, 0)
     np.testing.assert_array_equal(logits(plain | {LORA: fresh}), logits(plain))
     assert {k.split("/")[-2] for k in flat(fresh)} == set(TARGETS)
@@ -87,8 +87,9 @@ def test_merged_is_the_adapters_forward_pass(params, rows):
 def steps(params, rows, mesh):
     """Two steps: (metrics, state)."""
     optimizer = make_optimizer(OptimConfig(learning_rate=1e-2, warmup_ratio=0.0), 10)
-    placed = jax.device_put(params, param_shardings(MODEL, mesh, RANK_4))
-    state = {"params": placed, "opt_state": optimizer.init(split_trainable(placed, COMPUTE.frozen)[0])}
+    sharded = jax.device_put(params, param_shardings(MODEL, mesh, RANK_4))
+    opt_state = optimizer.init(split_trainable(sharded, COMPUTE.frozen)[0])
+    state = {"params": sharded, "opt_state": opt_state}
     with jax.set_mesh(mesh):
         batch = shard_batch(mesh, rows, 1)
         step = jax.jit(make_step(MODEL, COMPUTE, optimizer))
@@ -97,28 +98,28 @@ def steps(params, rows, mesh):
     return jax.device_get(metrics), state
 
 
-def test_adapters_alone_learn_and_are_split_over_the_mesh(params, rows):
-    """A bfloat16 base stays bit for bit and has no slots; a mesh changes nothing but where."""
+def test_only_adapters_are_trained_and_sharded_over_the_mesh(params, rows):
+    """A bfloat16 base stays the same bit for bit and has no moments; a mesh changes only rounding."""
     base = jax.tree.map(lambda x: x.astype("bfloat16"), {k: params[k] for k in ("vision", "text")})
-    began = base | {LORA: params[LORA]}
-    one, after = steps(began, rows, make_mesh(MeshConfig(devices=1)))
-    many, sharded = steps(began, rows, make_mesh(MeshConfig(fsdp=2, context=2, tensor=2)))
+    before = base | {LORA: params[LORA]}
+    one, after = steps(before, rows, make_mesh(MeshConfig(devices=1)))
+    many, sharded = steps(before, rows, make_mesh(MeshConfig(fsdp=2, context=2, tensor=2)))
     for state in (after, sharded):
         for path, leaf in flat(base).items():
             assert np.asarray(leaf).tobytes() == np.asarray(flat(state["params"])[path]).tobytes(), path
-    changed = jax.tree.map(lambda a, b: bool((a != b).any()), began[LORA], after["params"][LORA])
+    changed = jax.tree.map(lambda a, b: bool((a != b).any()), before[LORA], after["params"][LORA])
     assert all(jax.tree.leaves(changed))
-    slots = jax.tree_util.tree_leaves_with_path(after["opt_state"])
-    owners = {path[-1].key for path, leaf in slots if leaf.ndim}
+    moments = jax.tree_util.tree_leaves_with_path(after["opt_state"])
+    owners = {path[-1].key for path, leaf in moments if leaf.ndim}
     assert owners == {f"{LORA}/{path}" for path in flat(params[LORA])}
     np.testing.assert_allclose(one["loss"], many["loss"], rtol=1e-4)
     np.testing.assert_allclose(one["grad_norm"], many["grad_norm"], rtol=1e-3)
     for path, leaf in flat(sharded["params"][LORA]).items():
-        held = sum(shard.data.size for shard in leaf.addressable_shards)
-        assert held <= 4 * leaf.size, path  # of eight devices; context keeps copies
+        on_devices = sum(shard.data.size for shard in leaf.addressable_shards)
+        assert on_devices <= 4 * leaf.size, path  # eight devices; replicated over context and data
 
 
-def test_arithmetic_leaves_out_the_frozen_weights_gradients(rows):
+def test_flops_do_not_include_gradients_of_frozen_weights(rows):
     adapters = sum(x.size for x in jax.tree.leaves(init_adapters(MODEL, RANK_4, 0)))
     full, low = step_flops(MODEL, rows, False), step_flops(MODEL, rows, False, adapters)
     tokens, targets = int((rows["segment_ids"] > 0).sum()), int((rows["target_weights"] > 0).sum())
@@ -129,7 +130,7 @@ def test_arithmetic_leaves_out_the_frozen_weights_gradients(rows):
 
 
 @pytest.mark.parametrize(
-    ("lora", "said"),
+    ("lora", "message"),
     [
         (LoraConfig(rank=-1), r"compute\.lora\.rank must not be negative, not -1"),
         (LoraConfig(rank=4, alpha=0), r"compute\.lora\.alpha must be positive"),
@@ -137,13 +138,13 @@ def test_arithmetic_leaves_out_the_frozen_weights_gradients(rows):
         (LoraConfig(rank=4, targets=()), r"compute\.lora\.targets names no linear map"),
     ],
 )
-def test_adapters_that_cannot_be_are_refused_by_field(lora, said):
-    with pytest.raises(ConfigError, match=said):
+def test_invalid_adapters_are_named_by_field(lora, message):
+    with pytest.raises(ConfigError, match=message):
         check_trainable(MODEL, ComputeConfig(lora=lora))
 
 
 def test_a_run_resumes_and_opens_merged(home, tmp_path):
-    """From a bfloat16 base: interrupted and gone on, bit for bit; opened and exported: merged."""
+    """From a bfloat16 base: a resumed run is equal bit for bit; it opens and exports merged."""
     tokenizer = open_tokenizer(home / "tok")
     model = fit_vocabulary(preset("tiny"), tokenizer)
     base = jax.jit(init_params, static_argnums=(0, 1))(model, 5)
@@ -163,7 +164,7 @@ def test_a_run_resumes_and_opens_merged(home, tmp_path):
     for path, leaf in flat(base).items():
         assert leaf.tobytes() == flat(stored["run"])[path].tobytes(), path
 
-    expected = by_hand(stored["run"], 4.0)
+    expected = merge_adapters(stored["run"], 4.0)
     opened = open_checkpoint(tmp_path / "run")
     for loaded in (
         opened.load_params("float32"),

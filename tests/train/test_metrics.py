@@ -1,4 +1,4 @@
-"""What is reported of a run: arithmetic counted against a naive count, the learning rate's course."""
+"""Metrics of a run: FLOPs against a naive count, the learning rate schedule, Weights & Biases."""
 
 import sys
 import types
@@ -16,25 +16,27 @@ from livecc_jax.train.state import split_trainable
 from tests.support.rows import MODEL, SHAPE, pack, random_segment
 
 
-def kernels(prefix):
-    """Numbers in the matrices under a path, biases and norms left out."""
+def count_kernel_params(prefix):
+    """The number of parameters of the matrices under a path, without biases and norms."""
     flat, _ = split_trainable(abstract_params(MODEL), ())
     return sum(np.prod(x.shape) for k, x in flat.items() if k.startswith(prefix) and "kernel" in k)
 
 
-def test_flops_are_those_of_a_naive_count():
-    """Every weight twice a token, every visible pair four times a channel, the head on targets."""
+def test_flops_equal_a_naive_count():
+    """Two for each weight and token, four for each visible pair and channel, the head on targets."""
     segments = [random_segment(np.random.default_rng(i), text=4 + i) for i in range(2)]
     row = pack(segments, **SHAPE)
     tokens = sum(len(s.tokens) for s in segments)
-    seen = sum(t + 1 for s in segments for t in range(len(s.tokens)))
+    visible = sum(t + 1 for s in segments for t in range(len(s.tokens)))
     text, vision = MODEL.text, MODEL.vision
-    expected_text = 2 * tokens * kernels("text/layers") + text.layers * 4 * text.width * seen
+    expected_text = (
+        2 * tokens * count_kernel_params("text/layers") + text.layers * 4 * text.width * visible
+    )
     pairs = [rows * cols for s in segments for video, rows, cols in s.videos for _ in video]
     patches = sum(pairs)
     expected_vision = (
-        2 * patches * (kernels("vision/blocks") + 1176 * vision.width)
-        + 2 * patches // 4 * kernels("vision/merger")
+        2 * patches * (count_kernel_params("vision/blocks") + 1176 * vision.width)
+        + 2 * patches // 4 * count_kernel_params("vision/merger")
         + vision.depth * 4 * vision.width * sum(p * p for p in pairs)
     )
     targets = sum(int(s.supervised.sum()) for s in segments)
@@ -52,47 +54,49 @@ def test_padding_costs_nothing():
     assert forward_flops(MODEL, pack(segments, **SHAPE)) == forward_flops(MODEL, pack(segments, **wide))
 
 
-def test_the_learning_rate_warms_up_and_falls_to_nothing():
-    rate = learning_rate_schedule(OptimConfig(learning_rate=1e-3, warmup_ratio=0.1), 100)
-    course = np.array([rate(i) for i in range(101)])
-    np.testing.assert_allclose(course[:11], np.linspace(0, 1e-3, 11), atol=1e-9)
+def test_the_learning_rate_warms_up_and_decays_to_zero():
+    schedule = learning_rate_schedule(OptimConfig(learning_rate=1e-3, warmup_ratio=0.1), 100)
+    rates = np.array([schedule(i) for i in range(101)])
+    np.testing.assert_allclose(rates[:11], np.linspace(0, 1e-3, 11), atol=1e-9)
     cosine = 0.5e-3 * (1 + np.cos(np.pi * np.arange(91) / 90))
-    np.testing.assert_allclose(course[10:], cosine, atol=1e-9)
+    np.testing.assert_allclose(rates[10:], cosine, atol=1e-9)
     assert (
         float(learning_rate_schedule(OptimConfig(learning_rate=1e-3, warmup_ratio=0.0), 10)(0))
         > 0.999e-3
     )
 
 
-def test_decay_is_for_matrices():
+def test_weight_decay_applies_to_matrices():
     flat, _ = split_trainable(abstract_params(MODEL), ())
-    kept = {k for k, decay in weight_decay_mask(flat).items() if not decay}
-    assert kept == {k for k in flat if k.split("/")[-1] in ("bias", "scale", "norm") or "_norm" in k}
+    without_decay = {k for k, decay in weight_decay_mask(flat).items() if not decay}
+    assert without_decay == {
+        k for k in flat if k.split("/")[-1] in ("bias", "scale", "norm") or "_norm" in k
+    }
 
 
-def test_figures_go_to_weights_and_biases_too(tmp_path, monkeypatch):
-    """Through a stand-in; without the package, or where it refuses, a sentence names the field."""
-    told = []
+def test_metrics_also_go_to_weights_and_biases(tmp_path, monkeypatch):
+    """With a fake package; if it is missing or refuses, the error names the field."""
+    calls = []
 
     class Run:
         def log(self, values, step):
-            told.append((step, values))
+            calls.append((step, values))
 
         def finish(self, exit_code):
-            told.append(exit_code)
+            calls.append(exit_code)
 
-    def init(**how):
-        told.append(how)
+    def init(**settings):
+        calls.append(settings)
         return Run()
 
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
-    with Dashboard(tmp_path, "project", "my run", {"seed": 3}) as board:
-        board.add({"loss": 1.5, "grad_norm": float("nan")}, 7)
-        board.add({"step": 0.9}, 7, "time/")
-    begun = {"project": "project", "name": "my run", "id": "my-run", "resume": "allow"}
-    assert told == [begun | {"config": {"seed": 3}}, (7, {"loss": 1.5}), (7, {"time/step": 0.9}), 0]
+    with Dashboard(tmp_path, "project", "my run", {"seed": 3}) as dashboard:
+        dashboard.add({"loss": 1.5, "grad_norm": float("nan")}, 7)
+        dashboard.add({"step": 0.9}, 7, "time/")
+    settings = {"project": "project", "name": "my run", "id": "my-run", "resume": "allow"}
+    assert calls == [settings | {"config": {"seed": 3}}, (7, {"loss": 1.5}), (7, {"time/step": 0.9}), 0]
 
-    def refuse(**how):
+    def refuse(**settings):
         raise RuntimeError("no API key configured")
 
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=refuse))

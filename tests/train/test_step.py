@@ -1,4 +1,4 @@
-"""The training step against what defines it: isolation, packing, accumulation, sharding, remat."""
+"""The training step: isolation of segments, packing, accumulation, sharding, rematerialization."""
 
 import dataclasses
 
@@ -40,14 +40,14 @@ def segments(n, **kw):
     return [random_segment(np.random.default_rng(i), **kw) for i in range(n)]
 
 
-def grads_of(params, batch, compute=COMPUTE):
+def compute_gradients(params, batch, compute=COMPUTE):
     batch = {k: jnp.asarray(v) for k, v in batch.items()}
     if batch["tokens"].ndim == 2:
         batch = {k: v[None] for k, v in batch.items()}
     return jax.jit(gradients, static_argnums=(0, 1))(MODEL, compute, params, batch)
 
 
-def close(a, b, rtol=2e-5):
+def assert_close(a, b, rtol=2e-5):
     scale = max(float(jnp.max(jnp.abs(x))) for x in jax.tree.leaves(a))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol * scale), a, b)
 
@@ -58,12 +58,14 @@ def test_packed_equals_unpacked(params, weighting, freeze):
     """Two examples of different lengths in one row: the loss and gradients of each alone, averaged."""
     compute = dataclasses.replace(COMPUTE, freeze=freeze)
     a, b = random_segment(np.random.default_rng(0)), random_segment(np.random.default_rng(1), text=9)
-    together, metrics = grads_of(params, pack([a, b], **SHAPE, weighting=weighting), compute)
-    alone = [grads_of(params, pack([s], **SHAPE, weighting=weighting), compute) for s in (a, b)]
+    packed, metrics = compute_gradients(params, pack([a, b], **SHAPE, weighting=weighting), compute)
+    alone = [
+        compute_gradients(params, pack([s], **SHAPE, weighting=weighting), compute) for s in (a, b)
+    ]
     n = [int(s.supervised.sum()) for s in (a, b)]
     share = np.array(n) / sum(n) if weighting == "token" else np.array([0.5, 0.5])
     expected = jax.tree.map(lambda x, y: share[0] * x + share[1] * y, alone[0][0], alone[1][0])
-    close(expected, together)
+    assert_close(expected, packed)
     losses = [float(m["loss"]) for _, m in alone]
     np.testing.assert_allclose(metrics["loss"], share @ losses, rtol=1e-6)
 
@@ -104,32 +106,32 @@ def test_no_pixel_leaks_between_frame_pairs(params):
 
 def test_accumulation_equals_one_large_batch(params):
     rows = [pack(segments(1 + i % 2, text=3 + i), **SHAPE) for i in range(4)]
-    together, a = grads_of(params, stack(*rows))
-    one_by_one, b = grads_of(params, {k: v[:, None] for k, v in stack(*rows).items()})
-    close(together, one_by_one)
+    large, a = compute_gradients(params, stack(*rows))
+    accumulated, b = compute_gradients(params, {k: v[:, None] for k, v in stack(*rows).items()})
+    assert_close(large, accumulated)
     np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-6)
 
 
 @pytest.mark.parametrize(("remat", "unroll"), [("full", False), ("dots", True)])
-def test_how_it_is_computed_changes_nothing(params, remat, unroll):
+def test_remat_and_unroll_do_not_change_gradients(params, remat, unroll):
     batch = pack(segments(2), **SHAPE)
-    plain, _ = grads_of(params, batch, dataclasses.replace(COMPUTE, freeze=()))
-    how = dataclasses.replace(COMPUTE, freeze=(), remat=remat, unroll=unroll)
-    again, _ = grads_of(params, batch, how)
-    close(plain, again)
+    plain, _ = compute_gradients(params, batch, dataclasses.replace(COMPUTE, freeze=()))
+    compute = dataclasses.replace(COMPUTE, freeze=(), remat=remat, unroll=unroll)
+    rematerialized, _ = compute_gradients(params, batch, compute)
+    assert_close(plain, rematerialized)
 
 
 @pytest.mark.parametrize(("remat", "times"), [("full", 2), ("attention", 1), ("dots", 1)])
-def test_what_is_stored_of_cudnns_attention(monkeypatch, remat, times):
-    """How often its forward kernel is in a step, traced as for a GPU: it runs again only in `full`."""
+def test_what_remat_stores_of_cudnn_attention(monkeypatch, remat, times):
+    """The number of forward kernels in a step traced for a GPU: only `full` runs it again."""
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91200)
     monkeypatch.setattr(fused_attention_stablehlo, "check_compute_capability", lambda *_: True)
 
     def body(x, w):
         q = (x @ w).reshape(1, 64, 4, 64)
         with use_backend("cudnn"):
-            seen = attend(q, q, q, jnp.ones((1, 64), jnp.int32), causal=True)
-        return seen.reshape(x.shape) @ w, None
+            attended = attend(q, q, q, jnp.ones((1, 64), jnp.int32), causal=True)
+        return attended.reshape(x.shape) @ w, None
 
     def loss(x, w):
         return jax.lax.scan(apply_remat(body, remat), x, w)[0].sum()
@@ -142,17 +144,19 @@ def test_what_is_stored_of_cudnns_attention(monkeypatch, remat, times):
 def two_steps(params, mesh):
     rows = stack(*[pack(segments(2, text=2 + i), **SHAPE) for i in range(8)])
     optimizer = make_optimizer(OptimConfig(learning_rate=1e-3, warmup_ratio=0.0), 10)
-    # A copy: the step takes it over.
-    placed = jax.device_put(jax.tree.map(np.array, params), param_shardings(MODEL, mesh))
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), placed)
+    # A copy, because the step donates it.
+    sharded = jax.device_put(jax.tree.map(np.array, params), param_shardings(MODEL, mesh))
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), sharded
+    )
     abstract = abstract_state(shapes, optimizer, COMPUTE.freeze, mesh)
-    slots = init_opt_state(optimizer, abstract, COMPUTE.freeze)(placed)
-    state = {"params": placed, "opt_state": slots}
+    opt_state = init_opt_state(optimizer, abstract, COMPUTE.freeze)(sharded)
+    state = {"params": sharded, "opt_state": opt_state}
     with jax.set_mesh(mesh):
         batch = shard_batch(mesh, rows, 1)
         step = jit_step(make_step(MODEL, COMPUTE, optimizer), state).lower(state, batch).compile()
-        lay = jax.tree.map(lambda x: x.sharding, state)
-        assert jax.tree.all(jax.tree.map(lambda a, b: a == b, step.output_shardings[0], lay))
+        shardings = jax.tree.map(lambda x: x.sharding, state)
+        assert jax.tree.all(jax.tree.map(lambda a, b: a == b, step.output_shardings[0], shardings))
         for _ in range(2):
             state, metrics = step(state, batch)
     return state["params"], metrics
@@ -178,14 +182,14 @@ def test_sharded_equals_one_device(params, one_device, mesh_config):
     np.testing.assert_allclose(one["loss"], many["loss"], rtol=1e-5)
     np.testing.assert_allclose(one["grad_norm"], many["grad_norm"], rtol=1e-4)
     # Adam's first steps are lr * sign(gradient): a gradient near zero may round to either side.
-    moved = jax.tree.map(lambda a, b: np.abs(np.asarray(a) - np.asarray(b)), expected, sharded)
-    flat = np.concatenate([x.ravel() for x in jax.tree.leaves(moved)])
+    differences = jax.tree.map(lambda a, b: np.abs(np.asarray(a) - np.asarray(b)), expected, sharded)
+    flat = np.concatenate([x.ravel() for x in jax.tree.leaves(differences)])
     assert np.mean(flat > 1e-5) < 1e-3
     assert flat.max() <= 4e-3
 
 
-def test_every_parameter_is_split_over_the_mesh():
-    """No matrix is silently replicated, and every field of a row has a declared place."""
+def test_every_parameter_is_sharded_over_the_mesh():
+    """No matrix is silently replicated, and every field of a row has logical axes."""
     mesh = make_mesh(MeshConfig(fsdp=4, tensor=2))
     shardings, _ = split_trainable(param_shardings(MODEL, mesh), ())
     for path, sharding in shardings.items():
@@ -198,7 +202,7 @@ def test_every_parameter_is_split_over_the_mesh():
     jax.tree.map(lambda a, s: None, axes, shapes, is_leaf=lambda x: isinstance(x, tuple))
 
 
-def test_frozen_parameters_stay_and_have_no_slots(params):
+def test_frozen_parameters_stay_and_have_no_optimizer_state(params):
     optimizer = make_optimizer(OptimConfig(learning_rate=1e-3, warmup_ratio=0.0), 10)
     state = {"params": params, "opt_state": optimizer.init(split_trainable(params, ("vision",))[0])}
     batch = {k: jnp.asarray(v)[None] for k, v in pack(segments(2), **SHAPE).items()}
@@ -206,9 +210,9 @@ def test_frozen_parameters_stay_and_have_no_slots(params):
     jax.tree.map(np.testing.assert_array_equal, params["vision"], after["params"]["vision"])
     changed = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), params["text"], after["params"]["text"])
     assert all(jax.tree.leaves(changed))
-    slots = [str(p) for p, _ in jax.tree_util.tree_leaves_with_path(after["opt_state"])]
-    assert slots
-    assert not any("vision" in s for s in slots)
+    paths = [str(p) for p, _ in jax.tree_util.tree_leaves_with_path(after["opt_state"])]
+    assert paths
+    assert not any("vision" in path for path in paths)
 
 
 def test_freeze_and_mesh_errors_name_the_field():
@@ -221,10 +225,10 @@ def test_freeze_and_mesh_errors_name_the_field():
 
 
 def test_golden_step(params):
-    """One step's numbers, as they were when last looked at.
+    """The metrics of two steps equal recorded ones.
 
-    A difference here is not necessarily a bug, but it is a change in what every run computes: was it
-    meant? If so, put the new numbers in, and say why in the commit.
+    A difference is not necessarily a bug, but it changes what every run computes. If it is intended,
+    record the new numbers and give the reason in the commit.
     """
     optimizer = make_optimizer(OptimConfig(learning_rate=1e-3, warmup_ratio=0.0), 10)
     state = {"params": params, "opt_state": optimizer.init(split_trainable(params, COMPUTE.freeze)[0])}
@@ -232,7 +236,7 @@ def test_golden_step(params):
     step = jax.jit(make_step(MODEL, COMPUTE, optimizer))
     state, first = step(state, batch)
     _, second = step(state, batch)
-    got = [
+    values = [
         float(x)
         for x in (
             first["loss"],
@@ -241,7 +245,7 @@ def test_golden_step(params):
             optax.global_norm(split_trainable(state["params"], ())[0]),
         )
     ]
-    np.testing.assert_allclose(got, GOLDEN, rtol=2e-5, err_msg="was this change of the step meant?")
+    np.testing.assert_allclose(values, GOLDEN, rtol=2e-5, err_msg="the step computes something else")
 
 
 GOLDEN = [4.915954, 10.487286, 4.071728, 64.275986]
