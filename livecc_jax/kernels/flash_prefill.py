@@ -206,8 +206,9 @@ def flash_prefill_parts(
                     row, key = (
                         broadcasted_iota(jnp.int32, (GROUP, block_keys), axis) for axis in (0, 1)
                     )
+                    last_visible = past * group + begin + row
                     key = key + (first_block + i) * block_keys
-                    scores = jnp.where(key * group <= past * group + begin + row, scores, -jnp.inf)
+                    scores = jnp.where(key * group <= last_visible, scores, -jnp.inf)
                 new_peak = jnp.maximum(peak, scores.max(axis=1) * scale)
                 decay = jnp.exp2(peak - new_peak)
                 p = jnp.exp2(scores * scale - lax.broadcast_in_dim(new_peak, scores.shape, [0]))
@@ -221,9 +222,11 @@ def flash_prefill_parts(
                 gpu.barrier_wait(turn)
 
                 def wait_for_next_keys() -> None:
-                    @pl.when(i + 1 < steps)
+                    next_step = i + 1
+
+                    @pl.when(next_step < steps)
                     def _() -> None:
-                        gpu.barrier_wait(k_ready.at[lax.rem(i + 1, jnp.int32(STAGES))])
+                        gpu.barrier_wait(k_ready.at[lax.rem(next_step, jnp.int32(STAGES))])
 
                 acc = wgmma_accumulate(acc, p16, v_smem, slot, wait_for_next_keys)
                 gpu.barrier_arrive(v_free.at[slot])

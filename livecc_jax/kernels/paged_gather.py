@@ -102,8 +102,9 @@ def paged_gather(
                 for offset in (0, half)
             ]
             for ref in scale_ref:
-                scale_mask = (head < kv_heads) & in_context
-                scale = triton().load(ref.at[slot * kv_heads + head], mask=scale_mask, other=0)
+                scale = triton().load(
+                    ref.at[slot * kv_heads + head], mask=(head < kv_heads) & in_context, other=0
+                )
                 halves = [(x.astype(jnp.float32) * scale).astype(dtype) for x in halves]
             if i == 0:
                 halves = rotate_halves(*halves, cos, sin)

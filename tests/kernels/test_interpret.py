@@ -40,23 +40,22 @@ def test_kernels_still_refuse_shapes_that_they_cannot_compute():
 @pytest.mark.parametrize("precision", ["weights", "fp8"])
 def test_whole_decoder_steps_are_the_plain_ones(precision):
     """The tower, a prompt over a cache, and a token: every kernel but the paged gather."""
-    text = TextConfig(128, 256, 2, 4, 2, 128, mrope_section=(8, 12, 12))
+    text = TextConfig(128, 128, 1, 2, 1, 128, mrope_section=(8, 12, 12))
     config = ModelConfig(text, VisionConfig(depth=1, width=128, heads=2, mlp=256))
     params = init_params(config, jax.random.key(0))
     weights = prepare_weights(params, precision=precision)
     model = bind(config, weights.other)
     frames = np.random.default_rng(0).integers(0, 256, (1, 2, 56, 56, 3), np.uint8)
-    x = jax.random.normal(jax.random.key(1), (1, 16, 256))
+    x = jax.random.normal(jax.random.key(1), (1, 16, 128))
     positions = jnp.broadcast_to(jnp.arange(16), (1, 3, 16))
 
     @jax.jit
     def steps(weights, frames, x):
         pictures = encode_frames(config, weights, frames)
         cache = empty_cache(config, 1, 128, jnp.float32)
-        _, cache = append(model, weights.layers, cache, x, positions, jnp.array([0]))
-        hidden, cache = append(model, weights.layers, cache, x, positions + 16, jnp.array([16]))
-        token, cache = append(
-            model, weights.layers, cache, x[:, :1], positions[..., :1] + 32, jnp.array([32])
+        hidden, cache = append(model, weights.layers, cache, x, positions, jnp.array([0]))
+        token, _ = append(
+            model, weights.layers, cache, x[:, :1], positions[..., :1] + 16, jnp.array([16])
         )
         return pictures, hidden, logits(model, weights, token)
 
