@@ -32,7 +32,7 @@ from livecc_jax.decoding.session_step import SlotState, encode_frames_step, sess
 from livecc_jax.decoding.weights import prepare_weights
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import abstract_params
-from livecc_jax.planning.streaming import abstract_cache_context, abstract_turn_inputs
+from livecc_jax.planning.abstract_decoding import abstract_cache_context, abstract_turn_inputs
 
 KIND = "NVIDIA H100 80GB HBM3"
 H100 = """

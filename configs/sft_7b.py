@@ -5,7 +5,7 @@
 
 As pre-training, with a learning rate of 1e-5. With two short questions for every clip a packed row
 holds 2.48 examples, so 206 rows hold the published 512. The config has 192 rows (477 examples) because
-192 divides over 64 chips ("Examples a step" in docs/pods.md). A row has at most 4,096 supervised tokens.
+192 divides over 64 chips ("Examples a step" in docs/pods.md). A row has up to 4,096 supervised tokens.
 """
 
 import dataclasses

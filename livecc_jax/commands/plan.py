@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
 def _plan_training(
     args: argparse.Namespace, topology: Topology, overrides: list[str]
 ) -> list[CompiledPlan]:
-    """Plans the training step, or searches; prints what was found, and returns the plans."""
+    """Plans the training step, or searches; prints and returns the plans."""
     from livecc_jax.commands.options import parse_overrides
     from livecc_jax.media.budget import PixelBudget
     from livecc_jax.planning.search import search

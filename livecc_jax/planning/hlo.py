@@ -7,7 +7,7 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-import numpy as np
+from livecc_jax.planning.replica_groups import first_replica_group
 
 _BITS = {"pred": 8, "bf16": 16, "f16": 16, "f32": 32, "f64": 64, "c64": 64, "token": 0}
 _HEADER = re.compile(r"^(ENTRY )?%([\w.\-]+) \(.*\{\s*$")
@@ -114,7 +114,7 @@ def read_program(text: str, devices: int, unknown_trips: float = 1.0) -> Program
             kind = op.opcode.removesuffix("-start")
             if kind not in COLLECTIVES:
                 continue
-            group = _first_group(op.attributes, devices)
+            group = first_replica_group(op.attributes, devices)
             if len(group) < 2:
                 continue
             # The result of an operation that starts a collective includes its input.
@@ -281,64 +281,6 @@ def _traffic(op: Instruction, body: dict[str, Instruction], computations: Comput
     updates = [fused[x.operands[1]] for x in in_place if x.operands[1] in fused]
     updated = sum(sum(_sizes(x.result_type)) for x in updates)
     return total + result + updated
-
-
-def _first_group(attributes: str, devices: int) -> tuple[int, ...]:
-    """Returns the devices of the first replica group, in any of the notations that XLA uses."""
-    pairs = re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", attributes)
-    if pairs:
-        return tuple(sorted({int(pairs[1]), int(pairs[2])}))
-    listed = re.search(r"replica_groups=\{\{([\d,]+)\}", attributes)
-    if listed:
-        return tuple(int(n) for n in listed[1].split(","))
-    tiled = re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes)
-    if tiled:
-        ids = np.arange(devices).reshape([int(n) for n in tiled[3].split(",")])
-        if tiled[4]:
-            ids = ids.transpose([int(n) for n in tiled[4].split(",")])
-        return tuple(int(n) for n in ids.reshape(int(tiled[1]), int(tiled[2]))[0])
-    named = re.search(
-        r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((.*?\]?(?:T\([\d,]+\))?)\))?\s*\{([^}]*)\}",
-        attributes,
-    )
-    if named:
-        order = _device_order(named[2], devices) if named[2] else np.arange(devices)
-        return tuple(int(order[i]) for i in _mesh_group(named[1], named[3]))
-    return tuple(range(devices))
-
-
-def _device_order(text: str, devices: int) -> np.ndarray:
-    """Returns the devices in the order of a text such as "[2,4]T(1,0)", or of a list of them.
-
-    The example is an array [2, 4] of all devices, transposed.
-    """
-    shape, axes = re.fullmatch(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", text).groups()
-    numbers = [int(n) for n in shape.split(",")]
-    if math.prod(numbers) != devices:
-        return np.array(numbers)
-    ids = np.arange(devices).reshape(numbers)
-    return (ids.transpose([int(n) for n in axes.split(",")]) if axes else ids).ravel()
-
-
-def _mesh_group(axes: str, members: str) -> tuple[int, ...]:
-    """Returns the first group along axes of a mesh.
-
-    Args:
-        axes: Names and sizes of all axes, such as "'a'=4,'b'=2".
-        members: Axes of the group, such as "'a'"; or "'a':(2)2" for a part of an axis, with the size
-            before it and its own.
-    """
-    sizes = {name: int(n) for name, n in re.findall(r"'([^']+)'=(\d+)", axes)}
-    ids = np.arange(math.prod(sizes.values())).reshape(list(sizes.values()))
-    group_axes = re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", members)
-    index: list[slice | int | np.ndarray] = [0] * len(sizes)
-    for name, before, size in group_axes:
-        axis = list(sizes).index(name)
-        if size:
-            index[axis] = np.arange(int(size)) * (sizes[name] // int(before) // int(size))
-        else:
-            index[axis] = slice(None)
-    return tuple(int(n) for n in ids[tuple(index)].ravel())
 
 
 def parse_out_of_memory(message: str) -> tuple[str, str] | None:

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from livecc_jax.checkpoints.run import RunDirectory
 from livecc_jax.data.rows.pipeline import Batch, RowSource, batches, count_steps
 from livecc_jax.data.rows.quarantine import Quarantine
+from livecc_jax.data.rows.shared_quarantine import SharedQuarantine
 from livecc_jax.errors import ConfigError
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.parallel.batch import check_batch_divides, shard_batch
@@ -22,15 +23,13 @@ from livecc_jax.parallel.mesh import make_mesh
 from livecc_jax.train.config import Config, flatten
 from livecc_jax.train.guard import guard_step, init_guard_state
 from livecc_jax.train.held_out import HeldOutLoss
-from livecc_jax.train.hooks import (
+from livecc_jax.train.hooks import Evaluator, Hook, HookList, LoopState
+from livecc_jax.train.metrics import Dashboard, Report, ThroughputMeter
+from livecc_jax.train.operations import (
     CheckpointHook,
     ClockHook,
     EvaluationHook,
-    Evaluator,
     GuardHook,
-    Hook,
-    HookList,
-    LoopState,
     QuarantineHook,
     ReportHook,
     StopSignalHook,
@@ -39,10 +38,8 @@ from livecc_jax.train.hooks import (
     TraceHook,
     WatchdogHook,
 )
-from livecc_jax.train.metrics import Dashboard, Report, ThroughputMeter
 from livecc_jax.train.optimizer import make_optimizer
 from livecc_jax.train.preemption import StopSignal
-from livecc_jax.train.shared_quarantine import SharedQuarantine
 from livecc_jax.train.start import StartingPoint, resume_run, start_run
 from livecc_jax.train.step import compiler_options, jit_step, make_step
 from livecc_jax.train.timing import Clock, ProfilerTrace

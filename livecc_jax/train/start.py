@@ -18,9 +18,8 @@ from livecc_jax.data.rows.pipeline import RowSource
 from livecc_jax.errors import CheckpointError, ConfigError
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.lora import LORA, init_adapters
-from livecc_jax.model.presets import preset
+from livecc_jax.model.presets import fit_vocabulary, preset
 from livecc_jax.model.qwen2_vl import Params, init_params
-from livecc_jax.model.presets import fit_vocabulary
 from livecc_jax.parallel.processes import all_processes_agree, broadcast_from_main
 from livecc_jax.train.config import Config, check_resume, flatten
 from livecc_jax.train.optimizer import make_optimizer

@@ -1,4 +1,4 @@
-"""Where everything lives on a mesh, and that a mesh changes nothing but where."""
+"""Sharding: how parameters, optimizer state and activations are split, with unchanged results."""
 
 import dataclasses
 
@@ -8,7 +8,6 @@ import pytest
 from jax.sharding import AbstractMesh
 
 from livecc_jax.errors import ConfigError
-from livecc_jax.model import decoder, qwen2_vl
 from livecc_jax.model.presets import PRESETS, preset
 from livecc_jax.model.qwen2_vl import abstract_params, bind, init_params
 from livecc_jax.model.remat import REMAT_POLICIES, apply_remat
@@ -23,49 +22,49 @@ from tests.support.rows import VOCAB, pack, random_segment, stack
 TINY = preset("tiny")
 MODEL = dataclasses.replace(TINY, text=dataclasses.replace(TINY.text, vocab_size=VOCAB))
 COMPUTE = ComputeConfig(dtype="float32", remat="none", head_chunk=40)
-WANTED_EVERYWHERE = ("norm", "scale", "norm/bias", "norm1/bias", "norm2/bias")
+REPLICATED = ("norm", "scale", "norm/bias", "norm1/bias", "norm2/bias")
 
 
-def test_every_parameter_and_slot_is_split_where_it_is():
-    """After a real initialisation: each device holds its share of every matrix and of both its moments,
-    and nothing is whole on every device but norms and counters."""
+def test_optimizer_state_is_sharded_as_its_parameters():
+    """After initialization each device has a shard of every matrix and of both its moments; only norms
+    and counters are replicated."""
     mesh = make_mesh(MeshConfig(fsdp=4, tensor=2))
     shardings = param_shardings(MODEL, mesh)
     params = jax.jit(init_params, static_argnums=(0, 1), out_shardings=shardings)(MODEL, 0)
     optimizer = make_optimizer(OptimConfig(), 10)
-    described = jax.tree.map(
+    abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), params
     )
-    slots = init_opt_state(optimizer, abstract_state(described, optimizer, (), mesh), ())(params)
+    opt_state = init_opt_state(optimizer, abstract_state(abstract, optimizer, (), mesh), ())(params)
     flat, _ = split_trainable(params, ())
     moments = [
         (path[-1].key, leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(slots)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(opt_state)
         if leaf.ndim  # counters are numbers
     ]
     assert len(moments) == 2 * len(flat)
     for path, leaf in [*flat.items(), *moments]:
-        held = sum(shard.data.size for shard in leaf.addressable_shards)
-        if path.endswith(WANTED_EVERYWHERE):
-            assert held == 8 * leaf.size, path
+        on_devices = sum(shard.data.size for shard in leaf.addressable_shards)
+        if path.endswith(REPLICATED):
+            assert on_devices == 8 * leaf.size, path
         else:
-            # Split at least over tensor or over fsdp; every matrix (two axes or more) over fsdp.
-            assert held <= (4 if path.endswith("bias") else 2) * leaf.size, path
+            # Sharded at least over tensor or fsdp; every matrix (two axes or more) over fsdp.
+            assert on_devices <= (4 if path.endswith("bias") else 2) * leaf.size, path
         assert leaf.sharding.is_equivalent_to(flat[path].sharding, leaf.ndim), path
 
 
 @pytest.mark.parametrize("size", ["2b", "7b", "72b"])
-def test_published_sizes_leave_little_on_every_device(size):
-    """On 64 devices, what is not split is under a thousandth of the network."""
+def test_little_of_the_published_sizes_is_replicated(size):
+    """On 64 devices less than a thousandth of the parameters is not sharded."""
     mesh = AbstractMesh((1, 32, 1, 2), AXES)
     shapes, _ = split_trainable(abstract_params(PRESETS[size]), ())
-    places, _ = split_trainable(param_shardings(PRESETS[size], mesh), ())
-    whole = sum(x.size for k, x in shapes.items() if places[k].shard_shape(x.shape) == x.shape)
-    assert whole < 1e-3 * sum(x.size for x in shapes.values())
+    shardings, _ = split_trainable(param_shardings(PRESETS[size], mesh), ())
+    replicated = sum(x.size for k, x in shapes.items() if shardings[k].shard_shape(x.shape) == x.shape)
+    assert replicated < 1e-3 * sum(x.size for x in shapes.values())
 
 
-def losses(mesh, rows):
-    """Loss and gradients of two rows on a mesh."""
+def loss_and_gradients(mesh, rows):
+    """Metrics and gradients of rows on a mesh."""
     params = jax.jit(init_params, static_argnums=(0, 1))(MODEL, 0)
     params = jax.tree.map(lambda x: x * 3 if x.ndim > 1 else x, params)
     params = jax.device_put(params, param_shardings(MODEL, mesh))
@@ -77,14 +76,16 @@ def losses(mesh, rows):
 
 
 def test_context_parallel_at_lengths_that_do_not_divide():
-    """101 tokens and five windows over four devices: loss and gradients of two rows are those of one
-    device. (Each backend alone, at such lengths too: tests/model/test_attention.py.)"""
+    """101 tokens and five windows over four devices: loss and gradients of two rows equal those on one
+    device. (Each attention backend by itself: tests/model/test_attention.py.)"""
     shape = {"tokens": 101, "windows": 5, "patches": 48, "targets": 40}
     rows = stack(
         *[pack([random_segment(np.random.default_rng(i), text=3 + i)], **shape) for i in range(2)]
     )
-    one, expected = losses(make_mesh(MeshConfig(devices=1)), rows)
-    many, grads = losses(make_mesh(MeshConfig(fsdp=1, context=4, tensor=1, devices=4)), rows)
+    one, expected = loss_and_gradients(make_mesh(MeshConfig(devices=1)), rows)
+    many, grads = loss_and_gradients(
+        make_mesh(MeshConfig(fsdp=1, context=4, tensor=1, devices=4)), rows
+    )
     np.testing.assert_allclose(one["loss"], many["loss"], rtol=1e-5)
     assert one["tokens"] == many["tokens"]
     for path, value in expected.items():
@@ -98,7 +99,7 @@ def eight_rows():
     shape = {"tokens": 96, "windows": 4, "patches": 48, "targets": 40}
     rows = [pack([random_segment(np.random.default_rng(i), text=3 + i)], **shape) for i in range(8)]
     rows = stack(*rows)
-    return rows, losses(make_mesh(MeshConfig(devices=1)), rows)
+    return rows, loss_and_gradients(make_mesh(MeshConfig(devices=1)), rows)
 
 
 @pytest.mark.parametrize(
@@ -110,11 +111,11 @@ def eight_rows():
     ],
     ids=["data8", "tensor2", "fsdp2-context2-tensor2"],
 )
-def test_loss_and_gradients_are_one_devices(eight_rows, mesh):
+def test_loss_and_gradients_equal_those_on_one_device(eight_rows, mesh):
     """(fsdp alone and data with the others, through the optimiser too: tests/train/test_step.py;
     context alone: the test above.)"""
     rows, (one, expected) = eight_rows
-    many, grads = losses(make_mesh(mesh), rows)
+    many, grads = loss_and_gradients(make_mesh(mesh), rows)
     np.testing.assert_allclose(one["loss"], many["loss"], rtol=1e-5)
     np.testing.assert_allclose(one["grad_norm"], many["grad_norm"], rtol=1e-5)
     for path, value in expected.items():
@@ -122,35 +123,25 @@ def test_loss_and_gradients_are_one_devices(eight_rows, mesh):
         np.testing.assert_allclose(value, grads[path], rtol=1e-3, atol=2e-4 * scale, err_msg=path)
 
 
-def test_no_activation_is_whole_on_every_device(eight_rows, monkeypatch):
-    """What the compiled forward pass makes of its places: embedded tokens and every layer's output are
-    split over rows and context, the windows of the tower over both as one axis; so are the rows."""
-    seen = {}
+def sharding_constraints(jaxpr, in_scan=False):
+    """(inside a scan, shape, sharding) of every sharding constraint of a jaxpr."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "sharding_constraint":
+            yield in_scan, eqn.outvars[0].aval.shape, eqn.params["sharding"]
+        for inner in jax.core.jaxprs_in_params(eqn.params):
+            yield from sharding_constraints(inner, in_scan or eqn.primitive.name == "scan")
 
-    def watched(module):
-        constrain = module.constrain
 
-        def inner(x, *axes):
-            x = constrain(x, *axes)
-
-            def tell(sharding, axes=axes, shape=x.shape):
-                seen.setdefault((module.__name__.split(".")[-1], axes[0], len(shape)), []).append(
-                    np.prod(shape) / np.prod(sharding.shard_shape(shape))
-                )
-
-            jax.debug.inspect_array_sharding(x, callback=tell)
-            return x
-
-        monkeypatch.setattr(module, "constrain", inner)
-
-    watched(decoder)
-    watched(qwen2_vl)
+def test_no_activation_is_replicated(eight_rows):
+    """Rows and activations are split over all eight devices: embedded tokens and the output of every
+    layer over batch and context, windows over both as one axis. The compiled program has none in full.
+    """
     rows, _ = eight_rows
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, context=2))
     batch = shard_batch(mesh, rows, 1)
     for name, x in batch.items():
-        parts = x.size / np.prod(x.sharding.shard_shape(x.shape))
-        assert parts == (8 if {"length", "windows"} & set(ROW_AXES[name]) else 4), name
+        shards = x.size / np.prod(x.sharding.shard_shape(x.shape))
+        assert shards == (8 if {"length", "windows"} & set(ROW_AXES[name]) else 4), name
     params = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
         abstract_params(MODEL),
@@ -160,30 +151,39 @@ def test_no_activation_is_whole_on_every_device(eight_rows, monkeypatch):
         forward = jax.jit(
             lambda p, r: bind(MODEL, p).hidden_states(jax.tree.map(lambda x: x[0], r), "full")
         )
-        out = forward.lower(params, batch).compile().output_shardings
-    assert np.prod(out.shard_shape((8, 96, 64))) == 96 * 64  # eight rows over eight devices' worth
-    assert {k[:2] for k in seen} == {
-        ("decoder", "batch"),  # what each layer gives
-        ("qwen2_vl", "flat_windows"),  # patches on their way through the tower
-        ("qwen2_vl", "batch"),  # merged patches, embedded tokens
+        traced = forward.trace(params, batch)
+        compiled = traced.lower().compile()
+    assert compiled.output_shardings.shard_shape((8, 96, 64)) == (2, 48, 64)
+    text = compiled.as_text()
+    specs = set()
+    for in_scan, shape, sharding in sharding_constraints(traced.jaxpr.jaxpr):
+        local = sharding.shard_shape(shape)
+        assert np.prod(shape) == 8 * np.prod(local), (shape, sharding)
+        assert f"[{','.join(map(str, local))}]" in text, local
+        assert f"[{','.join(map(str, shape))}]" not in text, shape
+        specs.add((in_scan, sharding.spec[:2]))
+    batch_axes, context = ("data", "fsdp"), ("context",)
+    assert specs >= {
+        (True, (batch_axes, context)),  # the output of each layer
+        (False, (batch_axes, context)),  # merged patches, embedded tokens
     }
-    assert {parts for found in seen.values() for parts in found} == {8.0}
+    assert any(spec[0] == (*batch_axes, *context) for _, spec in specs)  # patches in the tower
 
 
-def test_padding_a_batch_changes_no_real_place():
+def test_padding_a_batch_keeps_its_values():
     rows = pack([random_segment(np.random.default_rng(0))], 99, 5, 48, 40)
-    placed = jax.device_get(shard_batch(make_mesh(MeshConfig(fsdp=1, context=8)), rows, 1))
-    assert placed["tokens"].shape == (1, 1, 104)
-    assert placed["patches"].shape == (1, 1, 8, 48, 1176)
+    padded = jax.device_get(shard_batch(make_mesh(MeshConfig(fsdp=1, context=8)), rows, 1))
+    assert padded["tokens"].shape == (1, 1, 104)
+    assert padded["patches"].shape == (1, 1, 8, 48, 1176)
     for name, value in rows.items():
-        inner = placed[name][0][tuple(slice(n) for n in value.shape)]
+        inner = padded[name][0][tuple(slice(n) for n in value.shape)]
         np.testing.assert_array_equal(inner, value)
-    assert (placed["vision_index"][0, 0, 99:] == -1).all()
-    assert (placed["segment_ids"][0, 0, 99:] == 0).all()
+    assert (padded["vision_index"][0, 0, 99:] == -1).all()
+    assert (padded["segment_ids"][0, 0, 99:] == 0).all()
     assert set(rows) == set(ROW_AXES)
 
 
-def test_batches_that_do_not_divide_are_refused_by_field():
+def test_batches_that_do_not_divide_are_refused():
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     check_batch_divides(mesh, 8)
     with pytest.raises(
@@ -194,8 +194,8 @@ def test_batches_that_do_not_divide_are_refused_by_field():
 
 
 @pytest.mark.parametrize("remat", REMAT_POLICIES)
-def test_remat_policies_recompute_what_they_say(remat):
-    """The same gradients; counted in the program, forward products run once or again."""
+def test_remat_policies_recompute_as_documented(remat):
+    """The same gradients; in the program, forward matrix products are there once or twice."""
     weights = jax.random.normal(jax.random.key(0), (3, 16, 16)) / 4
 
     def loss(weights, x):
@@ -203,7 +203,7 @@ def test_remat_policies_recompute_what_they_say(remat):
         return jax.numpy.sum(jax.lax.scan(body, x, weights)[0])
 
     x = jax.random.normal(jax.random.key(1), (4, 16))
-    expected = jax.grad(lambda w, x: loss_plain(w, x))(weights, x)
+    expected = jax.grad(unrolled_loss)(weights, x)
     grad = jax.jit(jax.grad(loss))
     np.testing.assert_allclose(grad(weights, x), expected, rtol=1e-4, atol=1e-6)
     text = str(jax.make_jaxpr(jax.grad(loss))(weights, x))
@@ -212,7 +212,7 @@ def test_remat_policies_recompute_what_they_say(remat):
     assert ("pinned_host" in text or "<host>" in text) == (remat == "offload")
 
 
-def loss_plain(weights, x):
+def unrolled_loss(weights, x):
     for w in weights:
         x = jax.numpy.sin(x @ w)
     return jax.numpy.sum(x)

@@ -11,7 +11,8 @@ from livecc_jax.cli import main
 from livecc_jax.decoding.weights import prepare_weights
 from livecc_jax.model.presets import preset
 from livecc_jax.parallel.mesh import MeshConfig, make_mesh, parse_mesh
-from livecc_jax.planning.streaming import abstract_weights, default_mesh
+from livecc_jax.planning.abstract_decoding import abstract_weights
+from livecc_jax.planning.streaming import default_mesh
 from tests.support.streaming import CONFIG, params
 
 

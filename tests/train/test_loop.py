@@ -98,14 +98,14 @@ def test_a_run_resumes_on_another_mesh(home, straight):
     """From one device to eight in the middle of the run: the same rows, the losses up to rounding."""
     data = dataclasses.replace(run_config(home, "").data, rows_per_step=4, epochs=6)
     settings = {"data": data, "max_steps": 4}
-    alone = train_losses(run_config(home, home / "alone", **settings))
+    one_device = train_losses(run_config(home, home / "one_device", **settings))
     run = home / "moved"
     train_losses(run_config(home, run, **settings), stop_at=3)
     mesh = MeshConfig(data=2, fsdp=2, context=1, tensor=2)
     moved = train_losses(run_config(home, run, mesh=mesh, **settings))
     assert list(moved) == [3, 4]
     for step, (loss, norm, _) in moved.items():
-        np.testing.assert_allclose((loss, norm), alone[step][:2], rtol=2e-3)
+        np.testing.assert_allclose((loss, norm), one_device[step][:2], rtol=2e-3)
     with pytest.raises(ConfigError, match=r"rows_per_step / optim\.accumulate is 1, which does not"):
         train(run_config(home, home / "odd", mesh=mesh))
 

@@ -91,12 +91,12 @@ def test_a_damaged_newest_checkpoint_is_skipped(home, straight, tmp_path, caplog
 def test_an_error_names_the_newest_checkpoint_when_none_can_be_read(home, straight, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(home / "straight", run)
-    kept = list_steps(run)
-    for step in kept:
+    steps = list_steps(run)
+    for step in steps:
         damage(run / str(step), "missing")
-    with pytest.raises(CheckpointError, match=rf"run/{kept[-1]}: its params cannot be read"):
+    with pytest.raises(CheckpointError, match=rf"run/{steps[-1]}: its params cannot be read"):
         train(run_config(home, run))
-    assert list_steps(run) == kept  # nothing was set aside
+    assert list_steps(run) == steps  # nothing was set aside
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
