@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Launch a training on Cloud TPU slices and keep it running. docs/pods.md explains; --help lists.
+# Launches training on Cloud TPU slices and keeps it running. See docs/pods.md and --help.
 set -euo pipefail
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -18,36 +18,36 @@ help() {
     cat <<TEXT
 usage: launch_tpu.sh COMMAND --name NAME --topology v5p:4x4x4 --zone ZONE [options] [-- CONFIG [--field value ...]]
 
-  create    ask for the slices as a queued resource and wait until they are there
+  create    request the slices as a queued resource and wait until they are active
   install   copy this checkout to every worker and install it
   start     start \`livecc train CONFIG ...\` on every worker
   up        create, install and start
-  logs      show a worker's log (--follow goes on)
-  status    the queued resource, every slice, and what each worker's training is doing
-  stop      let the training save, and end it
-  restart   start again where the newest checkpoint is; slices that are gone are made anew
+  logs      show a worker's log (--follow streams it)
+  status    show the state of the queued resource, of every slice and of each worker's training
+  stop      let the training save a checkpoint, and end it
+  restart   resume from the newest checkpoint; lost slices are recreated
   watch     restart after every preemption or crash until the training has finished
-  delete    give the slices back
-  jobset    print a Kubernetes JobSet manifest of the same job
-  xpk       print the xpk command of the same job
+  delete    delete the slices
+  jobset    print a Kubernetes JobSet manifest for the same job
+  xpk       print the xpk command for the same job
 
-  --name NAME           of the queued resource; its slices are NAME, or NAME-0, NAME-1, ...
-  --topology T          of one slice, as \`livecc plan\` takes it: v4:4x4x4 v5p:4x4x8 v5e:16x16 v6e:8x8
-  --slices N            how many (1)
-  --zone ZONE           where
-  --project PROJECT     (gcloud's own)
-  --spot | --reserved   how the chips are paid for (on demand)
-  --valid-for 6h        give up when the slices have not come by then
-  --runtime VERSION     of the TPU machine's image (that of the generation)
-  --bucket NAME         a bucket of the same region, mounted by install at livecc/bucket on every worker
-  --worker N            whose log (0)
-  --slice N             whose log (0)
-  --lines N             of the log (100)
-  --follow              the log as it grows
-  --poll SECONDS        between questions while waiting (30)
-  --max-restarts N      for watch, jobset and xpk (100)
-  --image IMAGE         for jobset and xpk
-  --cluster CLUSTER     for xpk
+  --name NAME           name of the queued resource; its slices are NAME, or NAME-0, NAME-1, ...
+  --topology T          topology of one slice, as \`livecc plan\` takes it: v4:4x4x4 v5p:4x4x8 v5e:16x16 v6e:8x8
+  --slices N            number of slices (1)
+  --zone ZONE           zone of the slices
+  --project PROJECT     Google Cloud project (default: that of gcloud)
+  --spot | --reserved   provisioning model (on demand)
+  --valid-for 6h        cancel the request if the slices are not active by then
+  --runtime VERSION     image of the TPU machines (that of the generation)
+  --bucket NAME         bucket in the same region, mounted by install at livecc/bucket on every worker
+  --worker N            worker whose log is shown (0)
+  --slice N             slice of that worker (0)
+  --lines N             number of log lines (100)
+  --follow              stream the log
+  --poll SECONDS        polling interval while waiting (30)
+  --max-restarts N      maximum number of restarts of watch, jobset and xpk (100)
+  --image IMAGE         container image, for jobset and xpk
+  --cluster CLUSTER     GKE cluster, for xpk
   --dry-run             print every command that would run, and run none
 TEXT
 }
@@ -64,7 +64,7 @@ parse() {
     [[ $# -gt 0 ]] || { help >&2; exit 2; }
     case $1 in -h | --help | help) help; exit 0 ;; esac
     COMMAND=$1
-    [[ " $COMMANDS " == *" $COMMAND "* ]] || usage_error "$COMMAND is none of: $COMMANDS"
+    [[ " $COMMANDS " == *" $COMMAND "* ]] || usage_error "$COMMAND is not one of: $COMMANDS"
     shift
     local option
     while [[ $# -gt 0 ]]; do
@@ -108,7 +108,7 @@ parse() {
     ((SLICES >= 1)) || usage_error "--slices must be at least 1"
     [[ -n $NAME ]] || usage_error "$COMMAND needs --name"
     [[ $NAME =~ ^[a-z]([-a-z0-9]{0,37}[a-z0-9])?$ ]] ||
-        usage_error "--name $NAME must be lower-case letters, digits and dashes, beginning with a letter, 39 at most"
+        usage_error "--name $NAME must be lower-case letters, digits and dashes, begin with a letter and have at most 39 characters"
     [[ -n $TOPOLOGY ]] || usage_error "$COMMAND needs --topology, such as v5p:4x4x4"
     read_topology "$TOPOLOGY"
     case $COMMAND in
@@ -117,14 +117,14 @@ parse() {
     esac
     case $COMMAND in
     start | up | restart | watch | jobset | xpk)
-        ((${#TRAIN[@]})) || usage_error "$COMMAND needs what to train after --, such as -- configs/pretrain_7b.py --run bucket/run"
+        ((${#TRAIN[@]})) || usage_error "$COMMAND needs a training config after --, such as -- configs/pretrain_7b.py --run bucket/run"
         ;;
     esac
     ((WORKER < WORKERS)) || usage_error "--worker $WORKER: a slice of $TOPOLOGY has $WORKERS workers, numbered from 0"
     ((SLICE < SLICES)) || usage_error "--slice $SLICE: there are $SLICES slices, numbered from 0"
     if [[ -z $PROJECT && $COMMAND != jobset ]]; then
         PROJECT=$(gcloud config get-value project 2>/dev/null) || PROJECT=''
-        [[ -n $PROJECT && $PROJECT != "(unset)" ]] || usage_error "no project: give --project, or set gcloud's own"
+        [[ -n $PROJECT && $PROJECT != "(unset)" ]] || usage_error "no project: give --project, or set one in gcloud"
     fi
     WHERE=(--zone="$ZONE" --project="$PROJECT")
 }
@@ -143,7 +143,7 @@ create() {
     arguments+=(--accelerator-type="$ACCELERATOR" --runtime-version="${RUNTIME:-$RUNTIME_DEFAULT}")
     case $PROVISIONING in spot) arguments+=(--spot) ;; reserved) arguments+=(--reserved) ;; esac
     [[ -z $VALID_FOR ]] || arguments+=(--valid-until-duration="$VALID_FOR")
-    run "could not ask for $SLICES x $TOPOLOGY in $ZONE" \
+    run "could not request $SLICES x $TOPOLOGY in $ZONE" \
         gcloud compute tpus queued-resources create "${arguments[@]}" "${WHERE[@]}" --quiet
     wait_until_active
     check_workers
@@ -158,7 +158,7 @@ wait_until_active() {
         case $state in
         ACTIVE) return ;;
         FAILED | SUSPENDED | SUSPENDING | DELETING)
-            fail "$NAME is $state: the slices were not given; \`gcloud compute tpus queued-resources describe $NAME --zone=$ZONE\` says why" ;;
+            fail "$NAME is $state: the slices were not provisioned; \`gcloud compute tpus queued-resources describe $NAME --zone=$ZONE\` says why" ;;
         esac
         sleep "$POLL"
     done
@@ -179,12 +179,12 @@ install() {
 
 start() {
     check_workers
-    # What has begun on some workers would wait for the others for ever.
+    # A run that started on only some workers would wait for the others indefinitely.
     local status=0
     (on_all "could not start" "$STARTED" "$(start_text)") || status=$?
     ((status != 3)) || exit 1
     if ((status != 0)); then
-        say "stopping what had started"
+        say "stopping the workers that started"
         (stop) || true
         exit 1
     fi
@@ -207,7 +207,7 @@ status() {
         state=$(node_state "$node") || exit 1
         [[ -n $DRY ]] || say "slice $node: ${state//$'\t'/ } workers of $WORKERS"
     done
-    on_all "could not ask the workers" livecc-state "$(state_text)"
+    on_all "could not read the state of the workers" livecc-state "$(state_text)"
 }
 
 restart() {
@@ -215,13 +215,13 @@ restart() {
     case $HEALTH in
     ready) stop ;;
     lost)
-        say "$NAME has lost a slice: making it anew"
+        say "$NAME has lost a slice: recreating it"
         delete
         create
         install
         ;;
-    moving) fail "$NAME is being changed by Google just now (launch_tpu.sh status shows how); try again when it is done" ;;
-    *) fail "$NAME was left as it is, because its state is unknown" ;;
+    moving) fail "$NAME is in transition (launch_tpu.sh status shows its state); try again later" ;;
+    *) fail "$NAME was not changed, because its state is unknown" ;;
     esac
     start
 }
@@ -240,8 +240,8 @@ watch() {
             ((restarts < MAX_RESTARTS)) || fail "$NAME was restarted $restarts times and has not finished; \`launch_tpu.sh logs\` shows why"
             restarts=$((restarts + 1))
             say "restart $restarts of at most $MAX_RESTARTS"
-            # One that fails (no capacity, a lost connection) is tried again like any other.
-            (set -e; restart) || say "that restart did not succeed"
+            # A restart that fails (no capacity, a lost connection) is retried like any other.
+            (set -e; restart) || say "the restart failed"
         fi
         sleep "$POLL"
     done

@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# The same job for those on Kubernetes: a JobSet manifest, and the xpk command that makes one.
-# Sourced by launch_tpu.sh, which sets what is read here.
+# Prints the same job for Kubernetes: a JobSet manifest, or the xpk command that creates one.
+# Sourced by launch_tpu.sh, which sets the variables that are read here.
 # shellcheck disable=SC2154
 
-# Text as one double-quoted YAML string.
+# yaml TEXT: prints the text as a double-quoted YAML string.
 yaml() {
     local text=${1//\\/\\\\}
     printf '"%s"' "${text//\"/\\\"}"
@@ -23,8 +23,8 @@ print_jobset() {
         volumes+=$'\n                    volumeAttributes:\n                      bucketName: '$BUCKET
         volumes+=$'\n                      mountOptions: "implicit-dirs,rename-dir-limit=1000000"'
     fi
-    # backoffLimit 0: one lost host fails its job, and the JobSet starts every slice again together.
-    # The grace period is for saving a checkpoint between SIGTERM and SIGKILL.
+    # backoffLimit 0: a lost host fails its job, and the JobSet then restarts all slices together.
+    # The grace period leaves time to save a checkpoint between SIGTERM and SIGKILL.
     cat <<YAML
 apiVersion: jobset.x-k8s.io/v1alpha2
 kind: JobSet
@@ -68,7 +68,7 @@ YAML
 
 print_xpk() {
     [[ -n $IMAGE ]] || usage_error "xpk needs --image, a container with livecc_jax installed"
-    [[ -n $CLUSTER ]] || usage_error "xpk needs --cluster, the GKE cluster that xpk made"
+    [[ -n $CLUSTER ]] || usage_error "xpk needs --cluster, the name of the GKE cluster"
     local inner
     printf -v inner '%q ' livecc train "${TRAIN[@]}"
     printf '%q ' xpk workload create --cluster="$CLUSTER" --workload="$NAME" --tpu-type="$ACCELERATOR" \

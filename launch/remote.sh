@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# What runs on the workers, as text for `gcloud ... ssh --command`.
-# Sourced by launch_tpu.sh, which sets what is read here.
+# Prints the scripts that run on the workers, for `gcloud ... ssh --command`.
+# Sourced by launch_tpu.sh, which sets the variables that are read here.
 # shellcheck disable=SC2154
 
-# Marks by which the script counts the workers that answered.
+# Markers by which launch_tpu.sh counts the workers that answered.
 READY=livecc-ready
 STARTED=livecc-started
 BUSY=livecc-busy
@@ -36,7 +36,7 @@ TEXT
     echo "echo $READY"
 }
 
-# The shell around the training waits for it and notes how it ended.
+# run.sh waits for the training and writes its exit status to run.exit.
 start_text() {
     local command
     printf -v command '%q ' "${TRAIN[@]}"
@@ -57,20 +57,20 @@ echo $STARTED
 TEXT
 }
 
-# Leaves no process behind: TERM lets the run save; what is left after ten minutes is killed.
+# TERM lets the run save a checkpoint; processes that remain after ten minutes are killed.
 stop_text() {
     cat <<'TEXT'
 cd livecc 2>/dev/null || exit 0
 [ -f run.pid ] || exit 0
 pid=$(cat run.pid)
-# The training alone: it needs the processes that read for it until it has saved.
+# Only the training process: it needs its data workers until it has saved.
 pkill -TERM -P "$pid" || exit 0
 for _ in $(seq 3000); do [ -f run.exit ] || ! kill -0 "$pid" 2>/dev/null && exit 0; sleep 0.2; done
 kill -KILL -- "-$pid"
 TEXT
 }
 
-# One word a worker: finished, running, saved, failed-N, none.
+# Prints the state of the worker: finished, running, saved, failed-N or none.
 state_text() {
     cat <<'TEXT'
 cd livecc 2>/dev/null || { echo livecc-state none; exit 0; }

@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# What a slice is: its accelerator type, its workers and what Google's products call it.
-# Sourced by launch_tpu.sh; sets variables that it reads.
+# Properties of a slice: its accelerator type, its workers, and its names in Google's products.
+# Sourced by launch_tpu.sh, which reads the variables that are set here.
 # shellcheck disable=SC2034
 
 # read_topology v5p:4x4x4: sets CHIPS, WORKERS, CHIPS_A_WORKER, ACCELERATOR, RUNTIME_DEFAULT, GKE_NAME,
-# GRID; or ends with a sentence.
+# GRID. Ends the script with a message if the topology is invalid.
 read_topology() {
     local generation=${1%%:*} size=1 side limit
     GRID=${1#*:}
@@ -16,7 +16,7 @@ read_topology() {
     case $generation in
     v4 | v5p) [[ $sides == xx ]] || usage_error "--topology $1: $generation slices have three sides, as in $generation:4x4x4" ;;
     v5e | v6e) [[ $sides == x ]] || usage_error "--topology $1: $generation slices have two sides, as in $generation:16x16" ;;
-    *) usage_error "--topology $1: $generation is none of v4, v5e, v5p, v6e" ;;
+    *) usage_error "--topology $1: $generation is not one of v4, v5e, v5p, v6e" ;;
     esac
     limit=256
     case $generation in
@@ -25,7 +25,7 @@ read_topology() {
     v5e) ACCELERATOR=v5litepod-$CHIPS RUNTIME_DEFAULT=v2-alpha-tpuv5-lite GKE_NAME=tpu-v5-lite-podslice ;;
     v6e) ACCELERATOR=v6e-$CHIPS RUNTIME_DEFAULT=v2-alpha-tpuv6e GKE_NAME=tpu-v6e-slice ;;
     esac
-    ((CHIPS <= limit)) || usage_error "--topology $1 has $CHIPS chips; a $generation slice has $limit at most"
+    ((CHIPS <= limit)) || usage_error "--topology $1 has $CHIPS chips; a $generation slice has at most $limit"
     # A host has four chips; v5e and v6e also come as one host with 1, 4 or 8.
     CHIPS_A_WORKER=4
     if [[ $generation == v5e || $generation == v6e ]] && ((CHIPS <= 8)); then CHIPS_A_WORKER=$CHIPS; fi
@@ -33,7 +33,7 @@ read_topology() {
     WORKERS=$((CHIPS / CHIPS_A_WORKER))
 }
 
-# Names of the nodes of a queued resource: NAME, or NAME-0, NAME-1, ... of a multi-slice one.
+# Prints the node names of the queued resource: NAME, or NAME-0, NAME-1, ... for several slices.
 nodes() {
     local i
     if ((SLICES == 1)); then

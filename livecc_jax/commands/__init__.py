@@ -1,1 +1,1 @@
-"""One file a command of `livecc`; only these print."""
+"""The commands of `livecc`, one file each. Only these files print."""

@@ -124,7 +124,7 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def configure_compilation_cache(folder: str | None) -> None:
+def configure_compilation_cache(folder: str | None, backend: str) -> None:
     """Sets JAX's persistent compilation cache.
 
     Args:
@@ -132,13 +132,14 @@ def configure_compilation_cache(folder: str | None) -> None:
             configured with (for instance by JAX_COMPILATION_CACHE_DIR), or else a folder in the user's
             cache directory. There is no default cache on a CPU, because a program compiled for one CPU
             may not run on another machine that shares the home directory.
+        backend: JAX's default backend.
     """
     import os
 
     import jax
 
     if folder is None:
-        if jax.config.jax_compilation_cache_dir or jax.default_backend() == "cpu":
+        if jax.config.jax_compilation_cache_dir or backend == "cpu":
             return
         home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
         folder = str(Path(home).expanduser() / "livecc" / "programs")
@@ -168,8 +169,9 @@ def load_stream_model(args: argparse.Namespace, checkpoint: Checkpoint) -> Strea
     from livecc_jax.commands.processes import local_mesh
     from livecc_jax.stream.model import StreamModel
 
-    configure_compilation_cache(args.compile_cache)
-    dtype = args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    backend = jax.default_backend()
+    configure_compilation_cache(args.compile_cache, backend)
+    dtype = args.dtype or ("float32" if backend == "cpu" else "bfloat16")
     mesh = local_mesh(args.mesh)
     if mesh is not None:
         # Weights go from the host to the devices layer by layer, so the devices never hold two copies.

@@ -1,4 +1,4 @@
-"""Reads whole commentaries, without times, as the judge compares them."""
+"""Reads the full text of commentaries, without times, as the judge compares them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """One clip of commentary: reference, predicted turns, and the counts that every metric is made of.
 
 Formulas are in docs/evaluation.md. Times are integer microseconds in the video. A reference word is due
-at its end, as in training; a predicted word is emitted when the last frame of its turn has been seen.
+at its end, as in training; a predicted word is emitted at the last frame of its turn.
 """
 
 from __future__ import annotations

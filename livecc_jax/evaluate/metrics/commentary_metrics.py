@@ -14,7 +14,10 @@ from livecc_jax.evaluate.metrics.commentary import ClipCounts
 from livecc_jax.evaluate.metrics.perplexity import pool_turns
 from livecc_jax.evaluate.metrics.statistics import Interval, percentile_interval
 
-# Name: (unit, whether a larger value is better; None where neither is). The names are keys of reports.
+# Name: (unit, whether a larger value is better; None where neither is).
+# The names are keys of reports, so they do not change: "lateness" is the onset error of matched words,
+# "seconds told right" the accuracy of speech activity (both speak or both are silent), "false alarms a
+# quiet minute" the rate of words that are predicted in silence. Perplexities are teacher-forced.
 METRICS: dict[str, tuple[str, bool | None]] = {
     "word F1": ("%", True),
     "word precision": ("%", True),

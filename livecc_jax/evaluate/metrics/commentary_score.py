@@ -124,15 +124,16 @@ def unbeaten_baselines(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
     Args:
         metrics: Metrics by method, PREDICTION among them, then by metric name.
     """
-    ours = metrics[PREDICTION]
+    prediction = metrics[PREDICTION]
     sentences = []
-    for method, theirs in metrics.items():
+    for method, baseline in metrics.items():
         if method == PREDICTION:
             continue
         for metric in ("word F1", "seconds told right"):
-            value = ours[metric] if math.isfinite(ours[metric]) else 0.0
-            if math.isfinite(theirs[metric]) and value <= theirs[metric]:
+            value = prediction[metric] if math.isfinite(prediction[metric]) else 0.0
+            if math.isfinite(baseline[metric]) and value <= baseline[metric]:
                 sentences.append(
-                    f"Does not beat “{method}” in {metric}: {value:.1f}% against {theirs[metric]:.1f}%."
+                    f"Does not beat “{method}” in {metric}: "
+                    f"{value:.1f}% against {baseline[metric]:.1f}%."
                 )
     return sentences

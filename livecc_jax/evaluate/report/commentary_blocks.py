@@ -23,6 +23,7 @@ from livecc_jax.evaluate.report.formatting import (
     describe_problems,
     format_count,
     format_interval,
+    format_metric,
     format_number,
 )
 from livecc_jax.evaluate.report.thumbnails import thumbnails
@@ -41,7 +42,7 @@ def commentary_blocks(score: CommentaryScore) -> list[Block]:
         rows.append(
             (
                 f"{metric} ({unit})",
-                *(_two_decimals(v) for v in values),
+                *(format_metric(v) for v in values),
                 format_interval(interval.low, interval.high) if interval else "-",
             )
         )
@@ -83,7 +84,7 @@ def _perplexity_blocks(score: CommentaryScore) -> list[Block]:
                 (
                     f"{p.from_s:g} to {p.to_s:g}" if math.isfinite(p.to_s) else f"from {p.from_s:g}",
                     format_count(p.word_tokens),
-                    _two_decimals(p.word_perplexity),
+                    format_metric(p.word_perplexity),
                     format_count(p.tokens),
                     f"{p.perplexity:.2f}",
                 )
@@ -122,7 +123,3 @@ def _timeline_blocks(clip: ClipCounts) -> list[Block]:
         Figure(chart, "when words are due, and the turns in which words are said"),
         Table(heads, rows, text_columns=3),
     ]
-
-
-def _two_decimals(value: float) -> str:
-    return f"{value:.2f}" if math.isfinite(value) else "-"

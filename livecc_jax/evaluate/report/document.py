@@ -50,7 +50,7 @@ class Pictures:
 
     Attributes:
         items: (JPEG data, width in pixels, height in pixels, caption) of each picture.
-        caption: Caption of the whole row.
+        caption: Caption of the row.
     """
 
     items: Sequence[tuple[bytes, int, int, str]]

@@ -16,6 +16,11 @@ def format_number(value: float) -> str:
     return f"{value:.1f}" if math.isfinite(value) else "-"
 
 
+def format_metric(value: float) -> str:
+    """Formats a number with two decimals; nan is a dash."""
+    return f"{value:.2f}" if math.isfinite(value) else "-"
+
+
 def format_count(value: int | None) -> str:
     """Formats a count; None is empty."""
     return "" if value is None else f"{value:,}"

@@ -16,6 +16,7 @@ from livecc_jax.evaluate.report.formatting import (
     describe_problems,
     format_count,
     format_interval,
+    format_metric,
     format_number,
     format_p_value,
 )
@@ -107,7 +108,7 @@ def format_commentary(score: CommentaryScore) -> str:
             (
                 metric,
                 unit,
-                *(_two_decimals(metrics[metric]) for metrics in score.metrics.values()),
+                *(format_metric(metrics[metric]) for metrics in score.metrics.values()),
                 f"[{interval.low:.2f}, {interval.high:.2f}]" if has_interval else "-",
             )
         )
@@ -139,8 +140,8 @@ def format_commentary_comparison(comparison: CommentaryComparison, a: str, b: st
     rows = [
         (
             f"{m.name} ({m.unit})",
-            _two_decimals(m.a),
-            _two_decimals(m.b),
+            format_metric(m.a),
+            format_metric(m.b),
             "-" if math.isnan(m.difference) else f"{m.difference:+.2f}",
             "-" if math.isnan(m.low) else f"{m.low:+.2f} to {m.high:+.2f}",
             format_p_value(m.p),
@@ -151,7 +152,3 @@ def format_commentary_comparison(comparison: CommentaryComparison, a: str, b: st
     summary = f"{in_both:,} clips are in both; {only_b:,} of B alone are not compared."
     table = align_columns(("", "A", "B", "B - A", "95% interval", "boot p"), rows)
     return "\n".join([f"A: {a}", f"B: {b}", summary, "", *table])
-
-
-def _two_decimals(value: float) -> str:
-    return f"{value:.2f}" if math.isfinite(value) else "-"

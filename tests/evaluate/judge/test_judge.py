@@ -174,10 +174,10 @@ def test_refusals_are_not_retried(serve):
 def test_rate_limit(serve):
     server = serve(lambda body, count: "Commentary A")
     endpoint = Endpoint(server.url, "judge", retry_policy=FAST_RETRIES, requests_per_minute=60 / 0.05)
-    began = time.monotonic()
+    start = time.monotonic()
     for _ in range(4):
         endpoint.complete("?")
-    assert time.monotonic() - began >= 0.15
+    assert time.monotonic() - start >= 0.15
 
 
 PAIRS = [CommentaryPair(f"v_{i}", f"ours {i}", f"theirs {i}", f"human {i}") for i in range(6)]
