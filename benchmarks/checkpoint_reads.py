@@ -3,8 +3,8 @@
     python benchmarks/checkpoint_reads.py --preset 72b --topology v5p:4x4x4
     python benchmarks/checkpoint_reads.py --model DIRECTORY --topology v5e:16x16 --tensor 8
 
-Wants libtpu (`pip install 'jax[tpu]'`), but no TPU. A preset's files are laid out as an export would,
-without any data in them: they take no room on the disk.
+Needs libtpu (`pip install 'jax[tpu]'`), but no TPU. For a preset, files are written as by an
+export but without data, so they take no space on the disk.
 """
 
 import argparse
@@ -25,18 +25,18 @@ from livecc_jax.checkpoints.hf_config import (
     read_config,
     to_config_json,
 )
-from livecc_jax.checkpoints.json_fields import write_json
 from livecc_jax.checkpoints.hf_load_devices import bytes_read_per_process
+from livecc_jax.checkpoints.json_fields import write_json
 from livecc_jax.checkpoints.safetensors import INDEX, MAX_SHARD_BYTES
+from livecc_jax.checkpoints.weight_names import tensor_shapes
 from livecc_jax.model.presets import preset
 from livecc_jax.model.qwen2_vl import abstract_params, logical_axes
 from livecc_jax.parallel.mesh import MeshConfig, make_mesh
 from livecc_jax.parallel.rules import sharding_tree
-from livecc_jax.checkpoints.weight_names import tensor_shapes
 
 
-def write_hollow(directory, config):
-    """A sharded bfloat16 checkpoint whose tensors are holes in its files."""
+def write_sparse_checkpoint(directory, config):
+    """Writes a sharded bfloat16 checkpoint of sparse files, in which the tensors are holes."""
     shards, size = [{}], 0
     for name, shape in tensor_shapes(config).items():
         count = 2
@@ -68,27 +68,28 @@ def main():
     parser.add_argument("--topology", default="v5p:4x4x4")
     parser.add_argument("--tensor", type=int, default=1)
     args = parser.parse_args()
-    described = topologies.get_topology_desc(platform="tpu", topology_name=args.topology)
-    mesh = make_mesh(MeshConfig(tensor=args.tensor), described.devices)
+    topology = topologies.get_topology_desc(platform="tpu", topology_name=args.topology)
+    mesh = make_mesh(MeshConfig(tensor=args.tensor), topology.devices)
     with tempfile.TemporaryDirectory() as home:
         directory = Path(args.model or home)
         if not args.model:
-            write_hollow(directory, preset(args.preset))
+            write_sparse_checkpoint(directory, preset(args.preset))
         config, _ = read_config(directory)
-        began = time.perf_counter()
+        start = time.perf_counter()
         shardings = sharding_tree(mesh, logical_axes(config), abstract_params(config))
-        plan = bytes_read_per_process(directory, config, shardings)
-        seconds = time.perf_counter() - began
+        reads = bytes_read_per_process(directory, config, shardings)
+        seconds = time.perf_counter() - start
         total = sum(f.stat().st_size for f in directory.glob("*.safetensors"))
-    hosts = {p: sum(stop - first for _, first, stop in ranges) for p, ranges in plan.items()}
-    chips = len(described.devices)
+    host_bytes = {p: sum(stop - first for _, first, stop in r) for p, r in reads.items()}
+    chips = len(topology.devices)
     axes = ", ".join(f"{k} {v}" for k, v in mesh.shape.items())
-    print(f"{args.model or args.preset} on {args.topology}: {chips} chips, {len(hosts)} hosts, {axes}")
-    print(f"checkpoint {total / 1e9:.2f} GB; planned in {seconds:.1f} s, jax {jax.__version__}")
-    for host, size in hosts.items():
-        print(f"host {host:3}: {size / 1e9:7.3f} GB in {len(plan[host]):5} ranges")
-    read = sum(hosts.values())
-    print(f"all hosts: {read / 1e9:.2f} GB, {read / total:.4f} of the checkpoint")
+    name = args.model or args.preset
+    print(f"{name} on {args.topology}: {chips} chips, {len(host_bytes)} hosts, {axes}")
+    print(f"checkpoint {total / 1e9:.2f} GB; ranges found in {seconds:.1f} s, jax {jax.__version__}")
+    for host, size in host_bytes.items():
+        print(f"host {host:3}: {size / 1e9:7.3f} GB in {len(reads[host]):5} ranges")
+    total_read = sum(host_bytes.values())
+    print(f"all hosts: {total_read / 1e9:.2f} GB, {total_read / total:.4f} of the checkpoint")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""How many examples a second `livecc index` plans.
+"""How many annotation lines a second `livecc index` indexes.
 
     python benchmarks/index.py [--examples 20000] [--videos 400] [--workers 0 2]
     python benchmarks/index.py --only questions --examples 5000000 --workers 2
 
-Text only: streaming clips of 30 to 240 s, two words a second, whose annotations give duration and size
-(provisional entries), and short questions. With timestamps: clips of the shipped 30 s video, each
-file under a name of its own (a link), so each is demuxed; then again with the timestamps kept.
+Three kinds of annotations are measured. Text only: streaming clips of 30 to 240 s, two words a second,
+whose annotations declare duration and size (provisional records). Questions: short ones without media.
+With timestamps: clips of the shipped 30 s video, each under a file name of its own (a link), so that
+each is demuxed; then again with cached timestamps.
 """
 
 import argparse
@@ -27,33 +28,40 @@ CLIP = ROOT / "data/clips/bbb_espeak_narration_30s.mp4"
 WORDS = ["the", "a", "rabbit", "then", "slowly", "burrow", "and", "looks", "around", "meadow", "sun"]
 
 
-def line(rng, video, seconds, **said):
+def line(rng, video, seconds, **declared):
+    """An annotation line of a streaming clip."""
     starts = np.sort(rng.uniform(0.5, seconds - 1, 2 * seconds)).round(2)
     words = [[s, round(s + 0.2, 2), str(rng.choice(WORDS))] for s in starts.tolist()]
-    clip = {"type": "video", "video": str(video), "video_start": 0, "video_end": seconds} | said
-    asked = [clip, {"type": "text", "text": "", "title": "A film about animals in a forest"}]
+    clip = {"type": "video", "video": str(video), "video_start": 0, "video_end": seconds}
+    question = [
+        clip | declared,
+        {"type": "text", "text": "", "title": "A film about animals in a forest"},
+    ]
     stream = {"type": "text_stream", "text_stream": words}
-    return json.dumps([{"role": "user", "content": asked}, {"role": "assistant", "content": [stream]}])
+    turns = [("user", question), ("assistant", [stream])]
+    return json.dumps([{"role": role, "content": content} for role, content in turns])
 
 
-def used():
-    both = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(u.ru_utime + u.ru_stime for u in both)
+def processor_seconds():
+    """Processor time of this process and of its ended children, in seconds."""
+    usage = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(u.ru_utime + u.ru_stime for u in usage)
 
 
-def measure(name, files, out, tokenizer, workers, **how):
-    began, before = time.perf_counter(), used()
+def measure(name, files, out, tokenizer, workers, **options):
+    start, processor_start = time.perf_counter(), processor_seconds()
     index = build_index(
-        files, out, tokenizer, PixelBudget.parse(384), workers=workers, overwrite=True, **how
+        files, out, tokenizer, PixelBudget.parse(384), workers=workers, overwrite=True, **options
     )
-    spent, busy = time.perf_counter() - began, used() - before
+    elapsed = time.perf_counter() - start
+    busy = processor_seconds() - processor_start
     kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     peak = max(resource.getrusage(kind).ru_maxrss for kind in kinds)
     size = sum(f.stat().st_size for f in out.iterdir())
     lines = sum(a["lines"] for a in index.annotations)
     print(
-        f"{name}, {workers or 'no'} workers: {lines / spent:.0f} lines/s, "
-        f"{lines / busy:.0f} a second of processor ({lines} lines, {len(index)} examples), "
+        f"{name}, {workers or 'no'} workers: {lines / elapsed:.0f} lines/s, "
+        f"{lines / busy:.0f} a second of processor time ({lines} lines, {len(index)} examples), "
         f"{size / len(index):.0f} bytes an example, "
         f"largest process {peak / 2**10:.0f} MiB",
         flush=True,
@@ -71,11 +79,11 @@ def main():
     tokenizer = open_tokenizer(ROOT / "data/tokenizer")
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        said = {"width": 854, "height": 480}
+        size = {"width": 854, "height": 480}
         with open(home / "text.jsonl", "w") as file:
             for i in range(args.examples if args.only in (None, "text") else 0):
                 seconds = int(rng.integers(30, 241))
-                file.write(line(rng, f"{i}.mp4", seconds, duration=seconds, **said) + "\n")
+                file.write(line(rng, f"{i}.mp4", seconds, duration=seconds, **size) + "\n")
         with open(home / "videos.jsonl", "w") as file:
             for i in range(args.videos):
                 os.link(CLIP, home / f"{i}.mp4") if os.stat(CLIP).st_dev == os.stat(home).st_dev else (
@@ -98,9 +106,9 @@ def main():
                 measure("questions", [home / "questions.jsonl"], out, tokenizer, workers)
             if args.only in ("text", "questions"):
                 continue
-            kept = home / f"timestamps-{workers}.sqlite"
-            for name in ("with timestamps", "with timestamps kept"):
-                measure(name, [home / "videos.jsonl"], out, tokenizer, workers, timestamps=kept)
+            timestamps = home / f"timestamps-{workers}.sqlite"
+            for name in ("with timestamps", "with cached timestamps"):
+                measure(name, [home / "videos.jsonl"], out, tokenizer, workers, timestamps=timestamps)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`livecc dataset`: annotation files as a tensorflow-datasets dataset, with or without their frames."""
+"""`livecc dataset`: writes annotation files as a tensorflow-datasets dataset."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Declare the command."""
+    """Declares the command."""
     parser = subparsers.add_parser(
         "dataset", help="make a tensorflow-datasets dataset (ArrayRecord)", description=__doc__
     )
@@ -25,32 +25,32 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         type=int,
         default=90,
         metavar="Q",
-        help="of the frames' JPEG, 1 to 100 (default 90)",
+        help="JPEG quality of the frames, 1 to 100 (default 90)",
     )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the dataset; say what was left out and what to do with it."""
-    from livecc_jax.data.index.tfds import FrameOptions, write_dataset
+    """Writes the dataset, and prints what was left out and how to index it."""
+    from livecc_jax.data.examples.tfds_builder import StoredFrameOptions, write_dataset
     from livecc_jax.errors import ConfigError
     from livecc_jax.media.budget import PixelBudget
 
     if not 1 <= args.quality <= 100:
         raise ConfigError(f"--quality must be between 1 and 100, not {args.quality}")
-    frames = FrameOptions(PixelBudget.parse(args.frames), args.quality) if args.frames else None
+    frames = StoredFrameOptions(PixelBudget.parse(args.frames), args.quality) if args.frames else None
 
     def progress(done: int, total: int) -> None:
         if sys.stderr.isatty():
             print(f"\r{done}/{total} conversations", end="", file=sys.stderr, flush=True)
 
-    folder, left = write_dataset(
-        args.annotations, args.out, split=args.split, frames=frames, progress=progress
+    folder, rejected = write_dataset(
+        args.annotations, args.out, split=args.split, frames=frames, on_progress=progress
     )
     if sys.stderr.isatty():
         print(file=sys.stderr)
-    for file, line, why in left:
-        print(f"left out: {file} line {line}: {why}", file=sys.stderr)
+    for file, line, reason in rejected:
+        print(f"left out: {file} line {line}: {reason}", file=sys.stderr)
     size = sum(f.stat().st_size for f in folder.iterdir())
     print(f"{folder}: {size / 2**20:.1f} MiB; index it with `livecc index {folder} --out INDEX ...`")
     return 0

@@ -1,4 +1,4 @@
-"""`livecc index`: read annotations and their videos' timestamps once, for packing."""
+"""`livecc index`: reads annotations and timestamps of their videos once, for packing."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import time
 
 from livecc_jax.commands.options import add_tokenizer_options
 
-REASONS_SHOWN = 12
+MAX_REASONS_SHOWN = 12
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Declare the command."""
+    """Declares the command."""
     parser = subparsers.add_parser(
         "index", help="index annotation files for training", description=__doc__
     )
@@ -22,17 +22,17 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         nargs="+",
         help="JSONL annotation files, local or in a bucket (gs://...), or datasets",
     )
-    parser.add_argument("--out", required=True, help="directory to make")
+    parser.add_argument("--out", required=True, help="directory of the index, which is created")
     add_tokenizer_options(parser)
     parser.add_argument(
         "--pixel-budget",
         metavar="reference|TOKENS",
-        help="most vision tokens a frame pair, or `reference` (default: the model's, else 384)",
+        help="maximum vision tokens of a frame pair, or `reference` (default: the model's, else 384)",
     )
     parser.add_argument(
         "--no-context",
         action="store_true",
-        help="show neither title nor previous commentary (the released script's setting)",
+        help="show neither title nor previous commentary (as the released script does)",
     )
     parser.add_argument(
         "--row-tokens",
@@ -45,7 +45,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--caption",
         action="store_true",
-        help="say all words of a clip after all its frames, instead of second by second",
+        help="put all words of a clip after all its frames, instead of second by second",
     )
     parser.add_argument(
         "--provisional",
@@ -56,49 +56,55 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--root",
         default="",
         metavar="DIR",
-        help="what paths in the index are relative to (default: the folder of all annotations)",
+        help="root of relative paths in the index (default: the folder that contains all annotations)",
     )
     parser.add_argument(
         "--timestamps",
         default="",
         metavar="FILE",
-        help="keep videos' timestamps here for other indexes",
+        help="keep timestamps of videos in this file, for other indexes",
     )
     parser.add_argument(
-        "--cache", default="", metavar="DIR", help="for copies of videos in buckets (default: ~/.cache)"
+        "--cache",
+        default="",
+        metavar="DIR",
+        help="folder for copies of videos in buckets (default: ~/.cache)",
     )
     parser.add_argument(
-        "--cache-gb", type=float, default=50.0, metavar="GB", help="most it may hold (default 50)"
+        "--cache-gb",
+        type=float,
+        default=50.0,
+        metavar="GB",
+        help="maximum size of the cache (default 50)",
     )
     parser.add_argument(
         "--workers",
         type=int,
         default=os.cpu_count() or 1,
         metavar="N",
-        help="processes; 0 plans in this one (default: as many as there are cores)",
+        help="worker processes; 0 works in this process (default: one for each core)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an index that is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing index")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Index, with progress on a terminal and a summary."""
-    from livecc_jax.commands.options import timeline_settings
+    """Builds the index, with progress on a terminal, and prints a summary."""
+    from livecc_jax.commands.options import resolve_timeline_settings
     from livecc_jax.data.index.build import build_index
 
-    tokenizer, budget, _ = timeline_settings(args)
-    began = time.perf_counter()
-    before: int | None = None
+    tokenizer, budget, _ = resolve_timeline_settings(args)
+    start = time.perf_counter()
+    resumed_at: int | None = None
 
     def progress(done: int, total: int) -> None:
-        nonlocal before
-        before = done if before is None else before  # what an earlier build did is no speed
+        nonlocal resumed_at
+        resumed_at = done if resumed_at is None else resumed_at  # the work of an earlier build
         if sys.stderr.isatty():
-            rate = (done - before) / (time.perf_counter() - began)
-            left = f", {(total - done) / rate / 60:.0f} min left" if rate else ""
-            print(
-                f"\r{done}/{total} examples, {rate:.0f}/s{left}  ", end="", file=sys.stderr, flush=True
-            )
+            rate = (done - resumed_at) / (time.perf_counter() - start)
+            remaining = f", {(total - done) / rate / 60:.0f} min left" if rate else ""
+            text = f"\r{done}/{total} examples, {rate:.0f}/s{remaining}  "
+            print(text, end="", file=sys.stderr, flush=True)
 
     index = build_index(
         args.annotations,
@@ -122,14 +128,14 @@ def run(args: argparse.Namespace) -> int:
     tokens, targets, windows = (
         (int(c.sum()), int(c.max())) for c in (index.tokens, index.targets, index.windows)
     )
-    kinds = ", ".join(f"{n} {kind}" for kind, n in index.kinds.items())
-    pieces = f", {index.pieces} of them pieces of longer clips" if index.pieces else ""
-    print(f"{args.out}: {len(index)} examples ({kinds}) at pixel budget {budget}{pieces}")
-    print(f"  tokens  {tokens[0]} in all, the longest example {tokens[1]}")
-    print(f"  targets {targets[0]} in all, at most {targets[1]} an example")
+    kinds = ", ".join(f"{n} {kind}" for kind, n in index.kind_counts.items())
+    slices = f", {index.num_slices} of them slices of longer clips" if index.num_slices else ""
+    print(f"{args.out}: {len(index)} examples ({kinds}) at pixel budget {budget}{slices}")
+    print(f"  tokens  {tokens[0]} in total, at most {tokens[1]} an example")
+    print(f"  targets {targets[0]} in total, at most {targets[1]} an example")
     print(f"  windows {windows[0]} of {index.window} patches, at most {windows[1]} an example")
     if index.rejected:
         print(f"  rejected: {sum(index.rejected.values())}, each in {args.out}/rejected.jsonl:")
-        for reason, n in list(index.reasons.items())[:REASONS_SHOWN]:
+        for reason, n in list(index.reasons.items())[:MAX_REASONS_SHOWN]:
             print(f"    {n:>8}  {reason}")
     return 0

@@ -1,4 +1,4 @@
-"""Conversations of annotation files as examples (docs/formats.md, section 1)."""
+"""Parses conversations of annotation files into examples (docs/formats.md, section 1)."""
 
 from __future__ import annotations
 
@@ -6,26 +6,32 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from livecc_jax.data.files.remote import join
+from livecc_jax.data.files.paths import join
 from livecc_jax.errors import ExampleError
 from livecc_jax.timeline.example import (
     ChatExample,
-    Clip,
     Example,
+    ImageFile,
     Message,
-    Picture,
     StreamExample,
+    VideoClip,
     Word,
-    microseconds,
+    seconds_to_us,
 )
 
-NUMBERS = (int, float)  # and not their subclass bool
-MUCH = 1e9  # seconds, more than any file has
+NUMBER_TYPES = (int, float)  # compared with `type`, so that bool does not count as a number
+MAX_SECONDS = 1e9  # longer than any file
 
 
 @dataclass(frozen=True)
-class DeclaredClip(Clip):
-    """A clip whose annotation says how long its file is (us), and how large its pictures (pixels)."""
+class DeclaredClip(VideoClip):
+    """A clip whose annotation gives the duration and frame size of its file.
+
+    Attributes:
+        duration_us: Duration of the file in microseconds.
+        width: Width of a frame in pixels.
+        height: Height of a frame in pixels.
+    """
 
     duration_us: int = 0
     width: int = 0
@@ -33,23 +39,23 @@ class DeclaredClip(Clip):
 
 
 @dataclass(frozen=True)
-class DeclaredPicture(Picture):
-    """A picture whose annotation says its size in pixels."""
+class DeclaredPicture(ImageFile):
+    """A picture whose annotation gives its size in pixels."""
 
     width: int = 0
     height: int = 0
 
 
-def parse(raw: Any, folder: str, where: str) -> Example:
-    """A JSON conversation as an Example; relative media paths are relative to `folder`.
+def parse(raw: Any, folder: str, location: str) -> Example:
+    """Parses a JSON conversation.
 
     Args:
-        raw: what the line holds.
-        folder: the annotation file's.
-        where: names file and line in errors.
+        raw: The decoded JSON value of the line.
+        folder: Folder of the annotation file; relative media paths are relative to it.
+        location: Names file and line in errors.
 
     Raises:
-        ExampleError: it is not a conversation of the documented form.
+        ExampleError: The value is not a conversation of the documented form.
     """
     try:
         if not isinstance(raw, list) or not raw:
@@ -64,7 +70,7 @@ def parse(raw: Any, folder: str, where: str) -> Example:
             return _stream(raw, folder)
         return ChatExample(tuple(_message(turn, folder) for turn in raw))
     except ExampleError as error:
-        raise ExampleError(f"{where}: {error}") from None
+        raise ExampleError(f"{location}: {error}") from None
 
 
 def _items(turn: Any) -> list[Any]:
@@ -81,15 +87,15 @@ def _items(turn: Any) -> list[Any]:
 def _stream(raw: list, folder: str) -> StreamExample:
     if [turn["role"] for turn in raw] != ["user", "assistant"]:
         raise ExampleError("a streaming example must have one user and one assistant turn")
-    asked, answered = _items(raw[0]), _items(raw[1])
-    videos = [item for item in asked if item.get("type") == "video"]
-    texts = [item for item in asked if item.get("type") == "text"]
-    if len(videos) != 1 or len(texts) > 1 or len(videos) + len(texts) != len(asked):
+    question, answer = _items(raw[0]), _items(raw[1])
+    videos = [item for item in question if item.get("type") == "video"]
+    texts = [item for item in question if item.get("type") == "text"]
+    if len(videos) != 1 or len(texts) > 1 or len(videos) + len(texts) != len(question):
         raise ExampleError("a streaming example's user turn must hold one video and at most one text")
-    if len(answered) != 1 or answered[0].get("type") != "text_stream":
+    if len(answer) != 1 or answer[0].get("type") != "text_stream":
         raise ExampleError("a streaming example's assistant turn must hold one text_stream")
     text = texts[0] if texts else {}
-    words = answered[0].get("text_stream")
+    words = answer[0].get("text_stream")
     if not isinstance(words, list):
         raise ExampleError("text_stream must be a list of [start, end, word]")
     return StreamExample(
@@ -103,7 +109,7 @@ def _message(turn: dict, folder: str) -> Message:
     role = turn["role"] if isinstance(turn, dict) and "role" in turn else None
     if role not in ("system", "user", "assistant"):
         raise ExampleError(f"role {role!r} is not system, user or assistant")
-    content: list[str | Clip | Picture] = []
+    content: list[str | VideoClip | ImageFile] = []
     for item in _items(turn):
         kind = item.get("type")
         if kind == "text":
@@ -125,11 +131,11 @@ def _string(item: dict, key: str) -> str:
         return ""
     if not isinstance(value, str):
         raise ExampleError(f"{key!r} must be a string, not {value!r:.40}")
-    return _whole(value)
+    return _checked_unicode(value)
 
 
-def _whole(text: str) -> str:
-    """The text, if it is Unicode: JSON can spell halves of characters, which no tokenizer takes."""
+def _checked_unicode(text: str) -> str:
+    """Returns the text if it is valid Unicode; JSON can spell lone surrogates, which it is not."""
     if not text.isascii():
         try:
             text.encode()
@@ -142,10 +148,10 @@ def _path(item: dict, key: str, folder: str) -> str:
     value = item.get(key)
     if not isinstance(value, str) or not value:
         raise ExampleError(f"a {key} must name its file")
-    return join(folder, _whole(value))
+    return join(folder, _checked_unicode(value))
 
 
-def _clip(item: dict, folder: str) -> Clip:
+def _clip(item: dict, folder: str) -> VideoClip:
     path = _path(item, "video", folder)
     start, end = (
         None if item.get(key) is None else _seconds(item[key], key)
@@ -156,15 +162,15 @@ def _clip(item: dict, folder: str) -> Clip:
             f"video_end {end / 1e6:g} is not after video_start {start / 1e6:g} in {path}"
         )
     if item.get("duration") is None:
-        return Clip(path, start, end)
+        return VideoClip(path, start, end)
     duration = _seconds(item["duration"], "duration")
     return DeclaredClip(path, start, end, duration, *_declared_size(item, path))
 
 
-def _picture(item: dict, folder: str) -> Picture:
+def _picture(item: dict, folder: str) -> ImageFile:
     path = _path(item, "image", folder)
     if item.get("width") is None or item.get("height") is None:
-        return Picture(path)
+        return ImageFile(path)
     return DeclaredPicture(path, *_declared_size(item, path))
 
 
@@ -175,18 +181,23 @@ def _declared_size(item: dict, path: str) -> tuple[int, int]:
     return size
 
 
-def _seconds(value: Any, what: str) -> int:
+def _seconds(value: Any, name: str) -> int:
     # JSON as Python reads it may hold NaN and Infinity, and true counts as 1.
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ExampleError(f"{what} must be a number of seconds, not {value!r:.40}")
-    return microseconds(value)
+        raise ExampleError(f"{name} must be a number of seconds, not {value!r:.40}")
+    return seconds_to_us(value)
 
 
 def _word(i: int, raw: Any) -> Word:
     if not isinstance(raw, list) or len(raw) != 3 or not isinstance(raw[2], str):
         raise ExampleError(f"word {i} must be [start, end, word], not {raw!r:.60}")
-    start, end, text = raw[0], raw[1], _whole(raw[2])
-    # Nearly always so, and there are a thousand words a clip (NaN and Infinity are in no range).
-    if type(start) in NUMBERS and type(end) in NUMBERS and 0 <= start < MUCH and 0 <= end < MUCH:
-        return Word(microseconds(start), microseconds(end), text)
+    start, end, text = raw[0], raw[1], _checked_unicode(raw[2])
+    # Fast path, as a clip has about a thousand words; NaN and Infinity fail the comparisons.
+    if (
+        type(start) in NUMBER_TYPES
+        and type(end) in NUMBER_TYPES
+        and 0 <= start < MAX_SECONDS
+        and 0 <= end < MAX_SECONDS
+    ):
+        return Word(seconds_to_us(start), seconds_to_us(end), text)
     return Word(_seconds(start, f"word {i} start"), _seconds(end, f"word {i} end"), text)

@@ -1,7 +1,7 @@
-"""Annotation files: JSON lines, each a conversation, the last line the byte offsets of the others.
+"""Random access to annotation files: JSON lines, each a conversation.
 
-The format is LiveCC's (docs/formats.md). A file without the last line works too: its offsets are found
-by reading it once.
+The format is LiveCC's (docs/formats.md): the last line holds the byte offsets of the others. A file
+without that line works too: it is read once to find the offsets.
 """
 
 from __future__ import annotations
@@ -16,29 +16,31 @@ from typing import Any
 import numpy as np
 
 from livecc_jax.data.annotations.conversations import parse
-from livecc_jax.data.files.remote import ByteFile, folder_of
+from livecc_jax.data.files.paths import folder_of
+from livecc_jax.data.files.remote import RandomAccessFile
 from livecc_jax.errors import DataError, MediaError
 from livecc_jax.timeline.example import Example
 
-CHUNK = 1 << 20
+CHUNK_BYTES = 1 << 20
 
 
 class AnnotationFile:
     """Random access to the conversations of one file, local or in a bucket.
 
     Args:
-        path: a path or an address such as `gs://bucket/name`.
-        lines: offsets and end that another object found in the same file; saves the search.
+        path: A path, or an address such as `gs://bucket/name`.
+        lines: Offsets of the lines and end of the last one, if another object has determined them for
+            the same file; this saves reading the file.
 
     Raises:
-        DataError: the file is missing, empty, or its offsets do not match its lines.
+        DataError: The file is missing, empty, or its offsets do not match its lines.
     """
 
     def __init__(self, path: str | Path, lines: tuple[np.ndarray, int] | None = None) -> None:
         self.path = str(path)
         self.folder = folder_of(self.path)
         try:
-            self._file = ByteFile(self.path)
+            self._file = RandomAccessFile(self.path)
         except OSError as error:
             raise DataError(f"{self.path}: cannot be read: {error.strerror}") from error
         except MediaError as error:
@@ -50,11 +52,11 @@ class AnnotationFile:
             self.offsets, self.end = lines
             return
         start = self._last_line_start()
-        offsets = _offsets(self._file.read(start, self.size))
+        offsets = _parse_offsets(self._file.read(start, self.size))
         if offsets is None:
-            self.offsets, self.end = self._scan()
+            self.offsets, self.end = self._scan_offsets()
             return
-        # From the first byte to the last line, each further than the one before.
+        # The first line starts at byte 0, and offsets ascend.
         if not offsets or offsets[0] != 0 or any(a >= b for a, b in pairwise([*offsets, start])):
             raise DataError(
                 f"{self.path}: the offsets in its last line do not match its {start} bytes of lines"
@@ -65,39 +67,40 @@ class AnnotationFile:
         return len(self.offsets)
 
     def __getitem__(self, i: int) -> Example:
-        """Conversation i, parsed.
+        """Parses conversation i.
 
         Raises:
-            DataError: the line is not where its offset says, not UTF-8 or not JSON.
-            ExampleError: the line is JSON but not a usable conversation.
+            DataError: The line is not where its offset says, not UTF-8 or not JSON.
+            ExampleError: The line is JSON but not a usable conversation.
         """
-        return self.parse(i, self.raw(i))
+        return self.parse(i, self.raw_conversation(i))
 
     def parse(self, i: int, raw: Any) -> Example:
-        """What JSON has of conversation i, parsed; see `parse`."""
+        """Parses the JSON value of conversation i; see `parse`."""
         return parse(raw, self.folder, f"{self.path} line {i + 1}")
 
-    def raw(self, i: int) -> Any:
-        """Conversation i as JSON has it."""
+    def raw_conversation(self, i: int) -> Any:
+        """Returns the JSON value of conversation i."""
         if not 0 <= i < len(self):
             raise DataError(f"{self.path}: there is no example {i}, only 0 to {len(self) - 1}")
-        return next(self.raws(i, i + 1))
+        return next(self.raw_conversations(i, i + 1))
 
-    def raws(self, first: int, stop: int) -> Iterator[Any]:
-        """Conversations first, ..., stop - 1 as JSON has them, read together."""
+    def raw_conversations(self, first: int, stop: int) -> Iterator[Any]:
+        """Yields the JSON values of conversations first, ..., stop - 1, read in one request."""
         ends = np.append(self.offsets[first + 1 : stop + 1], [] if stop < len(self) else self.end)
         start = int(self.offsets[first])
-        before = max(start - 1, 0)
-        block = self._file.read(before, int(ends[-1]))
+        block_start = max(start - 1, 0)
+        block = self._file.read(block_start, int(ends[-1]))
         for i, end in zip(range(first, stop), ends.astype(np.int64).tolist()):
-            ahead = block[start - before - 1 : start - before] if start else b""
-            yield self._json(i, start, end, ahead, block[start - before : end - before])
+            previous_byte = block[start - block_start - 1 : start - block_start] if start else b""
+            line = block[start - block_start : end - block_start]
+            yield self._parse_line(i, start, end, previous_byte, line)
             start = end
 
-    def _json(self, i: int, start: int, stop: int, ahead: bytes, line: bytes) -> Any:
+    def _parse_line(self, i: int, start: int, stop: int, previous_byte: bytes, line: bytes) -> Any:
         body = line.rstrip(b"\r\n")
-        whole = line.endswith(b"\n") or stop == self.end
-        if ahead not in (b"", b"\n") or not whole or b"\n" in body:
+        is_complete = line.endswith(b"\n") or stop == self.end
+        if previous_byte not in (b"", b"\n") or not is_complete or b"\n" in body:
             raise DataError(
                 f"{self.path}: the offsets in its last line do not match its lines "
                 f"(line {i + 1} does not span bytes {start} to {stop})"
@@ -117,45 +120,49 @@ class AnnotationFile:
         return (self[i] for i in range(len(self)))
 
     def _last_line_start(self) -> int:
-        """Byte at which the last line that is not blank begins."""
-        tail, at = b"", self.size
-        while at > 0:
-            step = min(CHUNK, at)
-            at -= step
-            tail = self._file.read(at, at + step) + tail
-            found = tail.rstrip(b"\r\n ").rfind(b"\n")
-            if found >= 0:
-                return at + found + 1
+        """Returns the offset of the last line that is not blank."""
+        tail, start = b"", self.size
+        while start > 0:
+            step = min(CHUNK_BYTES, start)
+            start -= step
+            tail = self._file.read(start, start + step) + tail
+            newline = tail.rstrip(b"\r\n ").rfind(b"\n")
+            if newline >= 0:
+                return start + newline + 1
         return 0
 
-    def _scan(self) -> tuple[np.ndarray, int]:
-        """Offsets of the lines, and where the last one ends; blank lines may only follow."""
-        offsets, at, end, blank = array("q"), 0, 0, 0
+    def _scan_offsets(self) -> tuple[np.ndarray, int]:
+        """Reads the whole file for the offsets of its lines and the end of the last one.
+
+        Blank lines are accepted only at the end of the file.
+        """
+        offsets, start, end, first_blank = array("q"), 0, 0, 0
         for number, line in enumerate(self._lines(), 1):
             if not line.strip():
-                blank = blank or number
-            elif blank:
-                raise DataError(f"{self.path}: line {blank} is blank")
+                first_blank = first_blank or number
+            elif first_blank:
+                raise DataError(f"{self.path}: line {first_blank} is blank")
             else:
-                offsets.append(at)
-                end = at + len(line)
-            at += len(line)
+                offsets.append(start)
+                end = start + len(line)
+            start += len(line)
         if not offsets:
             raise DataError(f"{self.path}: the annotation file is empty")
         return np.array(offsets, np.int64), end
 
     def _lines(self) -> Iterator[bytes]:
         rest = b""
-        for at in range(0, self.size, CHUNK):
-            *lines, rest = (rest + self._file.read(at, min(at + CHUNK, self.size))).split(b"\n")
+        for start in range(0, self.size, CHUNK_BYTES):
+            chunk = self._file.read(start, min(start + CHUNK_BYTES, self.size))
+            *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
                 yield line + b"\n"
         if rest:
             yield rest
 
 
-def _offsets(line: bytes) -> list[int] | None:
-    """The offsets that a last line holds; None when it is a conversation (or anything else)."""
+def _parse_offsets(line: bytes) -> list[int] | None:
+    """Parses the offsets in a last line; returns None when the line holds anything else."""
     try:
         values = json.loads(line)
     except ValueError:

@@ -1,10 +1,11 @@
-"""Where videos and images are looked at: timestamps once a file, pictures when they are needed."""
+"""Reads videos and images by path: timestamps and sizes are cached, frames are decoded on demand."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import hashlib
+import logging
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,25 +14,35 @@ from threading import Lock
 
 import numpy as np
 
-from livecc_jax.data.annotations.datasets import REFERENCE, stored_frames, stored_info
+from livecc_jax.data.annotations.datasets import RECORD_PATH, dataset_frames, dataset_video_info
 from livecc_jax.data.files.cache import FileCache
-from livecc_jax.data.files.remote import Stamp, is_remote, stamp
-from livecc_jax.data.files.timestamps import Timestamps
+from livecc_jax.data.files.paths import is_remote
+from livecc_jax.data.files.remote import FileStat, file_stat
+from livecc_jax.data.files.timestamps import TimestampCache
 from livecc_jax.errors import MediaError
 from livecc_jax.media.video import VideoInfo, iter_frames, probe, read_image
-from livecc_jax.timeline.example import Clip, Picture
+from livecc_jax.timeline.example import ImageFile, VideoClip
 
-KEPT = 256  # files whose timestamps stay in memory
-STAMPS_KEPT = 1 << 16
-DECLARED_GAP_US = 33_333  # frames of a file that is only declared: 30 a second
+log = logging.getLogger(__name__)
+
+MAX_CACHED_FILES = 256  # files whose timestamps stay in memory
+MAX_CACHED_STATS = 1 << 16
+DECLARED_FRAME_US = 33_333  # frame duration of a file that is only declared: 30 FPS
 
 
 @dataclass(frozen=True)
-class FileFacts:
-    """What an index stores of a file, to tell later that it is the same.
+class FileIdentity:
+    """What an index stores of a file, to recognise later that it is unchanged.
 
-    check is a digest of the timestamps and the size of a video, of the bytes of an image; 0 says that
-    the file itself was not read. width and height are in pixels as displayed.
+    Attributes:
+        size: Size in bytes.
+        mtime_ns: Time of the last change in nanoseconds.
+        check: Digest of a video's timestamps and size, or of an image's bytes; 0 when the file was not
+            read.
+        frame_duration_us: Nominal duration of a video's frame in microseconds.
+        lead_us: Microseconds from a stream's nominal start to its first frame.
+        width: Width in pixels as displayed.
+        height: Height in pixels as displayed.
     """
 
     size: int
@@ -43,18 +54,23 @@ class FileFacts:
     height: int
 
 
-def digest_of(info: VideoInfo) -> int:
-    """63 bits of a digest of what decides which frames are shown."""
-    total = hashlib.sha256(np.ascontiguousarray(info.pts_us, np.int64).tobytes())
-    total.update(f"{info.frame_duration_us} {info.lead_us} {info.width} {info.height}".encode())
-    return int.from_bytes(total.digest()[:8], "big") >> 1
+def video_digest(info: VideoInfo) -> int:
+    """Returns 63 bits of a digest of everything that determines which frames are shown."""
+    digest = hashlib.sha256(np.ascontiguousarray(info.pts_us, np.int64).tobytes())
+    digest.update(f"{info.frame_duration_us} {info.lead_us} {info.width} {info.height}".encode())
+    return int.from_bytes(digest.digest()[:8], "big") >> 1
 
 
 @dataclass(frozen=True)
-class Picked:
-    """An image file as it was seen."""
+class ImageInfo:
+    """Size and contents of an image file.
 
-    size: tuple[int, int]  # height, width
+    Attributes:
+        size: Height and width in pixels.
+        digest: 63 bits of a digest of the file's bytes.
+    """
+
+    size: tuple[int, int]
     digest: int
 
 
@@ -62,150 +78,166 @@ class MediaFiles:
     """Videos and images by path.
 
     Args:
-        timestamps: keeps what was read on disk.
-        declared: believe annotations that say how long and large a file is, and do not open it.
-        cache: for copies of files in buckets; by default in the user's cache folder.
+        timestamps: Keeps timestamps on disk, for other processes and later runs.
+        declared: Whether to believe annotations that give duration and size, without opening the file.
+        cache: Holds copies of files in buckets; by default in the user's cache folder.
+        max_cached_files: Number of files whose timestamps stay in memory.
     """
 
     def __init__(
         self,
-        timestamps: Timestamps | None = None,
+        timestamps: TimestampCache | None = None,
         declared: bool = False,
         cache: FileCache | None = None,
+        max_cached_files: int = MAX_CACHED_FILES,
     ) -> None:
         self._timestamps = timestamps
         self._cache = cache or FileCache()
         self._declared = declared
-        self._known: OrderedDict[tuple[str, Stamp], VideoInfo | Picked] = OrderedDict()
-        self._stamps: OrderedDict[str, Stamp] = OrderedDict()
+        self._max_cached_files = max_cached_files
+        self._infos: OrderedDict[tuple[str, FileStat], VideoInfo | ImageInfo] = OrderedDict()
+        self._stats: OrderedDict[str, FileStat] = OrderedDict()
         self._lock = Lock()
 
-    def video(self, clip: Clip) -> VideoInfo:
-        """Timestamps and size of a clip's file. Raises MediaError."""
-        duration = getattr(clip, "duration_us", 0)
-        if self._declared and duration:
-            pts = np.arange(0, duration, DECLARED_GAP_US)
-            return VideoInfo(clip.path, pts, DECLARED_GAP_US, clip.width, clip.height)
-        found = self._look(clip.path, self._stamp(clip.path), video=True)
-        assert isinstance(found, VideoInfo)
-        return found
+    def video_info(self, clip: VideoClip) -> VideoInfo:
+        """Returns timestamps and size of a clip's file. Raises MediaError."""
+        duration_us = getattr(clip, "duration_us", 0)
+        if self._declared and duration_us:
+            pts_us = np.arange(0, duration_us, DECLARED_FRAME_US)
+            return VideoInfo(clip.path, pts_us, DECLARED_FRAME_US, clip.width, clip.height)
+        info = self._info(clip.path, self._stat(clip.path), is_video=True)
+        assert isinstance(info, VideoInfo)
+        return info
 
-    def picture(self, picture: Picture) -> tuple[int, int]:
-        """Height and width of an image. Raises MediaError."""
-        if self._declared and getattr(picture, "width", 0):
-            return picture.height, picture.width
-        return self._look(picture.path, self._stamp(picture.path), video=False).size
+    def image_size(self, image: ImageFile) -> tuple[int, int]:
+        """Returns height and width of an image in pixels. Raises MediaError."""
+        if self._declared and getattr(image, "width", 0):
+            return image.height, image.width
+        return self._info(image.path, self._stat(image.path), is_video=False).size
 
-    def facts(self, item: Clip | Picture | str, video: bool) -> FileFacts:
-        """What identifies a file that was looked at before. Raises MediaError."""
-        seen = self._stamp(item)
-        found = self._look(item, seen, video)
-        if isinstance(found, Picked):
-            return FileFacts(seen.size, seen.mtime_ns, found.digest, 0, 0, *found.size[::-1])
-        return FileFacts(
-            seen.size, seen.mtime_ns, digest_of(found),
-            found.frame_duration_us, found.lead_us, found.width, found.height,
+    def identity(self, path: str, is_video: bool) -> FileIdentity:
+        """Returns what identifies the current version of a file. Raises MediaError."""
+        stat = self._stat(path)
+        info = self._info(path, stat, is_video)
+        if isinstance(info, ImageInfo):
+            return FileIdentity(stat.size, stat.mtime_ns, info.digest, 0, 0, *info.size[::-1])
+        return FileIdentity(
+            stat.size, stat.mtime_ns, video_digest(info),
+            info.frame_duration_us, info.lead_us, info.width, info.height,
         )  # fmt: skip
 
-    def check(self, path: str, facts: FileFacts, video: bool) -> None:
-        """Make sure that a file is still what it was.
+    def check_unchanged(self, path: str, identity: FileIdentity, is_video: bool) -> None:
+        """Checks that a file is still the one that was indexed.
 
-        The same size and time of change are believed; another time of change (a copy) is settled by
-        reading the timestamps, or the image, once.
+        Equal size and modification time are trusted. Another modification time, as of a copy, is
+        settled by reading the timestamps, or the image, once.
 
         Raises:
-            MediaError: it is gone or has changed.
+            MediaError: The file is gone or has changed.
         """
-        seen = self._stamp(path)
-        if seen.size != facts.size:
+        stat = self._stat(path)
+        if stat.size != identity.size:
             raise MediaError(
                 f"{path}: has changed since it was indexed: "
-                f"it had {facts.size} bytes and has {seen.size}"
+                f"it had {identity.size} bytes and has {stat.size}"
             )
-        if facts.mtime_ns and seen.mtime_ns == facts.mtime_ns:
+        if identity.mtime_ns and stat.mtime_ns == identity.mtime_ns:
             return
-        found = self._look(path, seen, video)
-        now = found.digest if isinstance(found, Picked) else digest_of(found)
-        if now != facts.check:
-            what = "timestamps" if video else "contents"
-            raise MediaError(f"{path}: has changed since it was indexed: its {what} are others")
+        info = self._info(path, stat, is_video)
+        digest = info.digest if isinstance(info, ImageInfo) else video_digest(info)
+        if digest != identity.check:
+            part = "timestamps" if is_video else "contents"
+            raise MediaError(f"{path}: has changed since it was indexed: its {part} differ")
 
     def frames(self, info: VideoInfo, indices: np.ndarray) -> Iterator[np.ndarray]:
-        """Frames by number, each uint8 [H, W, 3] RGB; a repeated one is the same array.
+        """Yields frames by number.
 
-        Raises MediaError.
+        Args:
+            info: Timestamps and size of the file.
+            indices: Frame numbers, ascending; they may repeat.
+
+        Yields:
+            uint8 [H, W, 3] RGB for each index; a repeated frame is the same array.
+
+        Raises:
+            MediaError: A frame cannot be read.
         """
-        if REFERENCE.fullmatch(info.path):
-            yield from stored_frames(info, indices)
+        if RECORD_PATH.fullmatch(info.path):
+            yield from dataset_frames(info, indices)
             return
         with self._local(info.path) as path:
             yield from iter_frames(dataclasses.replace(info, path=path), indices)
 
     def image(self, path: str) -> np.ndarray:
-        """An image: uint8 [H, W, 3] RGB. Raises MediaError."""
+        """Returns an image as uint8 [H, W, 3] RGB. Raises MediaError."""
         with self._local(path) as local:
             return read_image(local)
 
-    def _stamp(self, path: str) -> Stamp:
-        """The file's stamp; a store is asked once, its objects are replaced and not edited."""
+    def _stat(self, path: str) -> FileStat:
+        """Returns a file's size and modification time.
+
+        A store is asked only once: objects in a bucket are replaced under new names, not edited.
+        """
         if not is_remote(path):
-            return stamp(path)
+            return file_stat(path)
         with self._lock:
-            if path in self._stamps:
-                return self._stamps[path]
-        seen = stamp(path)
+            if path in self._stats:
+                return self._stats[path]
+        stat = file_stat(path)
         with self._lock:
-            self._stamps[path] = seen
-            while len(self._stamps) > STAMPS_KEPT:
-                self._stamps.popitem(last=False)
-        return seen
+            self._stats[path] = stat
+            while len(self._stats) > MAX_CACHED_STATS:
+                self._stats.popitem(last=False)
+        return stat
 
     @contextlib.contextmanager
     def _local(self, path: str) -> Iterator[str]:
-        """A local path of a file, good until the block ends; errors name the file by its address."""
+        """Yields a local path of a file, valid until the block ends; errors name the original path."""
         if not is_remote(path):
             yield path
             return
-        with self._cache.local(path, self._stamp(path)) as local:
+        with self._cache.local(path, self._stat(path)) as local:
             try:
                 yield local
             except MediaError as error:
                 raise MediaError(str(error).replace(local, path)) from error
 
-    def _look(self, path: str, seen: Stamp, video: bool) -> VideoInfo | Picked:
-        key = (path, seen)
+    def _info(self, path: str, stat: FileStat, is_video: bool) -> VideoInfo | ImageInfo:
+        key = (path, stat)
         with self._lock:
-            if key in self._known:
-                self._known.move_to_end(key)
-                return self._known[key]
-        found = self._read(path, seen, video)
+            if key in self._infos:
+                self._infos.move_to_end(key)
+                return self._infos[key]
+        info = self._video_info(path, stat) if is_video else self._image_info(path)
         with self._lock:
-            self._known[key] = found
-            while len(self._known) > KEPT:
-                self._known.popitem(last=False)
-        return found
+            self._infos[key] = info
+            while len(self._infos) > self._max_cached_files:
+                self._infos.popitem(last=False)
+        return info
 
-    def _read(self, path: str, seen: Stamp, video: bool) -> VideoInfo | Picked:
-        if not video:
-            size = self.image(path).shape[:2]
-            with self._local(path) as local:
-                digest = hashlib.sha256(Path(local).read_bytes()).digest()
-            return Picked((int(size[0]), int(size[1])), int.from_bytes(digest[:8], "big") >> 1)
-        stored = self._timestamps.get(path, seen) if self._timestamps else None
-        if isinstance(stored, MediaError):
-            raise stored
-        if stored is not None:
-            return stored
+    def _image_info(self, path: str) -> ImageInfo:
+        height, width = self.image(path).shape[:2]
+        with self._local(path) as local:
+            digest = hashlib.sha256(Path(local).read_bytes()).digest()
+        return ImageInfo((int(height), int(width)), int.from_bytes(digest[:8], "big") >> 1)
+
+    def _video_info(self, path: str, stat: FileStat) -> VideoInfo:
+        cached = self._timestamps.get(path, stat) if self._timestamps else None
+        if isinstance(cached, MediaError):
+            raise cached
+        if cached is not None:
+            return cached
+        log.debug("%s: reading timestamps", path)
         try:
-            if REFERENCE.fullmatch(path):
-                info = stored_info(path)
+            if RECORD_PATH.fullmatch(path):
+                info = dataset_video_info(path)
             else:
                 with self._local(path) as local:
                     info = dataclasses.replace(probe(local), path=path)
         except MediaError as error:
             if self._timestamps:
-                self._timestamps.put(path, seen, error)
+                self._timestamps.put(path, stat, error)
             raise
         if self._timestamps:
-            self._timestamps.put(path, seen, info)
+            self._timestamps.put(path, stat, info)
         return info

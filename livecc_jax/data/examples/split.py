@@ -1,7 +1,7 @@
-"""Long streaming examples cut at turn boundaries, so that each piece fits a row.
+"""Splits streaming examples that are longer than a row into slices, at turn boundaries.
 
-A piece is a clip of its own: labels from 0, an opening of six frames, and what was said before it as
-previous commentary.
+Each slice is an example of its own: its time labels start at 0, its first turn shows six frames, and
+the words before it become its previous commentary.
 """
 
 from __future__ import annotations
@@ -12,21 +12,28 @@ from typing import Any
 
 import numpy as np
 
-from livecc_jax.data.examples.example import ExamplePlan, plan_example
+from livecc_jax.data.examples.encode import EncodedExample, encode_example
 from livecc_jax.errors import ExampleError
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.timeline.chat import ChatTemplate
 from livecc_jax.timeline.example import StreamExample
-from livecc_jax.timeline.turns import OPENING_FRAMES, TURN_FRAMES, word_turns
+from livecc_jax.timeline.turns import OPENING_FRAMES, TURN_FRAMES, assign_words
 
-TOKENS_A_WORD = 1.35
-MOST_TEXT = 200  # tokens of text that a turn hardly ever has
-OPENING_TURNS = OPENING_FRAMES // TURN_FRAMES  # ordinary turns that make an opening
+TOKENS_PER_WORD = 1.35
+MAX_TEXT_TOKENS = 200  # tokens of text that a turn hardly ever exceeds
+OPENING_UNITS = OPENING_FRAMES // TURN_FRAMES  # units of two frames that make an opening
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Part of a streaming example: a span of the file, in microseconds, and a range of its words."""
+class ExampleSlice:
+    """A part of a streaming example: a span of its file and a range of its words.
+
+    Attributes:
+        start_us: Start of the span in microseconds of the file.
+        end_us: End of the span in microseconds of the file.
+        first_word: Number of the first word.
+        stop_word: Number of the first word after the slice.
+    """
 
     start_us: int
     end_us: int
@@ -34,120 +41,126 @@ class Piece:
     stop_word: int
 
 
-def cut(example: StreamExample, piece: Piece) -> StreamExample:
-    """The piece as an example; its previous commentary is the example's, then the words before it."""
-    before = [w.text.strip() for w in example.words[: piece.first_word]]
+def slice_example(example: StreamExample, part: ExampleSlice) -> StreamExample:
+    """Returns a slice as an example; the words before it are added to the previous commentary."""
+    words_before = [w.text.strip() for w in example.words[: part.first_word]]
     return dataclasses.replace(
         example,
-        clip=dataclasses.replace(example.clip, start_us=piece.start_us, end_us=piece.end_us),
-        words=example.words[piece.first_word : piece.stop_word],
-        previous=" ".join(filter(None, [example.previous.strip(), *before])),
+        clip=dataclasses.replace(example.clip, start_us=part.start_us, end_us=part.end_us),
+        words=example.words[part.first_word : part.stop_word],
+        previous=" ".join(filter(None, [example.previous.strip(), *words_before])),
     )
 
 
 def split_example(
     example: StreamExample,
-    plan: ExamplePlan,
+    encoded: EncodedExample,
     template: ChatTemplate,
     budget: PixelBudget,
     context: bool,
-    tokens: int,
-    **how: Any,
-) -> list[tuple[Piece, ExamplePlan]]:
-    """Pieces of at most `tokens` tokens, as long as can be, from the beginning on.
+    max_tokens: int,
+    **options: Any,
+) -> list[tuple[ExampleSlice, EncodedExample]]:
+    """Splits an example into slices of at most `max_tokens` tokens, each as long as possible.
 
     Args:
-        example: that takes more.
-        plan: its own.
-        template: of the model's tokenizer.
-        budget: pixels a frame.
-        context: whether previous commentary is shown.
-        tokens: most a piece may take.
-        how: further arguments of `plan_example`.
+        example: An example with more tokens than that.
+        encoded: The same example, encoded or counted.
+        template: Chat template over the model's tokenizer.
+        budget: Pixel budget of a frame.
+        context: Whether previous commentary is shown.
+        max_tokens: Most tokens that a slice may have.
+        options: Further arguments of `encode_example`.
 
     Returns:
-        Pieces with their plans; stretches in which nothing is said are in none.
+        Slices with their encoded examples. Spans in which nothing is said belong to no slice.
 
     Raises:
-        ExampleError: not even an opening fits.
+        ExampleError: Not even an opening turn fits.
     """
-    # Turns as two frames each: the opening counts as three, so that any boundary can start a piece.
-    times = plan.media[0].times_us
-    units = len(times) // TURN_FRAMES
-    lasts = times[TURN_FRAMES - 1 :: TURN_FRAMES]
-    owners = word_turns(lasts, example.words)
+    # Units of two frames each. An opening is three of them, so a slice can start at any unit.
+    times_us = encoded.media[0].times_us
+    num_units = len(times_us) // TURN_FRAMES
+    unit_ends_us = times_us[TURN_FRAMES - 1 :: TURN_FRAMES]
+    unit_of_word = assign_words(unit_ends_us, example.words)
 
-    def piece(first: int, stop: int) -> Piece:
-        words = np.searchsorted(owners, [first, stop], side="left")
-        return Piece(int(times[TURN_FRAMES * first]), int(lasts[stop - 1]), *map(int, words))
+    def slice_units(first: int, stop: int) -> ExampleSlice:
+        words = np.searchsorted(unit_of_word, [first, stop], side="left")
+        return ExampleSlice(
+            int(times_us[TURN_FRAMES * first]), int(unit_ends_us[stop - 1]), *map(int, words)
+        )
 
-    def made(first: int, stop: int) -> ExamplePlan:
-        return plan_example(cut(example, piece(first, stop)), template, budget, context, **how)
+    def encode_slice(first: int, stop: int) -> EncodedExample:
+        part = slice_example(example, slice_units(first, stop))
+        return encode_example(part, template, budget, context, **options)
 
-    seen = plan.media[0].patches_per_pair // 4
-    cost = _Cost(example, plan, template, owners, units, context)
-    found: list[tuple[Piece, ExamplePlan]] = []
+    pair_tokens = encoded.media[0].tokens_per_pair
+    estimate = _TokenEstimate(example, encoded, template, unit_of_word, num_units, context)
+    slices: list[tuple[ExampleSlice, EncodedExample]] = []
     first = 0
-    while units - first >= OPENING_TURNS:
-        stop = cost.fitting(first, tokens)  # plans decide
-        best: tuple[int, ExamplePlan] | None = None
-        while first + OPENING_TURNS <= stop <= units:
-            if 0 < units - stop < OPENING_TURNS <= units - OPENING_TURNS - first:
-                stop = units - OPENING_TURNS  # the last piece needs an opening too
+    while num_units - first >= OPENING_UNITS:
+        stop = estimate.stop_that_fits(first, max_tokens)  # a first guess; encoding decides
+        best: tuple[int, EncodedExample] | None = None
+        while first + OPENING_UNITS <= stop <= num_units:
+            if 0 < num_units - stop < OPENING_UNITS <= num_units - OPENING_UNITS - first:
+                stop = num_units - OPENING_UNITS  # the last slice needs an opening too
             try:
-                whole = made(first, stop)
+                candidate = encode_slice(first, stop)
             except ExampleError:
                 best = None
-                break  # nothing is said here
-            spare = tokens - whole.tokens
+                break  # nothing is said in this span
+            spare = max_tokens - candidate.tokens
             if spare < 0:
                 if best:
                     break
-                stop -= max(1, -spare // (seen + MOST_TEXT))
+                stop -= max(1, -spare // (pair_tokens + MAX_TEXT_TOKENS))
                 continue
             if best and stop <= best[0]:
                 break
-            best = stop, whole
-            if spare < seen:
+            best = stop, candidate
+            if spare < pair_tokens:
                 break
             stop += 1
         if best:
             stop = best[0]
-            found.append((piece(first, stop), best[1]))
-        if stop - first < OPENING_TURNS:
-            raise ExampleError(f"not even its first 3 s fit a row of {tokens} tokens")
+            slices.append((slice_units(first, stop), best[1]))
+        if stop - first < OPENING_UNITS:
+            raise ExampleError(f"not even its first 3 s fit a row of {max_tokens} tokens")
         first = stop
-    return found
+    return slices
 
 
-class _Cost:
-    """What pieces take, nearly: from the tokens that each turn of the whole took."""
+class _TokenEstimate:
+    """Estimates the tokens of slices from the tokens of the whole example."""
 
     def __init__(
         self,
         example: StreamExample,
-        plan: ExamplePlan,
+        encoded: EncodedExample,
         template: ChatTemplate,
-        owners: np.ndarray,
-        units: int,
+        unit_of_word: np.ndarray,
+        num_units: int,
         context: bool,
     ) -> None:
-        media = plan.media[0]
-        seen = media.patches_per_pair // 4
-        text = max(0, plan.tokens - seen * media.pairs) / max(1, units)
-        # Words of each unit as tokens, what is equal in all turns spread evenly.
+        media = encoded.media[0]
+        pair_tokens = media.tokens_per_pair
+        text_tokens = max(0, encoded.tokens - pair_tokens * media.pairs) / max(1, num_units)
+        # Tokens of each unit's words, with all other text spread evenly over the units.
         self._tokenizer = template.tokenizer
         self._example, self._context = example, context
-        said = np.bincount(owners[owners < units], minlength=units).astype(float)
-        even = text - said.sum() * TOKENS_A_WORD / max(1, units)
-        self._upto = np.concatenate([[0], np.cumsum(seen + max(even, 0.0) + said * TOKENS_A_WORD)])
-        self._words = np.searchsorted(owners, np.arange(units + 1), side="left")
-        self._units = units
+        num_words = np.bincount(unit_of_word[unit_of_word < num_units], minlength=num_units)
+        num_words = num_words.astype(float)
+        other_text = text_tokens - num_words.sum() * TOKENS_PER_WORD / max(1, num_units)
+        unit_tokens = pair_tokens + max(other_text, 0.0) + num_words * TOKENS_PER_WORD
+        self._tokens_before = np.concatenate([[0], np.cumsum(unit_tokens)])
+        self._first_words = np.searchsorted(unit_of_word, np.arange(num_units + 1), side="left")
+        self._num_units = num_units
 
-    def fitting(self, first: int, tokens: int) -> int:
-        """Where a piece from `first` on that just fits may end."""
-        before = int(self._words[first]) if self._context else 0
-        told = [w.text for w in self._example.words[:before]]
-        room = tokens - (len(self._tokenizer.encode(" ".join(told))) if told else 0)
-        stop = int(np.searchsorted(self._upto, self._upto[first] + room, side="right"))
-        return max(first + OPENING_TURNS, min(self._units, stop - 1))
+    def stop_that_fits(self, first: int, max_tokens: int) -> int:
+        """Returns the unit before which a slice that starts at unit `first` should stop."""
+        num_previous = int(self._first_words[first]) if self._context else 0
+        previous = [w.text for w in self._example.words[:num_previous]]
+        previous_tokens = len(self._tokenizer.encode(" ".join(previous))) if previous else 0
+        limit = self._tokens_before[first] + (max_tokens - previous_tokens)
+        stop = int(np.searchsorted(self._tokens_before, limit, side="right"))
+        return max(first + OPENING_UNITS, min(self._num_units, stop - 1))

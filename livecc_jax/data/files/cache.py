@@ -1,92 +1,117 @@
-"""A bounded folder of files fetched from a store, shared by threads and processes of a host."""
+"""A folder of limited size with local copies of remote files, shared by all processes of a host."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import hashlib
-import logging
 import math
 import os
 import queue
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-from livecc_jax.data.files.remote import DISK, Stamp, patiently, store_of
+from livecc_jax.data.files.remote import (
+    DISK_FULL,
+    FIRST_WAIT_S,
+    FileStat,
+    open_store,
+    with_retries,
+)
 from livecc_jax.errors import ConfigError, DataError, MediaError
 
-log = logging.getLogger(__name__)
-
-CHUNK = 1 << 20
-STALL_S = 60.0  # without a byte, an attempt is given up
-ROOM_S = 600.0  # waited for others to be done with files, when none can be evicted
-OLD_PART_S = 3600.0
+CHUNK_BYTES = 1 << 20
+STALL_TIMEOUT_S = 60.0  # an attempt that receives no byte for this long is given up
+SPACE_TIMEOUT_S = 600.0  # longest wait for files in use to be released when none can be evicted
+STALE_PART_S = 3600.0  # a partial file this old belongs to a process that died
 DEFAULT_GB = 50.0
 
 
 def default_folder() -> Path:
-    """Where files go when nothing else is said."""
+    """Returns the folder of the cache when none is configured."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "livecc" / "media"
 
 
 class FileCache:
-    """Local copies of remote files, at most `max_bytes` of them; the longest unused goes first.
+    """Local copies of remote files with least-recently-used eviction.
 
-    A copy in use is never evicted: users hold a lock on it, which ends with their process.
+    A copy in use is never evicted: each user holds a file lock on it, which the system releases when
+    the user's process ends.
+
+    Args:
+        folder: Folder of the copies; by default in the user's cache folder.
+        max_bytes: Most bytes that all copies together may take.
+        stall_timeout_s: Seconds without a byte after which an attempt to fetch is given up.
+        first_wait_s: Longest wait in seconds before the first retry of a fetch.
+        allocate: Reserves disk space for an open file, as os.posix_fallocate does.
     """
 
-    def __init__(self, folder: str | Path = "", max_bytes: int = int(DEFAULT_GB * 1e9)) -> None:
+    def __init__(
+        self,
+        folder: str | Path = "",
+        max_bytes: int = int(DEFAULT_GB * 1e9),
+        *,
+        stall_timeout_s: float = STALL_TIMEOUT_S,
+        first_wait_s: float = FIRST_WAIT_S,
+        allocate: Callable[[int, int, int], None] = os.posix_fallocate,
+    ) -> None:
         self.folder = Path(folder) if folder else default_folder()
         self.max_bytes = max_bytes
+        self._stall_timeout_s, self._first_wait_s = stall_timeout_s, first_wait_s
+        self._allocate_space = allocate
 
     @staticmethod
-    def of(folder: str | Path, gigabytes: float) -> FileCache:
-        """A cache of so many GB. Raises ConfigError when that is no size."""
+    def from_gigabytes(folder: str | Path, gigabytes: float) -> FileCache:
+        """Returns a cache of a size in GB. Raises ConfigError when the size is not positive."""
         if not 0 < gigabytes < math.inf:
             raise ConfigError(f"a cache must hold more than 0 GB, not {gigabytes}")
         return FileCache(folder, int(gigabytes * 1e9))
 
     @contextlib.contextmanager
-    def local(self, address: str, seen: Stamp) -> Iterator[str]:
-        """A path of the file, good until the block ends.
+    def local(self, address: str, stat: FileStat) -> Iterator[str]:
+        """Yields the path of a local copy, which stays valid until the block ends.
+
+        Args:
+            address: Address of the file.
+            stat: Its size and modification time; another version of the file gets another copy.
 
         Raises:
-            MediaError: the file is gone, larger than the cache, or its store fails again and again.
-            DataError: the disk is full.
+            MediaError: The file is gone, is larger than the cache, or its store fails repeatedly.
+            DataError: The disk is full.
         """
-        if seen.size > self.max_bytes:
+        if stat.size > self.max_bytes:
             raise MediaError(
-                f"{address}: has {seen.size} bytes, more than the cache may hold ({self.max_bytes})"
+                f"{address}: has {stat.size} bytes, more than the cache may hold ({self.max_bytes})"
             )
         self.folder.mkdir(parents=True, exist_ok=True)
-        key = hashlib.sha256(f"{address} {seen.size} {seen.mtime_ns}".encode()).hexdigest()[:32]
+        key = hashlib.sha256(f"{address} {stat.size} {stat.mtime_ns}".encode()).hexdigest()[:32]
         path = self.folder / (key + os.path.splitext(address)[1][:8])
-        with self._held(address, path, seen.size):
+        with self._locked_copy(address, path, stat.size):
             os.utime(path)
             yield str(path)
 
     def size(self) -> int:
-        """Bytes that are taken, files under way included."""
+        """Returns the bytes in use, including space reserved for files being fetched."""
         if not self.folder.is_dir():
             return 0
-        with self._turn():
-            return self._taken()
+        with self._exclusive():
+            return self._used_bytes()
 
-    def _held(self, address: str, path: Path, size: int) -> IO[str]:
-        """An open lock on the copy at `path`, which is fetched when it is not there."""
+    def _locked_copy(self, address: str, path: Path, size: int) -> IO[str]:
+        """Returns an open lock on the copy at `path`, after fetching the file if it is missing."""
         while True:
             lock = open(self._lock_path(path), "a")  # noqa: SIM115 (the caller closes it)
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH)
-                # A lock that was evicted meanwhile is nobody else's any more.
-                if self._is_at(lock, path) and path.is_file():
+                # A lock file that was evicted meanwhile is not the one others use.
+                if self._is_current(lock, path) and path.is_file():
                     return lock
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                if self._is_at(lock, path) and not path.is_file():
+                if self._is_current(lock, path) and not path.is_file():
                     try:
                         self._fetch(address, path, size)
                     except BaseException:
@@ -100,39 +125,43 @@ class FileCache:
     def _fetch(self, address: str, path: Path, size: int) -> None:
         part = self._reserve(address, path, size)
         try:
-            patiently(address, lambda: _copy(address, part, size))
-            with self._turn():
+            with_retries(
+                address,
+                lambda: _download(address, part, size, self._stall_timeout_s),
+                self._first_wait_s,
+            )
+            with self._exclusive():
                 os.replace(part, path)
         except OSError as error:
-            if error.errno not in DISK:
+            if error.errno not in DISK_FULL:
                 raise
-            raise self._full(address, size) from error
+            raise self._disk_full_error(address, size) from error
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(part)
 
     @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Alone among threads and processes: while files come and go under new names, a listing of
-        the folder may hold one twice or not at all."""
-        with open(self.folder / "room.lock", "a") as turn:
-            fcntl.flock(turn, fcntl.LOCK_EX)
+    def _exclusive(self) -> Iterator[None]:
+        """Excludes other threads and processes: while files are renamed, a listing of the folder may
+        contain one of them twice or not at all."""
+        with open(self.folder / "room.lock", "a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def _taken(self) -> int:
+    def _used_bytes(self) -> int:
         return sum(size for _, size, _ in self._files())
 
     def _reserve(self, address: str, path: Path, size: int) -> str:
-        """Make room and take it: a file of the right size to write into."""
-        until = time.monotonic() + ROOM_S
+        """Evicts files until `size` bytes are free, and returns a partial file of that size."""
+        deadline = time.monotonic() + SPACE_TIMEOUT_S
         while True:
-            with self._turn():
-                over = self._taken() + size - self.max_bytes
-                while over > 0 and self._evict(over):
-                    over = self._taken() + size - self.max_bytes
-                if over <= 0:
+            with self._exclusive():
+                excess = self._used_bytes() + size - self.max_bytes
+                while excess > 0 and self._evict(excess):
+                    excess = self._used_bytes() + size - self.max_bytes
+                if excess <= 0:
                     return self._allocate(address, path, size)
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 raise DataError(
                     f"{self.folder}: {self.max_bytes} bytes are too few for the files in use"
                 )
@@ -142,105 +171,109 @@ class FileCache:
         while True:
             handle, part = tempfile.mkstemp(dir=self.folder, prefix=path.stem, suffix=".part")
             try:
-                os.posix_fallocate(handle, 0, size)
+                self._allocate_space(handle, 0, size)
                 return part
             except OSError as error:
                 os.unlink(part)
-                if error.errno not in DISK:
+                if error.errno not in DISK_FULL:
                     raise
-                # Others fill the disk too: give up more than the bound asks for.
+                # Others fill the disk too: evict more than the limit of the cache asks for.
                 if not self._evict(size):
-                    raise self._full(address, size) from error
+                    raise self._disk_full_error(address, size) from error
             finally:
                 os.close(handle)
 
-    def _full(self, address: str, size: int) -> DataError:
+    def _disk_full_error(self, address: str, size: int) -> DataError:
         return DataError(
-            f"{self.folder}: the disk is full: {address} needs {size} bytes; make room, or give the "
-            "cache another folder"
+            f"{self.folder}: the disk is full: {address} needs {size} bytes; free some space, or "
+            "configure another cache folder"
         )
 
-    def _evict(self, need: int) -> int:
-        """Remove the longest unused files, `need` bytes of them: how many were removed."""
-        removed = freed = 0
+    def _evict(self, needed_bytes: int) -> int:
+        """Removes least recently used files up to `needed_bytes`; returns how many were removed."""
+        num_removed = freed_bytes = 0
         for _, size, path in sorted(self._files()):
-            if freed >= need:
+            if freed_bytes >= needed_bytes:
                 break
             if path.suffix == ".part":
                 continue
             lock_path = self._lock_path(path)
             with contextlib.suppress(OSError), open(lock_path, "a") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while somebody uses it
-                if self._is_at(lock, path):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while the copy is in use
+                if self._is_current(lock, path):
                     path.unlink(missing_ok=True)
                     lock_path.unlink(missing_ok=True)
-                    freed, removed = freed + size, removed + 1
-        return removed
+                    freed_bytes, num_removed = freed_bytes + size, num_removed + 1
+        return num_removed
 
     def _files(self) -> list[tuple[float, int, Path]]:
-        """(last use, bytes, path) of all files; parts of processes that died are removed."""
-        found = []
+        """Lists (last use, bytes, path) of all files; removes partial files of dead processes."""
+        files = []
         with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as entries:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):
-                    facts = entry.stat()
+                    stat = entry.stat()
                     if entry.name.endswith(".lock"):
                         continue
-                    if entry.name.endswith(".part") and time.time() - facts.st_mtime > OLD_PART_S:
+                    if entry.name.endswith(".part") and time.time() - stat.st_mtime > STALE_PART_S:
                         os.unlink(entry.path)
                     else:
-                        found.append((facts.st_mtime, facts.st_size, Path(entry.path)))
-        return found
+                        files.append((stat.st_mtime, stat.st_size, Path(entry.path)))
+        return files
 
     @staticmethod
     def _lock_path(path: Path) -> Path:
         return path.with_name(path.name + ".lock")
 
     @classmethod
-    def _is_at(cls, lock: IO[str], path: Path) -> bool:
-        """Whether an open lock is still the one of `path`."""
+    def _is_current(cls, lock: IO[str], path: Path) -> bool:
+        """Returns whether an open lock file is still the one that stands for `path`."""
         try:
             return os.fstat(lock.fileno()).st_ino == os.stat(cls._lock_path(path)).st_ino
         except FileNotFoundError:
             return False
 
 
-def _copy(address: str, target: str, size: int) -> None:
-    """Fetch a file; a store that goes silent is given up, as waiting longer would stop training."""
-    store, name = store_of(address)
+def _download(address: str, target: str, size: int, stall_timeout_s: float) -> None:
+    """Copies a remote file into a local one.
+
+    The store is read in another thread, so that one that goes silent can be given up: it would
+    otherwise block training.
+    """
+    store, name = open_store(address)
     chunks: queue.Queue[bytes | Exception | None] = queue.Queue(4)
-    given_up = threading.Event()
+    cancelled = threading.Event()
 
     def put(item: bytes | Exception | None) -> None:
-        while not given_up.is_set():
+        while not cancelled.is_set():
             with contextlib.suppress(queue.Full):
                 return chunks.put(item, timeout=1.0)
 
     def read() -> None:
         try:
             with store.open(name, "rb") as source:
-                while not given_up.is_set() and (chunk := source.read(CHUNK)):
+                while not cancelled.is_set() and (chunk := source.read(CHUNK_BYTES)):
                     put(chunk)
             put(None)
         except Exception as error:  # raised again below
             put(error)
 
     threading.Thread(target=read, name="fetch", daemon=True).start()
-    got = 0
+    received = 0
     try:
         with open(target, "r+b") as file:
             while True:
                 try:
-                    chunk = chunks.get(timeout=STALL_S)
+                    chunk = chunks.get(timeout=stall_timeout_s)
                 except queue.Empty:
-                    raise TimeoutError(f"not a byte in {STALL_S:g} s") from None
+                    raise TimeoutError(f"received nothing for {stall_timeout_s:g} s") from None
                 if isinstance(chunk, Exception):
                     raise chunk
                 if chunk is None:
                     break
                 file.write(chunk)
-                got += len(chunk)
+                received += len(chunk)
     finally:
-        given_up.set()
-    if got != size:
-        raise ConnectionError(f"{got} of {size} bytes came")
+        cancelled.set()
+    if received != size:
+        raise ConnectionError(f"received {received} of {size} bytes")

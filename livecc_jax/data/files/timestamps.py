@@ -1,4 +1,4 @@
-"""What demuxing found in video files, kept on disk: a file is read once, whoever asks and how often."""
+"""An on-disk cache of video timestamps, so that each video file is demuxed only once."""
 
 from __future__ import annotations
 
@@ -10,24 +10,26 @@ from pathlib import Path
 
 import numpy as np
 
-from livecc_jax.data.files.remote import Stamp
+from livecc_jax.data.files.remote import FileStat
 from livecc_jax.errors import DataError, MediaError
 from livecc_jax.media.video import VideoInfo
 
-WAIT_S = 60.0  # for another process that is writing
+LOCK_TIMEOUT_S = 60.0  # longest wait for another process that is writing
 
 
-class Timestamps:
-    """Timestamps by path, size and time of change, in a SQLite file that processes share.
+class TimestampCache:
+    """Timestamps by path, size and modification time, in a SQLite file that processes share.
+
+    A file that cannot be demuxed is cached too, as its error.
 
     Raises:
-        DataError: the file is something else.
+        DataError: The file is not a SQLite database, or cannot be written.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = str(path)
         self._local = threading.local()
-        self._db()
+        self._connection()
 
     def __getstate__(self) -> str:
         return self.path
@@ -35,67 +37,61 @@ class Timestamps:
     def __setstate__(self, path: str) -> None:
         self.__init__(path)
 
-    def _db(self) -> sqlite3.Connection:
-        """This thread's connection."""
-        if not hasattr(self._local, "db"):
+    def _connection(self) -> sqlite3.Connection:
+        """Returns this thread's connection."""
+        if not hasattr(self._local, "connection"):
             try:
-                db = sqlite3.connect(self.path, timeout=WAIT_S, isolation_level=None)
+                db = sqlite3.connect(self.path, timeout=LOCK_TIMEOUT_S, isolation_level=None)
                 db.execute("PRAGMA journal_mode=WAL")
-                db.execute("PRAGMA synchronous=OFF")  # what a crash loses is read again
+                db.execute("PRAGMA synchronous=OFF")  # what a crash loses is demuxed again
                 db.execute(
                     "CREATE TABLE IF NOT EXISTS videos "
                     "(path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, found BLOB) WITHOUT ROWID"
                 )
             except sqlite3.Error as error:
                 raise DataError(f"{self.path}: cannot keep timestamps ({error})") from error
-            self._local.db = db
-        return self._local.db
+            self._local.connection = db
+        return self._local.connection
 
-    def get(self, path: str, seen: Stamp) -> VideoInfo | MediaError | None:
-        """What was found in the file as it is now; None when that is not known."""
-        if not seen.mtime_ns:
-            return None  # it may have been replaced by one of the same size
-        row = self._db().execute(
+    def get(self, path: str, stat: FileStat) -> VideoInfo | MediaError | None:
+        """Returns the cached result for a file's current version; None when there is none."""
+        if not stat.mtime_ns:
+            return None  # the file may have been replaced by one of the same size
+        record = self._connection().execute(
             "SELECT found FROM videos WHERE path = ? AND size = ? AND mtime = ?",
-            (path, seen.size, seen.mtime_ns),
+            (path, stat.size, stat.mtime_ns),
         ).fetchone()  # fmt: skip
-        return _unpack(path, row[0]) if row else None
+        return _decode(path, record[0]) if record else None
 
-    def put(self, path: str, seen: Stamp, found: VideoInfo | MediaError) -> None:
-        """Keep what was found."""
+    def put(self, path: str, stat: FileStat, result: VideoInfo | MediaError) -> None:
+        """Caches the timestamps of a file, or the error that demuxing it raised."""
         try:
-            self._db().execute(
+            self._connection().execute(
                 "INSERT OR REPLACE INTO videos VALUES (?, ?, ?, ?)",
-                (path, seen.size, seen.mtime_ns, _pack(found)),
+                (path, stat.size, stat.mtime_ns, _encode(result)),
             )
         except sqlite3.Error as error:
             raise DataError(f"{self.path}: cannot keep timestamps ({error})") from error
 
-    def close(self) -> None:
-        """Close this thread's connection."""
-        if hasattr(self._local, "db"):
-            self._local.db.close()
-            del self._local.db
 
-
-def _pack(found: VideoInfo | MediaError) -> bytes:
-    if isinstance(found, MediaError):
-        head, body = {"error": str(found)}, b""
+def _encode(result: VideoInfo | MediaError) -> bytes:
+    if isinstance(result, MediaError):
+        header, gaps = {"error": str(result)}, b""
     else:
-        head = {
-            "frame_duration_us": found.frame_duration_us,
-            "width": found.width,
-            "height": found.height,
-            "lead_us": found.lead_us,
+        header = {
+            "frame_duration_us": result.frame_duration_us,
+            "width": result.width,
+            "height": result.height,
+            "lead_us": result.lead_us,
         }
-        # Frames come at nearly equal gaps, so the gaps compress to next to nothing.
-        body = np.diff(found.pts_us, prepend=0).astype(np.int64).tobytes()
-    return zlib.compress(json.dumps(head).encode() + b"\n" + body, 6)
+        # Frames come at nearly equal gaps, so the gaps compress to very little.
+        gaps = np.diff(result.pts_us, prepend=0).astype(np.int64).tobytes()
+    return zlib.compress(json.dumps(header).encode() + b"\n" + gaps, 6)
 
 
-def _unpack(path: str, packed: bytes) -> VideoInfo | MediaError:
-    head, body = zlib.decompress(packed).split(b"\n", 1)
-    values = json.loads(head)
+def _decode(path: str, data: bytes) -> VideoInfo | MediaError:
+    header, gaps = zlib.decompress(data).split(b"\n", 1)
+    values = json.loads(header)
     if "error" in values:
         return MediaError(values["error"])
-    return VideoInfo(path, np.cumsum(np.frombuffer(body, np.int64)), **values)
+    return VideoInfo(path, np.cumsum(np.frombuffer(gaps, np.int64)), **values)

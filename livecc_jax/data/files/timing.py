@@ -1,4 +1,4 @@
-"""Where the time of building rows goes: parts measured in whatever thread or process they run in."""
+"""Where the time of building rows goes: timed sections, in whatever thread or process they run."""
 
 from __future__ import annotations
 
@@ -8,39 +8,44 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 
-PARTS = ("look", "tokenise", "decode", "resize", "patchify", "lay out")
-_here = threading.local()
+SECTIONS = ("check files", "tokenize", "decode", "resize", "patchify", "fill row")
+_thread = threading.local()
 
 
 @contextlib.contextmanager
-def measuring() -> Iterator[Counter]:
-    """Collect what this thread measures until the block ends: seconds by part, and counts."""
-    before = getattr(_here, "spent", None)
-    _here.spent = spent = Counter()
-    began = time.perf_counter()
+def collect_timings() -> Iterator[Counter]:
+    """Collects what this thread times until the block ends.
+
+    Yields:
+        A counter that receives seconds by section, seconds of the whole block under "build", and counts
+        by name.
+    """
+    outer = getattr(_thread, "timings", None)
+    _thread.timings = timings = Counter()
+    start = time.perf_counter()
     try:
-        yield spent
+        yield timings
     finally:
-        _here.spent = before
-        spent["build"] += time.perf_counter() - began
+        _thread.timings = outer
+        timings["build"] += time.perf_counter() - start
 
 
 @contextlib.contextmanager
-def part(name: str) -> Iterator[None]:
-    """Book the time of the block, if somebody is measuring."""
-    spent = getattr(_here, "spent", None)
-    if spent is None:
+def timed_section(name: str) -> Iterator[None]:
+    """Adds the time of the block to the timings, if this thread collects any."""
+    timings = getattr(_thread, "timings", None)
+    if timings is None:
         yield
         return
-    began = time.perf_counter()
+    start = time.perf_counter()
     try:
         yield
     finally:
-        spent[name] += time.perf_counter() - began
+        timings[name] += time.perf_counter() - start
 
 
-def count(name: str, n: int) -> None:
-    """Book something counted, if somebody is measuring."""
-    spent = getattr(_here, "spent", None)
-    if spent is not None:
-        spent[name] += n
+def add_count(name: str, n: int) -> None:
+    """Adds a count to the timings, if this thread collects any."""
+    timings = getattr(_thread, "timings", None)
+    if timings is not None:
+        timings[name] += n

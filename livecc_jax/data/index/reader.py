@@ -1,4 +1,4 @@
-"""An index on disk, opened: columns are memory-mapped, so millions of examples open at once."""
+"""Reads an index from disk: columns are memory-mapped, so one of millions of examples opens at once."""
 
 from __future__ import annotations
 
@@ -11,27 +11,34 @@ import numpy as np
 
 from livecc_jax.data.annotations.conversations import parse
 from livecc_jax.data.annotations.datasets import Annotations, open_annotations
-from livecc_jax.data.examples.example import ExamplePlan, MediaPlan, plan_example
-from livecc_jax.data.examples.media_files import FileFacts, MediaFiles
-from livecc_jax.data.examples.split import Piece, cut
-from livecc_jax.data.files import source_path
-from livecc_jax.data.files.remote import folder_of, is_remote
-from livecc_jax.data.files.timing import part
-from livecc_jax.data.index.codec import unpack
-from livecc_jax.data.index.columns import COLUMNS, CONVERSATION, PROVISIONAL, STREAM
+from livecc_jax.data.examples.encode import EncodedExample, encode_example
+from livecc_jax.data.examples.media_files import FileIdentity, MediaFiles
+from livecc_jax.data.examples.split import ExampleSlice, slice_example
+from livecc_jax.data.files.paths import folder_of, is_remote, resolve
+from livecc_jax.data.files.timing import timed_section
+from livecc_jax.data.index import codec
+from livecc_jax.data.index.columns import CONVERSATION, PROVISIONAL, STREAM, open_columns
 from livecc_jax.errors import DataError, ExampleError
 from livecc_jax.media.budget import PixelBudget
+from livecc_jax.media.clips import MediaSlice
 from livecc_jax.media.video import VideoInfo
 from livecc_jax.timeline.chat import ChatTemplate
 from livecc_jax.timeline.example import Example, StreamExample
 
 FORMAT, VERSION = "livecc-index", 2
-KINDS = {STREAM: "streaming", CONVERSATION: "conversations", PROVISIONAL: "provisional"}
+KIND_NAMES = {STREAM: "streaming", CONVERSATION: "conversations", PROVISIONAL: "provisional"}
 
 
 @dataclass(frozen=True)
-class Entry:
-    """What the index counted of an example; frame_times_us int64 [F] of all its videos."""
+class IndexRecord:
+    """Sizes of one example, as the index counted them.
+
+    Attributes:
+        tokens: Number of tokens.
+        targets: Number of supervised tokens.
+        windows: Number of vision windows.
+        frame_times_us: int64 [F], times of the frames of all its videos, in microseconds.
+    """
 
     tokens: int
     targets: int
@@ -43,12 +50,12 @@ class Index:
     """An index on disk.
 
     Args:
-        path: its directory.
-        root: what relative paths are relative to; without it where the index remembers, seen from the
-            index or absolute, whichever is there.
+        path: Directory of the index.
+        root: Root of relative paths. By default the root that the index stores: its place relative to
+            the index if the data is found there, otherwise its absolute path.
 
     Raises:
-        DataError: it is missing, of another version, or a column does not fit the others.
+        DataError: The index is missing, of another version, or a column does not fit the others.
     """
 
     def __init__(self, path: str | Path, root: str | None = None) -> None:
@@ -62,8 +69,8 @@ class Index:
             ) from error
         except ValueError as error:
             raise DataError(f"{meta_path}: is not readable JSON") from error
-        known = isinstance(meta, dict) and meta.get("format") == FORMAT
-        if not known or meta.get("version") != VERSION:
+        is_index = isinstance(meta, dict) and meta.get("format") == FORMAT
+        if not is_index or meta.get("version") != VERSION:
             raise DataError(f"{meta_path}: is not a {FORMAT} of version {VERSION}; make it again")
         try:
             self.budget = PixelBudget.parse(meta["pixel_budget"])
@@ -75,46 +82,22 @@ class Index:
             self.rejected: dict[str, int] = meta["rejected"]
             self.reasons: dict[str, int] = meta["reasons"]
             self.annotations: list[dict] = meta["annotations"]
-            self._columns = self._open(int(meta["examples"]))
-            self.root = str(root or self._root(meta["root"], meta["root_from_index"]))
+            self._columns = open_columns(self.path, int(meta["examples"]))
+            self.root = str(root or self._find_root(meta["root"], meta["root_from_index"]))
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{meta_path}: lacks a field or holds a wrong one ({error})") from error
-        self._files: dict[int, Annotations] = {}
+        self._annotation_files: dict[int, Annotations] = {}
 
-    def _open(self, n: int) -> dict[str, np.ndarray]:
-        columns: dict[str, np.ndarray] = {}
-        for name, column in COLUMNS.items():
-            file = self.path / f"{name}.npy"
-            try:
-                values = np.load(file, mmap_mode="r")
-            except (OSError, ValueError) as error:
-                raise DataError(f"{file}: cannot be read as an array") from error
-            if values.dtype != column.dtype or values.shape[1:] != (column.width,) * bool(column.width):
-                raise DataError(
-                    f"{file}: holds {values.dtype} of shape {values.shape}, "
-                    f"not rows of {column.width or 1} {np.dtype(column.dtype)}"
-                )
-            columns[name] = values
-        starts = {c.starts_of: columns[name] for name, c in COLUMNS.items() if c.starts_of}
-        for name, column in COLUMNS.items():
-            if column.per:
-                counted = n if column.per == "tokens" else len(columns[column.per])
-                expected = counted + bool(column.starts_of)
-            else:
-                expected = int(starts[name][-1]) if len(starts[name]) else 0
-            if len(columns[name]) != expected:
-                raise DataError(f"{self.path / name}.npy: does not hold {expected} rows")
-        return columns
-
-    def _root(self, absolute: str, from_index: str) -> str:
+    def _find_root(self, absolute: str, from_index: str) -> str:
+        """Returns whichever of the two stored roots holds the data."""
         if not absolute or is_remote(absolute) or not from_index:
             return absolute
-        beside = os.path.normpath(os.path.join(os.path.abspath(self.path), from_index))
-        known = [a["path"] for a in self.annotations]
+        relative = os.path.normpath(os.path.join(os.path.abspath(self.path), from_index))
+        samples = [a["path"] for a in self.annotations]
         if len(self._columns["file_size"]):
-            known.append(self._stored_path(0))
-        for root in (beside, absolute):
-            if any(os.path.exists(source_path.resolve(k, root)) for k in known if not is_remote(k)):
+            samples.append(self._stored_path(0))
+        for root in (relative, absolute):
+            if any(os.path.exists(resolve(path, root)) for path in samples if not is_remote(path)):
                 return root
         return absolute
 
@@ -123,136 +106,144 @@ class Index:
 
     @property
     def tokens(self) -> np.ndarray:
-        """int32 [n]."""
+        """int32 [n], number of tokens of each example."""
         return self._columns["tokens"]
 
     @property
     def targets(self) -> np.ndarray:
-        """int32 [n]."""
+        """int32 [n], number of supervised tokens of each example."""
         return self._columns["targets"]
 
     @property
     def windows(self) -> np.ndarray:
-        """int32 [n]."""
+        """int32 [n], number of vision windows of each example."""
         return self._columns["windows"]
 
     @property
-    def pieces(self) -> int:
-        """How many examples are pieces of longer ones."""
+    def num_slices(self) -> int:
+        """Number of examples that are slices of longer ones."""
         return int(np.count_nonzero(self._columns["pieces"][:, 0] >= 0))
 
     @property
-    def kinds(self) -> dict[str, int]:
-        """How many examples there are of each kind."""
-        counts = np.bincount(self._columns["kind"], minlength=len(KINDS))
-        return {name: int(counts[kind]) for kind, name in KINDS.items() if counts[kind]}
+    def kind_counts(self) -> dict[str, int]:
+        """Number of examples of each kind that occurs, by its name."""
+        counts = np.bincount(self._columns["kind"], minlength=len(KIND_NAMES))
+        return {name: int(counts[kind]) for kind, name in KIND_NAMES.items() if counts[kind]}
 
-    def where(self, i: int) -> tuple[str, int]:
-        """Annotation file and line number (from 1) of example i."""
-        return self._annotations(int(self._columns["source"][i])), int(self._columns["line"][i]) + 1
+    def location(self, i: int) -> tuple[str, int]:
+        """Returns annotation file and line number (from 1) of example i."""
+        source, line = int(self._columns["source"][i]), int(self._columns["line"][i])
+        return self._annotation_path(source), line + 1
 
-    def _annotations(self, source: int) -> str:
-        return source_path.resolve(self.annotations[source]["path"], self.root)
+    def _annotation_path(self, source: int) -> str:
+        return resolve(self.annotations[source]["path"], self.root)
 
-    def entry(self, i: int) -> Entry:
-        """What was counted of example i."""
-        times = [m.times_us for m in self._media(i)]
-        return Entry(
+    def record(self, i: int) -> IndexRecord:
+        """Returns the sizes of example i."""
+        times_us = [m.times_us for m in self._media(i)]
+        return IndexRecord(
             int(self.tokens[i]),
             int(self.targets[i]),
             int(self.windows[i]),
-            np.concatenate([np.zeros(0, np.int64), *times]),
+            np.concatenate([np.zeros(0, np.int64), *times_us]),
         )
 
-    def plan(self, i: int, template: ChatTemplate, files: MediaFiles) -> ExamplePlan:
-        """Example i as it was planned, from the index alone; its files are only looked at.
+    def encoded_example(self, i: int, template: ChatTemplate, files: MediaFiles) -> EncodedExample:
+        """Returns example i as it was encoded, from the index alone.
+
+        Its media files are only checked for changes; annotation files are not read.
 
         Args:
-            i: number of the example.
-            template: of the tokenizer that the index was made with.
-            files: where videos and images are.
+            i: Number of the example.
+            template: Chat template over the tokenizer that the index was made with.
+            files: Reads videos and images.
 
         Raises:
-            MediaError: a file is gone, or has changed since it was indexed.
-            ExampleError: a provisional example takes more than was set aside for it.
+            MediaError: A file is gone, or has changed since it was indexed.
+            ExampleError: A provisional example needs more than was reserved for it.
         """
         if self._columns["kind"][i] == PROVISIONAL:
-            return self._plan_provisional(i, template, files)
-        with part("look"):
-            for row in self._media_rows(i):
-                path, facts, video = self._file(row)
-                files.check(path, facts, video)
+            return self._encode_provisional(i, template, files)
+        with timed_section("check files"):
+            for number in self._media_numbers(i):
+                files.check_unchanged(*self._media_file(number))
             media = tuple(self._media(i))
-        with part("tokenise"):
-            text = self._columns["text"][self._between("text_starts", i)].tobytes()
-            plan = unpack(int(self._columns["kind"][i]), text, media, template)
-        if (plan.tokens, plan.targets) != (self.tokens[i], self.targets[i]):
+        with timed_section("tokenize"):
+            example = codec.decode(int(self._columns["kind"][i]), self._text(i), media, template)
+        if (example.tokens, example.targets) != (self.tokens[i], self.targets[i]):
             raise DataError(f"{self.path}: example {i} is damaged, or the tokenizer is another one")
-        return plan
+        return example
 
-    def _plan_provisional(self, i: int, template: ChatTemplate, files: MediaFiles) -> ExamplePlan:
-        file, line = self.where(i)
-        text = self._columns["text"][self._between("text_starts", i)].tobytes()
-        example = self._part(i, parse(json.loads(text), folder_of(file), f"{file} line {line}"))
-        plan = plan_example(example, template, self.budget, self.context, form=self.form, files=files)
-        need = (plan.tokens, plan.targets, plan.windows(self.window))
-        kept = (int(self.tokens[i]), int(self.targets[i]), int(self.windows[i]))
-        if any(a > b for a, b in zip(need, kept)):
+    def _encode_provisional(self, i: int, template: ChatTemplate, files: MediaFiles) -> EncodedExample:
+        file, line = self.location(i)
+        conversation = parse(json.loads(self._text(i)), folder_of(file), f"{file} line {line}")
+        example = encode_example(
+            self._slice(i, conversation), template, self.budget, self.context,
+            form=self.form, files=files,
+        )  # fmt: skip
+        needed = (example.tokens, example.targets, example.windows(self.window))
+        reserved = (int(self.tokens[i]), int(self.targets[i]), int(self.windows[i]))
+        if any(a > b for a, b in zip(needed, reserved)):
             raise ExampleError(
-                f"{file} line {line}: takes {need[0]} tokens, {need[1]} targets and {need[2]} windows, "
-                f"but was indexed without its files, with {kept[0]}, {kept[1]} and {kept[2]} set aside"
+                f"{file} line {line}: takes {needed[0]} tokens, {needed[1]} targets and {needed[2]} "
+                f"windows, but was indexed without its files, with {reserved[0]}, {reserved[1]} and "
+                f"{reserved[2]} set aside"
             )
-        return plan
+        return example
 
-    def _between(self, starts: str, i: int) -> slice:
+    def _range(self, starts: str, i: int) -> slice:
+        """Returns the range of record i in the column that the column `starts` delimits."""
         return slice(int(self._columns[starts][i]), int(self._columns[starts][i + 1]))
 
-    def _media_rows(self, i: int) -> range:
-        found = self._between("media_starts", i)
-        return range(found.start, found.stop)
+    def _text(self, i: int) -> bytes:
+        return self._columns["text"][self._range("text_starts", i)].tobytes()
 
     def _stored_path(self, file: int) -> str:
-        return self._columns["path"][self._between("path_starts", file)].tobytes().decode()
+        return self._columns["path"][self._range("path_starts", file)].tobytes().decode()
 
-    def _file(self, row: int) -> tuple[str, FileFacts, bool]:
-        """Path, facts and whether it is a video, of the file of a medium."""
-        c, file = self._columns, int(self._columns["media_file"][row])
-        facts = FileFacts(
+    def _media_numbers(self, i: int) -> range:
+        """Returns the numbers of the media slices of example i."""
+        numbers = self._range("media_starts", i)
+        return range(numbers.start, numbers.stop)
+
+    def _media_file(self, number: int) -> tuple[str, FileIdentity, bool]:
+        """Returns the file of a media slice: its path, its identity, and whether it is a video."""
+        c, file = self._columns, int(self._columns["media_file"][number])
+        identity = FileIdentity(
             int(c["file_size"][file]), int(c["file_mtime_ns"][file]), int(c["file_check"][file]),
             *c["file_shape"][file].tolist(),
         )  # fmt: skip
-        frames = self._between("frame_starts", row)
-        return (
-            source_path.resolve(self._stored_path(file), self.root),
-            facts,
-            frames.stop > frames.start,
-        )
+        frames = self._range("frame_starts", number)
+        return resolve(self._stored_path(file), self.root), identity, frames.stop > frames.start
 
-    def _media(self, i: int) -> list[MediaPlan]:
-        made = []
-        for row in self._media_rows(i):
-            path, facts, video = self._file(row)
-            height, width = self._columns["media_size"][row].tolist()
-            gaps = self._columns["frame_gaps_us"][self._between("frame_starts", row)]
-            pts = int(self._columns["media_first_us"][row]) + np.cumsum(gaps, dtype=np.int64)
-            shown, frames = np.unique(pts, return_inverse=True)
-            # Of the file's frames those that are shown; decoding goes by timestamp.
-            source = VideoInfo(
-                path, shown, facts.frame_duration_us, facts.width, facts.height, facts.lead_us
-            )
-            times = pts + facts.frame_duration_us
-            made.append(MediaPlan(source if video else path, frames, times, height, width))
-        return made
+    def _media(self, i: int) -> list[MediaSlice]:
+        media = []
+        for number in self._media_numbers(i):
+            path, identity, is_video = self._media_file(number)
+            height, width = self._columns["media_size"][number].tolist()
+            gaps_us = self._columns["frame_gaps_us"][self._range("frame_starts", number)]
+            first_us = int(self._columns["media_first_us"][number])
+            pts_us = first_us + np.cumsum(gaps_us, dtype=np.int64)
+            # The index knows only the frames that are shown; they are decoded by timestamp.
+            shown_pts_us, indices = np.unique(pts_us, return_inverse=True)
+            video = VideoInfo(
+                path, shown_pts_us, identity.frame_duration_us, identity.width, identity.height,
+                identity.lead_us,
+            )  # fmt: skip
+            times_us = pts_us + identity.frame_duration_us
+            media.append(MediaSlice(video if is_video else path, indices, times_us, height, width))
+        return media
 
     def example(self, i: int) -> Example:
-        """Example i, read from its annotation file. Raises DataError when that has changed."""
+        """Reads example i from its annotation file. Raises DataError when the file has changed."""
         source = int(self._columns["source"][i])
-        if source not in self._files:
-            self._files[source] = open_annotations(self._annotations(source))
-        return self._part(i, self._files[source][int(self._columns["line"][i])])
+        if source not in self._annotation_files:
+            self._annotation_files[source] = open_annotations(self._annotation_path(source))
+        return self._slice(i, self._annotation_files[source][int(self._columns["line"][i])])
 
-    def _part(self, i: int, example: Example) -> Example:
-        piece = Piece(*self._columns["pieces"][i].tolist())
-        if piece.start_us < 0 or not isinstance(example, StreamExample):
+    def _slice(self, i: int, example: Example) -> Example:
+        """Returns the slice of a parsed line that is example i."""
+        part = ExampleSlice(*self._columns["pieces"][i].tolist())
+        if part.start_us < 0 or not isinstance(example, StreamExample):
             return example
-        return cut(example, piece)
+        return slice_example(example, part)

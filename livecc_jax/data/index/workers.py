@@ -1,12 +1,10 @@
-"""Planning in other processes: a bounded number of stretches under way, results as they come."""
+"""Indexes chunks of lines in worker processes, with a bounded number of chunks in flight."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import signal
-import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -15,63 +13,61 @@ from pathlib import Path
 import numpy as np
 
 from livecc_jax.data.annotations.datasets import Annotations, open_annotations
-from livecc_jax.data.index.shards import Planner, Settings, Stretch
+from livecc_jax.data.index.chunks import ChunkIndexer, IndexSettings, LineChunk
 from livecc_jax.errors import DataError
+from livecc_jax.parallel.child_process import exit_with_parent
 from livecc_jax.text.open import open_tokenizer
 from livecc_jax.text.tokenizer import Tokenizer
 
-AHEAD = 2  # stretches under way for each process
+CHUNKS_PER_WORKER = 2  # chunks in flight for each worker
 
 Columns = dict[str, np.ndarray]
-_planner: Planner
-_opened: dict[int, Annotations]
-_names: list[str]
-_lines: Path
 
 
-def planned(
+def index_chunks(
     files: list[Annotations],
-    stretches: list[Stretch],
-    settings: Settings,
+    chunks: list[LineChunk],
+    settings: IndexSettings,
     tokenizer: Tokenizer,
     work: Path,
     workers: int,
-) -> Iterator[tuple[Stretch, Columns]]:
-    """Each stretch with its columns, in whatever order they are finished.
+) -> Iterator[tuple[LineChunk, Columns]]:
+    """Yields each chunk with its columns, in the order in which chunks are finished.
 
     Args:
-        files: the annotation files.
-        stretches: of them.
-        settings: of the index.
-        tokenizer: the model's.
-        work: folder for what processes share.
-        workers: processes; 0 plans here.
+        files: The annotation files.
+        chunks: Chunks of their lines.
+        settings: Settings of the index.
+        tokenizer: The model's tokenizer.
+        work: Folder for data that the processes share.
+        workers: Number of worker processes; 0 works in this process.
 
     Raises:
-        DataError: an annotation file is malformed, or a worker process died.
+        DataError: An annotation file is malformed, or a worker process died.
     """
-    if not workers or len(stretches) < 2:
-        planner = Planner(settings, tokenizer)
-        for stretch in stretches:
-            yield stretch, planner.plan(files[stretch.source], stretch)
+    if not workers or len(chunks) < 2:
+        indexer = ChunkIndexer(settings, tokenizer)
+        for chunk in chunks:
+            yield chunk, indexer.index(files[chunk.source], chunk)
         return
-    # Workers open their own, and take where lines begin from here: a large file is searched once.
+    # Workers open the files themselves but get the line offsets from here, so that the lines of a
+    # large file are searched only once.
     tokenizer.save(work / "tokenizer")
     for number, file in enumerate(files):
         np.save(work / f"lines-{number}.npy", np.append(file.offsets, file.end))
     pool = ProcessPoolExecutor(
-        min(workers, len(stretches)),
+        min(workers, len(chunks)),
         multiprocessing.get_context("spawn"),
-        _start,
+        _start_worker,
         (settings, work, [f.path for f in files], os.getpid()),
     )
     try:
-        waiting = iter(stretches)
-        running: dict[Future[Columns], Stretch] = {}
+        waiting = iter(chunks)
+        running: dict[Future[Columns], LineChunk] = {}
         while True:
-            for stretch in waiting:
-                running[pool.submit(_work, stretch)] = stretch
-                if len(running) >= AHEAD * workers:
+            for chunk in waiting:
+                running[pool.submit(_index_in_worker, chunk)] = chunk
+                if len(running) >= CHUNKS_PER_WORKER * workers:
                     break
             if not running:
                 break
@@ -79,10 +75,11 @@ def planned(
                 yield running.pop(future), future.result()
     except BrokenProcessPool as error:
         raise DataError(
-            f"{work}: a worker process was killed (out of memory?); the same command goes on from here"
+            f"{work}: a worker process was killed (out of memory?); run the same command again to "
+            "continue from here"
         ) from error
     except BaseException:
-        # What they are at is of no use any more: they shall not be waited for.
+        # The results of running chunks are not needed any more, so do not wait for them.
         for process in list((pool._processes or {}).values()):
             process.terminate()
         raise
@@ -90,25 +87,32 @@ def planned(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start(settings: Settings, work: Path, names: list[str], parent: int) -> None:
-    global _planner, _opened, _names, _lines
-    # Ctrl-C reaches every process of the terminal: the parent says what there is to say.
+class _Worker:
+    """The state of a worker process: its indexer, and the annotation files it has opened."""
+
+    def __init__(self, settings: IndexSettings, work: Path, names: list[str]) -> None:
+        self._indexer = ChunkIndexer(settings, open_tokenizer(work / "tokenizer"))
+        self._work, self._names = work, names
+        self._files: dict[int, Annotations] = {}
+
+    def index(self, chunk: LineChunk) -> Columns:
+        source = chunk.source
+        if source not in self._files:
+            lines = np.load(self._work / f"lines-{source}.npy", mmap_mode="r")
+            self._files[source] = open_annotations(self._names[source], (lines[:-1], int(lines[-1])))
+        return self._indexer.index(self._files[source], chunk)
+
+
+_worker: _Worker  # set once in each worker process, as a pool's tasks take no other state
+
+
+def _start_worker(settings: IndexSettings, work: Path, names: list[str], parent: int) -> None:
+    global _worker
+    # Ctrl-C reaches every process of the terminal; only the parent reports it.
     signal.signal(signal.SIGINT, lambda *_: os._exit(1))
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    _planner = Planner(settings, open_tokenizer(work / "tokenizer"))
-    _opened, _names, _lines = {}, names, work
+    exit_with_parent(parent)
+    _worker = _Worker(settings, work, names)
 
 
-def _end_with(parent: int) -> None:
-    """End this process when the one that started it is gone, however it went."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
-
-
-def _work(stretch: Stretch) -> Columns:
-    source = stretch.source
-    if source not in _opened:
-        lines = np.load(_lines / f"lines-{source}.npy", mmap_mode="r")
-        _opened[source] = open_annotations(_names[source], (lines[:-1], int(lines[-1])))
-    return _planner.plan(_opened[source], stretch)
+def _index_in_worker(chunk: LineChunk) -> Columns:
+    return _worker.index(chunk)

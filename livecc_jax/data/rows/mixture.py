@@ -1,8 +1,8 @@
-"""Several indexes as one: which examples a pass takes of each.
+"""Several indexes as one dataset: which examples of each an epoch contains.
 
-`clips` is one index; `clips,qa*2` takes each question twice a pass, `clips,qa*0.25` a quarter of them,
-another quarter in the next pass; `clips@3,qa@1` takes three clips for every question until one of the
-two has been taken whole.
+`clips` is one index. `clips,qa*2` contains each question twice an epoch; `clips,qa*0.25` contains a
+quarter of them, and another quarter in the next epoch. `clips@3,qa@1` contains three clips for every
+question, until all examples of one of the two are used up.
 """
 
 from __future__ import annotations
@@ -18,56 +18,65 @@ from itertools import accumulate
 
 import numpy as np
 
-from livecc_jax.data.examples.example import ExamplePlan
+from livecc_jax.data.examples.encode import EncodedExample
 from livecc_jax.data.examples.media_files import MediaFiles
-from livecc_jax.data.index.reader import Entry, Index
+from livecc_jax.data.index.reader import Index, IndexRecord
 from livecc_jax.errors import ConfigError
 from livecc_jax.timeline.chat import ChatTemplate
 from livecc_jax.timeline.example import Example
 
-PART = re.compile(r"(?P<path>.+?)\s*(?:(?P<how>[*@])\s*(?P<share>[0-9]*\.?[0-9]+(?:e-?[0-9]+)?))?")
+PART_PATTERN = re.compile(
+    r"(?P<path>.+?)\s*(?:(?P<operator>[*@])\s*(?P<share>[0-9]*\.?[0-9]+(?:e-?[0-9]+)?))?"
+)
 
 
 @dataclass(frozen=True)
-class Part:
-    """An index of a mixture: epochs a pass, or weight; neither means one epoch."""
+class MixturePart:
+    """An index of a mixture.
+
+    Attributes:
+        path: Directory of the index.
+        epochs: How often an epoch of the mixture contains each example.
+        weight: Relative number of examples; a mixture gives weights to all indexes or to none.
+    """
 
     path: str
     epochs: Fraction | None = None
     weight: Fraction | None = None
 
 
-def parse_mixture(text: str) -> list[Part]:
-    """Read `INDEX,INDEX*EPOCHS,...` or `INDEX@WEIGHT,...`.
+def parse_mixture(text: str) -> list[MixturePart]:
+    """Parses `INDEX,INDEX*EPOCHS,...` or `INDEX@WEIGHT,...`.
 
-    Raises ConfigError when it is neither, or mixes the two.
+    Raises:
+        ConfigError: The text is neither, or mixes the two.
     """
     parts = []
-    for piece in text.split(","):
-        found = PART.fullmatch(piece.strip())
-        share = Fraction(found["share"]) if found and found["share"] else None
-        if not found or (share is not None and share <= 0):
+    for item in map(str.strip, text.split(",")):
+        match = PART_PATTERN.fullmatch(item)
+        share = Fraction(match["share"]) if match and match["share"] else None
+        if not match or (share is not None and share <= 0):
             raise ConfigError(
-                f"data.index {text!r}: {piece.strip()!r} is not INDEX, INDEX*EPOCHS or INDEX@WEIGHT"
+                f"data.index {text!r}: {item!r} is not INDEX, INDEX*EPOCHS or INDEX@WEIGHT"
             )
-        weight = found["how"] == "@"
-        parts.append(Part(found["path"], *((None, share) if weight else (share, None))))
-    weighted = [part.weight is not None for part in parts]
-    if any(weighted) and not all(weighted):
+        is_weight = match["operator"] == "@"
+        parts.append(MixturePart(match["path"], *((None, share) if is_weight else (share, None))))
+    have_weight = [part.weight is not None for part in parts]
+    if any(have_weight) and not all(have_weight):
         raise ConfigError(f"data.index {text!r}: give all indexes a weight, or none")
     return parts
 
 
 class Mixture:
-    """Indexes side by side, their examples numbered through.
+    """Several indexes with one numbering of their examples.
 
     Args:
-        text: see `parse_mixture`.
-        root: what relative paths of all of them are relative to; without it what each remembers.
+        text: See `parse_mixture`.
+        root: Root of relative paths of all indexes; by default the root that each of them stores.
 
     Raises:
-        ConfigError: they were made with different tokenizers or vision windows.
-        DataError: one is no index.
+        ConfigError: The indexes were made with different tokenizers or vision windows.
+        DataError: A path is not an index.
     """
 
     def __init__(self, text: str, root: str = "") -> None:
@@ -91,26 +100,26 @@ class Mixture:
 
     @property
     def epochs(self) -> list[Fraction]:
-        """How often a pass takes each example, by index."""
+        """How often an epoch contains each example, for each index."""
         if self._parts[0].weight is None:
             return [part.epochs or Fraction(1) for part in self._parts]
         sizes = list(map(len, self.indexes))
         weights = [part.weight for part in self._parts]
-        scarce = min(n / w for n, w in zip(sizes, weights))
-        return [w * scarce / n for n, w in zip(sizes, weights)]
+        scale = min(n / w for n, w in zip(sizes, weights))  # set by the index that is used up first
+        return [w * scale / n for n, w in zip(sizes, weights)]
 
     @property
     def sizes(self) -> list[int]:
-        """Examples of each index."""
+        """Number of examples of each index."""
         return list(map(len, self.indexes))
 
     @property
     def digest(self) -> str:
-        """Tells apart mixtures that would give other rows."""
+        """Digest of everything in the mixture that determines rows."""
         if len(self.indexes) == 1 and self.epochs == [1]:
             return self.indexes[0].digest
-        facts = [f"{index.digest}*{share}" for index, share in zip(self.indexes, self.epochs)]
-        return hashlib.sha256(",".join(facts).encode()).hexdigest()[:16]
+        shares = [f"{index.digest}*{share}" for index, share in zip(self.indexes, self.epochs)]
+        return hashlib.sha256(",".join(shares).encode()).hexdigest()[:16]
 
     def _column(self, name: str) -> np.ndarray:
         columns = [getattr(index, name) for index in self.indexes]
@@ -118,60 +127,71 @@ class Mixture:
 
     @cached_property
     def tokens(self) -> np.ndarray:
-        """int32 [n]."""
+        """int32 [n], number of tokens of each example."""
         return self._column("tokens")
 
     @cached_property
     def targets(self) -> np.ndarray:
-        """int32 [n]."""
+        """int32 [n], number of supervised tokens of each example."""
         return self._column("targets")
 
     @cached_property
     def windows(self) -> np.ndarray:
-        """int32 [n]."""
+        """int32 [n], number of vision windows of each example."""
         return self._column("windows")
 
     def locate(self, i: int) -> tuple[Index, int]:
-        """The index of example i, and its number there."""
-        which = bisect_right(self._ends, i)
-        return self.indexes[which], i - (self._ends[which - 1] if which else 0)
+        """Returns the index that holds example i, and the example's number in that index."""
+        number = bisect_right(self._ends, i)
+        return self.indexes[number], i - (self._ends[number - 1] if number else 0)
 
-    def where(self, i: int) -> tuple[str, int]:
-        """Annotation file and line number (from 1) of example i."""
-        index, own = self.locate(i)
-        return index.where(own)
+    def location(self, i: int) -> tuple[str, int]:
+        """Returns annotation file and line number (from 1) of example i."""
+        index, number = self.locate(i)
+        return index.location(number)
 
-    def entry(self, i: int) -> Entry:
-        """What was counted of example i."""
-        index, own = self.locate(i)
-        return index.entry(own)
+    def record(self, i: int) -> IndexRecord:
+        """Returns the sizes of example i."""
+        index, number = self.locate(i)
+        return index.record(number)
 
     def example(self, i: int) -> Example:
-        """Example i, read from its annotation file."""
-        index, own = self.locate(i)
-        return index.example(own)
+        """Reads example i from its annotation file."""
+        index, number = self.locate(i)
+        return index.example(number)
 
-    def plan(self, i: int, template: ChatTemplate, files: MediaFiles) -> ExamplePlan:
-        """Example i as it was planned; see `Index.plan`."""
-        index, own = self.locate(i)
-        return index.plan(own, template, files)
+    def encoded_example(self, i: int, template: ChatTemplate, files: MediaFiles) -> EncodedExample:
+        """Returns example i as it was encoded; see `Index.encoded_example`."""
+        index, number = self.locate(i)
+        return index.encoded_example(number, template, files)
 
 
-def chosen(sizes: Sequence[int], epochs: Sequence[Fraction], seed: int, turn: int) -> np.ndarray:
-    """The examples of pass `turn`, int64: of each index its share.
+def epoch_examples(
+    sizes: Sequence[int], epochs: Sequence[Fraction], seed: int, epoch: int
+) -> np.ndarray:
+    """Returns the examples of one epoch of a mixture.
 
-    An index's examples come in one endless sequence of permutations, of which each pass takes the next
-    stretch: none comes twice before all others have come.
+    The examples of an index come from an endless sequence of permutations. Each epoch takes the next
+    examples of it, so none comes twice before all others have come.
+
+    Args:
+        sizes: Number of examples of each index.
+        epochs: How often an epoch contains each example, for each index.
+        seed: Seed of the permutations.
+        epoch: Number of the epoch.
+
+    Returns:
+        int64 [n], example numbers of the mixture.
     """
-    taken, base = [np.zeros(0, np.int64)], 0
+    examples, base = [np.zeros(0, np.int64)], 0
     for source, (size, share) in enumerate(zip(sizes, epochs)):
         if share == 1:
-            taken.append(base + np.arange(size))
+            examples.append(base + np.arange(size))
         else:
-            first, stop = (int(share * size * t) for t in (turn, turn + 1))
+            first, stop = (int(share * size * t) for t in (epoch, epoch + 1))
             for cycle in range(first // size, -(-stop // size)):
                 order = np.random.default_rng([seed, source, cycle]).permutation(size)
                 span = slice(max(0, first - cycle * size), min(size, stop - cycle * size))
-                taken.append(base + order[span])
+                examples.append(base + order[span])
         base += size
-    return np.concatenate(taken)
+    return np.concatenate(examples)

@@ -1,7 +1,8 @@
-"""Planned packing: which examples share a row, decided before training starts.
+"""Packing: which examples share a row, decided before training starts.
 
-Best fit decreasing under three budgets at once (tokens, vision windows, supervised tokens). The plan
-is a function of the index, the shape and the seed alone.
+Examples are packed best fit decreasing under three limits at once: tokens, vision windows and
+supervised tokens of a row. The result depends only on the index, the shape of a row, the seed and the
+number of epochs.
 """
 
 from __future__ import annotations
@@ -17,13 +18,20 @@ from livecc_jax.errors import DataError
 
 log = logging.getLogger(__name__)
 
-BLOCK = 1 << 15  # examples packed together: enough for dense rows, few enough to stay random
-LOOK = 64  # open rows tried, from the tightest on
+BLOCK_EXAMPLES = 1 << 15  # packed together: enough for dense rows, few enough to stay random
+MAX_ROWS_TRIED = 64  # open rows that are tried for an example, beginning with the fullest
 
 
 @dataclass(frozen=True)
 class RowShape:
-    """The budgets of a row: T tokens, W windows of S patches, N targets."""
+    """The limits of a packed row.
+
+    Attributes:
+        tokens: Tokens of a row, T.
+        windows: Vision windows of a row, W.
+        window: Patches of a vision window, S.
+        targets: Supervised tokens of a row, N.
+    """
 
     tokens: int
     windows: int
@@ -32,22 +40,28 @@ class RowShape:
 
 
 @dataclass(frozen=True)
-class PackPlan:
-    """Row r holds examples members[starts[r] : starts[r + 1]]; dropped ones fit no row."""
+class Packing:
+    """Which examples share a row.
 
-    starts: np.ndarray  # int64 [R + 1]
-    members: np.ndarray  # int64
-    dropped: np.ndarray  # int64, examples larger than a row
+    Attributes:
+        starts: int64 [R + 1]; row r holds examples members[starts[r] : starts[r + 1]].
+        members: int64 [M], example numbers.
+        dropped: int64 [D], numbers of examples that are larger than a row.
+    """
+
+    starts: np.ndarray
+    members: np.ndarray
+    dropped: np.ndarray
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
     def row(self, r: int) -> list[int]:
-        """The examples of row r."""
+        """Returns the examples of row r."""
         return self.members[self.starts[r] : self.starts[r + 1]].tolist()
 
 
-def plan_rows(
+def pack_rows(
     tokens: np.ndarray,
     windows: np.ndarray,
     targets: np.ndarray,
@@ -55,76 +69,78 @@ def plan_rows(
     seed: int,
     epochs: int,
     choose: Callable[[int], np.ndarray] | None = None,
-) -> PackPlan:
-    """Pack every example once an epoch, or those that are chosen.
+) -> Packing:
+    """Packs every example once an epoch, or the chosen examples of each epoch.
 
     Args:
-        tokens: int [n], what each example takes.
-        windows: int [n].
-        targets: int [n].
-        shape: what a row has.
-        seed: decides who shares a row, and the order of rows.
-        epochs: each packed and ordered anew.
-        choose: the examples of epoch 0, 1, ...; one may come several times.
+        tokens: int [n], tokens of each example.
+        windows: int [n], vision windows of each example.
+        targets: int [n], supervised tokens of each example.
+        shape: Limits of a row.
+        seed: Seed of the assignment to rows and of the order of rows.
+        epochs: Number of epochs, each packed and ordered anew.
+        choose: Returns the examples of epoch 0, 1, ...; an example may occur several times.
 
     Raises:
-        DataError: no example fits a row.
+        DataError: No example fits a row, or no example is chosen.
     """
-    need = np.stack([tokens, windows, targets], axis=1).astype(np.int64)
-    room = np.array([shape.tokens, shape.windows, shape.targets])
-    too_large = np.any(need > room, axis=1)
+    sizes = np.stack([tokens, windows, targets], axis=1).astype(np.int64)
+    limits = np.array([shape.tokens, shape.windows, shape.targets])
+    too_large = np.any(sizes > limits, axis=1)
     dropped = np.flatnonzero(too_large)
     fitting = np.flatnonzero(~too_large)
     if not len(fitting):
-        least = need[np.argmin(need[:, 0])]
+        shortest = sizes[np.argmin(sizes[:, 0])].tolist()
         raise DataError(
             f"no example fits a row of {shape.tokens} tokens, {shape.windows} windows and "
-            f"{shape.targets} targets; the shortest takes {least[0]}, {least[1]} and {least[2]}"
+            f"{shape.targets} targets; the shortest takes {' and '.join(map(str, shortest))}"
         )
     if len(dropped):
         log.warning(
             "%d of %d examples are larger than a row of %d tokens, %d windows, %d targets: left out",
-            len(dropped), len(need), shape.tokens, shape.windows, shape.targets,
+            len(dropped), len(sizes), shape.tokens, shape.windows, shape.targets,
         )  # fmt: skip
     rows: list[list[int]] = []
     for epoch in range(epochs):
         rng = np.random.default_rng([seed, epoch])
-        order = rng.permutation(fitting if choose is None else _those(choose(epoch), too_large))
-        packed: list[list[int]] = []
-        for at in range(0, len(order), BLOCK):
-            packed += _best_fit(order[at : at + BLOCK], need, room)
-        rows += [packed[i] for i in rng.permutation(len(packed))]
+        examples = fitting
+        if choose is not None:
+            chosen = choose(epoch)
+            examples = chosen[~too_large[chosen]]
+        order = rng.permutation(examples)
+        epoch_rows: list[list[int]] = []
+        for start in range(0, len(order), BLOCK_EXAMPLES):
+            epoch_rows += _best_fit(order[start : start + BLOCK_EXAMPLES], sizes, limits)
+        rows += [epoch_rows[i] for i in rng.permutation(len(epoch_rows))]
     starts = np.cumsum([0, *map(len, rows)])
     if not rows:
-        raise DataError("the mixture's shares are so small that no example is taken")
+        raise DataError("the mixture's shares are so small that no example is chosen")
     members = np.concatenate(rows).astype(np.int64)
-    return PackPlan(starts, members, dropped)
+    return Packing(starts, members, dropped)
 
 
-def _those(chosen: np.ndarray, too_large: np.ndarray) -> np.ndarray:
-    """The chosen ones that fit a row."""
-    return chosen[~too_large[chosen]]
+def _best_fit(examples: np.ndarray, sizes: np.ndarray, limits: np.ndarray) -> list[list[int]]:
+    """Packs examples, the largest first, each into the open row that it leaves the fewest tokens.
 
-
-def _best_fit(examples: np.ndarray, need: np.ndarray, room: np.ndarray) -> list[list[int]]:
-    """Largest first (by the budget it strains most), each into the open row it fills best."""
-    strain = (need[examples] / room).max(axis=1)
+    An example's size is the largest share that it takes of any limit.
+    """
+    share = (sizes[examples] / limits).max(axis=1)
     rows: list[list[int]] = []
-    left: list[tuple[int, int]] = []  # (tokens left, row), ascending
-    rest: list[tuple[int, int]] = []  # (windows left, targets left) of each row
-    for i in examples[np.argsort(-strain, kind="stable")].tolist():
-        tokens, windows, targets = need[i].tolist()
-        at = bisect.bisect_left(left, (tokens, -1))
-        for slot in range(at, min(at + LOOK, len(left))):
-            free, row = left[slot]
-            if rest[row][0] >= windows and rest[row][1] >= targets:
-                del left[slot]
+    free_tokens: list[tuple[int, int]] = []  # (free tokens, row), ascending
+    free_others: list[tuple[int, int]] = []  # (free windows, free targets) of each row
+    for i in examples[np.argsort(-share, kind="stable")].tolist():
+        tokens, windows, targets = sizes[i].tolist()
+        first = bisect.bisect_left(free_tokens, (tokens, -1))
+        for candidate in range(first, min(first + MAX_ROWS_TRIED, len(free_tokens))):
+            free, row = free_tokens[candidate]
+            if free_others[row][0] >= windows and free_others[row][1] >= targets:
+                del free_tokens[candidate]
                 break
         else:
-            free, row = int(room[0]), len(rows)
+            free, row = int(limits[0]), len(rows)
             rows.append([])
-            rest.append((int(room[1]), int(room[2])))
+            free_others.append((int(limits[1]), int(limits[2])))
         rows[row].append(i)
-        rest[row] = (rest[row][0] - windows, rest[row][1] - targets)
-        bisect.insort(left, (free - tokens, row))
+        free_others[row] = (free_others[row][0] - windows, free_others[row][1] - targets)
+        bisect.insort(free_tokens, (free - tokens, row))
     return rows

@@ -1,4 +1,4 @@
-"""Examples that turned out unusable while training, so that a run can be repeated exactly."""
+"""Examples that could not be built while training, recorded so that a run can be repeated exactly."""
 
 from __future__ import annotations
 
@@ -14,11 +14,17 @@ EVERY_ROW = -1
 
 @dataclass(frozen=True)
 class Quarantined:
-    """Example `example` of the index (line `line` of `annotations`), and why it was left out.
+    """An example that was left out of a row.
 
-    row: number of the row it was left out of, or EVERY_ROW. An example comes in a row an epoch, and one
-    that a store did not give may be there again in the next: repeating the run means leaving it out
-    where it was left out.
+    A file that a store could not deliver in one epoch may be available in the next one. Repeating a run
+    therefore means leaving an example out of the same rows.
+
+    Attributes:
+        example: Number of the example in the index.
+        annotations: Path of its annotation file.
+        line: Number of its line, from 1.
+        reason: Why it could not be built.
+        row: Number of the row, or EVERY_ROW.
     """
 
     example: int
@@ -29,60 +35,63 @@ class Quarantined:
 
 
 class Quarantine:
-    """A growing set of quarantined examples, at most one entry an example and row."""
+    """A growing set of quarantined examples, with at most one entry for each example and row."""
 
     def __init__(self, entries: list[Quarantined] | None = None) -> None:
         self._entries = {(e.example, e.row): e for e in entries or []}
 
     def __len__(self) -> int:
-        """Examples that were left out of some row."""
+        """Number of examples that were left out of some row."""
         return len({example for example, _ in self._entries})
 
     def add(self, entry: Quarantined) -> bool:
-        """Take an entry; False when its example is there already, for its row."""
+        """Adds an entry; returns False when there is already one for its example and row."""
         return self._entries.setdefault((entry.example, entry.row), entry) is entry
 
     @property
-    def left_out(self) -> frozenset[tuple[int, int]]:
-        """(example, row or EVERY_ROW) of the entries."""
+    def excluded(self) -> frozenset[tuple[int, int]]:
+        """Pairs (example, row or EVERY_ROW) of all entries."""
         return frozenset(self._entries)
 
     @property
     def entries(self) -> list[Quarantined]:
-        """Entries in order of their examples, then of their rows."""
+        """All entries, in order of their examples, then of their rows."""
         return [self._entries[key] for key in sorted(self._entries)]
 
     def to_json(self) -> list[dict]:
-        """Entries as JSON objects."""
+        """Returns the entries as JSON objects."""
         return [asdict(e) for e in self.entries]
 
     @staticmethod
-    def from_json(entries: list[dict], where: str) -> Quarantine:
-        """Read back `to_json`. Raises DataError, naming `where`, for anything else."""
+    def from_json(entries: list[dict], name: str) -> Quarantine:
+        """Reads what `to_json` returned. Raises DataError, with `name`, for anything else."""
         try:
             return Quarantine([Quarantined(**e) for e in entries])
         except TypeError as error:
-            raise DataError(f"{where}: is not a quarantine list ({error})") from error
+            raise DataError(f"{name}: is not a quarantine list ({error})") from error
 
-    def check(self, where: Callable[[int], tuple[str, int]], size: int, path: str) -> None:
-        """Raise DataError, naming `path`, when the entries are of another index.
+    def check(self, location: Callable[[int], tuple[str, int]], num_examples: int, path: str) -> None:
+        """Checks that the entries belong to an index.
 
         Args:
-            where: annotation file and line of an example of the index.
-            size: examples of the index.
-            path: of the list.
+            location: Returns annotation file and line of an example of the index.
+            num_examples: Number of examples of the index.
+            path: Path of the list, for the error.
+
+        Raises:
+            DataError: An entry belongs to another index.
         """
         for e in self.entries:
-            file, line = where(e.example) if 0 <= e.example < size else ("", 0)
-            # The annotations may have moved; the name and the line stay.
+            file, line = location(e.example) if 0 <= e.example < num_examples else ("", 0)
+            # The annotation file may have moved, but its name and the line stay.
             if (Path(file).name, line) != (Path(e.annotations).name, e.line):
                 raise DataError(
                     f"{path}: example {e.example} ({e.annotations} line {e.line}) "
-                    "is not that of this index"
+                    "is another one in this index"
                 )
 
     def save(self, path: str | Path) -> None:
-        """Write one JSON object a line, replacing the file in one step."""
+        """Writes one JSON object a line; the file is replaced atomically."""
         path = Path(path)
         part = path.with_name(path.name + ".part")
         part.write_text(
@@ -92,7 +101,7 @@ class Quarantine:
 
     @staticmethod
     def load(path: str | Path) -> Quarantine:
-        """Read a saved list. Raises DataError when it is missing or malformed."""
+        """Reads a saved list. Raises DataError when it is missing or malformed."""
         try:
             lines = Path(path).read_text(encoding="utf-8").splitlines()
             entries = [json.loads(line) for line in lines]

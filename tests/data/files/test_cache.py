@@ -1,4 +1,4 @@
-"""Videos in buckets: a bounded cache, stores that fail or stall, a disk that is full."""
+"""Videos in buckets: a cache of limited size, stores that fail or stall, a full disk."""
 
 import dataclasses
 import errno
@@ -12,24 +12,22 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from livecc_jax.data.files import cache as cache_module
-from livecc_jax.data.files import remote
 from livecc_jax.data.files.cache import FileCache
-from livecc_jax.data.files.remote import Stamp, stamp
+from livecc_jax.data.files.remote import FileStat, file_stat
 from livecc_jax.data.index.build import build_index
 from livecc_jax.data.rows.pipeline import RowSource
 from livecc_jax.errors import ConfigError, DataError, MediaError
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.text.open import open_tokenizer
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 class Flaky(MemoryFileSystem):
-    """A store that fails, or hangs, the first times it is asked for a file."""
+    """A store that fails or hangs the first times that a file is opened."""
 
     protocol = "flaky"
-    store = {}  # noqa: RUF012 (as its base has it)
+    store = {}  # noqa: RUF012 (as in its base)
     failures = 0
     hangs = 0
     opened = 0
@@ -52,16 +50,9 @@ class Flaky(MemoryFileSystem):
 fsspec.register_implementation("flaky", Flaky, clobber=True)
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr(remote, "FIRST_WAIT_S", 0.001)
-    monkeypatch.setattr(Flaky, "failures", 0)
-    monkeypatch.setattr(Flaky, "hangs", 0)
-    monkeypatch.setattr(Flaky, "opened", 0)
-
-
 @pytest.fixture
 def store():
+    Flaky.failures = Flaky.hangs = Flaky.opened = 0
     store = fsspec.filesystem("flaky")
     for i in range(9):
         store.pipe(f"/b/{i}.bin", bytes([i]) * 1000)
@@ -70,12 +61,12 @@ def store():
 
 def read(cache, i):
     address = f"flaky://b/{i}.bin"
-    with cache.local(address, stamp(address)) as path:
+    with cache.local(address, file_stat(address)) as path:
         assert Path(path).read_bytes() == bytes([i]) * 1000
         return path
 
 
-def test_the_longest_unused_go_first(store, tmp_path):
+def test_least_recently_used_files_are_evicted_first(store, tmp_path):
     cache = FileCache(tmp_path / "cache", 3500)
     paths = [read(cache, i) for i in range(3)]
     for age, path in zip((3, 9, 5), paths, strict=True):
@@ -87,11 +78,11 @@ def test_the_longest_unused_go_first(store, tmp_path):
     read(cache, 0)
     assert Flaky.opened == opened  # from the cache
     with pytest.raises(MediaError, match=r"0\.bin: has 9999 bytes, more than the cache may hold"):
-        cache.local("flaky://b/0.bin", Stamp(9999, 0)).__enter__()
+        cache.local("flaky://b/0.bin", FileStat(9999, 0)).__enter__()
 
 
-def test_many_threads_stay_within_the_bound(store, tmp_path):
-    """What is in use is not evicted; the bound holds at every moment."""
+def test_many_threads_stay_within_the_size_limit(store, tmp_path):
+    """Files in use are not evicted, and the limit holds at every moment."""
     cache = FileCache(tmp_path / "cache", 3000)
     largest, failures, stop = [0], [], threading.Event()
 
@@ -119,8 +110,8 @@ def test_many_threads_stay_within_the_bound(store, tmp_path):
     assert len(list((tmp_path / "cache").glob("*.lock"))) <= 4
 
 
-def test_a_failing_store_is_asked_again(store, tmp_path, monkeypatch):
-    cache = FileCache(tmp_path / "cache", 10_000)
+def test_a_failing_store_is_retried(store, tmp_path):
+    cache = FileCache(tmp_path / "cache", 10_000, stall_timeout_s=0.3, first_wait_s=0.001)
     Flaky.failures, opened = 3, Flaky.opened
     read(cache, 0)
     assert Flaky.opened == opened + 4
@@ -128,41 +119,39 @@ def test_a_failing_store_is_asked_again(store, tmp_path, monkeypatch):
     with pytest.raises(MediaError, match=r"1\.bin: the store failed 5 times.*bad day"):
         read(cache, 1)
     Flaky.failures = 0
-    monkeypatch.setattr(cache_module, "STALL_S", 0.05)
     Flaky.hangs = 1
     read(cache, 2)
-    with pytest.raises(MediaError, match=r"5 times.*1000 of 1001 bytes came"):
-        cache.local("flaky://b/3.bin", Stamp(1001, 0)).__enter__()
+    with pytest.raises(MediaError, match=r"5 times.*received 1000 of 1001 bytes"):
+        cache.local("flaky://b/3.bin", FileStat(1001, 0)).__enter__()
     with pytest.raises(MediaError, match=r"gone\.bin: cannot be read: No such file"):
-        stamp("flaky://b/gone.bin")
+        file_stat("flaky://b/gone.bin")
     with pytest.raises(ConfigError, match="nothing-like-it://"):
-        stamp("nothing-like-it://b/x")
+        file_stat("nothing-like-it://b/x")
     assert not list((tmp_path / "cache").glob("*.part"))
 
 
-def test_a_full_disk_ends_in_one_sentence(store, tmp_path, monkeypatch):
-    """First the cache gives up what it can; then it says so."""
-    cache = FileCache(tmp_path / "cache", 10_000)
-    kept = [read(cache, i) for i in range(2)]
-    room = [1500]  # bytes the disk still has
-    real = os.posix_fallocate
+def test_a_full_disk_ends_in_one_sentence(store, tmp_path):
+    """The cache first evicts what it can, and then reports the full disk."""
+    disk_bytes = 10_000
 
     def allocate(handle, start, size):
         used = sum(p.stat().st_size for p in cache.folder.iterdir())
-        if used + size > 2000 + room[0] - 1500:
+        if used + size > disk_bytes:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return real(handle, start, size)
+        os.posix_fallocate(handle, start, size)
 
-    monkeypatch.setattr(os, "posix_fallocate", allocate)
+    cache = FileCache(tmp_path / "cache", 10_000, allocate=allocate)
+    paths = [read(cache, i) for i in range(2)]
+    disk_bytes = 2000
     read(cache, 2)
-    assert sum(map(os.path.exists, kept)) == 1
-    room[0] = 0
+    assert sum(map(os.path.exists, paths)) == 1
+    disk_bytes = 500
     with pytest.raises(DataError, match=r"cache: the disk is full: flaky://b/3\.bin needs 1000 bytes"):
         read(cache, 3)
 
 
 def test_rows_from_a_bucket(tmp_path, small_tokenizer):
-    """Indexed and trained from a store through a small cache; what it loses is quarantined."""
+    """Data is indexed and read from a store through a small cache; missing files are quarantined."""
     store = fsspec.filesystem("flaky")
     for name in ("bbb_espeak_narration_30s.mp4", "bikes.mp4", "frame.png"):
         store.pipe(f"/corpus/clips/{name}", (ROOT / "data/clips" / name).read_bytes())
@@ -173,24 +162,24 @@ def test_rows_from_a_bucket(tmp_path, small_tokenizer):
     names = [f"flaky://corpus/annotations/{name}.jsonl" for name in ("windows", "qa")]
     cache = {"cache": str(tmp_path / "cache"), "cache_gb": 0.0007}  # one video at a time
     index = build_index(names, tmp_path / "index", tokenizer, budget, root="flaky://corpus", **cache)
-    assert index.where(0)[0] == names[0]
+    assert index.location(0)[0] == names[0]
     shutil.copytree(ROOT / "data", tmp_path / "data")
     files = [tmp_path / f"data/annotations/{name}.jsonl" for name in ("windows", "qa")]
     build_index(files, tmp_path / "local", tokenizer, budget)
-    far, near = (
+    remote_rows, local_rows = (
         RowSource(
             str(tmp_path / name), str(small_tokenizer), 2048, 99, 500, "mrope", "token", 1, 1, **cache
         )
         for name in ("index", "local")
     )
-    for r in range(len(near)):
-        (a, bad), (b, _) = far.row(r), near.row(r)
-        assert bad == []
-        for name in a:
-            assert (a[name] == b[name]).all(), name
+    for r in range(len(local_rows)):
+        (remote_row, failed), (local_row, _) = remote_rows.row(r), local_rows.row(r)
+        assert failed == []
+        for name in remote_row:
+            assert (remote_row[name] == local_row[name]).all(), name
     assert FileCache(cache["cache"]).size() <= 700_000
     store.rm("/corpus/clips/bbb_espeak_narration_30s.mp4")
-    lost = dataclasses.replace(far)
-    reasons = [q.reason for r in range(len(lost)) for q in lost.row(r)[1]]
+    reopened = dataclasses.replace(remote_rows)
+    reasons = [q.reason for r in range(len(reopened)) for q in reopened.row(r)[1]]
     assert reasons
     assert all("flaky://corpus/clips/bbb_espeak_narration_30s.mp4: cannot be" in x for x in reasons)

@@ -1,4 +1,4 @@
-"""Mixtures: each index its share, and every form of question among the clips."""
+"""Mixtures: the share of each index in an epoch, and every form of question among clips."""
 
 import json
 from collections import Counter
@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from livecc_jax.data.index.build import build_index
-from livecc_jax.data.rows.mixture import Mixture, chosen, parse_mixture
+from livecc_jax.data.rows.mixture import Mixture, epoch_examples, parse_mixture
 from livecc_jax.data.rows.pipeline import RowSource
 from livecc_jax.errors import ConfigError
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.text.open import open_tokenizer
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CLIPS, ANNOTATIONS = ROOT / "data/clips", ROOT / "data/annotations"
 BUDGET = PixelBudget.parse(8)
 VIDEO = {"type": "video", "video": str(CLIPS / "bbb_oddsize_317x179_derived.mp4")}
@@ -66,29 +66,29 @@ def source(home, tokenizer, text, **changes):
     ),
     st.integers(0, 3), st.integers(1, 5),
 )  # fmt: skip
-def test_every_example_comes_its_share(parts, seed, turns):
-    """Over some passes each example of an index comes as often as any other, give or take one."""
-    sizes, epochs = zip(*parts)
-    passes = [chosen(sizes, epochs, seed, t) for t in range(turns)]
-    counts = Counter(np.concatenate(passes).tolist())
+def test_every_example_gets_its_share(parts, seed, num_epochs):
+    """Over several epochs the counts of an index's examples differ by at most one."""
+    sizes, shares = zip(*parts)
+    epochs = [epoch_examples(sizes, shares, seed, t) for t in range(num_epochs)]
+    counts = Counter(np.concatenate(epochs).tolist())
     base = 0
     for size, share in parts:
-        own = [counts[base + i] for i in range(size)]
-        assert sum(own) == int(share * size * turns)
-        assert max(own) - min(own) <= 1
+        part_counts = [counts[base + i] for i in range(size)]
+        assert sum(part_counts) == int(share * size * num_epochs)
+        assert max(part_counts) - min(part_counts) <= 1
         base += size
 
 
 def test_epochs_and_weights(home, small_tokenizer):
     clips, both = (source(home, small_tokenizer, t) for t in ("{h}/clips", "{h}/clips, {h}/qa"))
-    assert sorted(both.plan.members.tolist()) == list(range(9))
-    assert clips.opened.digest != both.opened.digest
-    assert clips.opened.digest == Mixture(f"{home}/clips*1").digest
-    assert both.opened.where(4) == (str(home / "qa.jsonl"), 1)
+    assert sorted(both.packing.members.tolist()) == list(range(9))
+    assert clips.mixture.digest != both.mixture.digest
+    assert clips.mixture.digest == Mixture(f"{home}/clips*1").digest
+    assert both.mixture.location(4) == (str(home / "qa.jsonl"), 1)
     twice = source(home, small_tokenizer, "{h}/clips*0.5,{h}/qa*2", epochs=2)
-    counts = Counter(twice.plan.members.tolist())
+    counts = Counter(twice.packing.members.tolist())
     assert [counts[i] for i in range(9)] == [1] * 4 + [4] * 5
-    # One clip for two questions: all five questions make room for two and a half clips.
+    # One clip for two questions: with all five questions come two and a half clips.
     weighted = Mixture(f"{home}/clips@1,{home}/qa@2")
     assert weighted.epochs == [Fraction(5, 8), 1]
     for text, reason in {
@@ -106,27 +106,27 @@ def test_each_form_of_question_in_a_row(home, small_tokenizer):
     """Answers of all assistant turns are supervised, each with its end, and nothing else is."""
     rows = source(home, small_tokenizer, "{h}/qa")
     tokenizer = rows.tokenizer
-    seen = {}
+    answers = {}
     for r in range(len(rows)):
         row, failed = rows.row(r)
         assert failed == []
-        for segment, number in enumerate(rows.plan.row(r), 1):
+        for segment, number in enumerate(rows.packing.row(r), 1):
             slots = row["target_slots"][row["target_weights"] > 0]
             slots = slots[row["segment_ids"][slots] == segment]
             targets = row["tokens"][slots + 1]
             ends = np.flatnonzero(targets == tokenizer.special.im_end)
-            pieces = np.split(targets, ends + 1)
-            assert len(pieces[-1]) == 0
-            here = row["segment_ids"] == segment
-            images = int((row["tokens"][here] == tokenizer.special.image_pad).sum())
-            videos = int((row["tokens"][here] == tokenizer.special.video_pad).sum())
-            assert images + videos == int((row["vision_index"][here] >= 0).sum())
-            answers = [tokenizer.decode(p[:-1].tolist()) for p in pieces[:-1]]
-            seen[list(QUESTIONS)[number]] = (answers, images, videos)
-    one, film = seen["image"][1], seen["video"][2]
+            parts = np.split(targets, ends + 1)
+            assert len(parts[-1]) == 0
+            in_segment = row["segment_ids"] == segment
+            images = int((row["tokens"][in_segment] == tokenizer.special.image_pad).sum())
+            videos = int((row["tokens"][in_segment] == tokenizer.special.video_pad).sum())
+            assert images + videos == int((row["vision_index"][in_segment] >= 0).sum())
+            texts = [tokenizer.decode(p[:-1].tolist()) for p in parts[:-1]]
+            answers[list(QUESTIONS)[number]] = (texts, images, videos)
+    one, film = answers["image"][1], answers["video"][2]
     assert one > 0
     assert film > 0
-    assert seen == {
+    assert answers == {
         "text": (["A rabbit."], 0, 0),
         "image": (["A rabbit."], one, 0),
         "images": (["The same picture."], 3 * one, 0),

@@ -1,4 +1,4 @@
-"""A packed row for a human: its figures, its frames, and how fast such rows are built."""
+"""`livecc inspect` of packed rows: sizes, frames, and how fast rows are built."""
 
 import re
 from pathlib import Path
@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from livecc_jax.cli import main
-from livecc_jax.data.inspect.sheet import row_pictures, see
+from livecc_jax.data.inspect.contact_sheet import row_pictures
+from livecc_jax.data.inspect.row import inspect_row
 from livecc_jax.data.rows.pipeline import RowSource
 from livecc_jax.errors import DataError
 from livecc_jax.media.pixels import resize
 from livecc_jax.media.video import read_frames
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -26,24 +27,24 @@ def index(tmp_path_factory, small_tokenizer):
     return out
 
 
-def test_pictures_of_a_row_are_its_frames(index, small_tokenizer):
+def test_pictures_of_a_row_show_its_frames(index, small_tokenizer):
     source = RowSource(str(index), str(small_tokenizer), 2048, 99, 512, "mrope", "token", 1, 1)
-    seen = see(source, 0)
-    pictures = row_pictures(seen.row)
-    wanted = []
-    for _, plan in seen.segments:
-        for media in plan.media:
-            if len(media.frames):
-                frames = read_frames(media.source, media.frames)
-                wanted += list(resize(frames, (media.height, media.width))[1::2])
+    inspected = inspect_row(source, 0)
+    pictures = row_pictures(inspected.row)
+    expected = []
+    for _, example in inspected.segments:
+        for media in example.media:
+            if len(media.indices):
+                frames = read_frames(media.source, media.indices)
+                expected += list(resize(frames, (media.height, media.width))[1::2])
             else:
-                wanted.append(None)
-    assert len(pictures) == len(wanted) > 10
-    for picture, frame in zip(pictures, wanted, strict=True):
+                expected.append(None)
+    assert len(pictures) == len(expected) > 10
+    for picture, frame in zip(pictures, expected, strict=True):
         if frame is not None:
             np.testing.assert_array_equal(picture, frame)
     with pytest.raises(DataError, match="there is no row 9999"):
-        see(source, 9999)
+        inspect_row(source, 9999)
 
 
 def test_inspect_a_row_and_its_speed(index, small_tokenizer, tmp_path, capsys):
@@ -51,20 +52,20 @@ def test_inspect_a_row_and_its_speed(index, small_tokenizer, tmp_path, capsys):
     sheet = tmp_path / "row.png"
     more = ["--row", "0", "--sheet", str(sheet), "--npz", str(tmp_path / "row.npz")]
     assert main(["inspect", str(index), *more, *options]) == 0
-    told = capsys.readouterr().out
-    segments = re.findall(r"^ +(\d+) +\d+ +(\d+) +(\d+) +(\d+) ", told, re.M)
+    output = capsys.readouterr().out
+    segments = re.findall(r"^ +(\d+) +\d+ +(\d+) +(\d+) +(\d+) ", output, re.M)
     arrays = np.load(tmp_path / "row.npz")
     assert len(segments) == arrays["segment_ids"].max() > 1
     used = [sum(int(s[i]) for s in segments) for i in (1, 2, 3)]
     assert used[0] == np.count_nonzero(arrays["segment_ids"])
     assert used[1] == np.count_nonzero(arrays["target_weights"])
-    assert f"tokens {used[0]} of 2048 ({used[0] / 2048:.1%}), windows {used[2]} of 64" in told
+    assert f"tokens {used[0]} of 2048 ({used[0] / 2048:.1%}), windows {used[2]} of 64" in output
     picture = cv2.imread(str(sheet))
     assert picture.shape[1] > 1000
     assert picture.shape[0] > 100 * len(segments)
     assert main(["inspect", str(index), "--throughput", "0.5", "--threads", "2", *options]) == 0
-    told = capsys.readouterr().out
-    shares = dict(re.findall(r"([a-z ]+) (\d+)%", told.splitlines()[-1].split(":")[1]))
+    output = capsys.readouterr().out
+    shares = dict(re.findall(r"([a-z ]+) (\d+)%", output.splitlines()[-1].split(":")[1]))
     assert 97 <= sum(map(int, shares.values())) <= 103
     assert int(shares[" decode"]) > 10
     assert main(["inspect", str(index), "--throughput", "nan", *options]) == 2

@@ -1,4 +1,4 @@
-"""Annotation files: offsets, and every way they can be wrong."""
+"""Annotation files: line offsets, and errors for every way in which files can be wrong."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from livecc_jax.data.annotations.records import AnnotationFile
 from livecc_jax.errors import DataError, ExampleError
-from livecc_jax.timeline.example import ChatExample, Clip, Picture, StreamExample, Word
+from livecc_jax.timeline.example import ChatExample, ImageFile, StreamExample, VideoClip, Word
 
 
 def stream(words, **text):
@@ -27,7 +27,7 @@ def stream(words, **text):
 
 
 def write(path, conversations, offsets=True):
-    # As UTF-8, and as JSON spells it.
+    # Alternately as UTF-8 and as JSON escapes.
     lines = [
         json.dumps(c, ensure_ascii=bool(i % 2)).encode() + b"\n" for i, c in enumerate(conversations)
     ]
@@ -47,10 +47,10 @@ QA = [
 def test_a_conversation_becomes_an_example(tmp_path):
     path = write(tmp_path / "a.jsonl", [stream([[1, 2.25, "hi"]], title="T", previous="P"), QA])
     file = AnnotationFile(path)
-    clip = Clip(str(tmp_path / "clip.mp4"), 1_500_000, 9_000_000)
+    clip = VideoClip(str(tmp_path / "clip.mp4"), 1_500_000, 9_000_000)
     assert file[0] == StreamExample(clip, (Word(1_000_000, 2_250_000, "hi"),), "", "T", "P", "")
     assert isinstance(file[1], ChatExample)
-    assert file[1].messages[0].content == (Picture(str(tmp_path / "a.png")), "Q?")
+    assert file[1].messages[0].content == (ImageFile(str(tmp_path / "a.png")), "Q?")
     assert file[1].messages[1].content == ("A.",)
 
 
@@ -74,7 +74,7 @@ def test_many_threads_read_one_file(tmp_path):
         assert list(pool.map(lambda i: file[i].title, order)) == [titles[i] for i in order]
 
 
-def test_blank_lines_at_the_end_are_nothing(tmp_path):
+def test_blank_lines_at_the_end_are_ignored(tmp_path):
     path = write(tmp_path / "a.jsonl", [QA, QA], offsets=False)
     path.write_bytes(path.read_bytes() + b"\n  \n\n")
     assert len(list(AnnotationFile(path))) == 2

@@ -1,4 +1,4 @@
-"""Annotation files as datasets: what is read back is what was written, without TensorFlow."""
+"""Annotation files as datasets: they are read back as written, without TensorFlow."""
 
 import json
 import shutil
@@ -10,6 +10,7 @@ import pytest
 
 from livecc_jax.cli import main
 from livecc_jax.data.examples.media_files import MediaFiles
+from livecc_jax.data.examples.media_slice import load_patches
 from livecc_jax.data.index.build import build_index
 from livecc_jax.data.rows.pipeline import RowSource
 from livecc_jax.errors import DataError, MediaError
@@ -17,7 +18,7 @@ from livecc_jax.media.budget import PixelBudget
 from livecc_jax.text.open import open_tokenizer
 from livecc_jax.timeline.chat import ChatTemplate
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 BUDGET = PixelBudget.parse(12)
 
 
@@ -41,48 +42,49 @@ def test_a_dataset_is_indexed_like_its_annotations(home, small_tokenizer, frames
     out = home / "tfds"
     stored = ["--frames", "12"] if frames else []
     assert main(["dataset", *map(str, files), "--out", str(out), *stored]) == 0
-    told = capsys.readouterr()
+    output = capsys.readouterr()
     folder = out / "streaming_clips/1.0.0"
-    assert str(folder) in told.out
-    assert ("gone.mp4" in told.err) == frames  # without frames, videos are not opened
+    assert str(folder) in output.out
+    assert ("gone.mp4" in output.err) == frames  # without frames, videos are not opened
     assert main(["dataset", str(files[0]), "--out", str(out), *stored]) == 2
     assert "exists already" in capsys.readouterr().err
 
     tokenizer = open_tokenizer(small_tokenizer)
     plain = build_index(files[:2], home / "plain", tokenizer, BUDGET)
-    made = build_index([out], home / "made", tokenizer, BUDGET)
+    index = build_index([out], home / "index", tokenizer, BUDGET)
     template, reader = ChatTemplate(tokenizer), MediaFiles()
-    assert len(made) == len(plain) == 7
-    rows = RowSource(str(home / "made"), str(small_tokenizer), 1024, 48, 256, "mrope", "token", 1, 1)
+    assert len(index) == len(plain) == 7
+    rows = RowSource(str(home / "index"), str(small_tokenizer), 1024, 48, 256, "mrope", "token", 1, 1)
     assert [rows.row(r)[1] for r in range(len(rows))] == [[]] * len(rows)
     if frames:  # of streaming clips
         (home / "clips/bbb_espeak_narration_30s.mp4").unlink()
     for i in range(3 if frames else 7):
-        new = made.plan(i, template, reader)
-        np.testing.assert_array_equal(new.frame_times_us, plain.entry(i).frame_times_us)
-        assert (made.tokens[i], made.targets[i]) == (plain.tokens[i], plain.targets[i])
-        for media in new.media:
-            assert media.load(reader).std() > 0
+        example = index.encoded_example(i, template, reader)
+        np.testing.assert_array_equal(example.frame_times_us, plain.record(i).frame_times_us)
+        assert (index.tokens[i], index.targets[i]) == (plain.tokens[i], plain.targets[i])
+        for media in example.media:
+            assert load_patches(media, reader).std() > 0
     assert "tensorflow" not in sys.modules
 
 
 def test_stored_frames_are_those_of_the_video(home, small_tokenizer):
-    """Up to JPEG: mean error under 3 of 255. A rewritten dataset is another one, and told."""
+    """Up to JPEG: mean error under 3 of 255. A rewritten dataset is noticed."""
     import tensorflow_datasets as tfds
 
-    from livecc_jax.data.annotations import datasets
-    from livecc_jax.data.index.tfds import FrameOptions, write_dataset
+    from livecc_jax.data.examples.tfds_builder import StoredFrameOptions, write_dataset
 
     path = home / "annotations/narration.jsonl"
-    how = FrameOptions(BUDGET, quality=95)
-    folder, left = write_dataset([path], home / "tfds", frames=how)
-    assert left == []
+    options = StoredFrameOptions(BUDGET, quality=95)
+    folder, rejected = write_dataset([path], home / "tfds", frames=options)
+    assert rejected == []
     tokenizer = open_tokenizer(small_tokenizer)
     plain = build_index([path], home / "plain", tokenizer, BUDGET)
-    made = build_index([folder], home / "made", tokenizer, BUDGET)
+    index = build_index([folder], home / "index", tokenizer, BUDGET)
     template = ChatTemplate(tokenizer)
-    a, b = (index.plan(0, template, MediaFiles()).media[0].load() for index in (plain, made))
-    assert np.abs(a.astype(int) - b).mean() < 3
+    original, stored = (
+        load_patches(i.encoded_example(0, template, MediaFiles()).media[0]) for i in (plain, index)
+    )
+    assert np.abs(original.astype(int) - stored).mean() < 3
     # It is a dataset like any other.
     record = tfds.data_source("streaming_clips", split="train", data_dir=str(home / "tfds"))[0]
     assert record["title"] == b"Big Buck Bunny"
@@ -91,12 +93,10 @@ def test_stored_frames_are_those_of_the_video(home, small_tokenizer):
     assert record["words"]["text"][:3] == [b"A", b"big", b"rabbit"]
 
     shutil.rmtree(folder)
-    datasets.open_source.cache_clear()
     other = home / "annotations/windows.jsonl"
-    write_dataset([other], home / "tfds", frames=how)
+    write_dataset([other], home / "tfds", frames=options)
     with pytest.raises(MediaError, match="has changed since it was indexed"):
-        made.plan(0, template, MediaFiles())
+        index.encoded_example(0, template, MediaFiles())
     (folder / "features.json").write_text("{")
-    datasets.open_source.cache_clear()
     with pytest.raises(DataError, match="cannot be read as a dataset"):
         build_index([folder], home / "again", tokenizer, BUDGET)

@@ -1,4 +1,4 @@
-"""Whatever the annotations say, rows are sound."""
+"""Rows are valid for any annotations (property tests)."""
 
 import json
 import tempfile
@@ -10,16 +10,16 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from livecc_jax.data.annotations.conversations import parse
-from livecc_jax.data.examples.example import FORMATS, plan_example
+from livecc_jax.data.examples.encode import FORMS, encode_example
 from livecc_jax.data.examples.media_files import MediaFiles
 from livecc_jax.data.index.build import build_index
-from livecc_jax.data.index.codec import pack, unpack
+from livecc_jax.data.index.codec import decode, encode
 from livecc_jax.data.rows.pipeline import RowSource
 from livecc_jax.errors import DataError, ExampleError, MediaError
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.text.open import open_tokenizer
 from livecc_jax.timeline.chat import ChatTemplate
-from livecc_jax.timeline.modes import MODES
+from livecc_jax.timeline.position_modes import POSITION_MODES
 
 texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
     ["<|im_end|>", "<|im_start|>assistant\n", "<|video_pad|>", " ...", "Time=0.0-3.0s"]
@@ -58,8 +58,8 @@ turns = st.one_of(
 conversations = clips() | st.lists(turns, min_size=1, max_size=5)
 
 
-class Imagined(MediaFiles):
-    """Files that are as their annotations say, black all over."""
+class BlackFiles(MediaFiles):
+    """Files with the duration and size that their annotations declare, and black frames."""
 
     def __init__(self):
         super().__init__(declared=True)
@@ -71,11 +71,19 @@ class Imagined(MediaFiles):
         return np.zeros((50, 60, 3), np.uint8)
 
 
+class BlackRows(RowSource):
+    """Rows over such files."""
+
+    files = BlackFiles()
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    st.lists(conversations, min_size=1, max_size=8), st.sampled_from(MODES), st.sampled_from(FORMATS)
+    st.lists(conversations, min_size=1, max_size=8),
+    st.sampled_from(POSITION_MODES),
+    st.sampled_from(FORMS),
 )
-def test_rows_are_sound(small_tokenizer, lines, mode, form):
+def test_rows_are_valid(small_tokenizer, lines, mode, form):
     tokenizer = open_tokenizer(small_tokenizer)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "a.jsonl")
@@ -88,8 +96,7 @@ def test_rows_are_sound(small_tokenizer, lines, mode, form):
         except DataError as error:
             assert "none of" in str(error)  # noqa: PT017
             return
-        rows = RowSource(str(index.path), str(small_tokenizer), 500, 40, 300, mode, "example", 0, 1)
-        rows.__dict__["files"] = Imagined()
+        rows = BlackRows(str(index.path), str(small_tokenizer), 500, 40, 300, mode, "example", 0, 1)
         try:
             count = len(rows)
         except DataError as error:
@@ -102,22 +109,24 @@ def test_rows_are_sound(small_tokenizer, lines, mode, form):
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(conversations, st.sampled_from(FORMATS))
-def test_what_is_stored_is_the_example(small_tokenizer, conversation, form):
-    """Text and media give back every token; counting without vision tokens counts them."""
+@given(conversations, st.sampled_from(FORMS))
+def test_the_codec_gives_every_token_back(small_tokenizer, conversation, form):
+    """Text and media give every token back; counting alone gives the same counts."""
     template, budget = ChatTemplate(open_tokenizer(small_tokenizer)), PixelBudget.parse(6)
-    how = {"form": form, "files": Imagined()}
+    options = {"form": form, "files": BlackFiles()}
     try:
-        plan = plan_example(parse(conversation, "", "here"), template, budget, **how)
+        example = encode_example(parse(conversation, "", "here"), template, budget, **options)
     except (ExampleError, MediaError):
         assume(False)
-    kind, text = pack(plan)
-    again = unpack(kind, text, plan.media, template)
+    kind, text = encode(example)
+    decoded = decode(kind, text, example.media, template)
     for name in ("tokens", "supervised", "grids", "turns"):
-        np.testing.assert_array_equal(getattr(again.encoded, name), getattr(plan.encoded, name))
-    assert again.turns == plan.turns
-    counted = plan_example(parse(conversation, "", "here"), template, budget, count=True, **how)
-    assert (counted.tokens, counted.targets) == (plan.tokens, plan.targets)
+        np.testing.assert_array_equal(getattr(decoded.encoded, name), getattr(example.encoded, name))
+    assert decoded.turns == example.turns
+    counted = encode_example(
+        parse(conversation, "", "here"), template, budget, count_only=True, **options
+    )
+    assert (counted.tokens, counted.targets) == (example.tokens, example.targets)
 
 
 def check(row, tokenizer, mode):
@@ -128,32 +137,32 @@ def check(row, tokenizer, mode):
     assert set(np.diff(segments[:used])) <= {0, 1}
     # Every vision token has its four patches, every patch its token, in order.
     vision = np.isin(ids, (special.video_pad, special.image_pad)) & (segments > 0)
-    places = row["vision_index"]
-    np.testing.assert_array_equal(places >= 0, vision)
-    assert len(np.unique(places[vision])) == vision.sum()
-    held = np.flatnonzero(row["patch_pairs"].reshape(-1) > 0)
-    np.testing.assert_array_equal(np.sort(held[::4] // 4), np.sort(places[vision]))
-    assert 4 * vision.sum() == len(held)
-    # Weights of an example sum to one; what is predicted is said by an assistant.
+    vision_index = row["vision_index"]
+    np.testing.assert_array_equal(vision_index >= 0, vision)
+    assert len(np.unique(vision_index[vision])) == vision.sum()
+    patches = np.flatnonzero(row["patch_pairs"].reshape(-1) > 0)
+    np.testing.assert_array_equal(np.sort(patches[::4] // 4), np.sort(vision_index[vision]))
+    assert 4 * vision.sum() == len(patches)
+    # The weights of an example sum to one; only tokens of assistant turns are predicted.
     slots = row["target_slots"][row["target_weights"] > 0]
     assert (np.diff(slots) > 0).all()
     for segment in range(1, segments.max() + 1):
-        here = np.flatnonzero(segments == segment)
-        own = slots[np.isin(slots, here)]
-        assert len(own)
-        weights = row["target_weights"][: len(slots)][np.isin(slots, here)]
+        in_segment = np.flatnonzero(segments == segment)
+        segment_slots = slots[np.isin(slots, in_segment)]
+        assert len(segment_slots)
+        weights = row["target_weights"][: len(slots)][np.isin(slots, in_segment)]
         assert weights.sum() == pytest.approx(1, abs=1e-4)
-        said = np.zeros(len(ids), bool)
-        for start in here[ids[here] == special.im_start]:
+        is_answer = np.zeros(len(ids), bool)
+        for start in in_segment[ids[in_segment] == special.im_start]:
             stop = start + 1 + int(np.argmax(ids[start + 1 :] == special.im_end))
             role = tokenizer.decode(ids[start + 1 : stop].tolist()).lstrip()
-            said[start + 1 : stop + 1] = role.startswith("assistant")
-        assert said[own + 1].all()
-        positions = row["positions"][:, here]
+            is_answer[start + 1 : stop + 1] = role.startswith("assistant")
+        assert is_answer[segment_slots + 1].all()
+        positions = row["positions"][:, in_segment]
         assert positions[:, 0].tolist() == [0, 0, 0]
-        top = np.maximum.accumulate(positions.max(0))
-        words = ~vision[here]
-        assert (positions[:, words] == positions[0, words]).all()
-        assert (positions[0, words][1:] > top[np.flatnonzero(words)[1:] - 1]).all()
+        largest = np.maximum.accumulate(positions.max(0))
+        is_text = ~vision[in_segment]
+        assert (positions[:, is_text] == positions[0, is_text]).all()
+        assert (positions[0, is_text][1:] > largest[np.flatnonzero(is_text)[1:] - 1]).all()
         if mode == "sequential":
-            np.testing.assert_array_equal(positions, np.arange(len(here))[None].repeat(3, 0))
+            np.testing.assert_array_equal(positions, np.arange(len(in_segment))[None].repeat(3, 0))

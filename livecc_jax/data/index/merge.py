@@ -1,0 +1,111 @@
+"""Merges the shards of all chunks into an index on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from livecc_jax.data.annotations.datasets import Annotations
+from livecc_jax.data.annotations.rejections import reason_category, with_location
+from livecc_jax.data.files.paths import is_remote, relative_to_root
+from livecc_jax.data.index.chunks import IndexSettings, LineChunk
+from livecc_jax.data.index.column_writer import ColumnWriter
+from livecc_jax.data.index.reader import FORMAT, VERSION
+from livecc_jax.errors import DataError
+
+log = logging.getLogger(__name__)
+
+MAX_REASONS = 50  # categories of rejection reasons that meta.json lists
+
+
+def merge_shards(
+    files: list[Annotations],
+    shards: list[tuple[LineChunk, Path]],
+    work: Path,
+    out: Path,
+    settings: IndexSettings,
+    tokenizer: str,
+) -> None:
+    """Concatenates the shards' columns, moves the index to its place and removes the working folder.
+
+    Args:
+        files: The annotation files.
+        shards: Each chunk of their lines in order, with the .npz file of its columns.
+        work: Working folder of the build.
+        out: Directory of the index.
+        settings: Settings of the index.
+        tokenizer: Fingerprint of the tokenizer.
+
+    Raises:
+        DataError: No example is usable.
+    """
+    folder = work / "index"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    columns = ColumnWriter(folder)
+    kinds, reasons = Counter(), Counter()
+    sources = [
+        {
+            "path": relative_to_root(f.path, f.folder, settings.root),
+            "lines": len(f),
+            "examples": 0,
+            "rejected": 0,
+        }
+        for f in files
+    ]
+    last_reason = ""
+    with contextlib.closing(columns), open(folder / "rejected.jsonl", "wb") as rejected_file:
+        for chunk, path in shards:
+            source = sources[chunk.source]
+            with np.load(path) as shard:
+                columns.add(shard)
+                source["examples"] += len(shard["tokens"])
+                lines = shard["rejected"].tobytes()
+            rejected_file.write(lines)
+            for line in lines.splitlines():
+                entry = json.loads(line)
+                kinds[entry["kind"]] += 1
+                reasons[reason_category(entry["reason"], entry["annotations"])] += 1
+                source["rejected"] += 1
+                last_reason = with_location(entry["annotations"], entry["line"], entry["reason"])
+                log.info("rejected %s", last_reason)
+        if not len(columns):
+            shutil.rmtree(work)
+            raise DataError(
+                f"{', '.join(f.path for f in files)}: none of {sum(map(len, files))} examples "
+                f"is usable; the last one: {last_reason}"
+            )
+        meta = {
+            "format": FORMAT,
+            "version": VERSION,
+            "pixel_budget": str(settings.budget),
+            "context": settings.context,
+            "row_tokens": settings.row_tokens,
+            "form": settings.form,
+            "tokenizer": tokenizer,
+            "window": settings.budget.max_pair_patches,
+            "root": settings.root,
+            "root_from_index": _root_from_index(settings.root, out),
+            "annotations": sources,
+            "examples": len(columns),
+            "rejected": dict(sorted(kinds.items())),
+            "reasons": dict(reasons.most_common(MAX_REASONS)),
+        }
+        row_settings = {k: meta[k] for k in ("pixel_budget", "context", "form", "tokenizer")}
+        meta["digest"] = columns.finish(json.dumps(row_settings))
+    (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+    if out.exists():
+        shutil.rmtree(out)
+    folder.rename(out)
+    shutil.rmtree(work)
+
+
+def _root_from_index(root: str, out: Path) -> str:
+    return "" if not root or is_remote(root) else os.path.relpath(root, os.path.abspath(out))
