@@ -11,7 +11,7 @@ from livecc_jax.commands.options import (
     add_span_options,
     add_timeline_options,
     check_span,
-    decoding_options,
+    stream_options,
     load_stream_model,
 )
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Declare the command."""
+    """Adds the command to the parser."""
     parser = subparsers.add_parser("ask", help="answer questions about a video", description=__doc__)
     parser.add_argument("model", help="checkpoint: HuggingFace directory, run, or step of a run")
     parser.add_argument("source", help="video or image file")
@@ -28,12 +28,16 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "questions",
         nargs="*",
         metavar="question",
-        help="asked one after another, each knowing the answers before it (default: the lines of "
-        "standard input)",
+        help="questions in order; each sees the answers before it (default: the lines of standard "
+        "input)",
     )
     add_span_options(parser)
     parser.add_argument(
-        "--max-frames", type=int, default=480, metavar="N", help="of a video (default 480)"
+        "--max-frames",
+        type=int,
+        default=480,
+        metavar="N",
+        help="largest number of frames of a video (default 480)",
     )
     add_timeline_options(parser)
     add_sampling_options(parser, 128, "an answer")
@@ -43,14 +47,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Answer in the terminal and in the file asked for."""
+    """Answers in the terminal and in the requested file."""
     import contextlib
     import sys
 
     from livecc_jax.checkpoints.open import open_checkpoint
     from livecc_jax.errors import ConfigError
     from livecc_jax.media.budget import PixelBudget
-    from livecc_jax.media.shown import show
+    from livecc_jax.media.clips import sample_media
     from livecc_jax.serving.sinks import JsonLines
     from livecc_jax.stream.ask import VideoChat
 
@@ -58,18 +62,18 @@ def run(args: argparse.Namespace) -> int:
     if not all(question.strip() for question in args.questions):
         raise ConfigError("a question must say something")
     checkpoint = open_checkpoint(args.model)
-    options = decoding_options(args, checkpoint)
+    options = stream_options(args, checkpoint)
     budget = PixelBudget.parse(args.pixel_budget or checkpoint.livecc.pixel_budget)
-    # Before the weights are loaded: a video that cannot be read should be said at once.
-    shown = show(args.source, budget, args.start, args.end, args.max_frames)
+    # Before the weights are loaded, so that an unreadable video fails at once.
+    video = sample_media(args.source, budget, args.start, args.end, args.max_frames)
     with contextlib.ExitStack() as stack:
         lines = JsonLines(args.jsonl) if args.jsonl else None
         if lines:
             stack.callback(lines.close)
-        chat = VideoChat(load_stream_model(args, checkpoint), options, shown)
-        for question in args.questions or _typed():
+        chat = VideoChat(load_stream_model(args, checkpoint), options, video)
+        for question in args.questions or _read_questions():
             answer = chat.ask(question, args.max_new_tokens)
-            if args.questions or not sys.stdin.isatty():  # otherwise it is there already
+            if args.questions or not sys.stdin.isatty():  # otherwise the terminal shows it already
                 print(f"? {question}")
             print(f"> {answer.text.strip()}", flush=True)
             if lines:
@@ -77,8 +81,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _typed() -> Iterator[str]:
-    """Questions from standard input, a line each; at a terminal, after a question mark."""
+def _read_questions() -> Iterator[str]:
+    """Yields the lines of standard input as questions, with a prompt at a terminal."""
     import sys
 
     from livecc_jax.errors import ConfigError

@@ -16,27 +16,30 @@ from typing import TYPE_CHECKING, TextIO
 from urllib.parse import urlsplit
 
 from livecc_jax.commands.options import (
-    add_cache_precision,
+    add_cache_precision_option,
     add_decoding_options,
     add_device_options,
     add_timeline_options,
-    decoding_options,
+    stream_options,
     load_stream_model,
 )
 
 if TYPE_CHECKING:
     from livecc_jax.decoding.options import StreamOptions
     from livecc_jax.media.budget import PixelBudget
-    from livecc_jax.serving.watch import Said, Watch, Watched
+    from livecc_jax.serving.latency import SourceStats
+    from livecc_jax.serving.source import StreamOutput, WatchedSource
+    from livecc_jax.serving.watch import Watch
     from livecc_jax.stream.engine import Engine
-    from livecc_jax.stream.session import StreamModel
+    from livecc_jax.stream.model import StreamModel
 
-REDRAW = 0.5  # seconds
-UNREAD = 10_000  # lines that wait for a terminal that takes none
+REDRAW_SECONDS = 0.5
+MAX_LINES = 10_000  # lines that wait while the terminal takes none
+UNLIMITED = 10**6  # columns or lines
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Declare the command."""
+    """Adds the command to the parser."""
     parser = subparsers.add_parser(
         "watch", help="comment on many live sources at once", description=__doc__
     )
@@ -51,34 +54,38 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--query",
         action="append",
         default=[],
-        help="what to do, in words; given once it is for all sources, else once for each, in order",
+        help="what to do, in words; once for all sources, or once for each source in order",
     )
     parser.add_argument("--title", default="", help="title of the videos")
-    parser.add_argument("--out", metavar="DIR", help="write NAME.jsonl, .vtt and .srt of each source")
+    parser.add_argument("--out", metavar="DIR", help="write NAME.jsonl, .vtt and .srt for each source")
     add_timeline_options(parser)
     parser.add_argument(
         "--cache",
         choices=("full", "rolling"),
         default="rolling",
-        help="what a context keeps, as in `livecc stream` (default: rolling)",
+        help="what stays in a context, as in `livecc stream` (default: rolling)",
     )
     parser.add_argument(
         "--pace",
         choices=("fast", "own"),
         default="fast",
-        help="of files: as fast as they are decoded, or as if they were live (default: fast)",
+        help="how files are read: as fast as they are decoded, or as if they were live (default: fast)",
     )
     parser.add_argument(
         "--retries",
         type=int,
         metavar="N",
-        help="give a live source up after so many attempts without a picture (default: never)",
+        help="give up a live source after so many attempts without a picture (default: never)",
     )
     parser.add_argument(
-        "--batch", type=int, default=16, metavar="N", help="turns a tick, at most (default 16)"
+        "--batch",
+        type=int,
+        default=16,
+        metavar="N",
+        help="largest number of turns in an engine step (default 16)",
     )
     add_decoding_options(parser)
-    add_cache_precision(parser, "the engine")
+    add_cache_precision_option(parser, "the engine")
     add_device_options(parser)
     parser.add_argument(
         "--warm-up",
@@ -91,7 +98,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Watch until every source is over, or until interrupted."""
+    """Watches until every source is over, or until interrupted."""
     from livecc_jax.checkpoints.open import open_checkpoint
     from livecc_jax.errors import ConfigError
     from livecc_jax.media.budget import PixelBudget
@@ -104,53 +111,56 @@ def run(args: argparse.Namespace) -> int:
     if args.retries is not None and args.retries < 0:
         raise ConfigError(f"--retries must not be negative, not {args.retries}")
     checkpoint = open_checkpoint(args.model)
-    options = decoding_options(args, checkpoint)
+    options = stream_options(args, checkpoint)
     budget = PixelBudget.parse(args.pixel_budget or checkpoint.livecc.pixel_budget)
     for source in args.sources:
         if budget.tokens is None and is_live(source):
             raise ConfigError(f"{source}: a live source needs a fixed pixel budget, not `reference`")
-    sizes = [budget.size(*picture_size(text), OPENING_FRAMES) for text in args.warm_up]
-    names = labels(args.sources)
+    sizes = [budget.size(*parse_size(text), OPENING_FRAMES) for text in args.warm_up]
+    names = source_names(args.sources)
     if args.out:
         Path(args.out).mkdir(parents=True, exist_ok=True)
-    prompts = [stream_prompt(query, args.title) for query in queries(args.query, len(names))]
+    queries = query_per_source(args.query, len(names))
+    prompts = [stream_prompt(query, args.title) for query in queries]
     model = load_stream_model(args, checkpoint)
     engine = make_engine(model, options, budget, prompts, args.batch, args.cache, args.cache_precision)
     for size, prompt in itertools.product(sizes, {*prompts}):
         engine.warm_up(size, prompt, options)
     screen = Screen(sys.stdout)
-    live = LiveOptions(retries=args.retries, patient=True)
-    kinds = (JsonLines, "jsonl"), (WebVtt, "vtt"), (Srt, "srt")
-    with taking_logs(screen.lines, dict(zip(args.sources, names))), Watch(engine) as watch:
-        watched = [
+    live = LiveOptions(retries=args.retries, retry_first=True)
+    sink_kinds = (JsonLines, "jsonl"), (WebVtt, "vtt"), (Srt, "srt")
+    with logs_as_lines(screen.lines, dict(zip(args.sources, names))), Watch(engine) as watch:
+        sources = [
             watch.add(
                 source, budget, prompt, options, name=name, pace=args.pace, live=live,
-                sinks=[kind(Path(args.out) / f"{name}.{end}") for kind, end in kinds if args.out],
-                on_said=screen.teller(name),
+                sinks=[
+                    kind(Path(args.out) / f"{name}.{suffix}") for kind, suffix in sink_kinds if args.out
+                ],
+                on_output=screen.output_printer(name),
             )
             for source, name, prompt in zip(args.sources, names, prompts)
         ]  # fmt: skip
         try:
-            while not watch.wait(REDRAW):
-                screen.show(watch, watched)
+            while not watch.wait(REDRAW_SECONDS):
+                screen.show(watch, sources)
         except KeyboardInterrupt:
-            pass  # the usual end of watching cameras
+            pass  # the usual way to stop watching cameras
         watch.close()
-        screen.show(watch, watched, last=True)
-    return 2 if any(w.figures().state == "failed" for w in watched) else 0
+        screen.show(watch, sources, last=True)
+    return 2 if any(source.stats().state == "failed" for source in sources) else 0
 
 
-def queries(given: list[str], sources: int) -> list[str]:
-    """One for each source. Raises ConfigError when there are neither one nor so many."""
+def query_per_source(queries: list[str], sources: int) -> list[str]:
+    """Returns a query for each source. Raises ConfigError unless there are none, one, or one each."""
     from livecc_jax.errors import ConfigError
 
-    if len(given) not in (0, 1, sources):
-        raise ConfigError(f"--query is given {len(given)} times for {sources} sources")
-    return given if len(given) == sources else (given or [""]) * sources
+    if len(queries) not in (0, 1, sources):
+        raise ConfigError(f"--query is given {len(queries)} times for {sources} sources")
+    return queries if len(queries) == sources else (queries or [""]) * sources
 
 
-def picture_size(text: str) -> tuple[int, int]:
-    """`1920x1080` as (height, width). Raises ConfigError for anything else."""
+def parse_size(text: str) -> tuple[int, int]:
+    """Returns `1920x1080` as (height, width). Raises ConfigError for any other form."""
     from livecc_jax.errors import ConfigError
 
     match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
@@ -164,38 +174,41 @@ def make_engine(
     options: StreamOptions,
     budget: PixelBudget,
     prompts: Sequence[str],
-    batch: int,
+    max_batch: int,
     cache: str,
     cache_precision: str,
 ) -> Engine:
-    """With room for what each source may keep, as many for each group of the model's devices."""
-    from livecc_jax.stream.engine import Engine, EngineOptions
+    """Returns an engine with room for the context of each source, equally many per device group."""
+    from livecc_jax.stream.capacity import rolling_capacity
+    from livecc_jax.stream.engine import Engine
     from livecc_jax.stream.history import FULL, ROLLING
-    from livecc_jax.stream.rolling import rolling_room
+    from livecc_jax.stream.options import EngineOptions
 
-    room, pool = 0, options.context
+    context_size, pool_tokens = 0, options.context
     if cache == "rolling":
-        asked = max(len(model.tokenizer.encode(prompt)) for prompt in prompts)
-        room, pool = rolling_room(ROLLING, budget.max_pair_patches // 4, asked, options.max_new_tokens)
+        query_tokens = max(len(model.tokenizer.encode(prompt)) for prompt in prompts)
+        context_size, pool_tokens = rolling_capacity(
+            ROLLING, budget.max_pair_patches // 4, query_tokens, options.max_new_tokens
+        )
     groups, sources = model.shards, len(prompts)
-    even = -(-sources // groups) * groups
+    rounded_up = -(-sources // groups) * groups
     return Engine(
         model,
         EngineOptions(
-            slots=sources,
-            batch=min(-(-batch // groups) * groups, even),
-            pool=even * pool,
-            retention=ROLLING if cache == "rolling" else FULL,
+            max_conversations=sources,
+            max_batch=min(-(-max_batch // groups) * groups, rounded_up),
+            pool_tokens=rounded_up * pool_tokens,
+            eviction=ROLLING if cache == "rolling" else FULL,
             max_new_tokens=options.max_new_tokens,
-            room=room,
+            context_size=context_size,
             cache_precision=cache_precision,
         ),
     )
 
 
-def labels(sources: Sequence[str]) -> list[str]:
-    """A short name for each, fit for a file and without passwords, no two alike."""
-    found: list[str] = []
+def source_names(sources: Sequence[str]) -> list[str]:
+    """Returns a short unique name for each source, fit for a file name and without passwords."""
+    names: list[str] = []
     for source in sources:
         address = urlsplit(source)
         if source.isdigit():
@@ -205,68 +218,88 @@ def labels(sources: Sequence[str]) -> list[str]:
         else:
             name = Path(source).stem
         name = re.sub(r"[^\w.]+", "-", name).strip("-.") or "source"
-        taken, number = name, 1
-        while taken in found:
+        unique, number = name, 1
+        while unique in names:
             number += 1
-            taken = f"{name}-{number}"
-        found.append(taken)
-    return found
+            unique = f"{name}-{number}"
+        names.append(unique)
+    return names
 
 
 class Screen:
-    """A table drawn over and over under what scrolls by; plain lines where there is no terminal."""
+    """A table that is redrawn below the lines that scroll by; plain lines where there is no terminal.
+
+    Args:
+        out: Where to write.
+
+    Attributes:
+        lines: Lines to print at the next redraw; any thread may append.
+    """
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
-        self._terminal = out.isatty()
+        self._is_terminal = out.isatty()
         self._drawn = 0
-        self.lines: collections.deque[str] = collections.deque(maxlen=UNREAD)
+        self.lines: collections.deque[str] = collections.deque(maxlen=MAX_LINES)
 
-    def teller(self, name: str) -> Callable[[Said], None]:
-        """Called with what is said of a source."""
-        from livecc_jax.stream.session import Answer
+    def output_printer(self, name: str) -> Callable[[StreamOutput], None]:
+        """Returns a callback that prints the results of a source, unless there is a table."""
+        from livecc_jax.stream.turn import Answer
 
-        def tell(said: Said) -> None:
-            if not self._terminal and not isinstance(said, Answer) and said.words:
-                self.lines.append(f"{name}: {said.start:.1f} - {said.stop:.1f} {said.words}")
+        def print_output(output: StreamOutput) -> None:
+            if not self._is_terminal and not isinstance(output, Answer) and output.words:
+                self.lines.append(f"{name}: {output.start:.1f} - {output.stop:.1f} {output.words}")
 
-        return tell
+        return print_output
 
-    def show(self, watch: Watch, watched: Sequence[Watched], last: bool = False) -> None:
-        """What is new, and the table; without a terminal the last one alone."""
+    def show(self, watch: Watch, sources: Sequence[WatchedSource], last: bool = False) -> None:
+        """Prints new lines, and the table; without a terminal only the last table.
+
+        Args:
+            watch: The watch.
+            sources: Its sources.
+            last: Whether this is the last call.
+        """
         from livecc_jax.serving.table import table
 
         new = [self.lines.popleft() for _ in range(len(self.lines))]
         rows: list[str] = []
-        if self._terminal or last:
+        if self._is_terminal or last:
             width, height = shutil.get_terminal_size()
-            everything = last and not self._terminal
-            figures = [w.figures() for w in watched]
+            stats = [source.stats() for source in sources]
             rows = table(
-                figures, summary(watch, figures), 10**6 if everything else width - 1,
-                10**6 if last else height,
-            )  # fmt: skip
+                stats,
+                summary(watch, stats),
+                width - 1 if self._is_terminal else UNLIMITED,
+                UNLIMITED if last else height,
+            )
         if self._drawn:
-            self._out.write(f"\x1b[{self._drawn}F\x1b[J")  # up so many lines, and clear what follows
+            # Move the cursor up so many lines, and clear what follows.
+            self._out.write(f"\x1b[{self._drawn}F\x1b[J")
         self._out.writelines(f"{line}\n" for line in (*new, *rows))
         self._out.flush()
-        self._drawn = len(rows) if self._terminal else 0
+        self._drawn = len(rows) if self._is_terminal else 0
 
 
-def summary(watch: Watch, figures: Sequence) -> str:
-    """All sources together."""
+def summary(watch: Watch, stats: Sequence[SourceStats]) -> str:
+    """Returns the table's last line: states of all sources, engine steps and memory."""
     from livecc_jax.serving.latency import device_bytes, host_bytes
     from livecc_jax.serving.table import gigabytes
 
-    states = collections.Counter(f.state for f in figures)
-    counted = ", ".join(f"{n} {state}" for state, n in states.most_common())
+    counts = collections.Counter(s.state for s in stats)
+    states = ", ".join(f"{n} {state}" for state, n in counts.most_common())
     memory = f"device {gigabytes(device_bytes())}, host {gigabytes(host_bytes())}"
-    return f"{counted}; {watch.ticks_per_second:.1f} ticks/s; {memory}"
+    return f"{states}; {watch.steps_per_second:.1f} steps/s; {memory}"
 
 
 @contextlib.contextmanager
-def taking_logs(lines: collections.deque[str], names: dict[str, str]) -> Iterator[None]:
-    """Log messages become lines; addresses, which may hold passwords, give way to names in them."""
+def logs_as_lines(lines: collections.deque[str], names: dict[str, str]) -> Iterator[None]:
+    """Appends log messages to `lines`, with addresses, which may hold passwords, replaced by names.
+
+    Args:
+        lines: Receives the messages.
+        names: Name of each source.
+    """
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -278,11 +311,11 @@ def taking_logs(lines: collections.deque[str], names: dict[str, str]) -> Iterato
 
     handler, logger = Handler(), logging.getLogger("livecc_jax")
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-    before = logger.propagate
+    propagate = logger.propagate
     logger.addHandler(handler)
     logger.propagate = False
     try:
         yield
     finally:
         logger.removeHandler(handler)
-        logger.propagate = before
+        logger.propagate = propagate

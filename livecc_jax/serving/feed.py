@@ -1,4 +1,4 @@
-"""What is said, handed from the thread that decodes to whoever reads it, who may be slow or gone."""
+"""A queue of results from the decoding thread to one reader, who may be slow or gone."""
 
 from __future__ import annotations
 
@@ -6,21 +6,25 @@ import asyncio
 import collections
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Generic, TypeVar
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
 
 
 class Feed(AsyncIterator[Item], Iterator[Item], Generic[Item]):
-    """A bounded queue that is read with `for` or `async for`; putting into it never blocks.
+    """A bounded queue that is read with `for` or `async for`; writing to it never blocks.
 
-    Of what comes live the oldest is dropped, and counted, when `limit` items wait. What may not be lost
-    is never dropped: its source asks `has_room` before it reads on.
+    When `limit` items of a live source wait, the oldest is dropped and counted. Items of a lossless
+    source are never dropped: its reader thread checks `has_room` before it continues.
 
     Args:
-        limit: items that may wait.
-        on_read: called when one fewer waits.
+        limit: Number of items that may wait.
+        on_read: Called when an item was read.
+
+    Attributes:
+        dropped: Number of items that were dropped.
     """
 
     def __init__(self, limit: int = 64, on_read: Callable[[], None] = lambda: None) -> None:
@@ -28,28 +32,43 @@ class Feed(AsyncIterator[Item], Iterator[Item], Generic[Item]):
         self.dropped = 0
         self._items: collections.deque[tuple[Item, bool]] = collections.deque()
         self._changed = threading.Condition()
-        self._readers: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
-        self._over = False
+        self._async_readers: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._ended = False
         self._failure: BaseException | None = None
 
     @property
     def has_room(self) -> bool:
-        """Whether fewer items wait than may, or nobody will read any more."""
-        return self._over or len(self._items) < self.limit
+        """Whether fewer than `limit` items wait, or the feed has ended."""
+        return self._ended or len(self._items) < self.limit
 
     @property
     def closed(self) -> bool:
-        """Whether nothing more comes."""
-        return self._over
+        """Whether no more items will be added."""
+        return self._ended
+
+    @property
+    def waiting(self) -> int:
+        """Number of items that wait for the reader."""
+        return len(self._items)
+
+    @property
+    def blocked_readers(self) -> int:
+        """Number of `async for` loops that wait for an item."""
+        return len(self._async_readers)
 
     def put(self, item: Item, live: bool = True) -> None:
-        """Add an item; `live` ones give way to newer ones."""
+        """Adds an item.
+
+        Args:
+            item: The item.
+            live: Whether it may be dropped when newer items need its place.
+        """
         with self._changed:
-            if self._over:
+            if self._ended:
                 return
             if live and len(self._items) >= self.limit:
                 self.dropped += 1
-                oldest = next((i for i, (_, old) in enumerate(self._items) if old), None)
+                oldest = next((i for i, (_, is_live) in enumerate(self._items) if is_live), None)
                 if oldest is None:
                     return
                 del self._items[oldest]
@@ -57,16 +76,16 @@ class Feed(AsyncIterator[Item], Iterator[Item], Generic[Item]):
             self._wake()
 
     def end(self, failure: BaseException | None = None) -> None:
-        """Nothing more comes: reading ends after what waits, by raising `failure` if there is one."""
+        """Ends the feed: after the items that wait, reading stops or raises `failure`."""
         with self._changed:
-            if not self._over:
-                self._over, self._failure = True, failure
+            if not self._ended:
+                self._ended, self._failure = True, failure
                 self._wake()
 
     def close(self) -> None:
-        """Stop reading: what waits is let go, and nobody waits for this reader."""
+        """Stops reading: drops the items that wait, so that no source waits for this reader."""
         with self._changed:
-            self._over, self._failure = True, None
+            self._ended, self._failure = True, None
             self._items.clear()
             self._wake()
         self._on_read()
@@ -79,15 +98,15 @@ class Feed(AsyncIterator[Item], Iterator[Item], Generic[Item]):
 
     def _wake(self) -> None:
         self._changed.notify_all()
-        for loop, reader in self._readers:
-            with contextlib.suppress(RuntimeError):  # its loop is closed: nobody waits there
+        for loop, reader in self._async_readers:
+            with contextlib.suppress(RuntimeError):  # the reader's event loop is closed
                 loop.call_soon_threadsafe(_resolve, reader)
 
-    def _next(self) -> tuple[bool, Item | None]:
-        """(whether there was one, the oldest item). Raises what the feed ended with."""
+    def _pop(self) -> tuple[bool, Item | None]:
+        """Returns (whether there was an item, the oldest item), or raises the feed's failure."""
         if self._items:
             return True, self._items.popleft()[0]
-        if self._over and self._failure is not None:
+        if self._ended and self._failure is not None:
             raise self._failure
         return False, None
 
@@ -96,9 +115,9 @@ class Feed(AsyncIterator[Item], Iterator[Item], Generic[Item]):
 
     def __next__(self) -> Item:
         with self._changed:
-            self._changed.wait_for(lambda: self._items or self._over)
-            there, item = self._next()
-        if not there:
+            self._changed.wait_for(lambda: self._items or self._ended)
+            has_item, item = self._pop()
+        if not has_item:
             raise StopIteration
         self._on_read()
         return item
@@ -109,23 +128,28 @@ class Feed(AsyncIterator[Item], Iterator[Item], Generic[Item]):
     async def __anext__(self) -> Item:
         while True:
             with self._changed:
-                there, item = self._next()
-                if not there:
-                    if self._over:
+                has_item, item = self._pop()
+                if not has_item:
+                    if self._ended:
                         raise StopAsyncIteration
                     loop = asyncio.get_running_loop()
                     waiter = loop, loop.create_future()
-                    self._readers.append(waiter)
-            if there:
+                    self._async_readers.append(waiter)
+            if has_item:
                 self._on_read()
                 return item
             try:
                 await waiter[1]
-            finally:  # cancelled or not, it waits no more
+            finally:  # also when the task is cancelled
                 with self._changed:
-                    self._readers.remove(waiter)
+                    self._async_readers.remove(waiter)
 
 
 def _resolve(reader: asyncio.Future[None]) -> None:
     if not reader.done():
         reader.set_result(None)
+
+
+def open_feeds(feeds: Sequence[weakref.ref[Feed[Any]]]) -> list[Feed[Any]]:
+    """Returns the feeds that are still referenced and not closed."""
+    return [feed for ref in tuple(feeds) if (feed := ref()) is not None and not feed.closed]

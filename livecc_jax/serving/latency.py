@@ -1,4 +1,4 @@
-"""How live sources are doing: what a table or a log shows of each, and of the machine."""
+"""Statistics of live sources: latency, words and losses of each, and the memory in use."""
 
 from __future__ import annotations
 
@@ -11,80 +11,96 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from livecc_jax.stream.session import SpokenTurn
+from livecc_jax.stream.turn import SpokenTurn
 
-RECENT = 600  # turns that figures are of: ten minutes
+RECENT_TURNS = 600  # turns that percentiles and rates cover: ten minutes
 
 
 @dataclass(frozen=True)
-class Figures:
-    """One source, over its latest 600 turns.
+class SourceStats:
+    """Statistics of one source over its latest 600 turns.
 
     Attributes:
-        state: `opening`, `watching`; `stalled`, `broken` or `ended` until it comes back; `finished`,
-            `full` (its context is), `failed` or `closed` for good.
-        second: of the source, up to which was commented on.
-        late_p50, late_p99: seconds from the capture of a turn's last frame (of a file read fast: from
-            reading it) to the turn's words; NaN before the first.
-        words_per_second: of the source.
-        silent: share of turns that say nothing.
-        dropped: frames that were lost, since the beginning.
-        turns: since the beginning.
-        last: the latest words.
+        name: Name of the source.
+        state: `opening`, `watching`; `stalled`, `broken` or `ended` until the source comes back;
+            `finished`, `full` (its context is), `failed` or `closed` when it is over.
+        second: Second of the source up to which it was commented on.
+        latency_p50: Median of the seconds from the capture of a turn's last frame to the turn's text.
+            For a file that is read fast, from reading the frame. NaN before the first turn.
+        latency_p99: 99th percentile of the same.
+        words_per_second: Number of words per second of the source.
+        silent: Share of silent turns.
+        dropped: Number of frames that were lost since the beginning.
+        turns: Number of turns since the beginning.
+        last_words: The latest words.
     """
 
     name: str
     state: str
     second: float
-    late_p50: float
-    late_p99: float
+    latency_p50: float
+    latency_p99: float
     words_per_second: float
     silent: float
     dropped: int
     turns: int
-    last: str
+    last_words: str
 
 
-class Tally:
-    """Adds turns up; from one thread, and read from others."""
+class StatsCollector:
+    """Collects the statistics of one source; one thread adds turns and others may read."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        # Of each turn: how late, how many words, how many seconds of the source.
-        self._recent: collections.deque[tuple[float, int, float]] = collections.deque(maxlen=RECENT)
-        self._turns, self._second, self._last = 0, 0.0, ""
+        # (latency, number of words, seconds of the source) of each turn.
+        self._recent: collections.deque[tuple[float, int, float]] = collections.deque(
+            maxlen=RECENT_TURNS
+        )
+        self._turns, self._second, self._last_words = 0, 0.0, ""
 
-    def add(self, spoken: SpokenTurn, late: float) -> None:
-        """A turn, so many seconds after its last frame."""
-        words = spoken.words
+    def add(self, turn: SpokenTurn, latency: float) -> None:
+        """Adds a turn.
+
+        Args:
+            turn: The turn.
+            latency: Seconds from the capture of its last frame to its text.
+        """
+        words = turn.words
         with self._lock:
-            self._recent.append((late, len(words.split()), spoken.stop - spoken.start))
+            self._recent.append((latency, len(words.split()), turn.stop - turn.start))
             self._turns += 1
-            self._second = spoken.stop
-            self._last = words or self._last
+            self._second = turn.stop
+            self._last_words = words or self._last_words
 
-    def figures(self, name: str, state: str, dropped: int) -> Figures:
-        """As they are now."""
+    def stats(self, name: str, state: str, dropped: int) -> SourceStats:
+        """Returns the current statistics.
+
+        Args:
+            name: Name of the source.
+            state: State of the source, as in `SourceStats`.
+            dropped: Number of frames that were lost.
+        """
         with self._lock:
-            recent, turns, second, last = list(self._recent), self._turns, self._second, self._last
-        late, words, spans = (np.array(x, np.float64) for x in zip(*(recent or [(np.nan, 0, 0)])))
-        p50, p99 = np.percentile(late, [50, 99])
-        return Figures(
+            recent = list(self._recent) or [(np.nan, 0, 0.0)]
+            turns, second, last_words = self._turns, self._second, self._last_words
+        latencies, words, seconds = (np.array(column, np.float64) for column in zip(*recent))
+        p50, p99 = np.percentile(latencies, [50, 99])
+        return SourceStats(
             name=name,
             state=state,
             second=second,
-            late_p50=float(p50),
-            late_p99=float(p99),
-            words_per_second=float(words.sum() / max(spans.sum(), 1e-9)),
+            latency_p50=float(p50),
+            latency_p99=float(p99),
+            words_per_second=float(words.sum() / max(seconds.sum(), 1e-9)),
             silent=float(np.mean(words == 0)) if turns else 0.0,
             dropped=dropped,
             turns=turns,
-            last=last,
+            last_words=last_words,
         )
 
 
 def device_bytes() -> int:
-    """In use on the first device; of one that keeps no count, the bytes of all arrays there are."""
+    """Returns the bytes in use on the first device, or of all live arrays if it keeps no count."""
     stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_in_use" in stats:
         return stats["bytes_in_use"]
@@ -92,7 +108,7 @@ def device_bytes() -> int:
 
 
 def host_bytes() -> int:
-    """Of this process in main memory; the most there ever were, where the system does not tell."""
+    """Returns this process's resident bytes of main memory, or their peak where only that is known."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:

@@ -1,6 +1,6 @@
-"""Where commentary goes: JSON lines, WebVTT and SRT, each written as the turn ends.
+"""Files of commentary: JSON lines, WebVTT and SRT, each written as a turn ends.
 
-A stream may be killed at any second, so every file is complete and readable after every turn.
+A stream may be killed at any time, so every file is complete and readable after every turn.
 """
 
 from __future__ import annotations
@@ -10,23 +10,33 @@ from pathlib import Path
 from typing import Protocol, TextIO
 
 from livecc_jax.errors import DataError
-from livecc_jax.stream.session import Answer, SpokenTurn
+from livecc_jax.stream.turn import Answer, SpokenTurn
 
 
 class Sink(Protocol):
-    """Takes turns as they are spoken."""
+    """Takes the results of a stream as they are generated."""
 
     def write(self, turn: SpokenTurn) -> None:
-        """Record one turn."""
+        """Records a turn."""
 
     def answer(self, answer: Answer) -> None:
-        """Record a question and its answer."""
+        """Records a question and its answer."""
 
     def close(self) -> None:
-        """Release the file."""
+        """Closes the file."""
 
 
 class _FileSink:
+    """A text file that is flushed after each write.
+
+    Args:
+        path: The file to write.
+        header: Text at the beginning of the file.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
+
     def __init__(self, path: str | Path, header: str = "") -> None:
         try:
             self._file: TextIO = open(path, "w", encoding="utf-8")  # noqa: SIM115 (closed by close)
@@ -39,58 +49,69 @@ class _FileSink:
         self._file.flush()
 
     def answer(self, answer: Answer) -> None:
-        """Subtitles show commentary alone."""
+        """Does nothing: subtitles contain the commentary only."""
 
     def close(self) -> None:
+        """Closes the file."""
         self._file.close()
 
 
 class JsonLines(_FileSink):
-    """One object a turn, silent ones included: start, stop, text, tokens, latency_ms; and one for each
-    question: at, question, text, tokens, latency_ms.
+    """One JSON object for each turn and each question.
+
+    A turn, silent ones included, has start, stop, text, tokens and latency_ms; a question has at,
+    question, text, tokens and latency_ms.
     """
 
     def write(self, turn: SpokenTurn) -> None:
-        """Append the turn's line."""
-        self._line({"start": turn.start, "stop": turn.stop}, turn)
+        """Appends the turn's line."""
+        self._write_line({"start": turn.start, "stop": turn.stop}, turn)
 
     def answer(self, answer: Answer) -> None:
-        """Append the answer's line."""
-        self._line({"at": answer.at, "question": answer.question}, answer)
+        """Appends the answer's line."""
+        self._write_line({"at": answer.at, "question": answer.question}, answer)
 
-    def _line(self, about: dict[str, float | str], said: SpokenTurn | Answer) -> None:
-        line = about | {
-            "text": said.text,
-            "tokens": list(said.tokens),
-            "latency_ms": round(said.latency * 1000, 1),
+    def _write_line(self, fields: dict[str, float | str], result: SpokenTurn | Answer) -> None:
+        line = fields | {
+            "text": result.text,
+            "tokens": list(result.tokens),
+            "latency_ms": round(result.latency * 1000, 1),
         }
         self._write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 class WebVtt(_FileSink):
-    """A cue for every turn that says something (WebVTT, W3C)."""
+    """A cue for every turn that is not silent (WebVTT, W3C).
+
+    Args:
+        path: The file to write.
+    """
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path, "WEBVTT\n\n")
 
     def write(self, turn: SpokenTurn) -> None:
-        """Append a cue, if something was said."""
+        """Appends a cue, unless the turn is silent."""
         if turn.words:
-            # The three characters that WebVTT cue text gives a meaning to.
+            # The three characters that have a meaning in WebVTT cue text.
             words = turn.words.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
             span = f"{timestamp(turn.start, '.')} --> {timestamp(turn.stop, '.')}"
             self._write(f"{span}\n{one_line(words)}\n\n")
 
 
 class Srt(_FileSink):
-    """A numbered subtitle for every turn that says something."""
+    """A numbered subtitle for every turn that is not silent (SubRip).
+
+    Args:
+        path: The file to write.
+    """
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
         self._count = 0
 
     def write(self, turn: SpokenTurn) -> None:
-        """Append a subtitle, if something was said."""
+        """Appends a subtitle, unless the turn is silent."""
         if turn.words:
             self._count += 1
             span = f"{timestamp(turn.start, ',')} --> {timestamp(turn.stop, ',')}"
@@ -98,11 +119,12 @@ class Srt(_FileSink):
 
 
 def one_line(text: str) -> str:
-    """A blank line would end the cue, so all white space becomes single spaces."""
+    """Replaces all white space by single spaces: a blank line would end the cue."""
     return " ".join(text.split())
 
 
-def timestamp(seconds: float, point: str) -> str:
-    """HH:MM:SS.mmm, with the decimal point that the format wants."""
+def timestamp(seconds: float, decimal_point: str) -> str:
+    """Formats a time as HH:MM:SS.mmm, with the format's own decimal point."""
     ms = round(seconds * 1000)
-    return f"{ms // 3_600_000:02}:{ms // 60_000 % 60:02}:{ms // 1000 % 60:02}{point}{ms % 1000:03}"
+    clock = f"{ms // 3_600_000:02}:{ms // 60_000 % 60:02}:{ms // 1000 % 60:02}"
+    return f"{clock}{decimal_point}{ms % 1000:03}"

@@ -1,4 +1,4 @@
-"""Live sources as a table in a terminal."""
+"""The statistics of live sources as a table in a terminal."""
 
 from __future__ import annotations
 
@@ -6,44 +6,51 @@ import math
 import unicodedata
 from collections.abc import Sequence
 
-from livecc_jax.serving.latency import Figures
+from livecc_jax.serving.latency import SourceStats
 
-NAME_WIDTH = 24
-HEADS = ("state", "second", "late p50", "p99", "words/s", "silent", "dropped")
+MAX_NAME_WIDTH = 24
+HEADINGS = ("state", "second", "latency", "p99", "words/s", "silent", "dropped")
 WIDTHS = (8, 8, 8, 6, 7, 6, 7)
-WELL = ("watching", "finished")
+HEALTHY_STATES = ("watching", "finished")
 
 
-def table(figures: Sequence[Figures], total: str, width: int, height: int) -> list[str]:
-    """Lines for so many columns and rows: a head, a line a source, the total.
+def table(stats: Sequence[SourceStats], total: str, width: int, height: int) -> list[str]:
+    """Returns the lines of a table: headings, a line for each source, and the total.
 
-    When there are more sources than rows those in trouble come first, and the rest is counted.
+    When there are more sources than lines, those in trouble come first and the others are counted.
+
+    Args:
+        stats: Statistics of each source.
+        total: The last line.
+        width: Columns of the terminal.
+        height: Lines of the terminal.
     """
-    room = max(1, height - 3)  # head, total, and the line that the cursor is on
-    shown, left = list(figures), ""
-    if len(shown) > room:
-        shown.sort(key=lambda f: f.state in WELL)
-        shown, left = shown[: room - 1], f"... and {len(figures) - room + 1} more"
-    names = min(NAME_WIDTH, max([len("source"), *(columns(f.name) for f in figures)]))
-    lines = [_line("source", names, HEADS, "last words")]
-    for f in shown:
+    max_sources = max(1, height - 3)  # headings, total, and the line of the cursor
+    shown, rest = list(stats), ""
+    if len(shown) > max_sources:
+        shown.sort(key=lambda s: s.state in HEALTHY_STATES)
+        shown = shown[: max_sources - 1]
+        rest = f"... and {len(stats) - max_sources + 1} more"
+    name_width = min(MAX_NAME_WIDTH, max([len("source"), *(columns(s.name) for s in stats)]))
+    lines = [_line("source", name_width, HEADINGS, "last words")]
+    for s in shown:
         cells = (
-            f.state,
-            f"{f.second:.1f}",
-            _seconds(f.late_p50),
-            _seconds(f.late_p99),
-            f"{f.words_per_second:.1f}",
-            f"{100 * f.silent:.0f}%",
-            str(f.dropped),
+            s.state,
+            f"{s.second:.1f}",
+            _seconds(s.latency_p50),
+            _seconds(s.latency_p99),
+            f"{s.words_per_second:.1f}",
+            f"{100 * s.silent:.0f}%",
+            str(s.dropped),
         )
-        lines.append(_line(f.name, names, cells, f.last))
-    return [fit(line, width) for line in (*lines, *filter(None, [left]), total)]
+        lines.append(_line(s.name, name_width, cells, s.last_words))
+    return [fit_columns(line, width) for line in (*lines, *filter(None, [rest]), total)]
 
 
-def _line(name: str, names: int, cells: Sequence[str], last: str) -> str:
-    name = fit(name, names)
+def _line(name: str, name_width: int, cells: Sequence[str], last_words: str) -> str:
+    name = fit_columns(name, name_width)
     padded = [cells[0].ljust(WIDTHS[0]), *(c.rjust(w) for c, w in zip(cells[1:], WIDTHS[1:]))]
-    return "  ".join([name + " " * (names - columns(name)), *padded, last])
+    return "  ".join([name + " " * (name_width - columns(name)), *padded, last_words])
 
 
 def _seconds(value: float) -> str:
@@ -51,7 +58,7 @@ def _seconds(value: float) -> str:
 
 
 def columns(text: str) -> int:
-    """How many of a terminal's columns a text takes."""
+    """Returns how many columns of a terminal a text takes up."""
     return sum(_columns(c) for c in text)
 
 
@@ -61,20 +68,20 @@ def _columns(character: str) -> int:
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
-def fit(text: str, width: int) -> str:
-    """One line of at most so many columns; nothing in it moves the cursor."""
+def fit_columns(text: str, width: int) -> str:
+    """Returns the text as one line of at most `width` columns, without control characters."""
     text = "".join(c if c.isprintable() else " " for c in text).rstrip()
     if columns(text) <= width:
         return text
-    kept, used = [], 0
+    start, used = [], 0
     for c in text:
         used += _columns(c)
         if used > width - 3:
             break
-        kept.append(c)
-    return ("".join(kept) + "...")[: max(0, width)]
+        start.append(c)
+    return ("".join(start) + "...")[: max(0, width)]
 
 
 def gigabytes(count: int) -> str:
-    """`1.23 GB`."""
+    """Formats a number of bytes as `1.23 GB`."""
     return f"{count / 1e9:.2f} GB"

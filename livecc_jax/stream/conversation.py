@@ -1,175 +1,356 @@
-"""One stream of an engine: what waits to be seen or answered, and what is remembered of it."""
+"""One conversation: its queue of turns, and the bookkeeping from a turn's frames to its text.
+
+All kinds of stream use this bookkeeping: it checks frames, makes prompts, numbers turns, carries a
+pending token and reads results, whatever store holds the keys and values.
+"""
 
 from __future__ import annotations
 
 import collections
+import copy
 import dataclasses
 import math
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Self
 
 import jax
 import numpy as np
 
+from livecc_jax.decoding.generate import FIRST_QUESTION_NUMBER
 from livecc_jax.decoding.options import StreamOptions
-from livecc_jax.errors import LiveCCError, MediaError
-from livecc_jax.stream.history import Remembered
+from livecc_jax.errors import ConfigError, LiveCCError, MediaError
+from livecc_jax.stream.cache_store import CachedContext, Row
+from livecc_jax.stream.model import StreamModel
+from livecc_jax.stream.prompt import Prompt, encode_prompt, make_prompt
+from livecc_jax.stream.turn import Answer, ContextFull, SpokenTurn
+from livecc_jax.timeline.turns import turn_label, turn_span
 
-if TYPE_CHECKING:
-    from livecc_jax.stream.engine import Engine
+Frames = np.ndarray | jax.Array
+NO_GRIDS = np.zeros((0, 3), np.int32)
 
 
 @dataclass(frozen=True, eq=False)
-class Waiting:
-    """A turn's frames, and when they were captured; or a question, and when it was asked."""
+class QueuedTurn:
+    """A turn's frames, or a question, that waits for an engine step.
 
-    frames: np.ndarray | jax.Array | None
-    number: int | None  # of a turn with frames
+    Attributes:
+        frames: uint8 [F, H, W, 3]; None for a question.
+        number: Number of the turn in the stream; None for a question.
+        captured: Time of the last frame's capture, or of the question, by the engine's clock.
+        question: The question's text.
+        limit: Largest number of tokens of the answer.
+        tokens: int32 [n], the encoded question where it is not a continuation in the chat template.
+    """
+
+    frames: Frames | None
+    number: int | None
     captured: float
+    limit: int
     question: str = ""
+    tokens: np.ndarray | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the frames: turns of one shape can share a program."""
+        """Shape of the frames: turns of one shape can share a compiled program."""
         return () if self.frames is None else self.frames.shape
 
 
 @dataclass
-class Lateness:
-    """How a conversation keeps up: turns taken and dropped, and the last one's lateness in seconds."""
+class LatencyStats:
+    """How well a conversation keeps up with its source.
 
-    taken: int = 0
+    Attributes:
+        turns: Number of turns that were commented on.
+        dropped: Number of turns that were dropped because they waited too long.
+        latest: Seconds from the capture of the latest turn's last frame to its text.
+    """
+
+    turns: int = 0
     dropped: int = 0
-    last: float = 0.0
+    latest: float = math.nan
 
 
 class Conversation:
-    """One stream in an engine; made by `Engine.open`."""
+    """One stream of an engine; made by `Engine.open`.
+
+    Args:
+        model: Shared weights.
+        options: Decoding options.
+        prompt: Text of the first turn.
+        offset_us: Microseconds of the source at which the stream's clock starts.
+        context: The conversation's keys and values.
+        clock: Returns the time in seconds.
+        max_waiting: Number of turns that may wait before the oldest is dropped.
+        max_answer_tokens: Largest number of tokens of an answer.
+        upload_early: Whether pushed frames are copied to the device at once.
+
+    Attributes:
+        latency: How well the conversation keeps up.
+        last_prompt: The prompt of the latest turn or question.
+    """
 
     def __init__(
         self,
-        engine: Engine,
+        model: StreamModel,
         options: StreamOptions,
         prompt: str,
         offset_us: int,
-        serial: int,
-        shard: int,
+        context: CachedContext,
+        *,
+        clock: Callable[[], float],
+        max_waiting: int,
+        max_answer_tokens: int,
+        upload_early: bool,
     ) -> None:
-        self.options, self.prompt, self.offset_us = options, prompt, offset_us
-        self.lateness = Lateness()
-        self._engine = engine
-        self._serial = serial
-        self._pushed = 0
-        self._taken = 0  # the turn after the last one taken
-        self._answered = 0  # questions
-        self._captured = -math.inf  # the latest frame
-        self._seen = -math.inf  # the latest frame taken
-        self._waiting: collections.deque[Waiting] = collections.deque()
-        self._changing = threading.Lock()  # of what waits
-        self._memory = Remembered(engine.options.retention, engine.model.stop.silence)
-        self._shard = shard
-        self._places = engine._places[shard]
-        self._unkept: list[int] = []
+        self.options, self.prompt, self.offset_us, self.context = options, prompt, offset_us, context
+        self.latency = LatencyStats()
+        self.last_prompt: Prompt | None = None
+        self._model, self._clock = model, clock
+        self._max_waiting, self._max_answer_tokens = max_waiting, max_answer_tokens
+        self._upload_early = upload_early
+        self._closed = False
+        self._pushed = 0  # number of the next turn to be pushed
+        self._turns = 0  # number of the turn after the latest one that was taken
+        self._answered = 0  # number of questions that were answered
+        self._pushed_time = -math.inf  # capture time of the latest frame that was pushed
+        self._taken_time = -math.inf  # capture time of the latest frame that was taken
         self._frame_shape: tuple[int, ...] | None = None
+        self._pending: list[int] = []
+        self._queue: collections.deque[QueuedTurn] = collections.deque()
+        self._queue_lock = threading.Lock()
 
     @property
     def length(self) -> int:
-        """Tokens that it remembers."""
-        return self._memory.length
+        """Number of tokens in the context."""
+        return self.context.length
+
+    @property
+    def turns(self) -> int:
+        """Number of the next turn after those that were taken; dropped turns count."""
+        return self._turns
+
+    @property
+    def pushed(self) -> int:
+        """Number of the next turn to be pushed."""
+        return self._pushed
 
     @property
     def waiting(self) -> int:
-        """Turns and questions that wait."""
-        return len(self._waiting)
+        """Number of turns and questions that wait."""
+        return len(self._queue)
+
+    @property
+    def pending(self) -> tuple[int, ...]:
+        """The last token of a truncated turn: it was shown but is not in the context yet."""
+        return tuple(self._pending)
 
     @property
     def closed(self) -> bool:
-        """Whether it has given its slot back."""
-        return self._engine._open.get(self._serial) is not self
+        """Whether the conversation has ended."""
+        return self._closed
 
-    def push(self, frames: np.ndarray, captured: float | None = None) -> None:
-        """Queue a turn; from any one thread, while the engine may be busy.
+    def push(self, frames: Frames, captured: float | None = None) -> None:
+        """Queues a turn. May be called from any one thread, also while an engine step runs.
 
         Args:
-            frames: as in `Session.push`; not to be written to afterwards.
-            captured: when its last frame was, by the engine's clock; now by default.
+            frames: As in `Session.push`; must not be changed afterwards.
+            captured: Capture time of the last frame by the engine's clock; now by default.
 
         Raises:
-            MediaError: frames of another size than before, an odd number, or of an earlier time.
-            LiveCCError: the conversation is closed.
+            MediaError: The frames differ in size from those before, are an odd number, or are older
+                than those before.
+            LiveCCError: The conversation is closed.
         """
-        self._engine._check_open(self)
-        captured = self._engine.clock() if captured is None else captured
+        self._check_open()
+        captured = self._clock() if captured is None else captured
         if len(frames) == 0 or len(frames) % 2:
             raise MediaError(f"a turn takes an even number of frames, not {len(frames)}")
         if self._frame_shape not in (None, frames.shape[1:]):
             raise MediaError(
                 f"frames changed size within a stream, from {self._frame_shape} to {frames.shape[1:]}"
             )
-        if captured < self._captured:
+        if captured < self._pushed_time:
             raise MediaError("a turn's frames are older than those of the turn before it")
         self._frame_shape = frames.shape[1:]
-        if self._engine.model.mesh is None and not isinstance(frames, jax.Array):
-            # On their way to the device at once, while it may be busy with others.
+        if self._upload_early and self._model.mesh is None and not isinstance(frames, jax.Array):
+            # The transfer runs while the device may still be busy with other conversations.
             frames = jax.device_put(frames)
-        turn = Waiting(frames, self._pushed, captured)
-        self._captured = captured
+        turn = QueuedTurn(frames, self._pushed, captured, self.options.max_new_tokens)
+        self._pushed_time = captured
         self._pushed += 1
-        with self._changing:
-            self._waiting.append(turn)
-            shown = [w for w in self._waiting if w.frames is not None]
-            # The opening is never dropped: the query is in it.
-            while len(shown) > self._engine.options.waiting and shown[0].number:
-                self._waiting.remove(shown.pop(0))
-                self.lateness.dropped += 1
+        with self._queue_lock:
+            self._queue.append(turn)
+            with_frames = [t for t in self._queue if t.frames is not None]
+            # The opening is never dropped: it contains the query.
+            while len(with_frames) > self._max_waiting and with_frames[0].number:
+                self._queue.remove(with_frames.pop(0))
+                self.latency.dropped += 1
 
-    def ask(self, question: str) -> None:
-        """Queue a question behind the turns that wait. Its answer comes out of a tick as one more turn
-        of the conversation, which then goes on.
-
-        Raises LiveCCError when the conversation is closed, or nothing was pushed yet.
-        """
-        self._engine._check_open(self)
-        if not self._pushed:
-            raise LiveCCError("nothing has been seen yet that a question could be about")
-        with self._changing:
-            self._waiting.append(Waiting(None, None, self._engine.clock(), question))
-
-    def fork(self, seed: int | None = None) -> Conversation:
-        """Another conversation with the same past, which then goes its own way; from the thread that
-        ticks. Nothing is computed again, and what both remember is in the pool once.
-
-        The past is what has been taken: what waits stays with this one, and the first turn pushed to
-        the other follows the last one taken.
+    def ask(
+        self, question: str, max_new_tokens: int | None = None, tokens: np.ndarray | None = None
+    ) -> None:
+        """Queues a question behind the turns that wait; its answer is the result of an engine step.
 
         Args:
-            seed: of its randomness; by default this one's.
+            question: The question's text.
+            max_new_tokens: Largest number of tokens of the answer; the engine's limit by default.
+            tokens: int32 [n], the encoded question where it does not continue a chat, as in the first
+                question about a video.
 
         Raises:
-            SlotsFull: there are as many conversations as slots.
-            LiveCCError: the conversation is closed.
+            ConfigError: `max_new_tokens` is below 1 or above the engine's limit.
+            LiveCCError: The conversation is closed, or nothing was shown yet.
         """
-        self._engine._check_open(self)
-        options = self.options if seed is None else dataclasses.replace(self.options, seed=seed)
-        other = self._engine._add(options, self.prompt, self.offset_us, self._shard)
-        other._pushed = other._taken = self._taken
-        other._answered = self._answered
-        other._captured = other._seen = self._seen
-        other._frame_shape = self._frame_shape if self._taken else None
-        other._unkept = self._unkept
-        other._memory = self._memory.fork()
-        self._places.share(other._memory.places())
+        self._check_open()
+        if not self._pushed and not self.context.length:
+            raise LiveCCError("nothing has been seen yet that a question could be about")
+        limit = self._max_answer_tokens if max_new_tokens is None else max_new_tokens
+        if limit < 1:
+            raise ConfigError(f"max-new-tokens must be at least 1, not {limit}")
+        if limit > self._max_answer_tokens:
+            raise ConfigError(
+                f"max-new-tokens {limit} of an answer is more than the engine's "
+                f"{self._max_answer_tokens}"
+            )
+        with self._queue_lock:
+            self._queue.append(QueuedTurn(None, None, self._clock(), limit, question, tokens))
+
+    def next_waiting(self) -> QueuedTurn | None:
+        """Returns the turn that has waited longest, or None."""
+        with self._queue_lock:
+            return self._queue[0] if self._queue else None
+
+    def claim(self, turn: QueuedTurn) -> bool:
+        """Takes a turn out of the queue. Returns False if it was dropped in the meantime."""
+        with self._queue_lock:
+            is_waiting = turn in self._queue
+            if is_waiting:
+                self._queue.remove(turn)
+        return is_waiting
+
+    def prepare(self, turn: QueuedTurn) -> Row:
+        """Evicts what the turn must not attend to, makes its prompt, and reserves room for it.
+
+        Raises:
+            ContextFull: The turn does not fit in the context.
+            PoolFull: The turn does not fit in the store.
+        """
+        self.context.evict()
+        prompt = self._make_prompt(turn)
+        fresh = len(prompt) + turn.limit
+        if self.context.length + fresh > self.options.context:
+            raise ContextFull(f"the context of {self.options.context} tokens is full{self._progress()}")
+        self.context.reserve(len(prompt), turn.limit)
+        is_question = turn.number is None
+        # A question that does not fit has no number, so that it changes no later draw.
+        number = FIRST_QUESTION_NUMBER + self._answered if is_question else turn.number
+        return Row(self.context, prompt, self.options, number, turn.limit, is_question)
+
+    def finish(
+        self, turn: QueuedTurn, row: Row, generated: np.ndarray, latency: float, now: float
+    ) -> SpokenTurn | Answer:
+        """Records a turn that an engine step has taken, and returns its result.
+
+        Args:
+            turn: The turn.
+            row: What `prepare` returned for it.
+            generated: int32 [M], generated tokens, then -1.
+            latency: Seconds that the turn took.
+            now: The time by the engine's clock.
+        """
+        tokens = [t for t in generated.tolist() if t >= 0]
+        truncated = len(tokens) == row.limit
+        in_cache = tokens[:-1] if truncated else tokens
+        self.context.append(row.prompt, in_cache)
+        self.last_prompt = row.prompt
+        # The released decoder shows the last token of a truncated turn but drops it, and `hybrid`
+        # reproduces the released decoder; in the other modes it opens the next prompt.
+        self._pending = tokens[-1:] if truncated and self.options.positions != "hybrid" else []
+        text = self._model.tokenizer.decode(tokens)
+        if turn.number is None:
+            self._answered += 1
+            at = (turn_span(self._turns - 1)[1] + self.offset_us) / 1e6
+            return Answer(at, turn.question, text, tuple(tokens), truncated, latency)
+        self._turns, self._taken_time = turn.number + 1, turn.captured
+        self.latency.turns += 1
+        self.latency.latest = now - turn.captured
+        start, stop = turn_span(turn.number)
+        return SpokenTurn(
+            (start + self.offset_us) / 1e6,
+            (stop + self.offset_us) / 1e6,
+            text,
+            tuple(tokens),
+            truncated,
+            latency,
+        )
+
+    def fork(self, seed: int | None = None) -> Self:
+        """Returns an independent conversation with the same past, for `Engine.fork`.
+
+        The past is what engine steps have taken: turns that wait stay with this conversation, and the
+        first turn that is pushed to the other follows the last one taken.
+        """
+        self._check_open()
+        other = copy.copy(self)
+        if seed is not None:
+            other.options = dataclasses.replace(self.options, seed=seed)
+        other.latency = LatencyStats()
+        other.context = self.context.fork()
+        other._queue, other._queue_lock = collections.deque(), threading.Lock()
+        other.rewind()
         return other
 
-    def _claim(self, turn: Waiting) -> bool:
-        """Take a turn out of those that wait; False if it was dropped meanwhile."""
-        with self._changing:
-            there = turn in self._waiting
-            if there:
-                self._waiting.remove(turn)
-        return there
+    def rewind(self) -> None:
+        """Drops all turns that were pushed but not taken, as if they had never been pushed."""
+        with self._queue_lock:
+            self._queue.clear()
+        self._pushed, self._pushed_time = self._turns, self._taken_time
+        if not self._turns:
+            self._frame_shape = None
+
+    def skip_to(self, turn: int, pending: Sequence[int] | None = None) -> None:
+        """Continues as if all turns before this number had been dropped.
+
+        Args:
+            turn: Number of the next turn.
+            pending: Tokens that its prompt begins with; None leaves them as they are.
+        """
+        self._pushed = self._turns = turn
+        if pending is not None:
+            self._pending = list(pending)
 
     def close(self) -> None:
-        """Give its slot and places back; nothing that waits is said."""
-        self._engine._close(self)
+        """Ends the conversation and frees its context; turns that wait are dropped."""
+        if not self._closed:
+            self._closed = True
+            self.context.release()
+            with self._queue_lock:
+                self._queue.clear()
+
+    def _make_prompt(self, turn: QueuedTurn) -> Prompt:
+        template, start = self._model.template, self.context.next_position
+        if turn.tokens is not None:
+            # Plain text has the same positions in every mode.
+            return encode_prompt(template, turn.tokens, NO_GRIDS, "sequential", start)
+        return make_prompt(
+            template,
+            turn.frames,
+            "" if turn.number is None else turn_label(*turn_span(turn.number)),
+            turn.question if turn.number is None else self.prompt,
+            first=turn.number == 0,
+            positions=self.options.positions,
+            start=start,
+            pending=self._pending,
+        )
+
+    def _progress(self) -> str:
+        """Describes what has filled the context."""
+        if self._turns or not self._answered:
+            return f" after {turn_span(self._turns)[0] / 1e6:g} s of video and {self._turns} turns"
+        return f" after {self._answered} answer{'' if self._answered == 1 else 's'}"
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LiveCCError("this conversation is closed")

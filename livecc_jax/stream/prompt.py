@@ -1,4 +1,4 @@
-"""A turn's prompt: the same tokens, positions and patches that a training row holds."""
+"""The prompt of a turn: the same tokens, positions and patches that a training row holds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from livecc_jax.decoding.session_step import TurnInput
 from livecc_jax.errors import MediaError
-from livecc_jax.media.pixels import PATCH
+from livecc_jax.families.qwen2_vl import PATCH
 from livecc_jax.timeline.chat import ChatTemplate, Visual
 from livecc_jax.timeline.positions import token_positions
 
@@ -19,16 +19,52 @@ PROMPT_BUCKET = 32  # prompts are padded to a multiple, so that turns share comp
 
 @dataclass(frozen=True)
 class Prompt:
-    """What one turn adds before its answer.
+    """The tokens that a turn adds to the context before its answer.
 
-    tokens: int32 [n]; positions: int32 [3, n]; next_position: of the answer's first token;
-    vision_index: int32 [n].
+    Attributes:
+        tokens: int32 [n], token ids.
+        positions: int32 [3, n], rotary positions.
+        next_position: Position of the answer's first token.
+        vision_index: int32 [n], index of the vision feature that replaces a token's embedding; -1 for
+            text.
     """
 
     tokens: np.ndarray
     positions: np.ndarray
     next_position: int
     vision_index: np.ndarray
+
+    def __len__(self) -> int:
+        """Returns the number of tokens."""
+        return len(self.tokens)
+
+    def select(self, index: slice) -> Prompt:
+        """Returns a part of the prompt, to be prefilled without an answer."""
+        return Prompt(
+            self.tokens[index],
+            self.positions[:, index],
+            self.next_position,
+            self.vision_index[index],
+        )
+
+
+def encode_prompt(
+    template: ChatTemplate, tokens: np.ndarray, grids: np.ndarray, positions: str, start: int
+) -> Prompt:
+    """Returns the prompt of these tokens.
+
+    Args:
+        template: Chat template of the tokenizer.
+        tokens: int32 [n], token ids.
+        grids: int32 [v, 3], patch grids of the videos and images among the tokens.
+        positions: Position mode, `mrope` or `sequential`.
+        start: Position of the first token.
+    """
+    special = template.tokenizer.special
+    token_at, next_position = token_positions(tokens, grids, special, positions, start)
+    is_vision = (tokens == special.video_pad) | (tokens == special.image_pad)
+    vision_index = np.where(is_vision, np.cumsum(is_vision) - 1, -1).astype(np.int32)
+    return Prompt(tokens, token_at, next_position, vision_index)
 
 
 def make_prompt(
@@ -40,22 +76,22 @@ def make_prompt(
     first: bool,
     positions: str,
     start: int,
-    unkept: Sequence[int] = (),
+    pending: Sequence[int] = (),
 ) -> Prompt:
-    """The prompt of a turn of frames, or of a question.
+    """Returns the prompt of a turn of frames, or of a question.
 
     Args:
-        template: the tokenizer's.
+        template: Chat template of the tokenizer.
         frames: uint8 [F, H, W, 3], F even, sides multiples of 28; None for a question.
-        label: `Time=...` of the turn; nothing of it is used for a question.
-        text: what follows the first turn's frames; or the question.
-        first: whether it opens the conversation.
-        positions: mode.
-        start: its first token's position.
-        unkept: tokens said before but not in the context yet; the prompt begins with them.
+        label: The `Time=...` label of the turn; a question does not use it.
+        text: The text that follows the first turn's frames, or the question.
+        first: Whether this prompt opens the conversation.
+        positions: Position mode.
+        start: Position of the prompt's first token.
+        pending: Generated tokens that are not in the context yet; the prompt begins with them.
 
     Raises:
-        MediaError: an odd number of frames, or none.
+        MediaError: The number of frames is odd or zero.
     """
     content: tuple[str | Visual, ...] = (text,)
     if frames is not None:
@@ -65,35 +101,36 @@ def make_prompt(
         visual = Visual("video", (count // 2, height // PATCH, width // PATCH))
         content = (label, visual, *filter(None, [text if first else ""]))
     encoded = template.opening(content) if first else template.continuation(content)
-    special = template.tokenizer.special
-    tokens = np.concatenate([np.array(unkept, np.int32), encoded.tokens]).astype(np.int32)
+    tokens = np.concatenate([np.array(pending, np.int32), encoded.tokens]).astype(np.int32)
     mode = positions
     if mode == "hybrid":
         mode = "mrope" if first else "sequential"
-    places, following = token_positions(tokens, encoded.grids, special, mode, start=start)
-    is_vision = tokens == special.video_pad
-    vision_index = np.where(is_vision, np.cumsum(is_vision) - 1, -1).astype(np.int32)
-    return Prompt(tokens, places, following, vision_index)
+    return encode_prompt(template, tokens, encoded.grids, mode, start)
 
 
 def stack_prompts(prompts: Sequence[Prompt]) -> TurnInput:
-    """Prompts as a batch, padded to the bucket of the longest; their pictures are still to be added.
+    """Returns prompts as a batch, padded to the bucket of the longest; vision features are added later.
 
-    The arrays stay on the host: the call that takes them moves them all at once.
+    The arrays stay on the host: the compiled call that takes them moves them all at once.
     """
-    bucket = -(-max(len(p.tokens) for p in prompts) // PROMPT_BUCKET) * PROMPT_BUCKET
+    bucket = padded_length(max(len(p.tokens) for p in prompts))
 
-    def padded(values: Sequence[np.ndarray], fill: int) -> np.ndarray:
-        out = np.full((len(values), *values[0].shape[:-1], bucket), fill, np.int32)
-        for row, value in zip(out, values):
-            row[..., : value.shape[-1]] = value
+    def pad(arrays: Sequence[np.ndarray], fill: int) -> np.ndarray:
+        out = np.full((len(arrays), *arrays[0].shape[:-1], bucket), fill, np.int32)
+        for row, array in zip(out, arrays):
+            row[..., : array.shape[-1]] = array
         return out
 
     return TurnInput(
-        tokens=padded([p.tokens for p in prompts], 0),
+        tokens=pad([p.tokens for p in prompts], 0),
         count=np.array([len(p.tokens) for p in prompts], np.int32),
-        positions=padded([p.positions for p in prompts], 0),
+        positions=pad([p.positions for p in prompts], 0),
         next_position=np.array([p.next_position for p in prompts], np.int32),
-        vision_index=padded([p.vision_index for p in prompts], -1),
-        pictures=None,
+        vision_index=pad([p.vision_index for p in prompts], -1),
+        vision_features=None,
     )
+
+
+def padded_length(tokens: int, multiple: int = PROMPT_BUCKET) -> int:
+    """Returns a number of tokens rounded up to a multiple."""
+    return -(-tokens // multiple) * multiple

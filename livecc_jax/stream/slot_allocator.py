@@ -1,4 +1,4 @@
-"""Which places of the pool are taken, and by how many conversations."""
+"""Allocation of the slots of a paged key/value cache, with a reference count for each slot."""
 
 from __future__ import annotations
 
@@ -8,41 +8,55 @@ from livecc_jax.errors import LiveCCError
 
 
 class PoolFull(LiveCCError):
-    """There is no room for another turn."""
+    """The pool of cache slots has no room for another turn."""
 
 
-class Places:
-    """Hands out places 0 to `total` - 1 of a pool."""
+class SlotAllocator:
+    """Allocates the cache slots 0 to `total` - 1; forked conversations share slots.
+
+    Args:
+        total: Number of slots.
+    """
 
     def __init__(self, total: int) -> None:
         self.total = total
-        self._free = np.arange(total - 1, -1, -1, dtype=np.int32)  # a stack: its top is at the end
-        self._count = total
-        self._owners = np.zeros(total, np.int32)
+        # A stack of free slots; its top is at index `_free_count` - 1.
+        self._free_stack = np.arange(total - 1, -1, -1, dtype=np.int32)
+        self._free_count = total
+        self._reference_counts = np.zeros(total, np.int32)
 
     @property
     def free(self) -> int:
-        """How many are free."""
-        return self._count
+        """Number of free slots."""
+        return self._free_count
 
-    def take(self, count: int) -> np.ndarray:
-        """int32 [count] of places, each with one owner. Raises PoolFull when there are fewer."""
-        if count > self._count:
+    def allocate(self, count: int) -> np.ndarray:
+        """Returns int32 [count] slots with one reference each.
+
+        Raises:
+            PoolFull: Fewer slots are free.
+        """
+        if count > self._free_count:
             raise PoolFull(
-                f"the pool of {self.total} tokens has room for {self._count} more, not for {count}"
+                f"the pool of {self.total} tokens has room for {self._free_count} more, and {count} "
+                "are needed"
             )
-        self._count -= count
-        taken = self._free[self._count : self._count + count].copy()
-        self._owners[taken] = 1
-        return taken
+        self._free_count -= count
+        slots = self._free_stack[self._free_count : self._free_count + count].copy()
+        self._reference_counts[slots] = 1
+        return slots
 
-    def share(self, places: np.ndarray) -> None:
-        """One owner more for each."""
-        self._owners[places] += 1
+    def share(self, slots: np.ndarray) -> None:
+        """Adds one reference to each of these slots, int32 [n]."""
+        self._reference_counts[slots] += 1
 
-    def release(self, places: np.ndarray) -> None:
-        """One owner fewer for each; those without any are free again."""
-        self._owners[places] -= 1
-        freed = places[self._owners[places] == 0]
-        self._free[self._count : self._count + len(freed)] = freed
-        self._count += len(freed)
+    def release(self, slots: np.ndarray) -> None:
+        """Removes one reference from each of these slots, int32 [n], and frees those without any."""
+        self._reference_counts[slots] -= 1
+        freed = slots[self._reference_counts[slots] == 0]
+        self._free_stack[self._free_count : self._free_count + len(freed)] = freed
+        self._free_count += len(freed)
+
+    def reference_counts(self) -> np.ndarray:
+        """Returns int32 [total], the number of conversations that use each slot."""
+        return self._reference_counts.copy()

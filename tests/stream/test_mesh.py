@@ -1,4 +1,4 @@
-"""Streams over several devices say what they say on one."""
+"""Streams over several devices get what they get on one."""
 
 import functools
 
@@ -7,9 +7,11 @@ import pytest
 
 from livecc_jax.errors import ConfigError
 from livecc_jax.parallel.mesh import make_mesh, parse_mesh
-from livecc_jax.stream.engine import Engine, EngineOptions
-from livecc_jax.stream.rolling import RollingSession
-from livecc_jax.stream.session import Session, StreamModel
+from livecc_jax.stream.engine import Engine
+from livecc_jax.stream.history import FULL
+from livecc_jax.stream.model import StreamModel
+from livecc_jax.stream.options import EngineOptions
+from livecc_jax.stream.session import Session
 from tests.support.streaming import (
     CONFIG,
     LIMIT,
@@ -17,95 +19,91 @@ from tests.support.streaming import (
     SHORT,
     TOKENIZER,
     frames,
+    frames_for,
     model,
     options,
     params,
-    picture,
+    run_all,
 )
 
 
 @functools.cache
-def spread(sizes, precision="weights"):
+def sharded_model(sizes, precision="weights"):
     mesh = make_mesh(parse_mesh(sizes))
     return StreamModel(CONFIG, params(), TOKENIZER, precision, mesh)
 
 
 @pytest.mark.parametrize(
-    ("kind", "precision"),
-    [
-        (Session, "weights"),
-        (Session, "fp8"),
-        (functools.partial(RollingSession, retention=SHORT), "weights"),
-    ],
+    ("policy", "precision"), [(FULL, "weights"), (FULL, "fp8"), (SHORT, "weights")]
 )
-def test_one_stream_over_devices(kind, precision):
-    """Weights, keys and values by heads."""
+def test_one_stream_over_devices(policy, precision):
+    """Weights, keys and values are split by heads."""
 
-    def told(model):
-        stream = kind(model, options("mrope"), QUERY)
-        return [stream.push(frames(i)).tokens for i in range(4)], stream
+    def run(model):
+        session = Session(model, options("mrope"), QUERY, eviction=policy)
+        return [session.push(frames(i)).tokens for i in range(4)], session
 
-    said, stream = told(spread("tensor=2", precision))
+    sharded = sharded_model("tensor=2", precision)
+    generated, session = run(sharded)
     one = model() if precision == "weights" else StreamModel(CONFIG, params(), TOKENIZER, precision)
-    assert said == told(one)[0]
-    assert len({*said}) > 2
-    held = stream._cache if kind is Session else stream._engine._pool
-    weights = stream_model(stream).weights
-    split = [weights.layers[0][name].get("rows") for name in ("qkv", "gate_up", "down")]
+    assert generated == run(one)[0]
+    assert len({*generated}) > 2
+    keys = (session.conversation.context.cache if policy is FULL else session.engine.store.pool)[0][0]
+    weights = sharded.weights
+    split = [weights.layers[0][name].get("kernel_t") for name in ("qkv", "gate_up", "down")]
     if precision == "fp8":
         blocks = weights.layers + weights.blocks
         split = [x for block in blocks for x in jax.tree.leaves(block) if x.dtype.itemsize == 1]
-        split.append(weights.head["rows8"])
+        split.append(weights.head["kernel_int8"])
         assert len(split) == 4 * len(blocks) + 1
-    for x in (held[0][0], *split):
+    for x in (keys, *split):
         assert x.addressable_shards[0].data.size == x.size // 2
 
 
-def stream_model(stream):
-    return getattr(stream, "model", None) or stream._model
+def test_an_engines_streams_over_device_groups():
+    """They come and go, fork and ask; a group's devices hold the keys and values of its own streams."""
 
-
-def test_an_engines_streams_over_groups_of_devices():
-    """They come and go, fork and ask; a group's devices hold its own streams' keys and values alone."""
-
-    def told(made):
-        streams, said = [], {}
-        for tick in range(5):
-            if tick < 3:
-                streams.append(made.open(QUERY, options(("mrope", "hybrid", "sequential")[tick])))
-            if tick == 3:
-                streams.append(streams[1].fork())
+    def run(shared):
+        streams, generated = [], {}
+        for step in range(5):
+            if step < 3:
+                mode = ("mrope", "hybrid", "sequential")[step]
+                streams.append(shared.open(QUERY, options(mode)))
+            if step == 3:
+                streams.append(shared.fork(streams[1]))
                 streams[0].ask("d")
             for i, stream in enumerate(streams):
-                if (tick + i) % 4:
-                    stream.push(picture(stream, tick + i))
-            while made.waiting():
-                for who, turn in made.tick():
-                    said.setdefault(streams.index(who), []).append(turn.tokens)
-        streams.pop(0).close()
-        assert made.free < made.options.pool
+                if (step + i) % 4:
+                    stream.push(frames_for(stream, step + i))
+            for who, turn in run_all(shared):
+                generated.setdefault(streams.index(who), []).append(turn.tokens)
+        shared.close(streams.pop(0))
+        assert shared.free < shared.options.pool_tokens
         for stream in streams:
-            stream.close()
-        assert made.free == made.options.pool
-        return said
+            shared.close(stream)
+        assert shared.free == shared.options.pool_tokens
+        return generated
 
-    # One room and one number of rows, so that there are few programs.
-    settings = EngineOptions(4, 2, 4000, SHORT, LIMIT, max_answer=4, room=512)
-    over = Engine(spread("data=2,tensor=2"), settings)
-    found = told(over)
-    assert found == told(Engine(model(), settings))
-    assert max(map(len, found.values())) > 3
-    keys = over._pool[0][0]
+    # One context size and one number of rows, so that there are few programs.
+    capacity = EngineOptions(
+        max_conversations=4, max_batch=2, pool_tokens=4000, eviction=SHORT, max_new_tokens=LIMIT,
+        max_answer_tokens=4, context_size=512,
+    )  # fmt: skip
+    sharded = Engine(sharded_model("data=2,tensor=2"), capacity)
+    generated = run(sharded)
+    assert generated == run(Engine(model(), capacity))
+    assert max(map(len, generated.values())) > 3
+    keys = sharded.store.pool[0][0]
     assert keys.addressable_shards[0].data.shape == (2000, 1, CONFIG.text.head_dim)
-    kernel = over.model.weights.layers[0]["qkv"]["rows"]
+    kernel = sharded.model.weights.layers[0]["qkv"]["kernel_t"]
     assert kernel.addressable_shards[0].data.size == kernel.size // 2
 
 
 def test_what_does_not_divide_is_refused():
     with pytest.raises(ConfigError, match=r"mesh.tensor alone"):
-        Session(spread("data=2,tensor=2"), options("mrope"))
+        Session(sharded_model("data=2,tensor=2"), options("mrope"))
     with pytest.raises(ConfigError, match="batch of 3 does not divide over the 2 groups"):
-        Engine(spread("data=2,tensor=2"), EngineOptions(batch=3, pool=4000))
-    for sizes, sentence in (("context=2", "must be 1"), ("tensor=8", "does not divide")):
-        with pytest.raises(ConfigError, match=sentence):
-            spread(sizes)
+        Engine(sharded_model("data=2,tensor=2"), EngineOptions(max_batch=3, pool_tokens=4000))
+    for sizes, message in (("context=2", "must be 1"), ("tensor=8", "does not divide")):
+        with pytest.raises(ConfigError, match=message):
+            sharded_model(sizes)

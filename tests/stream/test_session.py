@@ -3,28 +3,29 @@
 import dataclasses
 import functools
 import itertools
-import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from livecc_jax.data.examples.example import ExamplePlan, MediaPlan
+from livecc_jax.data.examples.encode import EncodedExample
 from livecc_jax.data.rows.packing import RowShape
 from livecc_jax.data.rows.row import build_row
-from livecc_jax.decoding.kv_cache import append
-from livecc_jax.decoding.network import logits
+from livecc_jax.decoding.decoder import logits
+from livecc_jax.decoding.kv_cache import append, empty_cache
 from livecc_jax.decoding.options import StreamOptions
-from livecc_jax.decoding.session_step import prefill, run_turn
+from livecc_jax.decoding.session_step import prefill, session_step
 from livecc_jax.errors import ConfigError, MediaError
-from livecc_jax.media.ingest import Turn
+from livecc_jax.media.clips import MediaSlice
+from livecc_jax.media.ingest import TurnFrames
 from livecc_jax.media.pixels import patchify
 from livecc_jax.model.qwen2_vl import bind
 from livecc_jax.serving.commentary import comment
-from livecc_jax.serving.sinks import JsonLines, Srt
-from livecc_jax.stream import session as session_module
-from livecc_jax.stream.session import ContextFull, Session, StreamModel
+from livecc_jax.stream.model import StreamModel
+from livecc_jax.stream.prompt import stack_prompts
+from livecc_jax.stream.session import Session, contiguous_engine
+from livecc_jax.stream.turn import ContextFull
 from livecc_jax.timeline.chat import ChatTurn, Visual
 from livecc_jax.timeline.turns import turn_label, turn_span
 from tests.goldens import tiny_weights as tiny
@@ -34,6 +35,7 @@ from tests.support.streaming import (
     QUERY,
     SPECIAL,
     TOKENIZER,
+    CountingModel,
     frames,
     model,
     options,
@@ -55,8 +57,8 @@ def conversation(answers):
     encoded = model().template.conversation(chat)
     everything = np.concatenate([frames(i) for i in range(len(answers))])
     patches, (t, h, w) = patchify(everything)
-    media = MediaPlan("", np.zeros(0, np.int64), np.zeros(0, np.int64), h * 14, w * 14)
-    return ExamplePlan(encoded, (media,)), [patches.reshape(t, h * w, -1)]
+    media = MediaSlice("", np.zeros(0, np.int64), np.zeros(0, np.int64), h * 14, w * 14)
+    return EncodedExample(encoded, (media,)), [patches.reshape(t, h * w, -1)]
 
 
 @functools.cache
@@ -71,31 +73,38 @@ def packed_logits(mode, answers=tuple(ANSWERS)):
 
 
 def streamed_logits(mode, model=model):
-    """The decoder's logits where it chooses, each answer forced upon it one token at a time."""
-    stream, length = Session(model(), options(mode), QUERY), 0
-    network = bind(CONFIG, model().weights.rest)
-    cache = session_module.empty_cache(CONFIG, 1, 512, jnp.float32)
+    """The decoder's logits where it chooses a token; the answers are forced, one token at a time."""
+    settings = options(mode, max_new_tokens=64)
+    conversation, length = contiguous_engine(model(), settings).open(QUERY, settings), 0
+    network = bind(CONFIG, model().weights.other)
+    cache = empty_cache(CONFIG, 1, 512, jnp.float32)
     head = jax.jit(lambda hidden: logits(network, model().weights, hidden))
     one = jax.jit(
         lambda token, cache, at, length: append(
             network, model().weights.layers, cache, network.embed(token, None, None), at, length
         )
     )
-    see = jax.jit(lambda cache, length, turn: prefill(CONFIG, model().weights, cache, length, turn))
+    read = jax.jit(lambda cache, length, turn: prefill(CONFIG, model().weights, cache, length, turn))
     out = []
     for turn, answer in enumerate(ANSWERS):
-        given = stream._turn_input(frames(turn), turn_label(*turn_span(turn)))
-        count = int(given.count[0])
-        hidden, cache = see(cache, jnp.array([length]), given)
+        conversation.push(frames(turn))
+        queued = conversation.next_waiting()
+        conversation.claim(queued)
+        row = conversation.prepare(queued)
+        vision_features = model().encode_frames((queued.frames,))
+        prompt = stack_prompts([row.prompt])._replace(vision_features=vision_features)
+        hidden, cache = read(cache, jnp.array([length]), prompt)
         out.append(head(hidden[0]))
-        length, at = length + count, int(given.next_position[0])
-        for token in TOKENIZER.encode(answer):
+        length, at = length + len(row.prompt), row.prompt.next_position
+        tokens = TOKENIZER.encode(answer)
+        for token in tokens:
             hidden, cache = one(
                 jnp.array([[token]]), cache, jnp.full((1, 3, 1), at), jnp.array([length])
             )
             out.append(head(hidden[0, 0]))
             length, at = length + 1, at + 1
-        stream.turns, stream.next_position = turn + 1, at
+        conversation.finish(queued, row, np.array([*tokens, -1]), 0.0, 0.0)
+        assert (conversation.length, conversation.context.next_position) == (length, at)
     return np.stack(out)
 
 
@@ -131,41 +140,32 @@ def test_hybrid_says_what_the_released_system_says():
     spoken = [stream.push(frames(i)) for i in range(TURNS)]
     expected = [[t for t in row if t >= 0] for row in GOLDEN["said"].tolist()]
     assert [list(s.tokens) for s in spoken] == expected
-    assert {s.cut for s in spoken} == {True, False}
+    assert {s.truncated for s in spoken} == {True, False}
     # The other modes keep a cut turn's last token, so they part from it after the first.
     other = Session(model(), options("mrope"), QUERY)
     assert [list(other.push(frames(i)).tokens) for i in range(3)][2] != expected[2]
 
 
-def test_seeing_ahead_changes_nothing(monkeypatch, caplog):
-    """Frames told to follow are seen once, before they are pushed; others are forgotten."""
-    shown = [frames(i) for i in range(TURNS)]
+def test_prefetch_changes_nothing(caplog):
+    """Frames that are known to follow are encoded once, before they are pushed; others are dropped."""
+    turns = [frames(i) for i in range(TURNS)]
     plain = Session(model(), options("mrope"), QUERY)
-    expected = [plain.push(turn).tokens for turn in shown]
-    seen = []
-    see = session_module.look
-    monkeypatch.setattr(session_module, "look", lambda *args: seen.append(args) or see(*args))
-    stream = Session(model(), options("mrope"), QUERY)
-    said = [stream.push(a, b).tokens for a, b in itertools.zip_longest(shown, shown[1:])]
-    assert said == expected
-    assert len(seen) == TURNS
-    stream = Session(model(), options("mrope"), QUERY)
-    others = [shown[2], shown[2][:1], None]  # another turn, no turn at all, none
-    assert [stream.push(a, b).tokens for a, b in zip(shown, others)] == expected[:3]
-    assert len(seen) == TURNS + 4
-    # One that fails is logged and tried again when its turn has come.
-    calls = itertools.count()
+    expected = [plain.push(turn).tokens for turn in turns]
 
-    def failing(*args):
-        if next(calls) == 1:
-            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no memory")
-        return see(*args)
+    def run(counting):
+        session = Session(counting, options("mrope"), QUERY)
+        return [session.push(a, b).tokens for a, b in itertools.zip_longest(turns, turns[1:])]
 
-    monkeypatch.setattr(session_module, "look", failing)
-    stream = Session(model(), options("mrope"), QUERY)
-    said = [stream.push(a, b).tokens for a, b in itertools.zip_longest(shown, shown[1:])]
-    assert said == expected
-    assert "could not be seen ahead: RESOURCE_EXHAUSTED" in caplog.text
+    counting = CountingModel()
+    assert run(counting) == expected
+    assert counting.calls == TURNS
+    session = Session(counting, options("mrope"), QUERY)
+    others = [turns[2], turns[2][:1], None]  # another turn, too few frames for a turn, nothing
+    assert [session.push(a, b).tokens for a, b in zip(turns, others)] == expected[:3]
+    assert counting.calls == TURNS + 4
+    # A prefetch that fails is logged, and repeated when its turn is taken.
+    assert run(CountingModel(fail_at=1)) == expected
+    assert "prefetch of the next frames failed: RESOURCE_EXHAUSTED" in caplog.text
 
 
 @pytest.mark.parametrize("mode", ["mrope", "sequential"])
@@ -173,7 +173,7 @@ def test_greedy_words_are_the_training_forwards(mode):
     """What a session says is the argmax of the packed row that holds what it said, cut turns too."""
     stream = Session(model(), options(mode, repetition_penalty=1.0), QUERY)
     spoken = [stream.push(frames(i)) for i in range(4)]
-    assert any(s.cut for s in spoken)
+    assert any(s.truncated for s in spoken)
     plan, patches = conversation(["?"] * 4)
     # Put what was said in place of the answers.
     tokens, supervised, turn = [], [], 0
@@ -183,7 +183,7 @@ def test_greedy_words_are_the_training_forwards(mode):
             said = [tiny.IM_START, *TOKENIZER.encode("assistant\n"), *spoken[turn].tokens]
             tokens += [*said, tiny.IM_END, *TOKENIZER.encode("\n")]
             start = len(tokens) - len(spoken[turn].tokens) - 2
-            supervised += range(start, len(tokens) - 1 - bool(spoken[turn].cut))
+            supervised += range(start, len(tokens) - 1 - bool(spoken[turn].truncated))
             turn += 1
         else:
             tokens += plan.encoded.tokens[here].tolist()
@@ -205,46 +205,30 @@ def test_greedy_words_are_the_training_forwards(mode):
 
 def test_a_hundred_turns_compile_a_handful_of_programs():
     """Prompts are bucketed and the cache doubles: programs grow with the logarithm of the length."""
-    before = run_turn._cache_size()
+    before = session_step._cache_size()
     stream = Session(model(), options("mrope", context=8192, reserve=256), QUERY)
     for i in range(100):
         stream.push(frames(min(i, 1)))
     assert stream.length > 4096
     # 6 capacities (256 ... 8192) in the ordinary bucket, and the opening's two buckets at most.
-    assert run_turn._cache_size() - before <= 8
-    assert stream.length == int(stream._state.length[0])
-
-
-def test_questions_are_asked_in_time(tmp_path, caplog):
-    """In the middle of the commentary, into the JSON lines and not into the subtitles."""
-    turns = [Turn(frames(i)) for i in range(3)]
-    sinks = [JsonLines(tmp_path / "out.jsonl"), Srt(tmp_path / "out.srt")]
-    asked = [(3.5, "d?"), (0.0, "a?"), (99.0, "c?")]
-    stream = Session(model(), options("mrope"), QUERY)
-    said = list(comment(stream, turns, sinks, asked))
-    assert [getattr(s, "question", "") for s in said] == ["", "a?", "", "d?", ""]
-    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert [line["tokens"] for line in lines] == [list(s.tokens) for s in said]
-    assert [(line["at"], line["question"]) for line in lines if "at" in line] == [(3, "a?"), (4, "d?")]
-    assert (tmp_path / "out.srt").read_text().count(" --> ") == sum(
-        bool(s.words) for s in said if not hasattr(s, "question")
-    )
-    assert "ended before 99 s: 'c?' was not asked" in caplog.text
+    assert session_step._cache_size() - before <= 8
+    assert stream.length == int(stream.conversation.context.state.length[0])
 
 
 def test_a_full_context_ends_cleanly():
     stream, spoken = Session(model(), options("mrope", context=300), QUERY), []
     spoken += [stream.push(frames(i)) for i in range(5)]
-    length, seen = stream.length, np.asarray(stream._state.seen)
+    context = stream.conversation.context
+    length, seen_ids = stream.length, np.asarray(context.state.seen_ids)
     with pytest.raises(ContextFull, match="300 tokens is full after 7 s of video and 5 turns"):
         stream.push(frames(5))
     assert (stream.turns, stream.length) == (5, length)
     assert length <= 300
-    np.testing.assert_array_equal(seen, stream._state.seen)
+    np.testing.assert_array_equal(seen_ids, context.state.seen_ids)
     # Commentary ends there, with what was said in the files, which are closed.
     sink = Recorder()
     fresh = Session(model(), options("mrope", context=300), QUERY)
-    again = comment(fresh, map(Turn, map(frames, range(9))), [sink])
+    again = comment(fresh, map(TurnFrames, map(frames, range(9))), [sink])
     assert [s.tokens for s in again] == [s.tokens for s in spoken] == [s.tokens for s in sink.turns]
     assert sink.closed
 
