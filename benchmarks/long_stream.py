@@ -4,16 +4,16 @@
     python benchmarks/long_stream.py --preset 7b --turns 10000 --seconds 400    # on a GPU, what fits
 
 Random weights and a rolling cache of the default size. The tiny preset gets a tokenizer of 600 pieces,
-so that a turn is short. Checked on the way, and the script fails if it does not hold:
+so that a turn is short. The script fails unless:
 
 - every turn's times and the label in its prompt are exact;
-- at the start, middle and end what is remembered, token by token with its position, is what the
-  definition says of everything said and shown (kept on disk meanwhile, not in memory);
-- there (float32 only) what is said is what the tests' oracle says, in numpy, of the keys and values
-  that are remembered.
+- at the start, middle and end the context, token by token with its position, follows by the definition
+  from everything generated and shown (stored on disk, not in memory);
+- there (float32 only) the generated tokens are those of the tests' reference decoder in numpy, over the
+  keys and values in the pool.
 
-Figures are of `--window` turns each. Host memory is of the process, device memory of all arrays or as
-the device counts.
+Each figure covers `--window` turns. Host memory is that of the process; device memory is that of all
+arrays, or what the device counts.
 """
 
 import argparse
@@ -28,30 +28,28 @@ import jax
 import numpy as np
 from random_weights import random_params
 
-from livecc_jax.decoding.engine_step import take_turns
+from livecc_jax.decoding.engine_step import engine_step
 from livecc_jax.decoding.options import StreamOptions
-from livecc_jax.decoding.session_step import look
-from livecc_jax.model.presets import preset
+from livecc_jax.model.presets import fit_vocabulary, preset
 from livecc_jax.model.qwen2_vl import bind
-from livecc_jax.model.vocabulary import fit_vocabulary
 from livecc_jax.serving.latency import device_bytes, host_bytes
 from livecc_jax.stream.history import ROLLING
-from livecc_jax.stream.rolling import RollingSession
-from livecc_jax.stream.session import StreamModel
+from livecc_jax.stream.model import StreamModel
+from livecc_jax.stream.session import Session
 from livecc_jax.text.open import open_tokenizer
 from livecc_jax.text.sentencepiece import train_sentencepiece
 from livecc_jax.timeline.positions import token_positions
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))  # the tests lie beside this folder
+sys.path.insert(0, str(ROOT))  # the folder of the tests
 
-from tests.support import replay as oracle  # noqa: E402
+from tests.support import reference_decoder as reference  # noqa: E402
 
 QUERY, PENALTY = "Comment on the video.", 1.05
 
 
-class History:
-    """Everything shown and said, on disk: (prompt, answer as it is remembered) a turn."""
+class TurnLog:
+    """The tokens of every turn on disk: (prompt, answer without a pending token)."""
 
     def __init__(self, file):
         self._file = file
@@ -62,43 +60,41 @@ class History:
 
     def turns(self, count):
         self._file.flush()
-        flat, at, out = np.fromfile(self._file.name, np.int32), 0, []
+        flat, at, turns = np.fromfile(self._file.name, np.int32), 0, []
         for _ in range(count):
             pair = []
             for _ in range(2):
                 pair.append(flat[at + 1 : at + 1 + flat[at]])
                 at += 1 + flat[at]
-            out.append(pair)
-        return out
+            turns.append(pair)
+        return turns
 
 
-def remembered(turns, grid, tokenizer):
-    """(ids, positions [n, 3]) that the next turn attends to, by the definition."""
-    ids, places, at = [], [], 0
+def context_by_definition(turns, grid, tokenizer):
+    """Returns (ids, positions [n, 3]) that the next turn attends to."""
+    ids, positions, at = [], [], 0
 
-    def put(tokens, pairs=0):
+    def add(tokens, pairs=0):
         nonlocal at
         grids = np.array([[pairs, *grid]] if pairs else np.zeros((0, 3)), np.int32)
-        positions, at = token_positions(
-            np.array(tokens, np.int32), grids, tokenizer.special, "mrope", at
-        )
+        own, at = token_positions(np.array(tokens, np.int32), grids, tokenizer.special, "mrope", at)
         ids.extend(tokens)
-        places.append(positions.T)
+        positions.append(own.T)
 
-    old = max(0, len(turns) - ROLLING.turns)
-    words = [t for _, answer in turns[:old] for t in answer if t != tokenizer.silence_id]
+    first_recent = max(0, len(turns) - ROLLING.turns)
+    words = [t for _, answer in turns[:first_recent] for t in answer if t != tokenizer.silence_id]
     rest = words[ROLLING.sink :]
-    put(turns[0][0], 3)
-    put([*words[: ROLLING.sink], *rest[max(0, len(rest) - ROLLING.window) :]])
-    for number in range(old, len(turns)):
+    add(turns[0][0], 3)
+    add([*words[: ROLLING.sink], *rest[max(0, len(rest) - ROLLING.window) :]])
+    for number in range(first_recent, len(turns)):
         if number:
-            put(turns[number][0], 1)
-        put(turns[number][1])
-    return np.array(ids), np.concatenate(places)
+            add(turns[number][0], 1)
+        add(turns[number][1])
+    return np.array(ids), np.concatenate(positions)
 
 
-class Day:
-    """The session, and what is checked of it."""
+class LongStream:
+    """The session, and its checks."""
 
     def __init__(self, args, tokenizer):
         self.args = args
@@ -113,89 +109,91 @@ class Day:
         rng = np.random.default_rng(0)
         self.opening = rng.integers(0, 256, (6, height, width, 3), np.uint8)
         self.pairs = rng.integers(0, 256, (64, 2, height, width, 3), np.uint8)
-        self.session = RollingSession(
-            self.model, StreamOptions(max_new_tokens=args.new, repetition_penalty=PENALTY), QUERY
-        )
+        options = StreamOptions(max_new_tokens=args.new, repetition_penalty=PENALTY)
+        self.session = Session(self.model, options, QUERY, eviction=ROLLING)
         self.turn = 0
-        self.snapshots = []  # (turns, ids, positions [n, 3]) of what was remembered
+        self.snapshots = []  # (turns, ids, positions [n, 3]) of contexts
 
     def frames(self):
         return self.pairs[self.turn * 7 % 64] if self.turn else self.opening
 
-    def push(self, history):
-        """A turn, its times and label checked: seconds that it took."""
-        said = self.session.push(self.frames())
+    @property
+    def history(self):
+        return self.session.conversation.context.history
+
+    def push(self, log):
+        """Takes a turn, checks its times and label, and returns the seconds that it took."""
+        spoken = self.session.push(self.frames())
         start = self.turn + 2 if self.turn else 0
-        if (said.start, said.stop) != (start, self.turn + 3):
-            raise SystemExit(f"turn {self.turn} is of {said.start} to {said.stop}")
-        memory = self.session._conversation._memory
-        prompt, answer = memory._recent[-1]
-        prompt = prompt if self.turn else memory._opening
+        if (spoken.start, spoken.stop) != (start, self.turn + 3):
+            raise SystemExit(f"turn {self.turn} has the times {spoken.start} to {spoken.stop}")
+        prompt, answer = self.history.latest_turn()
         label = f"Time={start}.0-{self.turn + 3}.0s"
         if label not in self.model.tokenizer.decode(prompt.tokens.tolist()):
             raise SystemExit(f"turn {self.turn} is not labelled {label}")
-        history.add(prompt.tokens, answer.tokens)
+        log.add(prompt.tokens, answer.tokens)
         self.turn += 1
-        return said.latency
+        return spoken.latency
 
-    def look_back(self):
-        """What is remembered now, to be checked at the end: before, that would take memory."""
-        conversation = self.session._conversation
-        conversation._places.release(conversation._memory.make_room())  # as before every turn
-        _, tokens, positions = conversation._memory.gather()
+    def take_snapshot(self):
+        """Stores the context, to be checked at the end: an earlier check would take memory."""
+        context = self.session.conversation.context
+        context.evict()  # as before every turn
+        _, tokens, positions = self.history.gather()
         self.snapshots.append((self.turn, tokens, positions.T))
-        if conversation._memory.next_position != positions.max() + 1:
+        if context.next_position != positions.max() + 1:
             raise SystemExit(f"after {self.turn} turns positions are not contiguous")
 
-    def check(self, history):
-        """Everything that was remembered when it was looked at, against the definition."""
-        everything = history.turns(self.turn)
-        for turn, *ours in self.snapshots:
-            expected = remembered(everything[:turn], self.grid, self.model.tokenizer)
-            if not all(map(np.array_equal, ours, expected)):
-                raise SystemExit(f"after {turn} turns something else is remembered")
+    def check(self, log):
+        """Checks all snapshots against the definition."""
+        turns = log.turns(self.turn)
+        for turn, *actual in self.snapshots:
+            expected = context_by_definition(turns[:turn], self.grid, self.model.tokenizer)
+            if not all(map(np.array_equal, actual, expected)):
+                raise SystemExit(f"after {turn} turns the context is wrong")
 
-    def push_checked(self, history):
-        """A turn that says what the oracle says."""
-        self.look_back()
-        conversation, model = self.session._conversation, self.model
-        text = model.config.text
-        places, tokens, positions = conversation._memory.gather()
-        unkept, start = list(conversation._unkept), conversation._memory.next_position
-        memories = [
-            oracle.Memory(*(list(np.asarray(x)[places].astype(np.float64)) for x in pair))
-            for pair in self.session._engine._pool
+    def push_checked(self, log):
+        """Takes a turn and compares it with the reference decoder."""
+        self.take_snapshot()
+        conversation, model = self.session.conversation, self.model
+        slots, tokens, positions = self.history.gather()
+        pending, start = list(conversation.pending), conversation.context.next_position
+        caches = [
+            reference.ReferenceCache(*(list(np.asarray(x)[slots].astype(np.float64)) for x in layer))
+            for layer in self.session.engine.store.pool
         ]
-        for memory in memories:
-            memory.positions = list(positions.T.astype(np.float64))
+        for cache in caches:
+            cache.positions = list(positions.T.astype(np.float64))
         frames = self.frames()
-        self.push(history)
-        prompt, answer = conversation._memory._recent[-1]
-        if list(prompt.tokens[: len(unkept)]) != unkept:
-            raise SystemExit("a token said at the limit was lost")
+        self.push(log)
+        prompt, answer = self.history.latest_turn()
+        if list(prompt.tokens[: len(pending)]) != pending:
+            raise SystemExit("the last token of a truncated turn was lost")
         vision = prompt.tokens == model.tokenizer.special.video_pad
         index = np.where(vision, np.cumsum(vision) - 1, -1)
-        seen = look(model.config, model.weights, (frames,))
-        x = bind(model.config, model.weights.rest).embed(prompt.tokens[None], seen, index[None])[0]
-        said, _, _ = oracle.answer(
-            text, self.params, oracle.layers_of(self.params), x, prompt.positions.T + start,
-            start + prompt.span, {*tokens.tolist(), *prompt.tokens.tolist()}, memories,
+        features = model.encode_frames((frames,))
+        network = bind(model.config, model.weights.other)
+        x = network.embed(prompt.tokens[None], features, index[None])[0]
+        expected, _, _ = reference.generate(
+            model.config.text, self.params, reference.unstack_layers(self.params), x,
+            prompt.positions.T + start, start + prompt.span,
+            {*tokens.tolist(), *prompt.tokens.tolist()}, caches,
             limit=self.args.new, penalty=PENALTY, ends=model.stop.end,
         )  # fmt: skip
-        ours = [*answer.tokens, *conversation._unkept]
-        if said != ours:
-            raise SystemExit(f"turn {self.turn - 1} says {ours}, the oracle {said}")
+        actual = [*answer.tokens, *conversation.pending]
+        if actual != expected:
+            raise SystemExit(f"turn {self.turn - 1} has {actual}, the reference decoder {expected}")
 
 
-def report(name, first, times, day):
+def report(name, first, times, stream):
     p = 1e3 * np.percentile(times, [50, 99])
     print(
         f"{name}, turns {first} to {first + len(times) - 1}: p50 {p[0]:.2f} ms, p99 {p[1]:.2f} ms, "
         f"worst {1e3 * max(times):.1f} ms; host {host_bytes() / 1e6:.1f} MB, "
         f"device {device_bytes() / 1e6:.2f} MB, "
-        f"{day.session._conversation.length} tokens remembered, {take_turns._cache_size()} programs of "
-        "turns", flush=True,
-    )  # fmt: skip
+        f"context of {stream.session.length} tokens, {engine_step._cache_size()} compiled steps",
+        flush=True,
+    )
 
 
 def main():
@@ -208,10 +206,14 @@ def main():
     parser.add_argument(
         "--seconds", type=float, default=0, help="stop when these have passed; 0: never"
     )
-    parser.add_argument("--size", help="of a frame (56x84 for tiny, else 448x672: 384 tokens a pair)")
-    parser.add_argument("--new", type=int, default=6, help="most tokens a turn")
-    parser.add_argument("--window", type=int, default=1000, help="turns that figures are of")
-    parser.add_argument("--checked", type=int, default=5, help="turns given to the oracle, each time")
+    parser.add_argument(
+        "--size", help="height and width of a frame (56x84 for tiny, else 448x672: 384 tokens a pair)"
+    )
+    parser.add_argument("--new", type=int, default=6, help="largest number of tokens of a turn")
+    parser.add_argument("--window", type=int, default=1000, help="number of turns that a figure covers")
+    parser.add_argument(
+        "--checked", type=int, default=5, help="turns that the reference decoder checks, each time"
+    )
     parser.add_argument("--dtype", help="float32 for tiny, else bfloat16")
     args = parser.parse_args()
     small = args.preset == "tiny"
@@ -226,42 +228,42 @@ def main():
         folder = Path(home) / "tokenizer"
         if not args.tokenizer:
             train_sentencepiece(sorted((ROOT / "livecc_jax/timeline").glob("*.py")), folder, 600)
-        day = Day(args, open_tokenizer(args.tokenizer or folder))
-        history = History(file)
+        stream = LongStream(args, open_tokenizer(args.tokenizer or folder))
+        log = TurnLog(file)
         began, window = time.perf_counter(), min(args.window, args.turns // 4)
         times, samples, middle = [], [], (args.turns - window) // 2
 
         def check():
-            for _ in range(args.checked if day.exact else 0):
-                day.push_checked(history)
-            day.look_back()
+            for _ in range(args.checked if stream.exact else 0):
+                stream.push_checked(log)
+            stream.take_snapshot()
             gc.collect()
 
         def over():
             late = args.seconds and time.perf_counter() - began > args.seconds
-            return day.turn >= args.turns or late
+            return stream.turn >= args.turns or late
 
-        while day.turn < min(100, args.turns // 4):  # compiles, and fills the turns that are kept whole
-            day.push(history)
+        while stream.turn < min(100, args.turns // 4):  # compiles, and fills the context
+            stream.push(log)
         check()
-        settled = day.turn
-        ends = collections.deque(maxlen=window)
+        first = stream.turn
+        latest = collections.deque(maxlen=window)
         while not over():
-            ends.append(day.push(history))
+            latest.append(stream.push(log))
             if len(times) < window:
-                times.append(ends[-1])
+                times.append(latest[-1])
                 if len(times) == window:
-                    report("start", settled, times, day)
-            if day.turn == middle + window:
-                report("middle", middle, list(ends), day)
+                    report("start", first, times, stream)
+            if stream.turn == middle + window:
+                report("middle", middle, list(latest), stream)
                 check()
-            if day.turn % max(1, args.turns // 20) == 0:
-                samples.append((day.turn, host_bytes() / 1e6, device_bytes() / 1e6))
-        report("end", day.turn - len(ends), list(ends), day)
+            if stream.turn % max(1, args.turns // 20) == 0:
+                samples.append((stream.turn, host_bytes() / 1e6, device_bytes() / 1e6))
+        report("end", stream.turn - len(latest), list(latest), stream)
         check()
         took = time.perf_counter() - began
-        day.check(history)
-    print(f"{day.turn} turns in {took:.0f} s; times, labels and what is remembered are exact")
+        stream.check(log)
+    print(f"{stream.turn} turns in {took:.0f} s; times, labels and contexts are exact")
     print("turn, host MB, device MB:", "; ".join(f"{t} {h:.1f} {d:.2f}" for t, h, d in samples))
 
 

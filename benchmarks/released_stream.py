@@ -1,8 +1,8 @@
-"""Whether `livecc stream --positions hybrid` says, token for token, what the released code says.
+"""Compares `livecc stream --positions hybrid`, token for token, with the released code.
 
 The released side runs here: decord decodes, torch resizes, transformers' processor and template make
 the inputs, and transformers 4.50 generates with the released package's multi-turn patch, keeping cache
-and ids from turn to turn as the released demo does. Frames are chosen by the exact rule
+and ids from turn to turn as the released demo does. Frames are sampled by the exact rule
 (docs/formats.md, section 2).
 
     python benchmarks/random_checkpoint.py /tmp/wild
@@ -29,7 +29,7 @@ USER_TURN = "<|im_start|>user"  # later prompts start here: the template repeats
 
 
 def load(path):
-    """The model with the released package's patch; the package itself wants torchvision."""
+    """Returns the model with the released package's patch; the package itself needs torchvision."""
     model = Qwen2VLForConditionalGeneration.from_pretrained(path, attn_implementation="eager")
     where = importlib.util.find_spec("livecc_utils").submodule_search_locations[0]
     spec = importlib.util.spec_from_file_location("patch", f"{where}/generation_patch.py")
@@ -43,17 +43,17 @@ def load(path):
 
 
 def frames_of(clip, tokens):
-    """uint8 [F, 3, h, w] at strict 2 FPS in exact arithmetic, an odd one dropped."""
+    """Returns uint8 [F, 3, h, w] at strict 2 FPS in exact arithmetic; an odd last frame is dropped."""
     reader = decord.VideoReader(clip)
     ends = reader.get_frame_timestamp(range(len(reader)))[:, 1]
     times = [round(float(t) * 1_000_000) for t in ends]
-    chosen, due = [], times[0]
+    indices, due = [], times[0]
     while due <= times[-1]:
-        # decord's times are float32: allow for it, a quarter of a frame is far more.
-        chosen.append(next(i for i, t in enumerate(times) if t >= due - 5_000))
+        # decord's times are float32; the tolerance is far below a frame.
+        indices.append(next(i for i, t in enumerate(times) if t >= due - 5_000))
         due += 500_000
-    chosen = chosen[: len(chosen) // 2 * 2]
-    frames = torch.from_numpy(reader.get_batch(chosen).asnumpy()).permute(0, 3, 1, 2)
+    indices = indices[: len(indices) // 2 * 2]
+    frames = torch.from_numpy(reader.get_batch(indices).asnumpy()).permute(0, 3, 1, 2)
     low = min(100, tokens // 2) * 784
     size = smart_resize(*frames.shape[2:], 28, low, tokens * 784)
     frames = torch.nn.functional.interpolate(frames.float(), size, mode="bicubic", antialias=True)
@@ -77,7 +77,7 @@ def main():
         ours = [json.loads(line)["tokens"] for line in file]
     frames = frames_of(args.clip, args.pixel_budget)
     past, cache, at, agree = None, None, 0, 0
-    for turn, said in enumerate(ours):
+    for turn, tokens in enumerate(ours):
         count = 2 if turn else 6
         clip = list(frames[at : at + count].permute(0, 2, 3, 1).numpy())
         at += count
@@ -109,8 +109,9 @@ def main():
         )
         cache, past = out.past_key_values, out.sequences[:, :-1]
         theirs = [t for t in out.sequences[0, ids.shape[1] :].tolist() if t not in ENDS]
-        agree += theirs == said
-        print(f"turn {turn}: {len(theirs)} tokens, {'the same' if theirs == said else 'NOT the same'}")
+        agree += theirs == tokens
+        verdict = "the same" if theirs == tokens else "NOT the same"
+        print(f"turn {turn}: {len(theirs)} tokens, {verdict}")
     print(f"{agree} of {len(ours)} turns are the same")
 
 

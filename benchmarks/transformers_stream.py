@@ -1,21 +1,21 @@
-"""What a second of video takes in transformers, streamed as its users would, cache kept between turns.
+"""What a second of video takes in transformers, with the cache kept from turn to turn.
 
     python benchmarks/transformers_stream.py --preset 7b --streams 10 --turns 60
     python benchmarks/transformers_stream.py --preset tiny --size 56x84 --streams 1 --turns 4
 
 Qwen2VLForConditionalGeneration at a real size, random weights, bfloat16, sdpa attention, batch 1: six
 frames first, then two a turn (384 tokens a frame pair), six new tokens a turn, greedy, repetition
-penalty 1.05 over everything said and read before. Positions go on by one behind the first turn, as in
-the released demo. Two loops, over the same ids:
+penalty 1.05 over the whole context. After the first turn positions increase by one, as in the released
+demo. Two loops over the same ids:
 
-- `generate`: a call of `model.generate` a turn, with all ids so far and the cache of the turn before;
-- `forward`: the same by hand, with nothing between forward passes but the penalty, the choice and
-  looking at the chosen token, which a loop that ends turns must do.
+- `generate`: one call of `model.generate` a turn, with all ids so far and the cache of the turn before;
+- `forward`: the same by hand, with nothing between forward passes but the penalty, the choice of the
+  token and reading it, which a loop that ends turns must do.
 
-A turn is timed from uint8 frames on the host to token ids on the host. Cutting frames into patches is
-done on the device, in a few kernels: transformers' own processor is slower. The first stream is not
-counted. The split is of further turns with a wait for the device around each part. The last line is
-JSON, for scripts. Of this project only what needs neither jax nor grain is imported.
+A turn is timed from uint8 frames on the host to token ids on the host. Frames are split into patches on
+the device, in a few kernels: transformers' own processor is slower. The first stream is not counted.
+The split covers further turns, with a wait for the device around each part. The last line is JSON, for
+scripts. Only modules of this project that need neither jax nor grain are imported.
 """
 
 import argparse
@@ -29,7 +29,7 @@ import torch
 import transformers
 from transformers import DynamicCache, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
-from livecc_jax.checkpoints.hf_config import LiveCCBlock, to_dict
+from livecc_jax.checkpoints.hf_config import LiveCCBlock, to_config_json
 from livecc_jax.model.presets import preset
 from livecc_jax.text.open import open_tokenizer
 from livecc_jax.timeline.chat import ChatTemplate, Visual
@@ -45,7 +45,7 @@ def wait():
 
 
 def random_model(config, dtype, device):
-    sizes = transformers.Qwen2VLConfig(**to_dict(config, LiveCCBlock(), dtype, "nested"))
+    sizes = transformers.Qwen2VLConfig(**to_config_json(config, LiveCCBlock(), dtype, "nested"))
     before = torch.get_default_dtype()
     torch.set_default_dtype(getattr(torch, dtype))
     with torch.device(device):
@@ -60,7 +60,7 @@ def random_model(config, dtype, device):
 
 
 def patches_of(frames, device, dtype):
-    """float [P, 1176] of uint8 [F, H, W, 3], in the order that the merger wants."""
+    """Returns float [P, 1176] of uint8 [F, H, W, 3], in the order of the merger."""
     x = torch.from_numpy(frames).to(device)
     count, height, width, _ = x.shape
     x = x.view(count // 2, 2, height // 28, 2, 14, width // 28, 2, 14, 3)
@@ -71,7 +71,7 @@ def patches_of(frames, device, dtype):
 
 
 class Stream:
-    """One conversation: ids, cache, turns."""
+    """One conversation: ids, cache, number of turns."""
 
     def __init__(self, model, template, new):
         self.model, self.template, self.new = model, template, new
@@ -79,10 +79,10 @@ class Stream:
         self.ids = torch.zeros(1, 0, dtype=torch.long, device=self.device)
         self.cache = DynamicCache(config=model.config.get_text_config())
         self.turns = 0
-        self.delta = 0  # of a token's position to its place
+        self.delta = 0  # a token's position minus its index
 
     def push(self, frames):
-        """A turn's new ids; everything from frames on is the turn's."""
+        """Takes a turn, from frames to ids, and returns its new ids."""
         count, height, width, _ = frames.shape
         grid = (count // 2, height // 14, width // 14)
         content = (turn_label(*turn_span(self.turns)), Visual("video", grid))
@@ -92,7 +92,7 @@ class Stream:
             prompt = self.template.opening((*content, QUERY)).tokens
         prompt = torch.from_numpy(prompt.astype(np.int64))[None].to(self.device)
         self.ids = torch.cat([self.ids, prompt], dim=1)
-        seen = {
+        vision = {
             "pixel_values_videos": patches_of(frames, self.device, self.dtype),
             "video_grid_thw": torch.tensor([grid], device=self.device),
         }
@@ -102,24 +102,24 @@ class Stream:
         else:
             kinds = (self.ids == self.model.config.video_token_id).int() * 2
             positions, delta = self.model.model.get_rope_index(
-                self.ids, mm_token_type_ids=kinds, video_grid_thw=seen["video_grid_thw"]
+                self.ids, mm_token_type_ids=kinds, video_grid_thw=vision["video_grid_thw"]
             )
             self.delta = int(delta)
-        self.say(seen, positions)
+        self.decode(vision, positions)
         self.turns += 1
         return self.ids[0, -self.new :].tolist()
 
 
 class Generate(Stream):
-    """By `generate`."""
+    """Decodes with `model.generate`."""
 
     @torch.inference_mode()
-    def say(self, seen, positions):
+    def decode(self, vision, positions):
         out = self.model.generate(
             input_ids=self.ids,
             attention_mask=torch.ones_like(self.ids),
             position_ids=positions,
-            **seen,
+            **vision,
             past_key_values=self.cache,
             return_dict_in_generate=True,
             repetition_penalty=PENALTY,
@@ -130,18 +130,18 @@ class Generate(Stream):
 
 
 class Forward(Stream):
-    """By hand."""
+    """Decodes with forward passes."""
 
     def __init__(self, *args):
         super().__init__(*args)
-        # As `generate` has it: an end of turn cannot come before all new tokens are out.
+        # As in `generate`: a turn cannot end before all new tokens are generated.
         self.ends = torch.tensor(self.model.generation_config.eos_token_id, device=self.device)
         self.penalty = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(PENALTY)])
 
     @torch.inference_mode()
-    def say(self, seen, positions):
-        held = self.cache.get_seq_length()
-        inputs, positions = self.ids[:, held:], positions[..., held:]
+    def decode(self, vision, positions):
+        cached = self.cache.get_seq_length()
+        inputs, positions = self.ids[:, cached:], positions[..., cached:]
         for i in range(self.new):
             if i:
                 positions = positions[..., -1:] + 1
@@ -151,7 +151,7 @@ class Forward(Stream):
                 past_key_values=self.cache,
                 use_cache=True,
                 logits_to_keep=1,
-                **(seen if i == 0 else {}),
+                **(vision if i == 0 else {}),
             ).logits[:, -1]
             scores = self.penalty(self.ids, logits.float())
             scores[:, self.ends] = -torch.inf
@@ -161,8 +161,8 @@ class Forward(Stream):
 
 
 @contextlib.contextmanager
-def parts_timed(model, spent):
-    """Adds to `spent` (seconds by part), waiting for the device around each."""
+def time_parts(model, times):
+    """Appends the seconds of each part to `times`, waiting for the device around each."""
     began = {}
 
     def before(module, args, kwargs):
@@ -171,12 +171,12 @@ def parts_timed(model, spent):
 
     def after(module, args, kwargs, output):
         wait()
-        took = time.perf_counter() - began[module]
+        seconds = time.perf_counter() - began[module]
         if module is model.model.visual:
             name = "vision"
         else:
             name = "prompt" if kwargs["input_ids"].shape[1] > 1 else "token"
-        spent[name].append(took)
+        times[name].append(seconds)
 
     handles = []
     for module in (model, model.model.visual):
@@ -192,8 +192,8 @@ def parts_timed(model, spent):
 def timed(stream, frames):
     wait()
     began = time.perf_counter()
-    said = stream.push(frames)
-    return time.perf_counter() - began, said
+    ids = stream.push(frames)
+    return time.perf_counter() - began, ids
 
 
 def percentiles(times):
@@ -202,56 +202,60 @@ def percentiles(times):
 
 
 def measure(kind, model, template, frames, args):
-    """(figures by name, the ids of each turn)."""
-    times, said, stream = [], [], None
+    """Returns (figures by name, the ids of each turn)."""
+    times, turn_ids, stream = [], [], None
     for number in range(args.streams + 1):
         del stream  # its cache, before there is another
         stream = kind(model, template, args.new)
         for turn in range(args.turns):
-            took, ids = timed(stream, frames[0 if turn == 0 else 1 + turn % 3])
+            seconds, ids = timed(stream, frames[0 if turn == 0 else 1 + turn % 3])
             if number:
-                times.append((turn, took))
-                said.append(ids)
-    spent = collections.defaultdict(list)
-    with parts_timed(model, spent):
-        whole = [timed(stream, frames[1 + turn % 3])[0] for turn in range(args.split)]
-    later = [took for turn, took in times if turn]
+                times.append((turn, seconds))
+                turn_ids.append(ids)
+    parts = collections.defaultdict(list)
+    with time_parts(model, parts):
+        totals = [timed(stream, frames[1 + turn % 3])[0] for turn in range(args.split)]
+    later = [seconds for turn, seconds in times if turn]
     name = kind.__name__.lower()
     print(
         f"{name}: {len(times)} turns, {stream.cache.get_seq_length()} tokens at the end; a second of "
         f"video: {percentiles(later)}"
     )
     for low, high in ((1, 20), (20, 40), (40, 60)):
-        part = [took for turn, took in times if low <= turn < high]
-        if part:
-            print(f"    turns {low} to {high - 1}: {percentiles(part)}")
-    print(f"    opening: {percentiles([took for turn, took in times if not turn])}")
+        span = [seconds for turn, seconds in times if low <= turn < high]
+        if span:
+            print(f"    turns {low} to {high - 1}: {percentiles(span)}")
+    print(f"    opening: {percentiles([seconds for turn, seconds in times if not turn])}")
     figures = {
         "median_ms": 1e3 * float(np.median(later)), "p99_ms": 1e3 * float(np.percentile(later, 99))
     }  # fmt: skip
-    if spent:
-        middle = {part: 1e3 * float(np.median(each)) for part, each in spent.items()}
-        prefill = middle["prompt"] - middle["vision"]
-        rest = 1e3 * float(np.median(whole)) - middle["prompt"] - middle["token"] * (args.new - 1)
+    if parts:
+        medians = {part: 1e3 * float(np.median(seconds)) for part, seconds in parts.items()}
+        prefill = medians["prompt"] - medians["vision"]
+        rest = 1e3 * float(np.median(totals)) - medians["prompt"] - medians["token"] * (args.new - 1)
         print(
-            f"    its last turns, apart: vision {middle['vision']:.1f} ms, prefill {prefill:.1f} ms, a "
-            f"token {middle['token']:.1f} ms ({args.new - 1} after the first), between them {rest:.1f}"
+            f"    its last turns by part: vision {medians['vision']:.1f} ms, prefill {prefill:.1f} ms, a "
+            f"token {medians['token']:.1f} ms ({args.new - 1} after the first), between them {rest:.1f}"
         )
         figures |= {
-            "vision_ms": middle["vision"], "prefill_ms": prefill, "token_ms": middle["token"],
+            "vision_ms": medians["vision"], "prefill_ms": prefill, "token_ms": medians["token"],
             "between_ms": rest,
         }  # fmt: skip
-    return figures, said
+    return figures, turn_ids
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="7b")
     parser.add_argument("--tokenizer", default="data/tokenizer")
-    parser.add_argument("--streams", type=int, default=10, help="counted, after one that is not")
-    parser.add_argument("--turns", type=int, default=60, help="of a stream, its opening included")
+    parser.add_argument(
+        "--streams", type=int, default=10, help="number of timed streams, after one that is not timed"
+    )
+    parser.add_argument("--turns", type=int, default=60, help="turns of a stream, with its opening")
     parser.add_argument("--new", type=int, default=6, help="tokens a turn")
-    parser.add_argument("--size", default="448x672", help="of a frame: 384 tokens a pair")
+    parser.add_argument(
+        "--size", default="448x672", help="height and width of a frame: 384 tokens a pair"
+    )
     parser.add_argument("--split", type=int, default=5, help="turns timed part by part")
     parser.add_argument("--loops", default="generate,forward")
     parser.add_argument("--dtype", default="bfloat16")
@@ -268,13 +272,13 @@ def main():
     model = random_model(preset(args.preset), args.dtype, device)
     template = ChatTemplate(open_tokenizer(args.tokenizer))
     kinds = {"generate": Generate, "forward": Forward}
-    figures, said = {}, {}
+    figures, turn_ids = {}, {}
     for name in args.loops.split(","):
-        figures[name], said[name] = measure(kinds[name], model, template, frames, args)
+        figures[name], turn_ids[name] = measure(kinds[name], model, template, frames, args)
         print(end="", flush=True)
-    if len(said) == 2:
-        agree = sum(a == b for a, b in zip(*said.values()))
-        print(f"both loops say the same in {agree} of {len(said['forward'])} turns")
+    if len(turn_ids) == 2:
+        agree = sum(a == b for a, b in zip(*turn_ids.values()))
+        print(f"both loops generate the same in {agree} of {len(turn_ids['forward'])} turns")
     if device == "cuda":
         print(f"memory: {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB at most")
     print(json.dumps(figures), flush=True)

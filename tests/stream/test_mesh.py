@@ -54,7 +54,7 @@ def test_one_stream_over_devices(policy, precision):
     if precision == "fp8":
         blocks = weights.layers + weights.blocks
         split = [x for block in blocks for x in jax.tree.leaves(block) if x.dtype.itemsize == 1]
-        split.append(weights.head["kernel_int8"])
+        split.append(weights.quantized_head["kernel_int8"])
         assert len(split) == 4 * len(blocks) + 1
     for x in (keys, *split):
         assert x.addressable_shards[0].data.size == x.size // 2
