@@ -39,8 +39,8 @@ def quantize(weights: Params, contract: int = 1) -> Params:
 
     Returns:
         {"kernel_fp8": float8_e4m3fn [*outputs, K], "scale": float32 [*outputs], "bias" unchanged}. K is
-        the product of the inputs, contiguous in memory as the hardware needs it. Outputs keep their axes,
-        over which they may be sharded.
+        the product of the inputs, contiguous in memory as the hardware needs it. Outputs keep their
+        axes, over which they may be sharded.
     """
     kernel = weights["kernel"]
     kernel_t = kernel.transpose(*range(contract, kernel.ndim), *range(contract))

@@ -10,6 +10,7 @@ It needs bfloat16 or float16, and a GPU of Hopper's generation or newer.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -41,17 +42,27 @@ def is_supported(q: jax.Array, k: jax.Array, layout: Layout) -> bool:
 
 
 def attend(
-    q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array, layout: Layout, *, causal: bool
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segment_ids: jax.Array,
+    layout: Layout,
+    *,
+    causal: bool,
+    ragged_attention: Callable[..., jax.Array] | None = None,
 ) -> jax.Array:
     """Implements `model.attention.attend`.
 
     Where the length is split over context, the heads are split over it instead during attention (an
     all-to-all each way). Every device then has whole segments, and the same amount of work.
+
+    Besides the arguments there, `ragged_attention` may take the place of JAX's private call of cuDNN
+    (see `_attend_ragged`), so that tests run where there is no cuDNN.
     """
     head_axes = (*layout.heads, *layout.length)
     if k.shape[2] % layout.num_shards(head_axes):
         k, v = (_repeat_heads(x, q.shape[2] // k.shape[2]) for x in (k, v))
-    attend_local = functools.partial(_attend_local, causal=causal)
+    attend_local = functools.partial(_attend_local, causal=causal, ragged_attention=ragged_attention)
     if layout.mesh is not None:
         batch = layout.batch or None
         qkv_spec = PartitionSpec(batch, None, head_axes or None, None)
@@ -71,14 +82,19 @@ def _repeat_heads(x: jax.Array, times: int) -> jax.Array:
 
 
 def _attend_local(
-    q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array, causal: bool
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segment_ids: jax.Array,
+    causal: bool,
+    ragged_attention: Callable[..., jax.Array] | None,
 ) -> jax.Array:
     """Attends within the segments of whole rows on one device."""
     max_segments = min(MAX_SEGMENTS if causal else MAX_WINDOW_SEGMENTS, q.shape[1])
     starts, lengths, count = segment_runs(segment_ids, max_segments)
     return jax.lax.cond(
         jnp.max(count) <= max_segments,
-        lambda q, k, v: _attend_ragged(q, k, v, starts, lengths, causal),
+        lambda q, k, v: _attend_ragged(q, k, v, starts, lengths, causal, ragged_attention),
         lambda q, k, v: attention_xla.attend(
             q, k, v, segment_ids, Layout(None, "gpu"), causal=causal
         ),
@@ -87,7 +103,13 @@ def _attend_local(
 
 
 def _attend_ragged(
-    q: jax.Array, k: jax.Array, v: jax.Array, starts: jax.Array, lengths: jax.Array, causal: bool
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    starts: jax.Array,
+    lengths: jax.Array,
+    causal: bool,
+    ragged_attention: Callable[..., jax.Array] | None,
 ) -> jax.Array:
     """Calls cuDNN with ragged offsets, a form that `jax.nn.dot_product_attention` does not offer.
 
@@ -98,13 +120,14 @@ def _attend_ragged(
         starts: int32 [B, M + 1], first token of each segment, -1 where there is none.
         lengths: int32 [B, M], tokens of each segment, -1 where there is none.
         causal: Whether a token attends only to itself and to earlier tokens.
+        ragged_attention: Function to call in place of JAX's, with the same arguments.
     """
     from jax._src.cudnn.fused_attention_stablehlo import MaskType, dot_product_attention
 
     if jax.__version_info__ < (0, 11, 2):
         # Before, the offsets of keys were computed from the number of query heads.
         k, v = (_repeat_heads(x, q.shape[2] // k.shape[2]) for x in (k, v))
-    return dot_product_attention(
+    return (ragged_attention or dot_product_attention)(
         q,
         k,
         v,

@@ -1,7 +1,7 @@
 """The network computes what transformers' Qwen2-VL computes, from the same weights.
 
-The goldens come from transformers 4.50 (tests/goldens/make_model.py says how). Where transformers is
-installed, one test more runs it on what we export.
+The goldens come from transformers 4.50 (tests/goldens/make_model.py). Where transformers is
+installed, another test runs it on checkpoints that we export.
 """
 
 import functools
@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from livecc_jax.checkpoints.hf_config import LiveCCBlock, from_dict, to_dict
+from livecc_jax.checkpoints.hf_config import LiveCCBlock, parse_config, to_config_json
 from livecc_jax.checkpoints.hf_export import export_hf
-from livecc_jax.checkpoints.names import table
 from livecc_jax.checkpoints.open import open_checkpoint
+from livecc_jax.checkpoints.weight_names import weight_name_table
 from livecc_jax.model.qwen2_vl import bind
 from livecc_jax.text.tokenizer import SpecialTokens
 from livecc_jax.timeline.positions import token_positions
@@ -25,8 +25,6 @@ from tests.goldens import tiny_weights as tiny
 from tests.support.rows import VIDEO_PAD, Segment, pack, stack
 
 GOLDENS = Path(__file__).parent.parent / "goldens"
-
-
 TOLERANCE = 1e-4  # float32, logits of a few units
 SPECIAL = SpecialTokens(
     tiny.END,
@@ -40,15 +38,15 @@ SPECIAL = SpecialTokens(
 
 
 def config_of(tied):
-    return from_dict(tiny.CONFIG | {"tie_word_embeddings": tied}, GOLDENS)[0]
+    return parse_config(tiny.CONFIG | {"tie_word_embeddings": tied}, GOLDENS)[0]
 
 
 def weights_of(config):
-    """Parameters through the table of names from weights made by name."""
+    """Parameters that the weight name table builds from weights that their names determine."""
     flat = {}
-    for e in table(config):
-        layers = [e.from_hf(tiny.weight(name, e.hf_shape)) for name in e.names]
-        flat[e.path] = np.stack(layers) if e.stacked else layers[0]
+    for entry in weight_name_table(config):
+        layers = [entry.from_hf(tiny.weight(name, entry.hf_shape)) for name in entry.names]
+        flat[entry.path] = np.stack(layers) if entry.stacked else layers[0]
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
@@ -57,14 +55,14 @@ def goldens(tied):
         return dict(data)
 
 
-def packed(case, positions):
-    """The conversation as a packed row; its windows hold 64 patches."""
+def packed_row(case, positions):
+    """The conversation of a case as a packed row whose windows hold 64 patches."""
     assert tiny.VIDEO == VIDEO_PAD
     tokens, pictures = tiny.conversation(case)
-    values, videos, at = tiny.patches(case), [], 0
+    patches, videos, start = tiny.patches(case), [], 0
     for _, (t, h, w) in pictures:
-        videos.append((values[at : at + t * h * w].reshape(t, h * w, 1176), h, w))
-        at += t * h * w
+        videos.append((patches[start : start + t * h * w].reshape(t, h * w, 1176), h, w))
+        start += t * h * w
     vision = np.where(tokens == tiny.IMAGE, tiny.VIDEO, tokens)
     segment = Segment(vision, np.zeros(len(tokens), bool), positions, videos)
     row = pack([segment], tokens=96, windows=4, patches=64, targets=4)
@@ -73,14 +71,14 @@ def packed(case, positions):
 
 
 @functools.cache
-def compiled(config):
+def compiled_model(config):
     return jax.jit(lambda params, rows: bind(config, params)(rows))
 
 
 def logits_of(config, params, golden):
-    """{case: float32 [T, V]}, all cases in one batch."""
-    rows = stack(*[packed(case, golden[f"{case}/positions"]) for case in tiny.CASES])
-    out = np.asarray(compiled(config)(params, rows))
+    """{case: float32 [T, V]}, computed for all cases in one batch."""
+    rows = stack(*[packed_row(case, golden[f"{case}/positions"]) for case in tiny.CASES])
+    out = np.asarray(compiled_model(config)(params, rows))
     return {case: out[i, : len(golden[f"{case}/logits"])] for i, case in enumerate(tiny.CASES)}
 
 
@@ -101,13 +99,13 @@ def test_logits_are_those_of_transformers(tmp_path, tied):
 
     export_hf(tmp_path / "m", config, LiveCCBlock(), params, max_shard_bytes=200_000)
     loaded = open_checkpoint(tmp_path / "m").load_params()
-    again = logits_of(config, loaded, golden)
+    reloaded = logits_of(config, loaded, golden)
     for case in tiny.CASES:
-        np.testing.assert_array_equal(again[case], ours[case])
+        np.testing.assert_array_equal(reloaded[case], ours[case])
 
 
-def test_parity_would_notice():
-    """The tolerance is tight enough: positions one apart already miss it."""
+def test_the_tolerance_is_tight_enough():
+    """Positions that are off by one already exceed it tenfold."""
     config, golden = config_of(True), goldens(True)
     expected = golden["videos/logits"]
     shifted = dict(golden)
@@ -125,7 +123,7 @@ def test_transformers_computes_the_same_from_our_export(tmp_path, tied, layout):
     version = tuple(map(int, transformers.__version__.split(".")[:2]))
     if layout == "nested" and version < (4, 52):
         pytest.skip("transformers reads the nested layout from 4.52 on")
-    from make_model import inputs
+    from tests.goldens.make_model import inputs
 
     config, golden = config_of(tied), goldens(tied)
     export_hf(tmp_path / "m", config, LiveCCBlock(), weights_of(config), layout=layout)
@@ -143,9 +141,10 @@ def test_transformers_computes_the_same_from_our_export(tmp_path, tied, layout):
             logits, golden[f"{case}/logits"], rtol=0, atol=TOLERANCE, err_msg=case
         )
 
-    # And what it writes, in its own layout, is what we gave it.
-    back = open_checkpoint(saved)
-    assert back.config == config, json.dumps(to_dict(back.config, back.livecc))
-    ours, theirs = (traverse_util.flatten_dict(p) for p in (weights_of(config), back.load_params()))
+    # What transformers saves, in its own layout, is what we exported.
+    reopened = open_checkpoint(saved)
+    assert reopened.config == config, json.dumps(to_config_json(reopened.config, reopened.livecc))
+    both = weights_of(config), reopened.load_params()
+    ours, theirs = (traverse_util.flatten_dict(params) for params in both)
     assert ours.keys() == theirs.keys()
     assert all(np.array_equal(ours[k], theirs[k]) for k in ours)
