@@ -39,8 +39,8 @@ class DeclaredClip(VideoClip):
 
 
 @dataclass(frozen=True)
-class DeclaredPicture(ImageFile):
-    """A picture whose annotation gives its size in pixels."""
+class DeclaredImage(ImageFile):
+    """An image whose annotation gives its size in pixels."""
 
     width: int = 0
     height: int = 0
@@ -117,7 +117,7 @@ def _message(turn: dict, folder: str) -> Message:
         elif kind == "video":
             content.append(_clip(item, folder))
         elif kind == "image":
-            content.append(_picture(item, folder))
+            content.append(_image(item, folder))
         else:
             raise ExampleError(f"content of type {kind!r} is not text, image, video or text_stream")
     if role == "assistant" and not all(isinstance(item, str) for item in content):
@@ -167,11 +167,11 @@ def _clip(item: dict, folder: str) -> VideoClip:
     return DeclaredClip(path, start, end, duration, *_declared_size(item, path))
 
 
-def _picture(item: dict, folder: str) -> ImageFile:
+def _image(item: dict, folder: str) -> ImageFile:
     path = _path(item, "image", folder)
     if item.get("width") is None or item.get("height") is None:
         return ImageFile(path)
-    return DeclaredPicture(path, *_declared_size(item, path))
+    return DeclaredImage(path, *_declared_size(item, path))
 
 
 def _declared_size(item: dict, path: str) -> tuple[int, int]:

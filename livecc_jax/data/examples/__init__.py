@@ -1,1 +1,1 @@
-"""One example, encoded: frames, tokens, and what it takes of a packed row."""
+"""Encodes examples: their frames, their tokens, and how much of a packed row they fill."""

@@ -48,11 +48,11 @@ def slice_clip(clip: VideoClip, budget: PixelBudget, files: MediaFiles) -> Media
     return media
 
 
-def slice_image(picture: ImageFile, budget: PixelBudget, files: MediaFiles) -> MediaSlice:
+def slice_image(image: ImageFile, budget: PixelBudget, files: MediaFiles) -> MediaSlice:
     """Selects a whole image. Raises MediaError when the file cannot be read."""
-    height, width = files.image_size(picture)
-    media = clips.slice_image(picture.path, height, width, budget)
-    _check_window(picture.path, (height, width), (media.height, media.width), budget)
+    height, width = files.image_size(image)
+    media = clips.slice_image(image.path, height, width, budget)
+    _check_window(image.path, (height, width), (media.height, media.width), budget)
     return media
 
 

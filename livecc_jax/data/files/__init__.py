@@ -1,1 +1,1 @@
-"""Files that annotations name: local or in buckets, cached copies, timestamps."""
+"""Reads the files that annotations name: local or in buckets, with caches of copies and timestamps."""

@@ -7,24 +7,21 @@ import fcntl
 import hashlib
 import math
 import os
-import queue
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
+from livecc_jax.data.files.download import download
 from livecc_jax.data.files.remote import (
     DISK_FULL,
     FIRST_WAIT_S,
     FileStat,
-    open_store,
     with_retries,
 )
 from livecc_jax.errors import ConfigError, DataError, MediaError
 
-CHUNK_BYTES = 1 << 20
 STALL_TIMEOUT_S = 60.0  # an attempt that receives no byte for this long is given up
 SPACE_TIMEOUT_S = 600.0  # longest wait for files in use to be released when none can be evicted
 STALE_PART_S = 3600.0  # a partial file this old belongs to a process that died
@@ -127,7 +124,7 @@ class FileCache:
         try:
             with_retries(
                 address,
-                lambda: _download(address, part, size, self._stall_timeout_s),
+                lambda: download(address, part, size, self._stall_timeout_s),
                 self._first_wait_s,
             )
             with self._exclusive():
@@ -232,48 +229,3 @@ class FileCache:
             return os.fstat(lock.fileno()).st_ino == os.stat(cls._lock_path(path)).st_ino
         except FileNotFoundError:
             return False
-
-
-def _download(address: str, target: str, size: int, stall_timeout_s: float) -> None:
-    """Copies a remote file into a local one.
-
-    The store is read in another thread, so that one that goes silent can be given up: it would
-    otherwise block training.
-    """
-    store, name = open_store(address)
-    chunks: queue.Queue[bytes | Exception | None] = queue.Queue(4)
-    cancelled = threading.Event()
-
-    def put(item: bytes | Exception | None) -> None:
-        while not cancelled.is_set():
-            with contextlib.suppress(queue.Full):
-                return chunks.put(item, timeout=1.0)
-
-    def read() -> None:
-        try:
-            with store.open(name, "rb") as source:
-                while not cancelled.is_set() and (chunk := source.read(CHUNK_BYTES)):
-                    put(chunk)
-            put(None)
-        except Exception as error:  # raised again below
-            put(error)
-
-    threading.Thread(target=read, name="fetch", daemon=True).start()
-    received = 0
-    try:
-        with open(target, "r+b") as file:
-            while True:
-                try:
-                    chunk = chunks.get(timeout=stall_timeout_s)
-                except queue.Empty:
-                    raise TimeoutError(f"received nothing for {stall_timeout_s:g} s") from None
-                if isinstance(chunk, Exception):
-                    raise chunk
-                if chunk is None:
-                    break
-                file.write(chunk)
-                received += len(chunk)
-    finally:
-        cancelled.set()
-    if received != size:
-        raise ConnectionError(f"received {received} of {size} bytes")

@@ -1,1 +1,1 @@
-"""Examples and rows for a human to look at."""
+"""Shows examples and packed rows as text and pictures, and measures how fast rows are built."""
