@@ -234,7 +234,7 @@ def measure(kind, model, template, frames, args):
         prefill = medians["prompt"] - medians["vision"]
         rest = 1e3 * float(np.median(totals)) - medians["prompt"] - medians["token"] * (args.new - 1)
         print(
-            f"    its last turns by part: vision {medians['vision']:.1f} ms, prefill {prefill:.1f} ms, a "
+            f"    last turns by part: vision {medians['vision']:.1f} ms, prefill {prefill:.1f} ms, a "
             f"token {medians['token']:.1f} ms ({args.new - 1} after the first), between them {rest:.1f}"
         )
         figures |= {

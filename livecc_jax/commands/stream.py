@@ -12,8 +12,8 @@ from livecc_jax.commands.options import (
     add_span_options,
     add_timeline_options,
     check_span,
-    stream_options,
     load_stream_model,
+    stream_options,
 )
 
 
@@ -51,7 +51,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         action="append",
         default=[],
         metavar="S:QUESTION",
-        help="once the source has been seen up to second S, ask this; repeat for more",
+        help="ask this once the source was shown up to second S; repeat for more",
     )
     for name in ("jsonl", "vtt", "srt"):
         parser.add_argument(f"--{name}", metavar="OUT", help=f"also write {name} as it happens")

@@ -55,7 +55,7 @@ class Watch:
 
     @property
     def closing(self) -> bool:
-        """Whether the watch has been told to end."""
+        """Whether `close` was called."""
         return self._state.stopping
 
     @property

@@ -12,7 +12,6 @@ import dataclasses
 import math
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Self
 
 import jax
@@ -24,52 +23,10 @@ from livecc_jax.errors import ConfigError, LiveCCError, MediaError
 from livecc_jax.stream.cache_store import CachedContext, Row
 from livecc_jax.stream.model import StreamModel
 from livecc_jax.stream.prompt import Prompt, encode_prompt, make_prompt
-from livecc_jax.stream.turn import Answer, ContextFull, SpokenTurn
+from livecc_jax.stream.turn import Answer, ContextFull, Frames, LatencyStats, QueuedTurn, SpokenTurn
 from livecc_jax.timeline.turns import turn_label, turn_span
 
-Frames = np.ndarray | jax.Array
 NO_GRIDS = np.zeros((0, 3), np.int32)
-
-
-@dataclass(frozen=True, eq=False)
-class QueuedTurn:
-    """A turn's frames, or a question, that waits for an engine step.
-
-    Attributes:
-        frames: uint8 [F, H, W, 3]; None for a question.
-        number: Number of the turn in the stream; None for a question.
-        captured: Time of the last frame's capture, or of the question, by the engine's clock.
-        question: The question's text.
-        limit: Largest number of tokens of the answer.
-        tokens: int32 [n], the encoded question where it is not a continuation in the chat template.
-    """
-
-    frames: Frames | None
-    number: int | None
-    captured: float
-    limit: int
-    question: str = ""
-    tokens: np.ndarray | None = None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the frames: turns of one shape can share a compiled program."""
-        return () if self.frames is None else self.frames.shape
-
-
-@dataclass
-class LatencyStats:
-    """How well a conversation keeps up with its source.
-
-    Attributes:
-        turns: Number of turns that were commented on.
-        dropped: Number of turns that were dropped because they waited too long.
-        latest: Seconds from the capture of the latest turn's last frame to its text.
-    """
-
-    turns: int = 0
-    dropped: int = 0
-    latest: float = math.nan
 
 
 class Conversation:
@@ -205,7 +162,7 @@ class Conversation:
         """
         self._check_open()
         if not self._pushed and not self.context.length:
-            raise LiveCCError("nothing has been seen yet that a question could be about")
+            raise LiveCCError("a question needs frames before it: nothing was shown yet")
         limit = self._max_answer_tokens if max_new_tokens is None else max_new_tokens
         if limit < 1:
             raise ConfigError(f"max-new-tokens must be at least 1, not {limit}")

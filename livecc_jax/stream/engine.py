@@ -19,13 +19,13 @@ import numpy as np
 from livecc_jax.decoding.options import StreamOptions
 from livecc_jax.errors import ConfigError, LiveCCError
 from livecc_jax.stream.cache_store import CacheStore, Row
-from livecc_jax.stream.conversation import Conversation, Frames, QueuedTurn
+from livecc_jax.stream.conversation import Conversation
 from livecc_jax.stream.model import StreamModel
 from livecc_jax.stream.options import EngineOptions
 from livecc_jax.stream.paged_store import PagedStore
 from livecc_jax.stream.scheduler import Scheduler
 from livecc_jax.stream.slot_allocator import PoolFull
-from livecc_jax.stream.turn import Answer, ContextFull, SpokenTurn
+from livecc_jax.stream.turn import Answer, ContextFull, Frames, QueuedTurn, SpokenTurn
 from livecc_jax.timeline.turns import OPENING_FRAMES, TURN_FRAMES
 
 LATE_TURN_NUMBER = 1_000_000  # after eleven days: time labels do not get longer

@@ -9,7 +9,8 @@ from __future__ import annotations
 import collections
 from collections.abc import Iterable, Sequence
 
-from livecc_jax.stream.conversation import Conversation, QueuedTurn
+from livecc_jax.stream.conversation import Conversation
+from livecc_jax.stream.turn import QueuedTurn
 
 MIN_FILL = 7 / 8  # share of batch slots: with fewer turns to take, a smaller step is run
 

@@ -45,7 +45,7 @@ class Session:
 
     Raises:
         ConfigError: The model is split over devices that serve several streams, the tokenizer has no
-            silence token but silence control is on, or a `full` cache is given another precision.
+            silence token but silence control is on, or a `full` cache has another precision.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Session:
         """
         began = time.perf_counter()
         if self._conversation is None:
-            raise LiveCCError("nothing has been seen yet that a question could be about")
+            raise LiveCCError("a question needs frames before it: nothing was shown yet")
         self._conversation.ask(question, max_new_tokens)
         return take_turn(self._engine, self._conversation, None, began)
 

@@ -65,15 +65,15 @@ def test_sinks_are_complete_and_closed_however_a_stream_ends(tmp_path, prefetch)
     """Each turn is in each file when it is yielded; a broken source or an early exit closes them."""
 
     def sinks(name):
-        made = [kind(tmp_path / f"{name}.{i}") for i, kind in enumerate((JsonLines, WebVtt, Srt))]
-        return made, lambda: [(tmp_path / f"{name}.{i}").read_text("utf-8") for i in range(3)]
+        files = [kind(tmp_path / f"{name}.{i}") for i, kind in enumerate((JsonLines, WebVtt, Srt))]
+        return files, lambda: [(tmp_path / f"{name}.{i}").read_text("utf-8") for i in range(3)]
 
     def broken():
         yield from [TurnFrames(frames(0)), TurnFrames(frames(1))]
         raise MediaError("the camera is gone")
 
-    made, texts = sinks("broken")
-    stream = comment(FakeSession(), broken(), [FailingSink(), *made], prefetch=prefetch)
+    opened, texts = sinks("broken")
+    stream = comment(FakeSession(), broken(), [FailingSink(), *opened], prefetch=prefetch)
     for n in (1, 2):
         next(stream)
         lines, vtt, srt = texts()
@@ -83,14 +83,14 @@ def test_sinks_are_complete_and_closed_however_a_stream_ends(tmp_path, prefetch)
         assert srt.endswith(f"\nturn {n}\n\n")
     with pytest.raises((MediaError, OSError)):
         next(stream)
-    check_closed(made)
+    check_closed(opened)
 
-    made, _ = sinks("left")
+    opened, _ = sinks("left")
     session = FakeSession()
-    stream = comment(session, (TurnFrames(frames(i)) for i in range(9)), made, prefetch=prefetch)
+    stream = comment(session, (TurnFrames(frames(i)) for i in range(9)), opened, prefetch=prefetch)
     next(stream)
     assert (session.prefetched is not None) == prefetch
     stream.close()
-    check_closed(made)
+    check_closed(opened)
     few = (TurnFrames(frames(i)) for i in range(4))
     assert len([*comment(FakeSession(), few, [], prefetch=prefetch)]) == 4

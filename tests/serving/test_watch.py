@@ -113,19 +113,19 @@ def test_a_reader_that_stops_holds_up_its_own_file_alone(clips):
     with watch(max_conversations=2) as many:
         free = many.add(clips["medium"], BUDGET, QUERY, options("mrope"))
         gate = free.outputs(limit=1)  # unread: it does not end before it may
-        held = many.add(clips["long"], BUDGET, QUERY, options("mrope"))
-        feed = held.outputs(limit=2)
+        waits = many.add(clips["long"], BUDGET, QUERY, options("mrope"))
+        feed = waits.outputs(limit=2)
         first = next(feed)
         with pytest.raises(EngineFull):
             many.add(clips["short"], BUDGET)
         gate.close()
         while not free.over:
             many.wait(0.01)
-        assert not held.over
+        assert not waits.over
         assert feed.waiting <= 2 + many.engine.options.max_waiting + 1
         # It comes back: nothing was lost.
         assert tokens_of([first, *feed])[-8:] == [words(n) for n in range(2, 10)]
-        assert held.over
+        assert waits.over
         # Another leaves for good.
         third = many.add(clips["long"], BUDGET, QUERY, options("mrope"))
         unread = third.outputs(limit=1)

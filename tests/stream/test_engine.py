@@ -52,7 +52,7 @@ def test_a_question_that_does_not_fit_ends_nothing():
     small = engine(pool_tokens=700)
     conversation = small.open(QUERY, options("mrope", context=400))
     for ask in (conversation.ask, Session(model(), options("mrope")).ask):
-        with pytest.raises(LiveCCError, match="nothing has been seen yet"):
+        with pytest.raises(LiveCCError, match="nothing was shown yet"):
             ask("?")
     first = step_one(small, conversation, 0)
     conversation.ask("a" * 400)

@@ -52,7 +52,7 @@ def test_one_stream_over_devices(policy, precision):
     weights = sharded.weights
     split = [weights.layers[0][name].get("kernel_t") for name in ("qkv", "gate_up", "down")]
     if precision == "fp8":
-        blocks = weights.layers + weights.blocks
+        blocks = weights.layers + weights.vision_blocks
         split = [x for block in blocks for x in jax.tree.leaves(block) if x.dtype.itemsize == 1]
         split.append(weights.quantized_head["kernel_int8"])
         assert len(split) == 4 * len(blocks) + 1

@@ -1,4 +1,4 @@
-"""Streaming against the training forward, transformers and the released system."""
+"""Sessions against the training forward, transformers and the released system."""
 
 import dataclasses
 import functools
@@ -48,7 +48,7 @@ ANSWERS = ["one two ...", " ...", "three ...", "four five six ...", " ...", "x .
 
 
 def conversation(answers):
-    """The whole conversation as training has it: (plan, patches)."""
+    """The whole conversation as training has it: (encoded example, patches)."""
     chat = []
     for turn, answer in enumerate(answers):
         visual = Visual("video", (1 if turn else 3, 4, 6))
@@ -64,12 +64,12 @@ def conversation(answers):
 @functools.cache
 def packed_logits(mode, answers=tuple(ANSWERS)):
     """The training forward: (tokens [T], logits [T, V]) of the packed row."""
-    plan, patches = conversation(answers)
+    example, patches = conversation(answers)
     shape = RowShape(tokens=512, windows=8, window=48, targets=256)
-    row = build_row([(plan, patches)], shape, SPECIAL, mode, "token")
+    row = build_row([(example, patches)], shape, SPECIAL, mode, "token")
     rows = {k: jnp.asarray(v)[None] for k, v in row.items()}
     logits = jax.jit(lambda p, r: bind(CONFIG, p)(r))(params(), rows)
-    return plan.encoded.tokens, np.asarray(logits[0, : plan.tokens])
+    return example.encoded.tokens, np.asarray(logits[0, : example.tokens])
 
 
 def streamed_logits(mode, model=model):
@@ -112,36 +112,36 @@ def streamed_logits(mode, model=model):
 def test_streamed_equals_trained_equals_transformers(mode):
     """The project's central equality: one timeline, three ways through it."""
     tokens, trained = packed_logits(mode)
-    looked = GOLDEN["looked"]
+    choices = GOLDEN["looked"]  # indices of the tokens before each choice
     np.testing.assert_array_equal(tokens[: len(GOLDEN["ids"])], GOLDEN["ids"])
     streamed = streamed_logits(mode)
     assert GOLDEN[mode].std() > 0.5
-    np.testing.assert_allclose(trained[looked], GOLDEN[mode], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(trained[choices], GOLDEN[mode], rtol=0, atol=1e-4)
     np.testing.assert_allclose(streamed, GOLDEN[mode], rtol=0, atol=1e-4)
-    np.testing.assert_allclose(streamed, trained[looked], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(streamed, trained[choices], rtol=0, atol=1e-4)
     other = GOLDEN["sequential" if mode == "mrope" else "mrope"]
     assert np.abs(other - GOLDEN[mode]).max() > 1e-2  # the modes can be told apart
 
 
-def test_eight_bits_are_nearly_the_same():
-    narrow = functools.cache(lambda: StreamModel(CONFIG, params(), TOKENIZER, "fp8"))
-    kinds = {x.dtype.name for x in jax.tree.leaves(narrow().weights)}
+def test_fp8_is_nearly_the_same():
+    quantized = functools.cache(lambda: StreamModel(CONFIG, params(), TOKENIZER, "fp8"))
+    kinds = {x.dtype.name for x in jax.tree.leaves(quantized().weights)}
     assert kinds == {"float32", "float8_e4m3fn", "int8"}
-    differs = streamed_logits("mrope", narrow) - streamed_logits("mrope")
-    # A product is off by 0.037 of its size (uniform rounding to three bits, twice); they add up as
-    # noise does.
+    difference = streamed_logits("mrope", quantized) - streamed_logits("mrope")
+    # Each product has a relative error of 0.037 (uniform rounding to three bits, twice); the errors
+    # add up as noise does.
     products = 4 * (CONFIG.text.layers + CONFIG.vision.depth)
-    assert 1e-3 < differs.std() / GOLDEN["mrope"].std() < 0.037 * products**0.5
+    assert 1e-3 < difference.std() / GOLDEN["mrope"].std() < 0.037 * products**0.5
 
 
-def test_hybrid_says_what_the_released_system_says():
-    """Turn by turn, with turns that end by themselves and turns that the limit cuts."""
+def test_hybrid_generates_what_the_released_system_does():
+    """Turn by turn, with turns that end by themselves and turns that the limit truncates."""
     stream = Session(model(), options("hybrid"), QUERY)
     spoken = [stream.push(frames(i)) for i in range(TURNS)]
     expected = [[t for t in row if t >= 0] for row in GOLDEN["said"].tolist()]
     assert [list(s.tokens) for s in spoken] == expected
     assert {s.truncated for s in spoken} == {True, False}
-    # The other modes keep a cut turn's last token, so they part from it after the first.
+    # The other modes keep the last token of a truncated turn, so they differ after the first.
     other = Session(model(), options("mrope"), QUERY)
     assert [list(other.push(frames(i)).tokens) for i in range(3)][2] != expected[2]
 
@@ -170,29 +170,29 @@ def test_prefetch_changes_nothing(caplog):
 
 @pytest.mark.parametrize("mode", ["mrope", "sequential"])
 def test_greedy_words_are_the_training_forwards(mode):
-    """What a session says is the argmax of the packed row that holds what it said, cut turns too."""
+    """A session's tokens are the argmax of the packed row that contains them, truncated turns too."""
     stream = Session(model(), options(mode, repetition_penalty=1.0), QUERY)
     spoken = [stream.push(frames(i)) for i in range(4)]
     assert any(s.truncated for s in spoken)
-    plan, patches = conversation(["?"] * 4)
-    # Put what was said in place of the answers.
+    example, patches = conversation(["?"] * 4)
+    # Put the generated tokens in place of the answers.
     tokens, supervised, turn = [], [], 0
     for i in range(0, 2 * len(spoken) + 1):
-        here = plan.encoded.turns == i
+        here = example.encoded.turns == i
         if i and i % 2 == 0:
-            said = [tiny.IM_START, *TOKENIZER.encode("assistant\n"), *spoken[turn].tokens]
-            tokens += [*said, tiny.IM_END, *TOKENIZER.encode("\n")]
+            answer = [tiny.IM_START, *TOKENIZER.encode("assistant\n"), *spoken[turn].tokens]
+            tokens += [*answer, tiny.IM_END, *TOKENIZER.encode("\n")]
             start = len(tokens) - len(spoken[turn].tokens) - 2
             supervised += range(start, len(tokens) - 1 - bool(spoken[turn].truncated))
             turn += 1
         else:
-            tokens += plan.encoded.tokens[here].tolist()
+            tokens += example.encoded.tokens[here].tolist()
     flags = np.zeros(len(tokens), bool)
     flags[supervised] = True
-    encoded = dataclasses.replace(plan.encoded, tokens=np.array(tokens, np.int32), supervised=flags)
+    encoded = dataclasses.replace(example.encoded, tokens=np.array(tokens, np.int32), supervised=flags)
     shape = RowShape(tokens=512, windows=8, window=48, targets=256)
     row = build_row(
-        [(dataclasses.replace(plan, encoded=encoded), patches)], shape, SPECIAL, mode, "token"
+        [(dataclasses.replace(example, encoded=encoded), patches)], shape, SPECIAL, mode, "token"
     )
     rows = {k: jnp.asarray(v)[None] for k, v in row.items()}
     logits = np.asarray(jax.jit(lambda p, r: bind(CONFIG, p)(r))(params(), rows)[0])
@@ -225,7 +225,7 @@ def test_a_full_context_ends_cleanly():
     assert (stream.turns, stream.length) == (5, length)
     assert length <= 300
     np.testing.assert_array_equal(seen_ids, context.state.seen_ids)
-    # Commentary ends there, with what was said in the files, which are closed.
+    # Commentary ends there, and the sinks have all turns and are closed.
     sink = Recorder()
     fresh = Session(model(), options("mrope", context=300), QUERY)
     again = comment(fresh, map(TurnFrames, map(frames, range(9))), [sink])
@@ -234,7 +234,7 @@ def test_a_full_context_ends_cleanly():
 
 
 class Recorder:
-    """A sink that remembers."""
+    """A sink that records its turns."""
 
     def __init__(self):
         self.turns, self.closed = [], False
@@ -248,32 +248,32 @@ class Recorder:
 
 
 def test_sampling_repeats_with_its_seed():
-    def say(seed, temperature=1.0):
+    def run(seed, temperature=1.0):
         stream = Session(model(), options("mrope", temperature=temperature, seed=seed), QUERY)
         return [stream.push(frames(i)).tokens for i in range(2)]
 
-    assert say(1) == say(1)
-    assert say(1) != say(2)
-    assert say(1) != say(1, temperature=0.0)
+    assert run(1) == run(1)
+    assert run(1) != run(2)
+    assert run(1) != run(1, temperature=0.0)
 
 
 def test_silence_control_bans_hasty_silence():
-    """With the ban at probability 1 the silence token never comes, whatever the model wants."""
+    """With a ban at probability 1 the silence token never comes, whatever its score."""
     favoured = jax.tree.map(lambda x: x, params())
     head = favoured["text"]["head"]
     favoured["text"]["head"] = head.at[:, TOKENIZER.silence_id].set(head[:, tiny.IM_END] * 1.5)
     eager = StreamModel(CONFIG, favoured, TOKENIZER)
 
-    def say(**control):
+    def run(**control):
         stream = Session(eager, options("mrope", repetition_penalty=1.0, **control), QUERY)
         return [t for i in range(TURNS) for t in stream.push(frames(i)).tokens]
 
-    assert TOKENIZER.silence_id in say()
-    assert TOKENIZER.silence_id not in say(silence_base=1.0)
-    assert say(silence_base=0.0) == say()
+    assert TOKENIZER.silence_id in run()
+    assert TOKENIZER.silence_id not in run(silence_base=1.0)
+    assert run(silence_base=0.0) == run()
 
 
-def test_wrong_frames_and_options_say_so():
+def test_wrong_frames_and_options_are_refused():
     stream = Session(model(), options("mrope"), QUERY)
     with pytest.raises(MediaError, match="even number of frames, not 3"):
         stream.push(frames(0)[:3])

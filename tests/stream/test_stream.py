@@ -72,16 +72,16 @@ def letters_model(end=3.0, silence=1.0):
 
 
 @functools.cache
-def picture():
+def photo():
     import cv2
 
     return cv2.imread(str(ROOT / "data/clips/frame.png"))[..., ::-1]
 
 
 def panned(turn):
-    """uint8 [F, 56, 84, 3], as in make_released.py: a window that moves over the picture."""
-    places = range(6) if turn == 0 else range(4 + 2 * turn, 6 + 2 * turn)
-    return np.stack([picture()[4 * i : 4 * i + 56, 12 * i : 12 * i + 84] for i in places])
+    """uint8 [F, 56, 84, 3], as in make_released.py: a window that moves over a photo."""
+    steps = range(6) if turn == 0 else range(4 + 2 * turn, 6 + 2 * turn)
+    return np.stack([photo()[4 * i : 4 * i + 56, 12 * i : 12 * i + 84] for i in steps])
 
 
 class Choices:
@@ -144,13 +144,15 @@ def with_answers(encoded, answers):
     return changed, before
 
 
-def trained_logits(config, params, plan, patches, special, mode):
+def trained_logits(config, params, example, patches, special, mode):
     """float32 [T, V] of the training forward over the packed row."""
-    each = plan.media[0].patches_per_pair
-    shape = RowShape(-(-plan.tokens // 256) * 256, plan.windows(2 * each), 2 * each, plan.targets)
-    row = build_row([(plan, patches)], shape, special, mode, "token")
+    each = example.media[0].patches_per_pair
+    shape = RowShape(
+        -(-example.tokens // 256) * 256, example.windows(2 * each), 2 * each, example.targets
+    )
+    row = build_row([(example, patches)], shape, special, mode, "token")
     rows = {k: jnp.asarray(v)[None] for k, v in row.items()}
-    return np.asarray(forward(config)(params, rows)[0, : plan.tokens])
+    return np.asarray(forward(config)(params, rows)[0, : example.tokens])
 
 
 @functools.cache
@@ -219,14 +221,15 @@ def test_a_clip_streams_as_it_trains(small_tokenizer, choices):
         # The released system drops the last token of a truncated turn, and so does `hybrid`.
         shown = limit - 1 if mode == "hybrid" else limit
         encoded, before = with_answers(annotated.encoded, [answer[:shown] for answer in answers])
-        plan = dataclasses.replace(annotated, encoded=encoded)
-        trained = trained_logits(config, params, plan, patches, tokenizer.special, mode)
-        looked = np.concatenate([b + np.arange(len(ids)) for b, ids in zip(before, script)])
-        np.testing.assert_allclose(np.stack(choices.scores), trained[looked], rtol=0, atol=TOLERANCE)
+        changed = dataclasses.replace(annotated, encoded=encoded)
+        trained = trained_logits(config, params, changed, patches, tokenizer.special, mode)
+        choice_indices = np.concatenate([b + np.arange(len(ids)) for b, ids in zip(before, script)])
+        expected = trained[choice_indices]
+        np.testing.assert_allclose(np.stack(choices.scores), expected, rtol=0, atol=TOLERANCE)
         end = before[-1] + 1 + len(answers[-1][:shown])
         check_bookkeeping(stream, encoded.tokens[:end], encoded.grids)
         assert stream.conversation.context.cache[0][0].shape[1] > 256
-        return trained[looked]
+        return expected
 
     computed = [check(mode) for mode in POSITION_MODES]
     choices.start()
@@ -237,15 +240,15 @@ def test_a_clip_streams_as_it_trains(small_tokenizer, choices):
 
 def test_hybrid_scores_are_the_released_systems(choices):
     """Every score of every choice, with repetition penalty, in turns truncated at 16 tokens or not."""
-    said = [[t for t in row if t >= 0] for row in GOLDEN["said"].tolist()]
+    expected_tokens = [[t for t in row if t >= 0] for row in GOLDEN["said"].tolist()]
     model, _ = letters_model()
     choices.start()
     stream = Session(model, StreamOptions("hybrid", context=2048), QUERY)
-    spoken = [stream.push(panned(i)) for i in range(len(said))]
+    spoken = [stream.push(panned(i)) for i in range(len(expected_tokens))]
     expected = GOLDEN["scores"][~np.isnan(GOLDEN["scores"][..., 0])]
-    assert [list(s.tokens) for s in spoken] == said
-    assert [s.truncated for s in spoken] == [len(s) == 16 for s in said]
-    assert any(0 < len(s) < 16 for s in said)
+    assert [list(s.tokens) for s in spoken] == expected_tokens
+    assert [s.truncated for s in spoken] == [len(tokens) == 16 for tokens in expected_tokens]
+    assert any(0 < len(tokens) < 16 for tokens in expected_tokens)
     assert any(s.truncated for s in spoken)
     np.testing.assert_allclose(np.stack(choices.scores), expected, rtol=0, atol=TOLERANCE)
 
@@ -264,7 +267,7 @@ def slow_choice(logits, context_ids, n, options, silence):
 
 
 @pytest.mark.parametrize(("base", "rise"), [(0.2, 0.02), (0.6, -0.05)])
-def test_a_session_decides_as_its_definition_says(base, rise):
+def test_a_session_chooses_by_its_definition(base, rise):
     """Greedy words with penalty and silence control, against the packed row's logits and slow rules."""
     model, flat = letters_model(end=5.0, silence=3.0)
     params = traverse_util.unflatten_dict(flat, sep="/")
@@ -279,10 +282,10 @@ def test_a_session_decides_as_its_definition_says(base, rise):
     encoded, before = with_answers(model.template.conversation(chat), [s.tokens for s in spoken])
     patches, (t, h, w) = patchify(np.concatenate([panned(i) for i in range(8)]))
     media = MediaSlice("", np.zeros(0, np.int64), np.zeros(0, np.int64), h * 14, w * 14)
-    plan = EncodedExample(encoded, (media,))
-    # A plan without a file is a picture's, one pair: the windows are counted by hand.
-    shape = RowShape(1024, t, h * w, plan.targets)
-    row = build_row([(plan, [patches.reshape(t, h * w, -1)])], shape, SPECIAL, "mrope", "token")
+    chat_example = EncodedExample(encoded, (media,))
+    # An example without a file counts as an image of one pair: the windows are given by hand.
+    shape = RowShape(1024, t, h * w, chat_example.targets)
+    row = build_row([(chat_example, [patches.reshape(t, h * w, -1)])], shape, SPECIAL, "mrope", "token")
     rows = {k: jnp.asarray(v)[None] for k, v in row.items()}
     logits = np.asarray(forward(CONFIG)(params, rows)[0])
 
@@ -355,7 +358,7 @@ def test_a_row_is_the_same_whatever_its_neighbours_are():
 
 
 def test_a_full_context_leaves_a_session_as_it_was():
-    """Even before its first turn: smaller pictures may still fit."""
+    """Even before its first turn: smaller frames may still fit."""
     model, _ = letters_model()
     stream = Session(model, StreamOptions("mrope", context=180), QUERY)
     large = np.zeros((6, 280, 280, 3), np.uint8)

@@ -173,7 +173,7 @@ def blind_model():
 
 
 def silence(rows):
-    """A step in which nothing is said."""
+    """A step in which every turn is silent."""
     return np.full((len(rows), LIMIT), -1)
 
 
