@@ -126,35 +126,29 @@ class ChoiceScorer:
             vision_embeds = self.model.encode_videos([v.video for v in batch])
             prompts = [[self.encode_prompt(v.video.grid, text) for text in v.texts] for v in batch]
             prefix_lengths = np.array(
-                [common_prefix_length([p.tokens for p in of_video]) for of_video in prompts], np.int32
+                [common_prefix_length([p.tokens for p in video_prompts]) for video_prompts in prompts],
+                np.int32,
             )
             cache = self.model.prefill_prefixes(
-                [of_video[0] for of_video in prompts], prefix_lengths, vision_embeds
+                [video_prompts[0] for video_prompts in prompts], prefix_lengths, vision_embeds
             )
             del vision_embeds
             max_tokens = self.model.buckets.max_question_tokens
             groups = [group_questions(p, n, max_tokens) for p, n in zip(prompts, prefix_lengths)]
             logits_of_calls = [
-                self.model.score_questions(group_of_each_video, prefix_lengths, cache)
-                for group_of_each_video in itertools.zip_longest(*groups, fillvalue=[])
+                self.model.score_questions(group_by_video, prefix_lengths, cache)
+                for group_by_video in itertools.zip_longest(*groups, fillvalue=[])
             ]
 
         def wait() -> list[list[ChoiceScores]]:
             fetched = [np.asarray(logits) for logits in logits_of_calls]
             scores = []
-            for i, ids_of_video in enumerate(option_ids):
-                vocabulary_logits = [
+            for i, video_option_ids in enumerate(option_ids):
+                question_logits = [
                     logits[i, n] for logits, group in zip(fetched, groups[i]) for n in range(len(group))
                 ]
-                lengths = [len(p.tokens) for p in prompts[i]]
-                scores.append(
-                    [
-                        ChoiceScores(logits[ids], length)
-                        for logits, ids, length in zip(
-                            vocabulary_logits, ids_of_video, lengths, strict=True
-                        )
-                    ]
-                )
+                questions = zip(question_logits, video_option_ids, prompts[i], strict=True)
+                scores.append([ChoiceScores(x[ids], len(p.tokens)) for x, ids, p in questions])
             return scores
 
         return wait

@@ -1,4 +1,4 @@
-"""Compiled steps of `evaluate.run.choice`: encode videos, prefill shared prefixes, score questions.
+"""Compiled steps of `evaluate.run.choice_model`: encode videos, prefill prefixes, score questions.
 
 The batch axis B counts videos. With a mesh in scope, arrays are sharded as a batch is, and weights and
 caches by the rules for decoding (`parallel.rules`).
