@@ -16,7 +16,8 @@ from livecc_jax.kernels.interpret import interpreting
 CAPABILITIES = {"A100": 8.0, "L40": 8.9, "H100": 9.0, "H200": 9.0, "B200": 10.0}
 HOPPER = 9.0  # compute capability of the H100 and H200
 E4M3_CONVERSION = 8.9  # compute capability from which on a GPU converts e4m3 floats
-MULTIPROCESSORS = 132  # streaming multiprocessors of an H100 or H200
+HOPPER_MULTIPROCESSORS = 132  # streaming multiprocessors of an H100 or H200
+INTERPRETED_MULTIPROCESSORS = 2  # few, so that small shapes have more tiles than multiprocessors
 
 
 def platform_in_scope() -> str:
@@ -47,6 +48,11 @@ def hopper_or_newer() -> bool:
 def has_wgmma() -> bool:
     """Whether the GPU in scope has `wgmma`, the products of warp groups, which only Hopper has."""
     return interpreting() or gpu_capability() == HOPPER
+
+
+def multiprocessors() -> int:
+    """The number of streaming multiprocessors that kernels for Hopper share their work among."""
+    return INTERPRETED_MULTIPROCESSORS if interpreting() else HOPPER_MULTIPROCESSORS
 
 
 def converts_e4m3() -> bool:

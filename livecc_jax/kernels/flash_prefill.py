@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from livecc_jax.kernels import merge_partials, rope
-from livecc_jax.kernels.devices import MULTIPROCESSORS
+from livecc_jax.kernels.devices import multiprocessors
 from livecc_jax.kernels.flash_decode import is_supported_dtype
 from livecc_jax.kernels.gpu import (
     GROUP,
@@ -79,7 +79,7 @@ def default_parts(blocks: int, keys: int) -> int:
     """The number of parts with the shortest estimated time, for `blocks` blocks of queries."""
 
     def cost(parts: int) -> float:
-        rounds = -(-blocks * parts // MULTIPROCESSORS)
+        rounds = -(-blocks * parts // multiprocessors())
         return rounds * (keys / BLOCK_KEYS / parts + PART_OVERHEAD)
 
     return min(range(1, MAX_PARTS + 1), key=cost)

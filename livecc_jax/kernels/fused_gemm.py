@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from livecc_jax.kernels.activations import quick_gelu
-from livecc_jax.kernels.devices import MULTIPROCESSORS, single_gpu
+from livecc_jax.kernels.devices import multiprocessors, single_gpu
 from livecc_jax.kernels.fused_norm import Epilogue
 from livecc_jax.kernels.gpu import GROUP, has_mosaic, load_columns, mosaic, mosaic_call, tiled_smem
 from livecc_jax.kernels.interpret import interpreting
@@ -39,7 +39,7 @@ MIN_ROWS = 1024  # with fewer, too many multiprocessors are idle, and cuBLAS is 
 class Tuning(NamedTuple):
     """How tiles are assigned to blocks."""
 
-    blocks: int = MULTIPROCESSORS  # blocks that run at once
+    blocks: int | None = None  # blocks that run at once; None for `devices.multiprocessors`
     # Row tiles that go through the columns together, so that what they share stays in the cache.
     band: int = 8
 
@@ -252,7 +252,7 @@ def fused_gemm(
             collective_axes="warp_group",
         )
 
-    clusters = min(tuning.blocks // cluster_size, row_tiles * column_tiles)
+    clusters = min((tuning.blocks or multiprocessors()) // cluster_size, row_tiles * column_tiles)
     out = mosaic_call(
         entry,
         grid={"clusters": clusters},

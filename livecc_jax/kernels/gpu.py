@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from livecc_jax.kernels.devices import cuda_assembler_breaks_masks, has_wgmma
+from livecc_jax.kernels.devices import cuda_assembler_breaks_masks, has_wgmma, mesh_in_scope
 from livecc_jax.kernels.interpret import interpreting
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,12 @@ def has_triton() -> bool:
 
 def has_mosaic() -> bool:
     """Whether the GPU in scope has `wgmma` and this JAX the form of Mosaic GPU that the kernels use."""
-    if not has_wgmma() or (cuda_assembler_breaks_masks() and not interpreting()):
+    if not has_wgmma():
+        return False
+    if interpreting():
+        if mesh_in_scope():
+            return False  # the interpreter simulates one GPU at a time
+    elif cuda_assembler_breaks_masks():
         return False
     gpu = _backend("mosaic_gpu", _MOSAIC_NAMES)
     if gpu is not None and "out_type" not in inspect.signature(gpu.kernel).parameters:

@@ -22,7 +22,8 @@ def interpreted() -> AbstractContextManager[None]:
 
     There, `is_supported` of each kernel says yes for every shape that the kernel can compute, whatever
     the device is and whether or not the kernel would pay on a GPU, and float32 is accepted wherever
-    half precision is.
+    half precision is. The interpreted GPU has two multiprocessors. On a mesh only Triton kernels are
+    interpreted; the interpreter of Mosaic simulates one GPU at a time.
     """
     return _INTERPRETED(True)
 

@@ -16,9 +16,8 @@ KV_PRECISIONS = ("weights", "int8")  # what a KV cache may be stored in: the wei
 INT8_MAX = 127
 E4M3 = jnp.float8_e4m3fn
 E4M3_MAX = float(jnp.finfo(E4M3).max)  # 448
-MIN_ABS_MAX = (
-    1e-12  # a row's largest value is taken as this at least, so that a row of zeros has a scale
-)
+# A row's largest value is taken as this at least, so that a row of zeros has a scale.
+MIN_ABS_MAX = 1e-12
 
 
 class QuantizedArray(NamedTuple):

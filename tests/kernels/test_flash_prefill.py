@@ -9,6 +9,7 @@ from livecc_jax.decoding.attention import attend_cache, attend_causal, merge_att
 from livecc_jax.decoding.decoder import split_qkv
 from livecc_jax.kernels import flash_decode, flash_prefill, interpreted
 from livecc_jax.model.rope import rotate
+from livecc_jax.parallel.mesh import make_mesh, parse_mesh
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,14 @@ def test_a_prompt_is_rotated_written_and_attends(queries, heads, lengths, parts)
     np.testing.assert_allclose(out, wanted, atol=3e-6)
     reference, _ = flash_decode.attention_reference(qkv, angles, cache, length)
     np.testing.assert_allclose(out, reference, atol=3e-6)
+
+
+def test_the_interpreter_does_not_serve_a_mesh():
+    qkv, keys = (jax.ShapeDtypeStruct(x, jnp.float32) for x in ((2, 4, 2, 3, 64), (2, 128, 2, 64)))
+    with interpreted():
+        assert flash_prefill.is_supported(qkv, keys)
+        with jax.set_mesh(make_mesh(parse_mesh("data=2,tensor=2"))):
+            assert not flash_prefill.is_supported(qkv, keys)
 
 
 @pytest.mark.parametrize(("blocks", "keys", "parts"), [(100, 512, 1), (4, 25_000, 8), (132, 25_000, 1)])
