@@ -1,14 +1,14 @@
-"""From a video to patches, on one core: ours, bare decoding, and the released way.
+"""CPU time from a video to patches, on one core: ours, bare decoding, and the released pipeline.
 
     python benchmarks/decode.py [SOURCE] [--peer PYTHON]
 
-SOURCE (by default the shipped clip) is encoded anew at 240p, 480p and 720p (x264, its defaults: up to
-250 frames between key frames, three B-frames), repeated to fill --seconds. Frames are taken at 2 FPS
-and sized by both pixel budgets. Every figure is CPU time, all threads together, in milliseconds a frame
-taken: the smallest of some rounds, in which what is compared alternates.
+SOURCE (by default the shipped clip) is encoded again at 240p, 480p and 720p (x264 with its defaults: up
+to 250 frames between key frames, three B-frames), repeated to fill --seconds. Frames are sampled at
+2 FPS and sized by both pixel budgets. Every figure is the CPU time of all threads, in milliseconds a
+sampled frame: the smallest of several rounds, in which the candidates alternate.
 
-bare       PyAV decodes every frame up to the last one taken, and converts none
-pictures   the same, and the frames taken become RGB arrays: the least that any loader must do
+bare       PyAV decodes every frame up to the last sampled one, and converts none
+pictures   the same, and the sampled frames become RGB arrays: the minimum that any loader must do
 ours       livecc_jax.media.clips.MediaSlice.load_patches
 released   decord, torch's antialiased bicubic, and the image processor of transformers 4.50 (which also
            normalises; ours does that on the device). --peer names a Python with decord==0.6.0,
@@ -33,7 +33,7 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 
 
 def encode(source: Path, out: Path, height: int, seconds: float) -> None:
-    """The source at another height, for so long."""
+    """Encodes the source at another height, repeated to a duration."""
     import av
 
     with av.open(str(source)) as original:
@@ -42,33 +42,33 @@ def encode(source: Path, out: Path, height: int, seconds: float) -> None:
         width = round(stream.width / stream.height * height / 2) * 2
         pictures = [f.reformat(width, height, "yuv420p") for f in original.decode(stream)]
     with av.open(str(out), "w") as copy:
-        made = copy.add_stream("libx264", rate=rate)
-        made.width, made.height, made.pix_fmt = width, height, "yuv420p"
+        encoder = copy.add_stream("libx264", rate=rate)
+        encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
         for number in range(int(seconds * rate)):
             picture = pictures[number % len(pictures)]
             picture.pts, picture.time_base = number, 1 / rate
-            copy.mux(made.encode(picture))
-        copy.mux(made.encode())
+            copy.mux(encoder.encode(picture))
+        copy.mux(encoder.encode())
 
 
 def measure(jobs: dict, rounds: int) -> dict[str, float]:
-    """Smallest CPU seconds of each job."""
+    """Returns the smallest CPU time of each job, in seconds."""
     best = {}
     for _ in range(rounds):
         for name, job in jobs.items():
-            began = time.process_time()
+            start = time.process_time()
             job()
-            best[name] = min(best.get(name, 1e9), time.process_time() - began)
+            best[name] = min(best.get(name, 1e9), time.process_time() - start)
     return best
 
 
 def ours(task: dict) -> dict[str, float]:
-    """Our figures for one clip and budget, and those they are compared with."""
+    """Measures our loader for one clip and budget, and what it is compared with."""
     import av
     import numpy as np
 
     from livecc_jax.media.clips import MediaSlice
-    from livecc_jax.media.decode import Converter
+    from livecc_jax.media.decode import RGBConverter
     from livecc_jax.media.pixels import Resizer, patchify_planes
     from livecc_jax.media.video import probe, read_frames
 
@@ -77,41 +77,41 @@ def ours(task: dict) -> dict[str, float]:
     times = info.frame_times_us[indices]
     clip = MediaSlice(info, np.array(indices), times, *size)
     first_pair = MediaSlice(info, np.array(indices[:2]), times[:2], *size)
-    taken = set(indices)
-    few = read_frames(info, indices[:8])
-    resizer = Resizer(few.shape[1:3], size)
+    sampled = set(indices)
+    first_frames = read_frames(info, indices[:8])
+    resizer = Resizer(first_frames.shape[1:3], size)
     pair = np.empty((2, 3, *size), np.uint8)
     patches = np.empty((size[0] * size[1] // 196, 1176), np.uint8)
 
     def bare(convert: bool) -> None:
-        converter = Converter()
+        converter = RGBConverter()
         with av.open(task["clip"]) as container:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
             for number, frame in enumerate(container.decode(stream)):
-                if convert and number in taken:
+                if convert and number in sampled:
                     converter(frame)
                 if number == indices[-1]:
                     return
 
-    share = len(indices) / len(few)
+    frames_ratio = len(indices) / len(first_frames)
     jobs = {
         "bare": lambda: bare(False),
         "pictures": lambda: bare(True),
         "ours": clip.load_patches,
         "ours, decode": lambda: read_frames_one_by_one(info, indices),
-        "ours, resize": lambda: [resizer(f, pair[0]) for f in few],
-        "ours, patchify": lambda: [patchify_planes(pair, patches) for _ in range(len(few) // 2)],
+        "ours, resize": lambda: [resizer(f, pair[0]) for f in first_frames],
+        "ours, patchify": lambda: [patchify_planes(pair, patches) for _ in first_frames[::2]],
     }
     best = measure(jobs, task["rounds"])
     for name in ("ours, resize", "ours, patchify"):
-        best[name] *= share
+        best[name] *= frames_ratio
     np.save(task["out"], first_pair.load_patches()[0])
     return best
 
 
 def read_frames_one_by_one(info, indices) -> None:
-    """Decode without keeping."""
+    """Decodes the frames and keeps none."""
     from livecc_jax.media.video import iter_frames
 
     for _ in iter_frames(info, indices):
@@ -119,7 +119,7 @@ def read_frames_one_by_one(info, indices) -> None:
 
 
 def released(task: dict) -> dict[str, float]:
-    """The released pipeline's figures, where its libraries are."""
+    """Measures the released pipeline, in a Python that has its libraries."""
     import decord
     import numpy as np
     import torch
@@ -141,21 +141,21 @@ def released(task: dict) -> dict[str, float]:
     values = pixels(task["indices"][:2]).numpy().reshape(-1, 3, 392)
     mean, std = np.array(processor.image_mean), np.array(processor.image_std)
     values = (values * std[:, None] + mean[:, None]) * 255
-    mine = np.load(task["out"]).reshape(values.shape)
-    return best | {"largest difference": float(np.abs(values - mine).max())}
+    ours = np.load(task["out"]).reshape(values.shape)
+    return best | {"largest difference": float(np.abs(values - ours).max())}
 
 
 def in_process(python: str, kind: str, task: dict, core: int) -> dict[str, float]:
-    """Run one worker, alone on one core."""
+    """Runs one worker, alone on one core, and returns its figures."""
     command = [python, __file__, "--worker", kind]
     environment = os.environ | ONE_THREAD | ({"PYTHONPATH": str(ROOT)} if kind == "ours" else {})
-    done = subprocess.run(
+    process = subprocess.run(
         command, input=json.dumps(task), capture_output=True, text=True, env=environment, check=False,
         preexec_fn=lambda: os.sched_setaffinity(0, {core}),
     )  # fmt: skip
-    if done.returncode:
-        sys.exit(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
+    if process.returncode:
+        sys.exit(process.stderr)
+    return json.loads(process.stdout.splitlines()[-1])
 
 
 def main() -> None:
@@ -165,7 +165,7 @@ def main() -> None:
     parser.add_argument(
         "source", nargs="?", type=Path, default=ROOT / "data/clips/bbb_espeak_narration_30s.mp4"
     )
-    parser.add_argument("--peer", metavar="PYTHON", help="of an environment with the released system")
+    parser.add_argument("--peer", metavar="PYTHON", help="a Python that has the released system")
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
@@ -196,16 +196,16 @@ def main() -> None:
                 out = f"{folder}/patches.npy"
                 task = {"clip": str(clip), "indices": indices, "size": size, "out": out}
                 task["rounds"] = args.rounds
-                found = in_process(sys.executable, "ours", task, args.core)
+                seconds = in_process(sys.executable, "ours", task, args.core)
                 if args.peer:
-                    found |= in_process(args.peer, "released", task, args.core)
-                ms = [f"{1000 * found[c] / len(indices):.1f}" for c in columns]
-                ratios = [f"{found['ours'] / found[c]:.2f}" for c in ("bare", "pictures")]
+                    seconds |= in_process(args.peer, "released", task, args.core)
+                ms = [f"{1000 * seconds[c] / len(indices):.1f}" for c in columns]
+                ratios = [f"{seconds['ours'] / seconds[c]:.2f}" for c in ("bare", "pictures")]
                 cells = [f"{info.width}x{info.height}", budget, f"{size[1]}x{size[0]}", *ms, *ratios]
                 print("| " + " | ".join(cells) + " |", flush=True)
                 if args.peer:
                     print(f"largest difference to the released pixels: "
-                          f"{found['largest difference']:.2f}/255", file=sys.stderr)  # fmt: skip
+                          f"{seconds['largest difference']:.2f}/255", file=sys.stderr)  # fmt: skip
 
 
 if __name__ == "__main__":
