@@ -19,7 +19,7 @@ from tests.support.streaming import CONFIG, params
 def test_planned_weights_equal_prepared_weights():
     """The weights of a plan have the shapes and shardings of those that are prepared for decoding."""
     mesh = make_mesh(parse_mesh("data=2,fsdp=2,tensor=2"))
-    real = prepare_weights(params(), spread=(CONFIG, mesh))
+    real = prepare_weights(params(), shard_over=(CONFIG, mesh))
     planned = abstract_weights(CONFIG, mesh, jnp.float32)
     assert jax.tree.structure(planned) == jax.tree.structure(real)
     for one, other in zip(jax.tree.leaves(planned), jax.tree.leaves(real)):
