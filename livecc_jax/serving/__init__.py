@@ -1,1 +1,1 @@
-"""What talks to people and sockets: commentary on one source, many watched sources, sinks, latency."""
+"""Serving: commentary on a source, many watched sources, files of commentary, statistics."""

@@ -1,1 +1,1 @@
-"""Streaming decoding: one conversation, turn by turn, over a key/value cache."""
+"""Streaming: turns and prompts, stores of keys and values, scheduler, engine, sessions, questions."""

@@ -41,7 +41,7 @@ class Scheduler:
         ready = [(turn, c) for c in conversations if (turn := c.next_waiting()) is not None]
         ready.sort(key=lambda pair: pair[0].captured)
         chosen: list[tuple[Conversation, QueuedTurn]] = []
-        rows, limit = collections.Counter[int](), self.max_rows  # of each device group
+        rows, limit = [0] * self.groups, self.max_rows  # of each device group
         for turn, conversation in ready:
             group = conversation.context.group
             # Turns share a program when their frames have the same number and size.
@@ -52,7 +52,7 @@ class Scheduler:
             chosen.append((conversation, turn))
             rows[group] += 1
             # All questions go together: their prompts are short.
-            if len(chosen) == 1 and turn.frames is not None:
+            if len(chosen) == 1 and len(ready) > 1 and turn.frames is not None:
                 same_shape = (c.context.group for t, c in ready if t.shape == turn.shape)
                 waiting = collections.Counter(same_shape)
                 limit = turns_in_step(max(waiting.values()), self.max_rows, self.min_rows)
@@ -86,7 +86,7 @@ def turns_in_step(turns: int, max_rows: int, min_rows: int = 1) -> int:
 
 
 def assign_slots(
-    groups: Sequence[int], group_count: int, max_rows: int, min_rows: int = 1
+    groups: list[int], group_count: int, max_rows: int, min_rows: int = 1
 ) -> tuple[list[int], int]:
     """Returns (the batch slot of each turn, the number of batch slots).
 
@@ -96,7 +96,7 @@ def assign_slots(
         max_rows: Largest number of batch slots of a group.
         min_rows: Smallest number of batch slots of a group, if there can be so many.
     """
-    each = _batch_slots(max(collections.Counter(groups).values()), max_rows, min_rows)
+    each = _batch_slots(max(groups.count(g) for g in range(group_count)), max_rows, min_rows)
     free = [iter(range(group * each, (group + 1) * each)) for group in range(group_count)]
     return [next(free[group]) for group in groups], each * group_count
 
