@@ -1,9 +1,10 @@
-"""The command line: a user's mistake is one sentence that names the file, and exit code 2."""
+"""The command line: bad input ends with one sentence that names the file, and exit code 2."""
 
 import dataclasses
 import io
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -17,11 +18,12 @@ import pytest
 from livecc_jax.checkpoints.hf_config import LiveCCBlock
 from livecc_jax.checkpoints.hf_export import export_hf
 from livecc_jax.cli import main
-from livecc_jax.commands.options import keep_programs
-from livecc_jax.model.presets import preset
+from livecc_jax.commands.options import configure_compilation_cache
+from livecc_jax.model.presets import fit_vocabulary, preset
 from livecc_jax.model.qwen2_vl import init_params
-from livecc_jax.model.vocabulary import fit_vocabulary
 from livecc_jax.text.open import open_tokenizer
+from livecc_jax.train.config import Config, flatten, load_config, override
+from tests.support.media import make_video
 
 ROOT = Path(__file__).parents[1]
 CLIP = ROOT / "data/clips/bbb_oddsize_317x179_derived.mp4"
@@ -29,26 +31,25 @@ CLIP = ROOT / "data/clips/bbb_oddsize_317x179_derived.mp4"
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory, small_tokenizer):
-    """A tiny checkpoint in HuggingFace layout, with a tokenizer of its own."""
+    """A tiny checkpoint in HuggingFace layout, with its own tokenizer."""
     home = tmp_path_factory.mktemp("model")
     tokenizer = open_tokenizer(small_tokenizer)
     config = fit_vocabulary(preset("tiny"), tokenizer)
     block = LiveCCBlock(pixel_budget="16")
-    export_hf(
-        home / "hf", config, block, jax.jit(init_params, static_argnums=(0, 1))(config, 0), tokenizer
-    )
+    params = jax.jit(init_params, static_argnums=(0, 1))(config, 0)
+    export_hf(home / "hf", config, block, params, tokenizer)
     return home / "hf"
 
 
 @pytest.fixture
 def fails(capfd):
-    """Run a command that must fail: its one sentence."""
+    """Returns a function that runs a command, which must fail, and returns its one sentence."""
 
     def run(*argv):
         code = main([str(a) for a in argv])
         out = capfd.readouterr()
         assert code == 2, out
-        sentence = out.err.strip()  # with whatever native decoders wrote to the terminal
+        sentence = out.err.strip()  # native decoders write to the same file descriptor
         assert "\n" not in sentence
         assert "Traceback" not in sentence
         assert sentence.startswith(f"livecc {argv[0]}: ")
@@ -57,18 +58,19 @@ def fails(capfd):
     return run
 
 
-def annotation(path, video, **span):
+def write_annotation(path, video, **span):
     user = {"role": "user", "content": [{"type": "video", "video": str(video), **span}]}
     stream = {"type": "text_stream", "text_stream": [[0.5, 1.0, "hello"]]}
     path.write_text(json.dumps([user, {"role": "assistant", "content": [stream]}]) + "\n")
     return path
 
 
-def broken_videos(folder):
-    whole = CLIP.read_bytes()
+def write_broken_videos(folder):
+    """Writes videos that cannot be decoded; returns their names, and one that does not exist."""
+    video = CLIP.read_bytes()
     files = {
-        "truncated.mp4": whole[: len(whole) * 2 // 3],
-        "headless.mp4": whole[:400],
+        "truncated.mp4": video[: len(video) * 2 // 3],
+        "headless.mp4": video[:400],
         "empty.mp4": b"",
         "text.mp4": b"This is no video at all.\n" * 50,
     }
@@ -79,8 +81,8 @@ def broken_videos(folder):
 
 
 def test_broken_videos(fails, model, tmp_path):
-    for name in broken_videos(tmp_path):
-        path = annotation(tmp_path / "a.jsonl", name)
+    for name in write_broken_videos(tmp_path):
+        path = write_annotation(tmp_path / "a.jsonl", name)
         sentence = fails("inspect", path, "--model", model)
         assert name in sentence
         sentence = fails("index", path, "--out", tmp_path / "index", "--model", model)
@@ -123,10 +125,10 @@ def test_broken_annotations(fails, model, tmp_path, content, reason):
     assert not (tmp_path / "index").exists()
 
 
-def test_examples_that_cannot_be(fails, model, tmp_path):
-    path = annotation(tmp_path / "a.jsonl", CLIP, video_start=4, video_end=2)
+def test_invalid_examples(fails, model, tmp_path):
+    path = write_annotation(tmp_path / "a.jsonl", CLIP, video_start=4, video_end=2)
     assert "video_end 2 is not after video_start 4" in fails("inspect", path, "--model", model)
-    path = annotation(tmp_path / "a.jsonl", CLIP)
+    path = write_annotation(tmp_path / "a.jsonl", CLIP)
     turns = json.loads(path.read_text())
     turns[1]["content"][0]["text_stream"] = [[2, 3, "late"], [0, 1, "early"]]
     path.write_text(json.dumps(turns) + "\n")
@@ -139,21 +141,21 @@ def test_examples_that_cannot_be(fails, model, tmp_path):
 def test_broken_checkpoints(fails, model, tmp_path):
     copy = tmp_path / "copy"
 
-    def fresh():
+    def fresh_copy():
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(model, copy)
         return copy
 
     assert "no such checkpoint" in fails("stream", tmp_path / "gone", CLIP)
-    weights = next(fresh().glob("*.safetensors"))
+    weights = next(fresh_copy().glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-100])
     assert weights.name in fails("stream", copy, CLIP)
-    config = fresh() / "config.json"
+    config = fresh_copy() / "config.json"
     config.write_text(config.read_text().replace('"hidden_size": 64', '"hidden_size": 128'))
     assert str(copy) in fails("convert", copy, tmp_path / "out", "--to", "hf")
-    (fresh() / "config.json").write_text("{")
+    (fresh_copy() / "config.json").write_text("{")
     assert "config.json" in fails("stream", copy, CLIP)
-    (fresh() / "tokenizer.model").unlink()
+    (fresh_copy() / "tokenizer.model").unlink()
     assert "tokenizer" in fails("stream", copy, CLIP)
     assert not (tmp_path / "out").exists()
 
@@ -173,7 +175,7 @@ def test_broken_training_configs(fails, model, tmp_path):
         "from livecc_jax.train.config import Config\nconfig = Config(spead=1)\n"
     )
     assert "spead" in fails("train", tmp_path / "bad.py")
-    annotation(tmp_path / "a.jsonl", CLIP)
+    write_annotation(tmp_path / "a.jsonl", CLIP)
     main(["index", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "index"), "--model", str(model)])
     sentence = fails("train", config, *run, *index, "--tokenizer", ROOT / "data/tokenizer")
     assert "another tokenizer" in sentence
@@ -182,7 +184,7 @@ def test_broken_training_configs(fails, model, tmp_path):
     assert not list((tmp_path / "run").glob("*/params"))
 
 
-def test_options_that_cannot_be(fails, model, tmp_path):
+def test_invalid_options(fails, model, tmp_path):
     for option, value in {
         "start": "nan", "end": "0", "temperature": "nan", "repetition-penalty": "inf",
         "silence-base": "2", "max-new-tokens": "0", "pixel-budget": "much",
@@ -206,7 +208,7 @@ def test_options_that_cannot_be(fails, model, tmp_path):
         "stream", model, CLIP, "--mesh", "data=2"
     )
     (tmp_path / "file").write_text("")
-    path = annotation(tmp_path / "a.jsonl", CLIP)
+    path = write_annotation(tmp_path / "a.jsonl", CLIP)
     out = tmp_path / "file/index"
     assert str(tmp_path / "file") in fails("index", path, "--model", model, "--out", out)
     run = ["--run", tmp_path / "file", "--data.index", tmp_path / "index"]
@@ -214,112 +216,139 @@ def test_options_that_cannot_be(fails, model, tmp_path):
     assert "file: the run must be a directory" in sentence
 
 
-def test_stream_writes_what_it_says(model, tmp_path, capsys):
-    """The command's files agree with its terminal; times are the source's, also with --start."""
-    outs = {kind: tmp_path / f"out.{kind}" for kind in ("jsonl", "vtt", "srt")}
-    argv = [model, CLIP, "--start", "1.5", *(x for k, p in outs.items() for x in (f"--{k}", p))]
+def test_stream_files_agree_with_the_terminal(model, tmp_path, capsys):
+    """Times are those of the source, also with --start; two devices give the same words."""
+    files = {kind: tmp_path / f"out.{kind}" for kind in ("jsonl", "vtt", "srt")}
+    argv = [model, CLIP, "--start", "1.5", *(x for k, p in files.items() for x in (f"--{k}", p))]
     assert main(["stream", *map(str, argv)]) == 0
-    lines = [json.loads(x) for x in outs["jsonl"].read_text().splitlines()]
+    lines = [json.loads(x) for x in files["jsonl"].read_text().splitlines()]
     assert [(x["start"], x["stop"]) for x in lines] == [(1.5, 4.5), (4.5, 5.5), (5.5, 6.5)][
         : len(lines)
     ]
     assert set(lines[0]) == {"start", "stop", "text", "tokens", "latency_ms"}
     tokenizer = open_tokenizer(model)
     assert all(tokenizer.decode(x["tokens"]) == x["text"] for x in lines)
-    assert outs["vtt"].read_text().startswith("WEBVTT\n\n")
-    shown = capsys.readouterr().out.splitlines()
-    assert [line.split(maxsplit=3)[:3] for line in shown[: len(lines)]] == [
+    assert files["vtt"].read_text().startswith("WEBVTT\n\n")
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split(maxsplit=3)[:3] for line in printed[: len(lines)]] == [
         [f"{x['start']:.1f}", "-", f"{x['stop']:.1f}"] for x in lines
     ]
-    # Again, on two devices: the same words.
     assert main(["stream", "--mesh", "tensor=2", "--warm-up", *map(str, argv)]) == 0
-    again = [json.loads(x) for x in outs["jsonl"].read_text().splitlines()]
-    assert [x["tokens"] for x in again] == [x["tokens"] for x in lines]
+    sharded = [json.loads(x) for x in files["jsonl"].read_text().splitlines()]
+    assert [x["tokens"] for x in sharded] == [x["tokens"] for x in lines]
 
 
-def test_compiled_programs_are_kept_where_told(tmp_path, monkeypatch):
-    kept = jax.config.jax_compilation_cache_dir
-    try:
-        for backend, given, where in (
-            ("cpu", None, None),
-            ("gpu", None, str(tmp_path / "livecc/programs")),
-            ("cpu", str(tmp_path), str(tmp_path)),
-            ("gpu", "none", None),
-        ):
-            jax.config.update("jax_compilation_cache_dir", None)
-            monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-            monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
-            keep_programs(given)
-            assert jax.config.jax_compilation_cache_dir == where
-        jax.config.update("jax_compilation_cache_dir", "told")
-        keep_programs(None)
-        assert jax.config.jax_compilation_cache_dir == "told"
-    finally:
-        jax.config.update("jax_compilation_cache_dir", kept)
+@pytest.fixture
+def compilation_cache():
+    """Restores JAX's compilation cache after the test."""
+    folder = jax.config.jax_compilation_cache_dir
+    yield
+    jax.config.update("jax_compilation_cache_dir", folder)
 
 
-def test_ask_answers_in_turn(model, tmp_path, capsys, monkeypatch):
-    """From arguments and from standard input: the same answers, in the file as in the terminal."""
+@pytest.mark.usefixtures("compilation_cache")
+def test_compilation_cache_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for backend, option, folder in (
+        ("cpu", None, None),
+        ("gpu", None, str(tmp_path / "livecc/programs")),
+        ("cpu", str(tmp_path), str(tmp_path)),
+        ("gpu", "none", None),
+    ):
+        jax.config.update("jax_compilation_cache_dir", None)
+        configure_compilation_cache(option, backend)
+        assert jax.config.jax_compilation_cache_dir == folder
+    jax.config.update("jax_compilation_cache_dir", "configured")
+    configure_compilation_cache(None, "gpu")
+    assert jax.config.jax_compilation_cache_dir == "configured"
+
+
+def test_ask(model, tmp_path, capsys, monkeypatch):
+    """Arguments and standard input give the same answers, in the file and in the terminal."""
     out = tmp_path / "out.jsonl"
-    asked = ["What is it?", "And then?"]
+    questions = ["What is it?", "And then?"]
     argv = ["ask", "--end", "4", "--max-new-tokens", "8", "--jsonl", out, model, CLIP]
-    assert main([str(a) for a in [*argv, *asked]]) == 0
+    assert main([str(a) for a in [*argv, *questions]]) == 0
     lines = [json.loads(x) for x in out.read_text().splitlines()]
-    assert [(x["at"], x["question"]) for x in lines] == [(4.0, q) for q in asked]
+    assert [(x["at"], x["question"]) for x in lines] == [(4.0, q) for q in questions]
     assert all(len(x["tokens"]) <= 8 for x in lines)
-    shown = capsys.readouterr().out
-    assert shown == "".join(f"? {x['question']}\n> {x['text'].strip()}\n" for x in lines)
-    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join([asked[0], "", asked[1], ""])))
+    printed = capsys.readouterr().out
+    assert printed == "".join(f"? {x['question']}\n> {x['text'].strip()}\n" for x in lines)
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join([questions[0], "", questions[1], ""])))
     assert main([str(a) for a in argv]) == 0
     again = [json.loads(x) for x in out.read_text().splitlines()]
     assert [x["tokens"] for x in again] == [x["tokens"] for x in lines]
-    assert capsys.readouterr().out == shown
+    assert capsys.readouterr().out == printed
 
 
-def test_watching_is_streaming_alone(model, tmp_path, capsys, monkeypatch):
-    """With garbage beside it; and again, interrupted after the first words."""
-    (tmp_path / "garbage.mp4").write_bytes(b"no video" * 1000)
-    out, names = tmp_path / "out", [CLIP.stem, "garbage", f"{CLIP.stem}-2"]
+@pytest.fixture
+def watch(model, tmp_path, capsys):
+    """Returns a function that watches sources and returns (exit code, lines of each, printed text)."""
 
-    def watch(*more):
-        argv = [model, CLIP, tmp_path / "garbage.mp4", CLIP, "--batch", 1, "--out", out, *more]
-        code = main(["watch", *map(str, argv)])
-        files = {p.name: p.read_text() for p in out.iterdir()}
-        assert set(files) == {f"{n}.{kind}" for n in names for kind in ("jsonl", "vtt", "srt")}
-        assert all(files[f"{n}.vtt"].startswith("WEBVTT\n\n") for n in names)
-        shown = capsys.readouterr()
-        assert not shown.err.strip()
-        return code, [list(map(json.loads, files[f"{n}.jsonl"].splitlines())) for n in names], shown.out
+    def run(sources, *options):
+        out = tmp_path / "out"
+        argv = ["watch", model, *sources, "--batch", 1, "--out", out, *options]
+        code = main([str(a) for a in argv])
+        printed = capsys.readouterr()
+        assert not printed.err.strip()
+        assert all(path.read_text().startswith("WEBVTT\n\n") for path in out.glob("*.vtt"))
+        lines = {path.stem: read_lines(path) for path in out.glob("*.jsonl")}
+        assert {path.name for path in out.iterdir()} == {
+            f"{name}.{kind}" for name in lines for kind in ("jsonl", "vtt", "srt")
+        }
+        return code, lines, printed.out
 
-    code, (one, garbage, two), shown = watch()
+    return run
+
+
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_watch_equals_stream(watch, model, tmp_path):
+    """A source that cannot be decoded does not disturb the others."""
+    garbage = tmp_path / "garbage.mp4"
+    garbage.write_bytes(b"no video" * 1000)
+    code, lines, printed = watch([CLIP, garbage, CLIP])
     assert code == 2
     assert main(["stream", str(model), str(CLIP), "--jsonl", str(tmp_path / "alone")]) == 0
-    alone = list(map(json.loads, (tmp_path / "alone").read_text().splitlines()))
-    for lines in (one, two):
-        assert [(x["start"], x["tokens"]) for x in lines] == [(x["start"], x["tokens"]) for x in alone]
-    assert not garbage
-    assert "garbage is over: " in shown
-    assert "2 finished, 1 failed" in shown
+    alone = [(x["start"], x["tokens"]) for x in read_lines(tmp_path / "alone")]
+    assert set(lines) == {CLIP.stem, "garbage", f"{CLIP.stem}-2"}
+    for name in (CLIP.stem, f"{CLIP.stem}-2"):
+        assert [(x["start"], x["tokens"]) for x in lines[name]] == alone
+    assert not lines["garbage"]
+    assert "garbage is over: " in printed
+    assert "2 finished, 1 failed" in printed
 
-    from livecc_jax.media import sources
-    from livecc_jax.serving.watch import Watch
 
-    stalled = threading.Event()
-    monkeypatch.setattr(sources, "_keep_pace", lambda stamp, _: stamp < 4_000_000 or stalled.wait(60))
+def test_watch_is_interrupted(watch, model, tmp_path):
+    """After the first words, all sources are closed and what was said so far is in the files."""
+    long = make_video(tmp_path / "long.mp4", range(0, 60_000, 250))
+    garbage = tmp_path / "garbage.mp4"
+    garbage.write_bytes(b"no video" * 1000)
 
-    def interrupted(self, timeout):
-        with self._changed:
-            self._changed.wait_for(lambda: any(w.figures().turns for w in self._active))
-        raise KeyboardInterrupt
+    ended = threading.Event()
 
-    capsys.readouterr()
-    monkeypatch.setattr(Watch, "wait", interrupted)
-    code, (one, _, two), shown = watch("--pace", "own")
-    stalled.set()
+    def interrupt():
+        while not ended.wait(0.05):
+            if any(path.stat().st_size for path in (tmp_path / "out").glob("*.jsonl")):
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+                return
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        code, lines, printed = watch([long, garbage, long], "--pace", "own", "--warm-up", "80x64")
+    finally:
+        ended.set()
+        thread.join()
     assert code == 2
-    assert "2 closed, 1 failed" in shown
-    assert 1 <= len(one) + len(two) <= 4
-    assert all(x["tokens"] == y["tokens"] for lines in (one, two) for x, y in zip(lines, alone))
+    assert "2 closed, 1 failed" in printed
+    assert main(["stream", str(model), str(long), "--end", "9", "--jsonl", str(tmp_path / "a")]) == 0
+    alone = [x["tokens"] for x in read_lines(tmp_path / "a")]
+    assert 1 <= len(lines["long"]) + len(lines["long-2"]) <= 2 * len(alone)
+    for name in ("long", "long-2"):
+        assert [x["tokens"] for x in lines[name]] == alone[: len(lines[name])]
 
 
 def test_inspect_shows_and_saves_the_timeline(model, tmp_path, capsys):
@@ -342,7 +371,7 @@ def test_inspect_shows_and_saves_the_timeline(model, tmp_path, capsys):
 
 
 def test_import_and_help_are_instant():
-    """No heavy library is imported by either."""
+    """Neither imports a heavy library."""
     heavy = ("jax", "cv2", "av", "grain", "torch", "numpy", "orbax")
     code = (
         "import sys, livecc_jax.cli as c; c.build_parser(); "
@@ -353,8 +382,6 @@ def test_import_and_help_are_instant():
 
 
 def test_every_field_can_be_set():
-    from livecc_jax.train.config import Config, flatten, override
-
     config = override(
         Config(), [("optim.learning_rate", "1e-5"), ("compute.freeze", "vision,text/embed")]
     )
@@ -365,11 +392,8 @@ def test_every_field_can_be_set():
 
 
 def test_shipped_configs_are_valid():
-    from livecc_jax.train.config import load_config, override
-    from livecc_jax.train.start import check_config
-
     for path in sorted((ROOT / "configs").glob("*.py")):
         config = override(load_config(path), [("run", "run"), ("data.index", "index")])
         if not config.preset:
             config = override(config, [("init", "model")])
-        check_config(config)
+        config.check()
