@@ -14,7 +14,7 @@ from tests.support.kernels import kernels_of
 @pytest.mark.parametrize(("windows", "length"), [(2, 70), (1, 300)])
 def test_windows_are_rotated_and_attend(windows, length):
     """In a kernel each, in whole blocks of queries, as step by step."""
-    qkv = jax.random.normal(jax.random.key(0), (windows, length, 3, 3, 80))
+    qkv = jax.random.normal(jax.random.key(0), (windows, length, 3, 2, 80))
     angles = jax.random.uniform(jax.random.key(1), (1, length, 40), maxval=6.0)
     with interpreted():
         assert kernels_of(window_attention, qkv, angles) == {"rotate_windows", "window_attention"}
