@@ -1,9 +1,9 @@
 """Linear maps of decoding, fused with the norm before them and the activation or residual after them.
 
-Weights may be transposed or quantized, and one, several and many tokens have a fast path each. On a GPU,
-what stands between two products of several tokens is one kernel (`kernels.fused_norm`): a sum of the
-residual stream is deferred, as `DeferredResidual`, to the norm that follows it. A gate or GELU is part
-of the product of many tokens before it (`kernels.fused_gemm`), unless that product is quantized.
+Weights may be transposed or quantized, and one, several and many tokens have a fast path each. On a
+GPU, what stands between two products of several tokens is one kernel (`kernels.fused_norm`): a sum of
+the residual stream is deferred, as `DeferredResidual`, to the norm that follows it. A gate or GELU is
+part of the product of many tokens before it (`kernels.fused_gemm`), unless that product is quantized.
 """
 
 from __future__ import annotations
