@@ -11,8 +11,8 @@ from livecc_jax.commands.options import (
     add_span_options,
     add_timeline_options,
     check_span,
-    stream_options,
     load_stream_model,
+    stream_options,
 )
 
 if TYPE_CHECKING:

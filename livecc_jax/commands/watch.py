@@ -20,8 +20,8 @@ from livecc_jax.commands.options import (
     add_decoding_options,
     add_device_options,
     add_timeline_options,
-    stream_options,
     load_stream_model,
+    stream_options,
 )
 
 if TYPE_CHECKING:
