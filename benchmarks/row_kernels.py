@@ -21,7 +21,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 from random_weights import random_params
-from streaming import machine, seconds
+from streaming import measure_rates, seconds
 
 from livecc_jax.decoding.compiled import GPU_COMPILER_OPTIONS
 from livecc_jax.decoding.paged_cache import gather_reference, workspace_size
@@ -230,7 +230,7 @@ def main():
         for name, rows in itertools.product(args.presets.split(","), args.rows.split(",")):
             whole_tower(name, int(rows))
         return
-    flops, bandwidth = machine()
+    flops, bandwidth = measure_rates()
     print(f"measured: {flops / 1e12:.0f} TFLOP/s, {bandwidth / 1e12:.2f} TB/s", flush=True)
     for number, name in enumerate(args.presets.split(",")):
         c = preset(name)
