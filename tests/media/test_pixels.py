@@ -19,7 +19,7 @@ from livecc_jax.media.pixels import (
     smart_resize,
 )
 from livecc_jax.media.video import probe, read_frames
-from tests.support.rows import patch_coordinates
+from tests.support.rows import patch_coordinates as reference_coordinates
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = np.load(ROOT / "tests/goldens/media.npz")
@@ -92,7 +92,7 @@ def test_patches_are_in_qwen2_vl_order():
     assert grid == tuple(GOLDEN["patch_grid"])
     np.testing.assert_array_equal(patches, GOLDEN["patch_values"])
     for shape in ((4, 6), (2, 2), (10, 4)):
-        np.testing.assert_array_equal(patch_coordinates(*shape), patch_coordinates(*shape))
+        np.testing.assert_array_equal(patch_coordinates(*shape), reference_coordinates(*shape))
 
 
 @settings(max_examples=200, deadline=None)
