@@ -35,7 +35,7 @@ class Scheduler:
         The most urgent turn is the one with the earliest capture time.
 
         Args:
-            conversations: In the order in which they were opened.
+            conversations: The open conversations, oldest first.
             claim: Whether to take the turns out of their queues.
         """
         ready = [(turn, c) for c in conversations if (turn := c.next_waiting()) is not None]

@@ -215,6 +215,19 @@ def test_a_hundred_turns_compile_a_handful_of_programs():
     assert stream.length == int(stream.conversation.context.state.length[0])
 
 
+def test_a_warm_up_changes_nothing():
+    """It compiles what the first turns run, also in the middle of a stream."""
+    plain, warm = (Session(model(), options("mrope"), QUERY) for _ in range(2))
+    warm.warm_up(frames(0).shape[1:3])
+    programs = session_step._cache_size()
+    for i in range(3):
+        assert warm.push(frames(i)).tokens == plain.push(frames(i)).tokens
+    warm.warm_up(frames(0).shape[1:3])
+    assert warm.push(frames(3)).tokens == plain.push(frames(3)).tokens
+    assert warm.length == plain.length
+    assert session_step._cache_size() == programs
+
+
 def test_a_full_context_ends_cleanly():
     stream, spoken = Session(model(), options("mrope", context=300), QUERY), []
     spoken += [stream.push(frames(i)) for i in range(5)]
