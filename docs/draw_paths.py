@@ -90,7 +90,6 @@ STOPS = {
         "decoding/attention.py",
         "decoding/generate.py",
         "decoding/sampling.py",
-        "stream/turn.py",
         "serving/sinks.py",
     ),
 }
