@@ -54,7 +54,7 @@ def test_an_index_gives_the_same_rows(earlier):
         seed=3,
         epochs=4,
     )
-    assert source.opened.digest == EXPECTED["digest"]
+    assert source.mixture.digest == EXPECTED["digest"]
     assert len(source) == EXPECTED["rows"]
     row, failed = source.row(0)
     assert not failed
