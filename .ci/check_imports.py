@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "livecc_jax"
 LAYERS = (
-    ("errors", "version"),
+    ("errors", "version", "writing"),
     ("text", "parallel", "families"),
     ("timeline",),
     ("kernels",),

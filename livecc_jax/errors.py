@@ -31,3 +31,7 @@ class TokenizerError(LiveCCError):
 
 class CheckpointError(LiveCCError):
     """A checkpoint is missing, incomplete, or does not match the model."""
+
+
+class OutputError(LiveCCError):
+    """A file cannot be written: the disk is full, or permission is missing."""
