@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "livecc_jax"
 LAYERS = (
-    ("errors", "version", "writing"),
+    ("errors", "version", "bounded_json", "writing"),
     ("text", "parallel", "families"),
     ("timeline",),
     ("kernels",),
