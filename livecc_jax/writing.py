@@ -122,9 +122,9 @@ class RecordFile:
             # Without a buffer, which would keep the rest of a record that failed.
             self._file = open(path, "ab" if append else "wb", buffering=0)  # noqa: SIM115
 
-    def write(self, text: str) -> None:
+    def write(self, record: str | bytes) -> None:
         """Appends a record. Raises OutputError; the file then ends with the record before it."""
-        rest = memoryview(text.encode("utf-8"))
+        rest = memoryview(record.encode("utf-8") if isinstance(record, str) else record)
         handle = self._file.fileno()
         with writing(self._path):
             before = os.fstat(handle).st_size

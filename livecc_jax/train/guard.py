@@ -22,6 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from livecc_jax.data.rows.pipeline import RowSource
 from livecc_jax.errors import LiveCCError
 from livecc_jax.train.config import GuardConfig
+from livecc_jax.writing import RecordFile
 
 VERDICTS = ("good", "nan", "spike")
 
@@ -126,6 +127,9 @@ def record_anomaly(
         policy: What was done about it.
         source: The rows of the run.
         rows: Numbers of the rows of the step.
+
+    Raises:
+        OutputError: The file cannot be written.
     """
     numbers = sorted({int(n) for i in rows if i < len(source) for n in source.packing.row(i)})
     examples = []
@@ -146,5 +150,5 @@ def record_anomaly(
         "rows": [rows.start, rows.stop],
         "examples": examples,
     }
-    with path.open("a", encoding="utf-8") as file:
+    with RecordFile(path, append=True) as file:
         file.write(json.dumps(entry, ensure_ascii=False) + "\n")

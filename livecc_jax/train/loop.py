@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
@@ -16,7 +17,7 @@ from livecc_jax.checkpoints.run import RunDirectory
 from livecc_jax.data.rows.pipeline import Batch, RowSource, batches, count_steps
 from livecc_jax.data.rows.quarantine import Quarantine
 from livecc_jax.data.rows.shared_quarantine import SharedQuarantine
-from livecc_jax.errors import ConfigError
+from livecc_jax.errors import CheckpointError, ConfigError, OutputError
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.parallel.batch import check_batch_divides, shard_batch
 from livecc_jax.parallel.mesh import make_mesh
@@ -40,6 +41,8 @@ from livecc_jax.train.operations import (
 )
 from livecc_jax.train.optimizer import make_optimizer
 from livecc_jax.train.preemption import StopSignal
+from livecc_jax.train.run_folder import RunFolderHook, describe_newest
+from livecc_jax.train.run_lock import RunLock, locked_run
 from livecc_jax.train.start import StartingPoint, resume_run, start_run
 from livecc_jax.train.step import compiler_options, jit_step, make_step
 from livecc_jax.train.timing import Clock, ProfilerTrace
@@ -76,6 +79,7 @@ def train(
         CheckpointError, DataError, TokenizerError: A file that the config names cannot be used.
         Diverged: A step was harmful and the policy is to stop.
         Preempted: The run received SIGTERM and has saved.
+        OutputError: The disk is full, or a file of the run cannot be written for another reason.
     """
     clock = Clock()
     config.check()
@@ -89,6 +93,7 @@ def train(
         directory = RunDirectory(config.run, keep=settings.keep, keep_every=settings.keep_every)
         stack.enter_context(closing(directory))
         path = directory.path
+        lock = stack.enter_context(locked_run(path))
         dashboard = Dashboard(path / "tensorboard", config.wandb, path.name, flatten(config))
         stack.enter_context(dashboard)
         watchdog = Watchdog(
@@ -103,8 +108,13 @@ def train(
         trace = ProfilerTrace(config.profile, training.loop.step + 1, path / "profile")
         stack.callback(trace.close)
         evaluators = training.make_evaluators(make_evaluators)
-        training.add_hooks(trace, watchdog, stop_signal, dashboard, report, evaluators, hooks)
-        training.run()
+        training.add_hooks(trace, watchdog, stop_signal, dashboard, report, evaluators, lock, hooks)
+        try:
+            training.run()
+        except OutputError as error:
+            with contextlib.suppress(CheckpointError):
+                directory.wait()
+            raise OutputError(f"{error}; {describe_newest(directory)}") from error
         return path
 
 
@@ -157,19 +167,21 @@ class Training:
         dashboard: Dashboard,
         report: Report | None,
         evaluators: dict[str, Evaluator],
+        lock: RunLock | None,
         more: Sequence[Hook],
     ) -> None:
         """Builds the hooks of the loop. Their order is the order of effects at every point."""
         config, directory, loop = self.config, self.directory, self.loop
         clock, meter, quarantine = self.clock, self.meter, self.quarantine
         digest = self.source.mixture.digest
-        checkpoints = CheckpointHook(config, directory, digest, quarantine, clock, watchdog, loop)
+        checkpoints = CheckpointHook(config, directory, digest, quarantine, clock, watchdog, lock, loop)
         self.hooks = HookList((
             ClockHook(clock, meter, loop),
             WatchdogHook(watchdog),
             TraceHook(trace),
             ThroughputHook(meter),
             GuardHook(config, directory, self.source, checkpoints, loop),
+            RunFolderHook(config.log_every, directory, lock),
             ReportHook(config.log_every, meter, quarantine, dashboard, report, clock, loop),
             StopSignalHook(stop_signal, loop),
             QuarantineHook(quarantine, config.log_every),

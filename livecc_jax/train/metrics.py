@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import re
@@ -14,7 +13,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from livecc_jax.data.rows.pipeline import Batch
 from livecc_jax.errors import ConfigError
@@ -23,6 +21,7 @@ from livecc_jax.model.lora import LORA
 from livecc_jax.parallel.peak_rates import peak_flops
 from livecc_jax.parallel.processes import is_main_process
 from livecc_jax.train.config import Config
+from livecc_jax.train.event_file import EventFile
 from livecc_jax.train.optimizer import learning_rate_schedule
 from livecc_jax.train.start import StartingPoint
 from livecc_jax.train.state import split_trainable
@@ -169,6 +168,7 @@ class Dashboard:
 
     Raises:
         ConfigError: A project is named, and wandb is missing or refuses it.
+        OutputError: The TensorBoard file cannot be written.
     """
 
     def __init__(
@@ -180,7 +180,7 @@ class Dashboard:
     ) -> None:
         use_wandb = project and is_main_process()
         self._wandb = _start_wandb(project, name, settings or {}) if use_wandb else None
-        self._writer = SummaryWriter(str(directory)) if is_main_process() else None
+        self._events = EventFile(directory) if is_main_process() else None
 
     def __enter__(self) -> Dashboard:
         """Returns the dashboard; leaving the context closes its file."""
@@ -189,19 +189,20 @@ class Dashboard:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Closes the files. A full disk has already been reported by the error that ended the run."""
-        if self._writer is not None:
-            with contextlib.suppress(OSError):
-                self._writer.close()
+        """Closes the files."""
+        if self._events is not None:
+            self._events.close()
         if self._wandb is not None:
             self._wandb.finish(exit_code=0 if kind is None else 1)
 
     def add(self, values: dict[str, float], step: int, prefix: str = "") -> None:
-        """Writes scalars of a step under prefixed names; values that are not finite are left out."""
+        """Writes scalars of a step under prefixed names; values that are not finite are left out.
+
+        Raises OutputError when the TensorBoard file cannot be written.
+        """
         finite = {prefix + name: value for name, value in values.items() if math.isfinite(value)}
-        if self._writer is not None:
-            for name, value in finite.items():
-                self._writer.add_scalar(name, value, step)
+        if self._events is not None:
+            self._events.add_scalars(finite, step)
         if self._wandb is not None:
             self._wandb.log(finite, step=step)
 

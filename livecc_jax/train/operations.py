@@ -9,6 +9,7 @@ from pathlib import Path
 from livecc_jax.checkpoints.run import RunDirectory
 from livecc_jax.data.rows.pipeline import Batch, RowSource
 from livecc_jax.data.rows.shared_quarantine import SharedQuarantine
+from livecc_jax.errors import CheckpointError
 from livecc_jax.parallel.processes import is_main_process
 from livecc_jax.train.config import Config, flatten
 from livecc_jax.train.guard import (
@@ -21,6 +22,8 @@ from livecc_jax.train.guard import (
 from livecc_jax.train.hooks import Evaluator, Hook, LoopState
 from livecc_jax.train.metrics import BatchCounts, Dashboard, Report, ThroughputMeter
 from livecc_jax.train.preemption import Preempted, StopSignal
+from livecc_jax.train.run_folder import check_run_folder, describe_newest
+from livecc_jax.train.run_lock import RunLock
 from livecc_jax.train.timing import Clock, ProfilerTrace
 from livecc_jax.train.watchdog import Watchdog
 
@@ -101,17 +104,19 @@ class CheckpointHook(Hook):
         quarantine: SharedQuarantine,
         clock: Clock,
         watchdog: Watchdog,
+        lock: RunLock | None,
         loop: LoopState,
     ) -> None:
         self._config, self._directory, self._index_digest = config, directory, index_digest
         self._quarantine, self._clock, self._watchdog = quarantine, clock, watchdog
-        self._loop = loop
+        self._lock, self._loop = lock, loop
         self.newest = loop.step  # the newest step that is saved or being saved
 
     def save(self, step: int) -> None:
         """Starts to write a checkpoint of the current state, unless this step has one."""
         if step <= self.newest:
             return
+        check_run_folder(self._directory, self._lock)  # or Orbax would make a folder that is no run
         self._quarantine.synchronize()
         self._clock.book_work()
         self._watchdog.enter_phase(step, "save")
@@ -143,6 +148,13 @@ class CheckpointHook(Hook):
 
     def after_run(self) -> None:
         self._directory.wait()
+        check_run_folder(self._directory, self._lock)
+        newest = self._directory.latest_step()
+        if newest != self._loop.steps:
+            raise CheckpointError(
+                f"{self._directory.path}: the checkpoint of the last step, {self._loop.steps}, is not "
+                f"there any more; {describe_newest(self._directory)}"
+            )
 
 
 class GuardHook(Hook):
@@ -176,8 +188,8 @@ class GuardHook(Hook):
         if policy == "stop":
             self._directory.wait()
             raise Diverged(
-                f"step {step}: {clause}; its rows are in {self._path}, and the newest checkpoint is "
-                f"step {self._checkpoints.newest} (to continue past it: --guard.{verdict} skip)"
+                f"step {step}: {clause}; its rows are in {self._path}, and "
+                f"{describe_newest(self._directory)} (to continue past it: --guard.{verdict} skip)"
             )
         if policy == "skip" and metrics["refused"] > guard.most:
             self._checkpoints.save(self._loop.step)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from livecc_jax.errors import DataError
+from livecc_jax.writing import write_text
 
 EVERY_ROW = -1
 
@@ -91,13 +92,8 @@ class Quarantine:
                 )
 
     def save(self, path: str | Path) -> None:
-        """Writes one JSON object a line; the file is replaced atomically."""
-        path = Path(path)
-        part = path.with_name(path.name + ".part")
-        part.write_text(
-            "".join(json.dumps(e, ensure_ascii=False) + "\n" for e in self.to_json()), encoding="utf-8"
-        )
-        part.replace(path)
+        """Writes one JSON object a line; the file is replaced atomically. Raises OutputError."""
+        write_text(path, "".join(json.dumps(e, ensure_ascii=False) + "\n" for e in self.to_json()))
 
     @staticmethod
     def load(path: str | Path) -> Quarantine:
