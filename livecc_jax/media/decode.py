@@ -19,7 +19,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from livecc_jax.errors import MediaError
+from livecc_jax.media.display import displayed_size, frame_orientation, pixel_aspect
 from livecc_jax.media.non_reference import NonReferenceSkipper
+from livecc_jax.media.rules import DEFAULT, MediaRules
+from livecc_jax.media.tracks import choose_track
 
 if TYPE_CHECKING:
     import av
@@ -59,15 +62,18 @@ def to_microseconds(stamps: np.ndarray | int, unit: Fraction) -> np.ndarray | in
     return (2 * stamps * numerator + denominator) // (2 * denominator)
 
 
-def open_video(path: str, threads: int = 1) -> tuple[av.container.InputContainer, av.VideoStream]:
+def open_video(
+    path: str, threads: int = 1, rules: MediaRules = DEFAULT
+) -> tuple[av.container.InputContainer, av.VideoStream]:
     """Open a file.
 
     Args:
         path: Path of the file.
         threads: Decoding threads; 0 uses one thread per core.
+        rules: Which video track is opened.
 
     Returns:
-        The container and its first video stream.
+        The container and its video stream.
 
     Raises:
         MediaError: The file cannot be opened, holds no video, or its codec is not supported.
@@ -80,13 +86,11 @@ def open_video(path: str, threads: int = 1) -> tuple[av.container.InputContainer
         container = av.open(path)
     except (av.FFmpegError, OSError) as error:
         raise MediaError(f"{path}: is not a readable video ({error.strerror})") from error
-    if not container.streams.video:
+    try:
+        stream = choose_track(path, container, rules)
+    except MediaError:
         container.close()
-        raise MediaError(f"{path}: holds no video stream")
-    stream = container.streams.video[0]
-    if stream.codec_context is None:
-        container.close()
-        raise MediaError(f"{path}: its video codec cannot be decoded by this build of FFmpeg")
+        raise
     stream.codec_context.thread_count = threads
     stream.codec_context.thread_type = "SLICE" if threads == 1 else "AUTO"
     return container, stream
@@ -97,6 +101,7 @@ class FrameSizeProbe:
     """Finds the displayed size of a stream's frames from its first packets."""
 
     stream: av.VideoStream
+    rules: MediaRules = DEFAULT
     frame_size: tuple[int, int] | None = None  # height, width
     num_decoded: int = 0
 
@@ -105,13 +110,15 @@ class FrameSizeProbe:
         if self.frame_size is None and self.num_decoded < SIZE_PACKETS:
             self.num_decoded += 1
             for frame in decode_packet(self.stream.codec_context, packet):
-                self.frame_size = _displayed_size(frame)
+                aspect = pixel_aspect(self.stream, self.rules)
+                orientation = frame_orientation(frame, self.rules)
+                self.frame_size = displayed_size(frame.height, frame.width, aspect, orientation)
                 return
 
     def size(self) -> tuple[int, int]:
         """Returns height and width, from the codec's header if no frame was decoded; 0 is unknown."""
-        context = self.stream.codec_context
-        return self.frame_size or (context.height, context.width)
+        context, aspect = self.stream.codec_context, pixel_aspect(self.stream, self.rules)
+        return self.frame_size or displayed_size(context.height, context.width, aspect)
 
 
 def decode_at(
@@ -119,6 +126,7 @@ def decode_at(
     times_us: Sequence[int],
     lead_us: int = 0,
     threads: int = 1,
+    rules: MediaRules = DEFAULT,
     *,
     seek_from_us: int = SEEK_FROM_US,
     retry_margin_us: int = RETRY_MARGIN_US,
@@ -131,12 +139,13 @@ def decode_at(
         times_us: Timestamps, strictly ascending, in microseconds after the first frame's timestamp.
         lead_us: How far the first frame comes after the stream's nominal start.
         threads: Decoding threads; 0 uses one thread per core.
+        rules: How videos are read.
         seek_from_us: Seek when the first timestamp is at least this large.
         retry_margin_us: How much earlier to seek when the first seek missed the target.
         packet_decoder: Decodes one packet; None is `decode_packet`.
 
     Yields:
-        uint8 [H, W, 3] RGB, with the file's rotation applied.
+        uint8 [H, W, 3] RGB, turned and mirrored as displayed; pixels as wide as stored.
 
     Raises:
         MediaError: A frame cannot be decoded.
@@ -147,7 +156,7 @@ def decode_at(
     strategies = [*(DecodeStrategy(m, skip_non_reference=True) for m in margins), DECODE_ALL]
     for strategy in strategies:
         try:
-            frames = decode_with(path, remaining, lead_us, threads, strategy, packet_decoder)
+            frames = decode_with(path, remaining, lead_us, threads, strategy, packet_decoder, rules)
             for frame in frames:
                 remaining.pop(0)
                 yield frame
@@ -164,17 +173,18 @@ def decode_with(
     threads: int,
     strategy: DecodeStrategy,
     packet_decoder: PacketDecoder | None = None,
+    rules: MediaRules = DEFAULT,
 ) -> Iterator[np.ndarray]:
     """As `decode_at`, with one strategy. Raises FrameMissing when the next frame is not decoded."""
     times = list(times_us)
-    container, stream = open_video(path, threads)
+    container, stream = open_video(path, threads, rules)
     with container:
         start = stream.start_time or 0
         if strategy.seek_margin_us is not None:
             _seek(container, stream, max(0, times[0] + lead_us - strategy.seek_margin_us))
         # After a seek, frames are usable from the first key frame on.
         usable = strategy.seek_margin_us is None
-        convert, num_yielded = RGBConverter(), 0
+        convert, num_yielded = RGBConverter(rules), 0
         early: dict[int, np.ndarray] = {}  # frames that were decoded before an earlier one
         decoder = packet_decoder or decode_packet
         for frame, stamp in _decoded_frames(container, stream, strategy, times, lead_us, decoder):
@@ -270,23 +280,19 @@ def decode_packet(context: av.VideoCodecContext, packet: av.Packet) -> list[av.V
         return []
 
 
-def _quarter_turns(frame: av.VideoFrame) -> int:
-    """Returns the quarter turns, counter-clockwise, that the file's metadata asks for."""
-    return round(frame.rotation / 90) % 4
-
-
-def _displayed_size(frame: av.VideoFrame) -> tuple[int, int]:
-    size = (frame.height, frame.width)
-    return size[::-1] if _quarter_turns(frame) % 2 else size
-
-
 class RGBConverter:
-    """Converts decoded frames to RGB as displayed; frames of one format share one conversion setup."""
+    """Converts decoded frames to RGB, turned and mirrored as displayed.
 
-    def __init__(self) -> None:
+    Frames of one format share one conversion setup.
+
+    Args:
+        rules: How videos are read.
+    """
+
+    def __init__(self, rules: MediaRules = DEFAULT) -> None:
         from av.video.reformatter import VideoReformatter
 
-        self._reformatter = VideoReformatter()
+        self._reformatter, self._rules = VideoReformatter(), rules
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         """Returns uint8 [H, W, 3]; its rows may be padded in memory."""
@@ -295,8 +301,7 @@ class RGBConverter:
         # The plane's rows are padded. This view of them keeps the memory alive.
         shape, strides = (rgb.height, rgb.width, 3), (plane.line_size, 3, 1)
         picture = np.ndarray(shape, np.uint8, plane, 0, strides)
-        turns = _quarter_turns(frame)
-        return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
+        return frame_orientation(frame, self._rules).apply(picture)
 
 
 def check_file(path: str) -> None:

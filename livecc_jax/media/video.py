@@ -17,6 +17,7 @@ import numpy as np
 
 from livecc_jax.errors import MediaError
 from livecc_jax.media.decode import FrameSizeProbe, check_file, decode_at, open_video, to_microseconds
+from livecc_jax.media.rules import DEFAULT, MediaRules
 
 if TYPE_CHECKING:
     from av.index import IndexEntries
@@ -35,9 +36,10 @@ class VideoInfo:
         pts_us: int64 [n], presentation timestamps in microseconds, ascending; the first one is 0 (as
             in the released reader, also where the stored timestamps start later).
         frame_duration_us: Most common gap between successive timestamps, to the millisecond.
-        width: Width in pixels as displayed, rotation applied.
+        width: Width in pixels as displayed: turned, and widened if pixels are not square.
         height: Height in pixels as displayed.
         lead_us: How far the first frame comes after the stream's nominal start (0 if none is given).
+        rules: How the file is read.
     """
 
     path: str
@@ -46,6 +48,7 @@ class VideoInfo:
     width: int
     height: int
     lead_us: int = 0
+    rules: MediaRules = DEFAULT
 
     @property
     def frame_times_us(self) -> np.ndarray:
@@ -53,8 +56,12 @@ class VideoInfo:
         return self.pts_us + self.frame_duration_us
 
 
-def probe(path: str | Path) -> VideoInfo:
+def probe(path: str | Path, rules: MediaRules = DEFAULT) -> VideoInfo:
     """Read a video's timestamps, and the size of its first frame.
+
+    Args:
+        path: Path of the file.
+        rules: How the file is read.
 
     Raises:
         MediaError: The file is missing, empty, no video, truncated, or has an unsupported codec.
@@ -63,12 +70,12 @@ def probe(path: str | Path) -> VideoInfo:
 
     path = str(path)
     check_file(path)
-    container, stream = open_video(path)
+    container, stream = open_video(path, rules=rules)
     try:
         with container:
             unit = stream.time_base
             stamps, ends = [], []
-            size_probe = FrameSizeProbe(stream)
+            size_probe = FrameSizeProbe(stream, rules)
             for packet in container.demux(stream):
                 size_probe.try_packet(packet)
                 stamp = packet.pts if packet.pts is not None else packet.dts
@@ -99,7 +106,7 @@ def probe(path: str | Path) -> VideoInfo:
             raise MediaError(
                 f"{path}: is cut short, with frames up to {end / 1e6:g} s of {duration / 1e6:g} s"
             )
-    return VideoInfo(path, pts, gap, width, height, lead)
+    return VideoInfo(path, pts, gap, width, height, lead, rules)
 
 
 def _check_samples(path: str, entries: IndexEntries) -> None:
@@ -134,7 +141,7 @@ def iter_frames(
             with one thread each.
 
     Yields:
-        uint8 [H, W, 3] RGB, rotation applied.
+        uint8 [H, W, 3] RGB, turned and mirrored as displayed; pixels as wide as stored.
 
     Raises:
         MediaError: A frame cannot be decoded.
@@ -149,7 +156,7 @@ def iter_frames(
     counts = Counter(indices)
     times = [int(info.pts_us[i]) for i in counts]
     for count, picture in zip(
-        counts.values(), decode_at(info.path, times, info.lead_us, threads), strict=True
+        counts.values(), decode_at(info.path, times, info.lead_us, threads, info.rules), strict=True
     ):
         for _ in range(count):
             yield picture
