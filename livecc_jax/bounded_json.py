@@ -1,7 +1,7 @@
 """Reads JSON that may be damaged or hostile: size, depth and digits are bounded before it is parsed.
 
-Every JSON text that the package did not make a moment ago is read here (docs/formats.md, Limits). Any
-fault is a `JsonError`, which is a ValueError whose message reads as the end of a sentence about the file.
+Every JSON text that the package did not make a moment ago is read here (docs/formats.md, Limits). A
+fault is a `JsonError`: a ValueError whose message reads as the end of a sentence about the file.
 """
 
 from __future__ import annotations

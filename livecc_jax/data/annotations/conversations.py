@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +20,10 @@ from livecc_jax.timeline.example import (
 
 NUMBER_TYPES = (int, float)  # compared with `type`, so that bool does not count as a number
 MAX_SECONDS = 1e9  # longer than any file
+MAX_DECLARED_SECONDS = 7 * 86_400  # of a file that is not opened: its frames are counted in memory
+MAX_DECLARED_PIXELS = 1_000_000  # of a side of a file that is not opened
+MAX_PATH_CHARACTERS = 8192
+MAX_TEXT_CHARACTERS = 1_000_000  # of a conversation: a tokenizer takes 70 bytes of memory for each
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,14 @@ def parse(raw: Any, folder: str, location: str) -> Example:
             if isinstance(item, dict) and item.get("type") == "text_stream"
         ]
         if streams:
-            return _stream(raw, folder)
-        return ChatExample(tuple(_message(turn, folder) for turn in raw))
+            example: Example = _stream(raw, folder)
+            texts = [example.query, example.title, example.previous, *(w.text for w in example.words)]
+        else:
+            example = ChatExample(tuple(_message(turn, folder) for turn in raw))
+            texts = [item for m in example.messages for item in m.content if isinstance(item, str)]
+        if (size := sum(map(len, texts))) > MAX_TEXT_CHARACTERS:
+            raise ExampleError(f"has {size} characters of text, more than {MAX_TEXT_CHARACTERS}")
+        return example
     except ExampleError as error:
         raise ExampleError(f"{location}: {error}") from None
 
@@ -80,7 +89,9 @@ def _items(turn: Any) -> list[Any]:
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
     if not isinstance(content, list) or not all(isinstance(item, dict) for item in content):
-        raise ExampleError(f"the content of a {turn['role']} turn must be text or a list of objects")
+        raise ExampleError(
+            f"the content of a {turn['role']!a:.40} turn must be text or a list of objects"
+        )
     return content
 
 
@@ -108,7 +119,7 @@ def _stream(raw: list, folder: str) -> StreamExample:
 def _message(turn: dict, folder: str) -> Message:
     role = turn["role"] if isinstance(turn, dict) and "role" in turn else None
     if role not in ("system", "user", "assistant"):
-        raise ExampleError(f"role {role!r} is not system, user or assistant")
+        raise ExampleError(f"role {role!a:.40} is not system, user or assistant")
     content: list[str | VideoClip | ImageFile] = []
     for item in _items(turn):
         kind = item.get("type")
@@ -119,7 +130,7 @@ def _message(turn: dict, folder: str) -> Message:
         elif kind == "image":
             content.append(_image(item, folder))
         else:
-            raise ExampleError(f"content of type {kind!r} is not text, image, video or text_stream")
+            raise ExampleError(f"content of type {kind!a:.40} is not text, image, video or text_stream")
     if role == "assistant" and not all(isinstance(item, str) for item in content):
         raise ExampleError("an assistant turn must hold text alone")
     return Message(role, tuple(content))
@@ -130,7 +141,7 @@ def _string(item: dict, key: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise ExampleError(f"{key!r} must be a string, not {value!r:.40}")
+        raise ExampleError(f"{key!r} must be a string, not {value!a:.40}")
     return _checked_unicode(value)
 
 
@@ -148,6 +159,10 @@ def _path(item: dict, key: str, folder: str) -> str:
     value = item.get(key)
     if not isinstance(value, str) or not value:
         raise ExampleError(f"a {key} must name its file")
+    if "\0" in value:
+        raise ExampleError(f"the path of a {key} holds a NUL character: {value!a:.60}")
+    if len(value) > MAX_PATH_CHARACTERS:
+        raise ExampleError(f"the path of a {key} has {len(value)} characters")
     return join(folder, _checked_unicode(value))
 
 
@@ -164,6 +179,8 @@ def _clip(item: dict, folder: str) -> VideoClip:
     if item.get("duration") is None:
         return VideoClip(path, start, end)
     duration = _seconds(item["duration"], "duration")
+    if duration > MAX_DECLARED_SECONDS * 1_000_000:
+        raise ExampleError(f"{path}: its duration of {duration / 1e6:g} s is more than a week")
     return DeclaredClip(path, start, end, duration, *_declared_size(item, path))
 
 
@@ -176,21 +193,23 @@ def _image(item: dict, folder: str) -> ImageFile:
 
 def _declared_size(item: dict, path: str) -> tuple[int, int]:
     size = item.get("width"), item.get("height")
-    if not all(type(v) is int and v > 0 for v in size):
-        raise ExampleError(f"{path}: its width and height must be whole numbers of pixels, not {size}")
+    if not all(type(v) is int and 0 < v <= MAX_DECLARED_PIXELS for v in size):
+        raise ExampleError(
+            f"{path}: its width and height must be whole numbers of pixels, not {size!a:.60}"
+        )
     return size
 
 
 def _seconds(value: Any, name: str) -> int:
-    # JSON as Python reads it may hold NaN and Infinity, and true counts as 1.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ExampleError(f"{name} must be a number of seconds, not {value!r:.40}")
+    # JSON as Python reads it may hold NaN and Infinity, which fail the comparison.
+    if type(value) not in NUMBER_TYPES or not -MAX_SECONDS <= value <= MAX_SECONDS:
+        raise ExampleError(f"{name} must be a number of seconds, not {value!a:.40}")
     return seconds_to_us(value)
 
 
 def _word(i: int, raw: Any) -> Word:
     if not isinstance(raw, list) or len(raw) != 3 or not isinstance(raw[2], str):
-        raise ExampleError(f"word {i} must be [start, end, word], not {raw!r:.60}")
+        raise ExampleError(f"word {i} must be [start, end, word], not {raw!a:.60}")
     start, end, text = raw[0], raw[1], _checked_unicode(raw[2])
     # Fast path, as a clip has about a thousand words; NaN and Infinity fail the comparisons.
     if (

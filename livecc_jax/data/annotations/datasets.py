@@ -8,7 +8,6 @@ such datasets.
 from __future__ import annotations
 
 import functools
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -17,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from livecc_jax.bounded_json import parse_json
 from livecc_jax.data.annotations.conversations import parse
-from livecc_jax.data.annotations.records import AnnotationFile
+from livecc_jax.data.annotations.records import MAX_LINE_BYTES, AnnotationFile
 from livecc_jax.data.files.paths import is_remote
-from livecc_jax.errors import DataError, MediaError
+from livecc_jax.errors import DataError, ExampleError, MediaError
 from livecc_jax.media.video import VideoInfo
 from livecc_jax.timeline.example import Example
 
@@ -101,30 +101,32 @@ class DatasetAnnotations:
         return self.parse(i, next(self.raw_conversations(i, i + 1)))
 
     def parse(self, i: int, raw: Any) -> Example:
-        """Parses the JSON value of conversation i; see `parse`."""
+        """Parses the JSON value of conversation i; see `AnnotationFile.parse`."""
+        if isinstance(raw, ExampleError):
+            raise raw
         return parse(raw, self.folder, f"{self.path} line {i + 1}")
 
     def raw_conversations(self, first: int, stop: int) -> Iterator[Any]:
         """Yields the JSON values of conversations first, ..., stop - 1.
 
-        A clip whose frames are stored gets the path of its record (RECORD_PATH).
+        A clip whose frames are stored gets the path of its record (RECORD_PATH). In place of a record
+        that is damaged, its ExampleError is yielded.
         """
         for i in range(first, stop):
             split, number = self._split_and_record(i)
+            records = open_split(self.folder, split)
             try:
-                record = open_split(self.folder, split)[number]
-                raw = json.loads(record["conversation"])
+                record = records[number]
+                raw = parse_json(record["conversation"], max_bytes=MAX_LINE_BYTES, half_characters=True)
                 if len(record["frames"]):
                     for item in raw[0]["content"]:
                         if item.get("type") == "video":
                             item["video"] = f"{self.folder}/#{split}:{number}"
-            except DataError:
-                raise
             except Exception as error:  # a damaged record, or one of another builder
-                raise DataError(
-                    f"{self.path}: record {number} of {split} is not readable as a conversation "
-                    f"({error!r:.120})"
-                ) from error
+                raw = ExampleError(
+                    f"{self.path} line {i + 1}: record {number} of {split} is not readable as a "
+                    f"conversation ({error!a:.120})"
+                )
             yield raw
 
     def _split_and_record(self, i: int) -> tuple[str, int]:

@@ -6,7 +6,6 @@ without that line works too: it is read once to find the offsets.
 
 from __future__ import annotations
 
-import json
 from array import array
 from collections.abc import Iterator
 from itertools import pairwise
@@ -15,13 +14,18 @@ from typing import Any
 
 import numpy as np
 
+from livecc_jax.bounded_json import JsonError, parse_json
 from livecc_jax.data.annotations.conversations import parse
 from livecc_jax.data.files.paths import folder_of
 from livecc_jax.data.files.remote import RandomAccessFile
-from livecc_jax.errors import DataError, MediaError
+from livecc_jax.errors import DataError, ExampleError, MediaError
 from livecc_jax.timeline.example import Example
 
 CHUNK_BYTES = 1 << 20
+MAX_LINE_BYTES = 16 << 20  # of one conversation; a longer line is rejected without being read
+MAX_BLOCK_BYTES = 32 << 20  # lines that are read in one request, unless one alone has more
+MAX_OFFSETS_BYTES = 1 << 30  # of a last line that holds offsets, for about a hundred million lines
+_OFFSET_CHARACTERS = b"0123456789-, \t\r\n"
 
 
 class AnnotationFile:
@@ -52,7 +56,7 @@ class AnnotationFile:
             self.offsets, self.end = lines
             return
         start = self._last_line_start()
-        offsets = _parse_offsets(self._file.read(start, self.size))
+        offsets = self._parse_offsets(start)
         if offsets is None:
             self.offsets, self.end = self._scan_offsets()
             return
@@ -70,103 +74,146 @@ class AnnotationFile:
         """Parses conversation i.
 
         Raises:
-            DataError: The line is not where its offset says, not UTF-8 or not JSON.
-            ExampleError: The line is JSON but not a usable conversation.
+            ExampleError: The line is not where its offset says, not UTF-8, not JSON, or no usable
+                conversation.
+            DataError: There is no line i.
         """
         return self.parse(i, self.raw_conversation(i))
 
     def parse(self, i: int, raw: Any) -> Example:
-        """Parses the JSON value of conversation i; see `parse`."""
+        """Parses the JSON value of conversation i, or raises the error that stands in its place.
+
+        Args:
+            i: Number of the line, from 0.
+            raw: What `raw_conversations` yielded for it.
+
+        Raises:
+            ExampleError: The line is damaged, or no usable conversation.
+        """
+        if isinstance(raw, ExampleError):
+            raise raw
         return parse(raw, self.folder, f"{self.path} line {i + 1}")
 
     def raw_conversation(self, i: int) -> Any:
-        """Returns the JSON value of conversation i."""
+        """Returns the JSON value of conversation i. Raises ExampleError when its line is damaged."""
         if not 0 <= i < len(self):
             raise DataError(f"{self.path}: there is no example {i}, only 0 to {len(self) - 1}")
-        return next(self.raw_conversations(i, i + 1))
+        raw = next(self.raw_conversations(i, i + 1))
+        if isinstance(raw, ExampleError):
+            raise raw
+        return raw
 
     def raw_conversations(self, first: int, stop: int) -> Iterator[Any]:
-        """Yields the JSON values of conversations first, ..., stop - 1, read in one request."""
+        """Yields the JSON values of conversations first, ..., stop - 1, read in few requests.
+
+        In place of a line that is damaged or too long, its ExampleError is yielded: one bad line costs
+        that line and no other.
+
+        Raises:
+            DataError: The offsets in the last line are those of another file.
+        """
         ends = np.append(self.offsets[first + 1 : stop + 1], [] if stop < len(self) else self.end)
-        start = int(self.offsets[first])
-        block_start = max(start - 1, 0)
-        block = self._file.read(block_start, int(ends[-1]))
-        for i, end in zip(range(first, stop), ends.astype(np.int64).tolist()):
+        bounds = [int(self.offsets[first]), *ends.astype(np.int64).tolist()]
+        block, block_start = b"", bounds[0]
+        for k, (start, end) in enumerate(pairwise(bounds)):
+            if end - start > MAX_LINE_BYTES:
+                yield ExampleError(
+                    f"{self.path} line {first + k + 1}: has {end - start} bytes, more than the "
+                    f"{MAX_LINE_BYTES} of a conversation"
+                )
+                continue
+            if end > block_start + len(block):
+                last = k + 1
+                while last + 1 < len(bounds) and bounds[last + 1] - start <= MAX_BLOCK_BYTES:
+                    last += 1
+                block_start = max(start - 1, 0)
+                block = self._file.read(block_start, bounds[last])
             previous_byte = block[start - block_start - 1 : start - block_start] if start else b""
             line = block[start - block_start : end - block_start]
-            yield self._parse_line(i, start, end, previous_byte, line)
-            start = end
+            try:
+                yield self._parse_line(first + k, start, end, previous_byte, line)
+            except ExampleError as error:
+                yield error
 
     def _parse_line(self, i: int, start: int, stop: int, previous_byte: bytes, line: bytes) -> Any:
         body = line.rstrip(b"\r\n")
-        is_complete = line.endswith(b"\n") or stop == self.end
-        if previous_byte not in (b"", b"\n") or not is_complete or b"\n" in body:
-            raise DataError(
-                f"{self.path}: the offsets in its last line do not match its lines "
-                f"(line {i + 1} does not span bytes {start} to {stop})"
+        begins = previous_byte in (b"", b"\n")
+        ends = line.endswith(b"\n") or stop == self.end
+        if not begins or not ends or b"\n" in body:
+            # A line break that is damaged spoils the two lines beside it, each at one of its ends. A
+            # line with neither end in its place shows that the offsets belong to another file.
+            kind = ExampleError if begins or ends else DataError
+            raise kind(
+                f"{self.path} line {i + 1}: the offsets in the file's last line do not match its lines "
+                f"(this one does not span bytes {start} to {stop})"
             )
+        if not body.strip():
+            raise ExampleError(f"{self.path} line {i + 1}: line {i + 1} is blank")
         try:
-            return json.loads(body.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{self.path} line {i + 1}: is not UTF-8 text (byte {start + error.start})"
-            ) from error
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{self.path} line {i + 1}: broken JSON, {error.msg} at column {error.colno}"
-            ) from error
+            # Fields that are not used may hold anything; `conversations.parse` checks those that are.
+            return parse_json(body, max_bytes=MAX_LINE_BYTES, encoding="utf-8", half_characters=True)
+        except JsonError as error:
+            raise ExampleError(f"{self.path} line {i + 1}: {error.within_line}") from error
 
     def __iter__(self) -> Iterator[Example]:
         return (self[i] for i in range(len(self)))
 
     def _last_line_start(self) -> int:
         """Returns the offset of the last line that is not blank."""
-        tail, start = b"", self.size
-        while start > 0:
-            step = min(CHUNK_BYTES, start)
-            start -= step
-            tail = self._file.read(start, start + step) + tail
-            newline = tail.rstrip(b"\r\n ").rfind(b"\n")
+        stop, in_line = self.size, False
+        while stop > 0:
+            start = max(0, stop - CHUNK_BYTES)
+            chunk = self._file.read(start, stop)
+            if not in_line:
+                chunk = chunk.rstrip(b"\r\n ")
+                in_line = bool(chunk)
+            newline = chunk.rfind(b"\n")
             if newline >= 0:
                 return start + newline + 1
+            stop = start
         return 0
+
+    def _parse_offsets(self, start: int) -> list[int] | None:
+        """Returns the offsets in the last line; None when that line holds anything else.
+
+        Args:
+            start: Offset of the last line.
+        """
+        if self.size - start > MAX_OFFSETS_BYTES:
+            return None
+        line = self._file.read(start, self.size)
+        if line.translate(None, _OFFSET_CHARACTERS) != b"[]":  # a conversation is not parsed here
+            return None
+        try:
+            return parse_json(line, max_bytes=MAX_OFFSETS_BYTES)
+        except JsonError:
+            return None
 
     def _scan_offsets(self) -> tuple[np.ndarray, int]:
         """Reads the whole file for the offsets of its lines and the end of the last one.
 
-        Blank lines are accepted only at the end of the file.
+        Blank lines at the end of the file do not count. Memory does not grow with the length of a line.
         """
-        offsets, start, end, first_blank = array("q"), 0, 0, 0
-        for number, line in enumerate(self._lines(), 1):
-            if not line.strip():
-                first_blank = first_blank or number
-            elif first_blank:
-                raise DataError(f"{self.path}: line {first_blank} is blank")
-            else:
-                offsets.append(start)
-                end = start + len(line)
-            start += len(line)
+        offsets, start, end, waiting = array("q"), 0, 0, array("q")
+        is_blank = True
+        for block_start in range(0, self.size, CHUNK_BYTES):
+            block_stop = min(block_start + CHUNK_BYTES, self.size)
+            *lines, rest = self._file.read(block_start, block_stop).split(b"\n")
+            position = block_start
+            for part in lines:
+                position += len(part) + 1
+                if is_blank and not part.strip():
+                    waiting.append(start)  # counts only if another line follows
+                else:
+                    offsets.extend(waiting)
+                    offsets.append(start)
+                    waiting, end = array("q"), position
+                start, is_blank = position, True
+            is_blank = is_blank and not rest.strip()
+        if not is_blank:
+            offsets.extend(waiting)
+            offsets.append(start)
+            end = self.size
         if not offsets:
             raise DataError(f"{self.path}: the annotation file is empty")
         return np.array(offsets, np.int64), end
-
-    def _lines(self) -> Iterator[bytes]:
-        rest = b""
-        for start in range(0, self.size, CHUNK_BYTES):
-            chunk = self._file.read(start, min(start + CHUNK_BYTES, self.size))
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                yield line + b"\n"
-        if rest:
-            yield rest
-
-
-def _parse_offsets(line: bytes) -> list[int] | None:
-    """Parses the offsets in a last line; returns None when the line holds anything else."""
-    try:
-        values = json.loads(line)
-    except ValueError:
-        return None
-    if isinstance(values, list) and all(type(v) is int for v in values):
-        return values
-    return None

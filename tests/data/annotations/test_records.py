@@ -99,7 +99,7 @@ def broken(tmp_path, content):
         (b'["aa"]\n[]\n', "do not match"),
         (b"[]\n", "do not match"),
         (b'["aa"]\n[99999999999999999999999]\n', "do not match"),
-        (b'["aa"]\n\n["bb"]\n', "line 2 is blank"),
+        (b'\n["aa"]\n', "line 1 is blank"),
         (b" \n\n", "is empty"),
     ],
 )
