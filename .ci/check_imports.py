@@ -14,6 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "livecc_jax"
 LAYERS = (
+    ("redact",),
     ("errors", "version", "bounded_json", "writing"),
     ("text", "parallel", "families"),
     ("timeline",),

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from livecc_jax.commands.parser import build_parser
+from livecc_jax.commands.terminal import filter_logs, safe_output
 from livecc_jax.errors import LiveCCError
 
 USER_ERROR = 2
@@ -16,8 +17,14 @@ INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code; bad input ends with one sentence and exit code 2."""
+    with safe_output():
+        return _run(argv)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     args = build_parser().parse_args(argv)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    filter_logs()
     logging.getLogger("livecc_jax").setLevel(logging.INFO if args.verbose else logging.WARNING)
     try:
         return args.run(args)

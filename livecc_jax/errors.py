@@ -4,9 +4,21 @@ The command line prints the message of a `LiveCCError` and exits with code 2. An
 bug and keeps its traceback.
 """
 
+from livecc_jax.redact import displayable
+
 
 class LiveCCError(Exception):
-    """Base class of all errors that a user can cause and correct."""
+    """Base class of all errors that a user can cause and correct.
+
+    Messages reach terminals, logs and reports, so passwords in addresses are hidden in them and control
+    characters are written out.
+
+    Args:
+        message: A sentence.
+    """
+
+    def __init__(self, *message: object) -> None:
+        super().__init__(*(displayable(m) if isinstance(m, str) else m for m in message))
 
 
 class ConfigError(LiveCCError):

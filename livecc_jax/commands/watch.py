@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
-from urllib.parse import urlsplit
 
 from livecc_jax.commands.options import (
     add_cache_precision_option,
@@ -23,6 +22,7 @@ from livecc_jax.commands.options import (
     load_stream_model,
     stream_options,
 )
+from livecc_jax.redact import HIDDEN, RedactingFilter, redact_address
 
 if TYPE_CHECKING:
     from livecc_jax.decoding.options import StreamOptions
@@ -210,11 +210,12 @@ def source_names(sources: Sequence[str]) -> list[str]:
     """Returns a short unique name for each source, fit for a file name and without passwords."""
     names: list[str] = []
     for source in sources:
-        address = urlsplit(source)
         if source.isdigit():
             name = f"camera-{source}"
         elif "://" in source:
-            name = f"{address.hostname or ''}{f'-{address.port}' if address.port else ''}{address.path}"
+            place = re.split(r"[?#]", redact_address(source).split("://", 1)[1])[0]
+            host, slash, path = place.removeprefix(f"{HIDDEN}@").partition("/")
+            name = host.lower() + slash + path
         else:
             name = Path(source).stem
         name = re.sub(r"[^\w.]+", "-", name).strip("-.") or "source"
@@ -238,6 +239,7 @@ class Screen:
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
+        self._controls = getattr(out, "write_controls", out.write)  # past the filter of `safe_output`
         self._is_terminal = out.isatty()
         self._drawn = 0
         self.lines: collections.deque[str] = collections.deque(maxlen=MAX_LINES)
@@ -275,7 +277,7 @@ class Screen:
             )
         if self._drawn:
             # Move the cursor up so many lines, and clear what follows.
-            self._out.write(f"\x1b[{self._drawn}F\x1b[J")
+            self._controls(f"\x1b[{self._drawn}F\x1b[J")
         self._out.writelines(f"{line}\n" for line in (*new, *rows))
         self._out.flush()
         self._drawn = len(rows) if self._is_terminal else 0
@@ -294,22 +296,29 @@ def summary(watch: Watch, stats: Sequence[SourceStats]) -> str:
 
 @contextlib.contextmanager
 def logs_as_lines(lines: collections.deque[str], names: dict[str, str]) -> Iterator[None]:
-    """Appends log messages to `lines`, with addresses, which may hold passwords, replaced by names.
+    """Appends log messages to `lines`, with addresses, without their passwords, replaced by names.
 
     Args:
         lines: Receives the messages.
         names: Name of each source.
     """
+    # Messages have an address without its password, which several sources may have in common.
+    times_shown = collections.Counter(map(redact_address, names))
+    name_of = {
+        shown: name
+        for source, name in names.items()
+        if "://" in source and times_shown[shown := redact_address(source)] == 1
+    }
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             text = self.format(record)
-            for source, name in names.items():
-                if "://" in source:
-                    text = text.replace(source, name)
+            for address, name in name_of.items():
+                text = text.replace(address, name)
             lines.append(text)
 
     handler, logger = Handler(), logging.getLogger("livecc_jax")
+    handler.addFilter(RedactingFilter())
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     propagate = logger.propagate
     logger.addHandler(handler)

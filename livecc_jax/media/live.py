@@ -28,6 +28,7 @@ from livecc_jax.media.sources import (
     Timeouts,
     read_source,
 )
+from livecc_jax.redact import redact_address
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class SourceEvent:
     """Something that happened to a source.
 
     Attributes:
-        source: Camera number or address.
+        source: Camera number or address, without password.
         kind: `opened` (pictures arrive), `stalled`, `broken` or `ended` (it is opened again after
             `retry_in` seconds), `resized` (its pictures have another size; frames keep theirs),
             `dropped` (the consumer lags; sent for the first of a run of lost frames), `finished` or
@@ -180,7 +181,7 @@ class LiveSource:
     ) -> None:
         if budget.tokens is None and size is None:
             raise ConfigError(f"{source}: a live source needs a fixed pixel budget, not `reference`")
-        self.source = source
+        self.source, self.name = source, redact_address(source)
         self.counts = LiveCounts()
         self._budget, self._options = budget, options or LiveOptions()
         self._on_event, self._opener = on_event, opener
@@ -193,7 +194,7 @@ class LiveSource:
         self._size = size
         self._picture_size: tuple[int, int] | None = None
         self._clock, self._next_step = StreamClock(), 0
-        self._thread = threading.Thread(target=self._run, name=f"live {source}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"live {self.name}", daemon=True)
         self._thread.start()
 
     def frames(self) -> Iterator[LiveFrame]:
@@ -241,7 +242,7 @@ class LiveSource:
         retry = "" if retry_in is None else f"; trying again in {retry_in:g} s"
         log.log(logging.INFO if kind in ("opened", "finished") else logging.WARNING, detail + retry)
         if self._on_event is not None:
-            self._on_event(SourceEvent(self.source, kind, detail, time.time(), retry_in))
+            self._on_event(SourceEvent(self.name, kind, detail, time.time(), retry_in))
 
     def _count(self, **increments: int) -> None:
         counts = self.counts
@@ -265,7 +266,7 @@ class LiveSource:
                     if self._stop.is_set():
                         return
                     self._sample(picture, first=self.counts.pictures == pictures_before)
-                raise SourceEnded(f"{self.source}: the stream ended")
+                raise SourceEnded(f"{self.name}: the stream ended")
             except SourceError as error:
                 self._count(failures=1)
                 if isinstance(error, SourceEnded) and error.complete:
@@ -292,19 +293,19 @@ class LiveSource:
         time_us = self._clock.time_of(timed.stamp_us, time.monotonic())
         self._count(pictures=1)
         if first:
-            self._notify("opened", f"{self.source}: pictures arrive")
+            self._notify("opened", f"{self.name}: pictures arrive")
         if time_us < self._next_step * STEP_US:
             return
         captured_at = time.time()
         picture = timed.load()
-        shape = picture.shape[:2]
+        shape = timed.size or picture.shape[:2]  # as displayed
         self._size = self._size or self._budget.size(*shape, 2)
         if self._picture_size not in (None, shape):
-            self._notify("resized", f"{self.source}: its pictures are {shape[1]}x{shape[0]} now")
+            self._notify("resized", f"{self.name}: its pictures are {shape[1]}x{shape[0]} now")
         self._picture_size = shape
         # After a gap, the next frame is due by the clock; lost frames are not repeated.
         self._next_step = time_us // STEP_US + 1
-        if shape != self._size:
+        if picture.shape[:2] != self._size:
             picture = resize(picture[None], self._size)[0]
         self._put(LiveFrame(picture, time_us, captured_at))
 
@@ -321,4 +322,4 @@ class LiveSource:
         if drop:
             self._count(dropped=1)
         if starts_lagging:
-            self._notify("dropped", f"{self.source}: frames are dropped: they are read too slowly")
+            self._notify("dropped", f"{self.name}: frames are dropped: they are read too slowly")

@@ -16,7 +16,11 @@ import numpy as np
 
 from livecc_jax.errors import MediaError
 from livecc_jax.media.decode import RGBConverter, decode_packet, to_microseconds
+from livecc_jax.media.display import displayed_size, frame_orientation, pixel_aspect
+from livecc_jax.media.rules import DEFAULT, MediaRules
 from livecc_jax.media.sampling import FPS
+from livecc_jax.media.tracks import choose_track
+from livecc_jax.redact import redact_address
 
 # OpenCV gives up a camera that hangs after this many seconds; without it, never.
 os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "5")
@@ -58,10 +62,12 @@ class TimedPicture:
     Attributes:
         stamp_us: The stream's own time in microseconds; None if the stream has no timestamps.
         load: Returns the picture, uint8 [H, W, 3] RGB.
+        size: Height and width as displayed, where pixels may not be square; None is the picture's.
     """
 
     stamp_us: int | None
     load: Callable[[], np.ndarray]
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,10 @@ def is_live(source: str) -> bool:
 
 
 def read_source(
-    source: str, timeouts: Timeouts, keep_pace: KeepPace = wait_until_due
+    source: str,
+    timeouts: Timeouts,
+    keep_pace: KeepPace = wait_until_due,
+    rules: MediaRules = DEFAULT,
 ) -> Iterator[TimedPicture]:
     """Open a live source and yield its pictures as they arrive, until it fails or ends.
 
@@ -94,6 +103,7 @@ def read_source(
         source: A camera number or a network address.
         timeouts: Time limits of a network source.
         keep_pace: Waits until a picture of a recording is due; called as `wait_until_due`.
+        rules: Video track and pixel aspect of a network source.
 
     Raises:
         SourceStalled: No picture arrived in time.
@@ -102,7 +112,7 @@ def read_source(
     """
     if source.isdigit():
         return _read_camera(source)
-    return _read_network(source, timeouts, keep_pace)
+    return _read_network(source, timeouts, keep_pace, rules)
 
 
 def _read_camera(source: str) -> Iterator[TimedPicture]:
@@ -126,19 +136,22 @@ def _read_camera(source: str) -> Iterator[TimedPicture]:
         capture.release()
 
 
-def _read_network(source: str, timeouts: Timeouts, keep_pace: KeepPace) -> Iterator[TimedPicture]:
+def _read_network(
+    source: str, timeouts: Timeouts, keep_pace: KeepPace, rules: MediaRules
+) -> Iterator[TimedPicture]:
     import av
 
+    name = redact_address(source)  # as messages show it
     timeout = timeouts.open
     with contextlib.ExitStack() as stack:
         try:
             container = stack.enter_context(
                 av.open(source, options=FFMPEG_OPTIONS, timeout=(timeouts.open, timeouts.read))
             )
-            videos = container.streams.video
-            if not videos or videos[0].codec_context is None:
-                raise SourceBroken(f"{source}: holds no video that can be decoded")
-            stream, convert = videos[0], RGBConverter()
+            try:
+                stream, convert = choose_track(name, container, rules), RGBConverter(rules)
+            except MediaError as error:
+                raise SourceBroken(str(error)) from None
             timed = container.format.name not in UNTIMED_FORMATS
             length = container.duration  # microseconds, or None
             latest = 0
@@ -152,19 +165,23 @@ def _read_network(source: str, timeouts: Timeouts, keep_pace: KeepPace) -> Itera
                         latest = max(latest, stamp)
                         if length:
                             keep_pace(stamp, opened)
-                    yield TimedPicture(stamp, lambda frame=frame: convert(frame))
+                    size = displayed_size(
+                        frame.height, frame.width, pixel_aspect(stream, rules),
+                        frame_orientation(frame, rules),
+                    )  # fmt: skip
+                    yield TimedPicture(stamp, lambda frame=frame: convert(frame), size)
                     last_picture = time.monotonic()
                 # A source may send bytes indefinitely without a picture among them.
                 if time.monotonic() - last_picture > timeouts.read:
-                    raise SourceStalled(f"{source}: no picture came for {timeouts.read:g} s")
+                    raise SourceStalled(f"{name}: no picture came for {timeouts.read:g} s")
         except (av.FFmpegError, OSError) as error:
             if isinstance(error, av.error.ExitError | TimeoutError):
-                raise SourceStalled(f"{source}: nothing came for {timeout:g} s") from error
-            raise SourceBroken(f"{source}: cannot be read ({error.strerror})") from error
+                raise SourceStalled(f"{name}: nothing came for {timeout:g} s") from error
+            raise SourceBroken(f"{name}: cannot be read ({error.strerror})") from error
         if time.monotonic() - last_picture >= timeouts.read:  # FFmpeg may report its timeout as an end
-            raise SourceStalled(f"{source}: nothing came for {timeouts.read:g} s")
+            raise SourceStalled(f"{name}: nothing came for {timeouts.read:g} s")
         complete = timed and bool(length) and latest + END_TOLERANCE_US >= length
-        raise SourceEnded(f"{source}: the stream ended", complete)
+        raise SourceEnded(f"{name}: the stream ended", complete)
 
 
 def pace_frames(

@@ -20,6 +20,7 @@ from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.ingest import TurnFrames, is_live, read_turns
 from livecc_jax.media.live import LiveOptions, SourceEvent
 from livecc_jax.media.sources import KeepPace, wait_until_due
+from livecc_jax.redact import redact_address
 from livecc_jax.serving.feed import Feed, open_feeds
 from livecc_jax.serving.sinks import Sink
 from livecc_jax.serving.source import StreamOutput, WatchedSource, WatchState
@@ -111,7 +112,7 @@ class Watch:
                 self._state,
                 self.engine.open(prompt, options, offset),
                 source,
-                name or source,
+                name or redact_address(source),
                 lossless=pace == "fast" and not is_live(source),
                 clock=self.engine.clock,
                 max_waiting=self.engine.options.max_waiting,

@@ -1,0 +1,84 @@
+"""Standard output and error of a command, as a terminal may safely show them.
+
+What commands print holds names, titles and addresses of others. Control characters in them are written
+out and passwords in addresses hidden, whatever prints them: a command, a log, a usage message or a
+traceback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Any, TextIO
+
+from livecc_jax.redact import RedactingFilter, displayable
+
+
+class SafeStream:
+    """A text stream that makes everything displayable before it writes it.
+
+    A line may be drawn anew, as progress is: it then begins with a carriage return, at the beginning of
+    a line or after another such one.
+
+    Args:
+        stream: The stream to write to.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._may_return = True
+
+    def write(self, text: str) -> int:
+        """Writes a text without control characters."""
+        redraw = self._may_return and text.startswith("\r")
+        self._stream.write("\r" * redraw + displayable(text[redraw:]))
+        if text:
+            self._may_return = redraw or text.endswith("\n")
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Writes texts one after another."""
+        for line in lines:
+            self.write(line)
+
+    def write_controls(self, sequence: str) -> None:
+        """Writes control characters of the command itself, such as those that move the cursor."""
+        self._stream.write(sequence)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def safe_output() -> Iterator[None]:
+    """Puts a SafeStream before standard output and error, and a filter before every log handler.
+
+    The hook that prints uncaught exceptions stays after the block: they are printed when it has ended.
+    """
+    sys.excepthook = _print_exception
+    with (
+        contextlib.redirect_stdout(_safe(sys.stdout)),
+        contextlib.redirect_stderr(_safe(sys.stderr)),
+    ):
+        yield
+
+
+def filter_logs() -> None:
+    """Adds a RedactingFilter to each handler of the root logger that has none."""
+    for handler in logging.getLogger().handlers:
+        if not any(isinstance(f, RedactingFilter) for f in handler.filters):
+            handler.addFilter(RedactingFilter())
+
+
+def _safe(stream: TextIO | None) -> Any:
+    return stream if stream is None or isinstance(stream, SafeStream) else SafeStream(stream)
+
+
+def _print_exception(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    print(displayable("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
