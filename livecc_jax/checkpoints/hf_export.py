@@ -25,6 +25,7 @@ from livecc_jax.families.qwen2_vl import (
 from livecc_jax.model.config import ModelConfig, SpecialIds
 from livecc_jax.model.qwen2_vl import Params
 from livecc_jax.text.tokenizer import Tokenizer
+from livecc_jax.writing import write_text
 
 # Settings files beside the weights, which every conversion copies.
 GENERATION, PREPROCESSOR = "generation_config.json", "preprocessor_config.json"
@@ -110,5 +111,5 @@ def export_hf(
             copy_files(settings, directory, SETTINGS_FILES)
         total = write_directory(directory, tensors, max_shard_bytes)
         card = model_card(livecc, dtype, sum(math.prod(t.shape) for t in tensors), origin)
-        (directory / "README.md").write_text(card, encoding="utf-8")
+        write_text(directory / "README.md", card)
     return total

@@ -215,7 +215,7 @@ def test_a_full_disk_is_reported_before_any_write(tall, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage._replace(free=size - 1))
     for to in ("hf", "orbax"):
-        with pytest.raises(CheckpointError, match=r"copy: needs \d+\.\d GB, but its disk has"):
+        with pytest.raises(CheckpointError, match=r"copy: needs \d+\.\d MB, but its disk has"):
             convert(directory, tmp_path / "copy", to)
         assert not list(tmp_path.iterdir())
 
