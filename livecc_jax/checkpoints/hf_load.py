@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
+from livecc_jax.checkpoints.finite import ValueCheck, quiet_cast
 from livecc_jax.checkpoints.hf_load_devices import load_to_devices
 from livecc_jax.checkpoints.hf_tensors import find_tensors
 from livecc_jax.checkpoints.safetensors import TensorInfo
@@ -68,18 +69,21 @@ def load_hf(
         Nested dict of numpy arrays, or of jax arrays when `shardings` is given.
 
     Raises:
-        CheckpointError: See `find_tensors`.
+        CheckpointError: See `find_tensors`; or weights hold NaN, infinity, or numbers that `dtype` does
+            not hold.
     """
     tensors = find_tensors(directory, config)
     entries = weight_name_table(config)
+    check = ValueCheck(Path(directory))
     requested = flat_dtypes(dtype, [e.path for e in entries])
     dtypes = {e.path: requested[e.path] or tensors[e.names[0]].dtype for e in entries}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "weights") as pool:
         if shardings is None:
-            params = _load_to_host(entries, tensors, dtypes, pool)
+            params = _load_to_host(entries, tensors, dtypes, pool, check)
         else:
             flat = traverse_util.flatten_dict(shardings, sep="/")
-            params = load_to_devices(entries, tensors, dtypes, flat, pool)
+            params = load_to_devices(entries, tensors, dtypes, flat, pool, check)
+    check.raise_problems()
     return traverse_util.unflatten_dict(params, sep="/")
 
 
@@ -88,6 +92,7 @@ def _load_to_host(
     tensors: Mapping[str, TensorInfo],
     dtypes: Mapping[str, np.dtype],
     pool: ThreadPoolExecutor,
+    check: ValueCheck,
 ) -> dict[str, np.ndarray]:
     """Returns every parameter as a numpy array; its layers are filled in parallel."""
     params, jobs = {}, []
@@ -95,7 +100,7 @@ def _load_to_host(
         params[entry.path] = array = _aligned_empty(entry.full_shape, dtypes[entry.path])
         for i, name in enumerate(entry.names):
             layer = array[i] if entry.stacked else array
-            jobs.append(pool.submit(_fill_layer, entry, tensors[name], layer))
+            jobs.append(pool.submit(_fill_layer, entry, name, tensors[name], layer, check))
     try:
         for job in jobs:
             job.result()
@@ -113,14 +118,18 @@ def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
-def _fill_layer(entry: WeightEntry, tensor: TensorInfo, layer: np.ndarray) -> None:
+def _fill_layer(
+    entry: WeightEntry, name: str, tensor: TensorInfo, layer: np.ndarray, check: ValueCheck
+) -> None:
     """Copy a tensor into a layer of its parameter, block by block."""
     count = tensor.shape[0]
     step = max(TRANSPOSED_ROWS, BLOCK_BYTES * count // max(1, tensor.stop - tensor.start))
     out = layer.reshape(entry.inputs, -1) if entry.inputs else layer.reshape(count, -1)
     for first in range(0, count, step):
         stop = min(first + step, count)
-        rows = tensor.read_rows(first, stop).reshape(stop - first, -1).astype(layer.dtype, copy=False)
+        stored = tensor.read_rows(first, stop).reshape(stop - first, -1)
+        check.see(name, stored, layer.dtype)
+        rows = quiet_cast(stored, layer.dtype)
         if not entry.inputs:
             out[first:stop] = rows
             continue

@@ -22,6 +22,7 @@ import numpy as np
 from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
+from livecc_jax.checkpoints.finite import ValueCheck, quiet_cast
 from livecc_jax.checkpoints.hf_tensors import find_tensors
 from livecc_jax.checkpoints.safetensors import TensorInfo
 from livecc_jax.checkpoints.weight_names import WeightEntry, weight_name_table
@@ -39,6 +40,7 @@ def load_to_devices(
     dtypes: Mapping[str, np.dtype],
     shardings: Mapping[str, Sharding],
     pool: ThreadPoolExecutor,
+    check: ValueCheck,
 ) -> dict[str, jax.Array]:
     """Load every parameter as a jax array.
 
@@ -48,6 +50,7 @@ def load_to_devices(
         dtypes: Dtype of each parameter, by path.
         shardings: Sharding of each parameter, by path.
         pool: Threads that read the files.
+        check: Sees the values of every tensor as they are read.
 
     Returns:
         The arrays by path.
@@ -71,7 +74,11 @@ def load_to_devices(
 
         def read() -> dict[jax.Device, np.ndarray]:
             # Devices that need the same rows share one copy of them.
-            spans = {span: _without_float64(tensor.read_rows(*span)) for span in set(local.values())}
+            spans = {}
+            for span in set(local.values()):
+                stored = tensor.read_rows(*span)
+                check.see(entry.names[layer], stored, dtypes[entry.path])
+                spans[span] = _without_float64(stored)
             return {device: spans[span] for device, span in local.items()}
 
         size = sum(b - a for a, b in (tensor.row_bytes(*span) for span in set(local.values())))
@@ -187,7 +194,7 @@ def _run_ahead(
 
 def _without_float64(values: np.ndarray) -> np.ndarray:
     """Returns float64 values as float32, because devices do not take float64."""
-    return values.astype(np.float32) if values.dtype == np.float64 else values
+    return quiet_cast(values, np.dtype(np.float32)) if values.dtype == np.float64 else values
 
 
 def _canonical_sharding(sharding: Sharding) -> Sharding:

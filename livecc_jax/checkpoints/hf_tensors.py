@@ -58,7 +58,7 @@ def find_tensors(directory: str | Path, config: ModelConfig) -> dict[str, Tensor
     problems += [f"extra {name}" for name in tensors if name not in expected]
     if problems:
         raise CheckpointError(
-            f"{directory}: the weights do not fit {CONFIG}: {'; '.join(_group_layers(problems))}"
+            f"{directory}: the weights do not fit {CONFIG}: {'; '.join(group_layers(problems))}"
         )
     return {name: same_name[0] for name, same_name in tensors.items()}
 
@@ -86,7 +86,7 @@ def _problems(entry: WeightEntry, tensors: Mapping[str, list[TensorInfo]]) -> li
     return problems
 
 
-def _group_layers(problems: Iterable[str]) -> list[str]:
+def group_layers(problems: Iterable[str]) -> list[str]:
     """Join phrases that differ only in a layer's number: `missing model.layers.{0-3,7}.mlp...`."""
     layers: dict[tuple[str, str], list[int]] = {}
     for problem in problems:

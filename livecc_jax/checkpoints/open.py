@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import jax
+import numpy as np
 from flax import traverse_util
 
+from livecc_jax.checkpoints.finite import ValueCheck, not_finite
 from livecc_jax.checkpoints.hf_config import CONFIG, LiveCCBlock, read_config
 from livecc_jax.checkpoints.hf_load import abstract_hf, flat_dtypes, load_hf
 from livecc_jax.checkpoints.weight_names import weight_name_table
@@ -76,6 +78,25 @@ class Checkpoint:
                 )
         return params, adapters
 
+    def check_files(self, item: str | None = None) -> int | None:
+        """Compare the files of a step of a run with its checksums.
+
+        Args:
+            item: "params", to check only the weights; None checks all items.
+
+        Returns:
+            Number of files; None when there are no checksums: in steps that earlier versions have
+            written, and in HuggingFace layout.
+
+        Raises:
+            CheckpointError: A file is missing or damaged.
+        """
+        if self.kind == "hf":
+            return None
+        from livecc_jax.checkpoints.run import RunDirectory
+
+        return RunDirectory(self.root).check_files(self.step, item)
+
     def load_params(self, dtype: Any = None, shardings: Params | None = None) -> Params:
         """Load the weights, with adapters merged.
 
@@ -88,10 +109,32 @@ class Checkpoint:
             Nested dict of numpy arrays, or of jax arrays when `shardings` is given.
 
         Raises:
-            CheckpointError: The weights are damaged or do not have this architecture.
+            CheckpointError: The weights are damaged, do not have this architecture, or hold NaN,
+                infinity, or numbers that `dtype` does not hold; the message names the tensors.
         """
         if self.kind == "hf":
             return load_hf(self.path, self.config, dtype, shardings)
+        params = self._load_step(dtype, shardings)
+        flat = traverse_util.flatten_dict(params, sep="/")
+        if unusable := not_finite(flat):
+            self._explain(unusable, {path: np.dtype(flat[path].dtype) for path in unusable})
+        return params
+
+    def _explain(self, paths: list[str], dtypes: dict[str, np.dtype]) -> NoReturn:
+        """Raises CheckpointError that names the tensors because of which parameters cannot be used."""
+        check = ValueCheck(self.path)
+        # As stored, on the host: what another dtype cannot hold is infinite in it.
+        stored = traverse_util.flatten_dict(self._load_step(None, None), sep="/")
+        for entry in weight_name_table(self.config):
+            if entry.path in paths:
+                layers = stored[entry.path] if entry.stacked else [stored[entry.path]]
+                for name, values in zip(entry.names, layers):
+                    check.see(name, values, dtypes[entry.path])
+        check.raise_problems()
+        raise CheckpointError(f"{self.path}: {', '.join(paths)} cannot be loaded as finite numbers")
+
+    def _load_step(self, dtype: Any, shardings: Params | None) -> Params:
+        """`load_params` of a step of a run, without a look at the values."""
         from livecc_jax.checkpoints.adapters import adapter_paths, adapter_scale, merge_adapters
         from livecc_jax.checkpoints.run import RunDirectory
 

@@ -6,6 +6,7 @@
     <run>/<step>/opt_state   optimiser state; absent when a checkpoint was converted
     <run>/<step>/meta        JSON: all other state of the trainer
 
+Each of the three has checksums of its files (`checksums`), which are compared before anything is read.
 Everything is restored bit for bit, on any mesh.
 """
 
@@ -22,7 +23,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 
+from livecc_jax.checkpoints.background_errors import (
+    silence_background_errors,
+    wait_for_background_threads,
+)
+from livecc_jax.checkpoints.checksums import check_files
 from livecc_jax.checkpoints.hf_config import CONFIG, LiveCCBlock, to_config_json
+from livecc_jax.checkpoints.item_handlers import JsonSave, TreeSave, item_handlers
 from livecc_jax.checkpoints.json_fields import read_json, write_json
 from livecc_jax.errors import CheckpointError
 from livecc_jax.model.config import ModelConfig
@@ -34,6 +41,7 @@ absl_logging.set_verbosity(absl_logging.WARNING)
 
 ITEMS = ("params", "opt_state", "meta")
 DAMAGED = ".damaged"  # suffix of a step folder that could not be read
+SMALL_FILE_BYTES = 1 << 20  # files up to this size are checked before the description of arrays is read
 
 
 def list_steps(path: str | Path) -> list[int]:
@@ -77,29 +85,33 @@ def _item_metadata(folder: Path, item: str) -> Any:
     """Returns the tree of an item of a step, with shapes and dtypes in place of arrays."""
     if not (folder / item).is_dir():
         raise CheckpointError(f"{folder}: has no {item}")
-    with _as_checkpoint_error(folder, f"its {item} cannot be read"):
+    check_files(folder / item, max_bytes=SMALL_FILE_BYTES)
+    with _reading(folder, item):
         return ocp.StandardCheckpointHandler().metadata(folder / item).tree
 
 
+def _reading(folder: Path, item: str) -> contextlib.AbstractContextManager[None]:
+    """Turn what Orbax raises for an item that it cannot read into CheckpointError.
+
+    A damaged file without checksums can make it raise anything.
+    """
+    return _as_checkpoint_error(folder, f"its {item} cannot be read", (Exception,))
+
+
 @contextlib.contextmanager
-def _as_checkpoint_error(where: Path, what: str) -> Iterator[None]:
-    """Turn the exceptions that Orbax raises for a disk or a damaged file into CheckpointError."""
+def _as_checkpoint_error(
+    where: Path,
+    what: str,
+    kinds: tuple[type[Exception], ...] = (OSError, ValueError, KeyError, RuntimeError),
+) -> Iterator[None]:
+    """Turn exceptions of these kinds, which Orbax raises for a failing disk, into CheckpointError."""
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError) as e:
+    except kinds as e:
         reason = str(e).strip().split("\n")[0] or type(e).__name__
         if len(reason) > 200:  # the cause ("No space left on device") comes last
             reason = f"{reason[:80]} ... {reason[-115:]}"
         raise CheckpointError(f"{where}: {what} ({reason})") from e
-
-
-def _bounded_handlers() -> dict[str, Any]:
-    """Returns handlers that copy a gigabyte of arrays at a time, instead of all arrays at once."""
-    return {
-        "params": ocp.StandardCheckpointHandler(save_concurrent_gb=1),
-        "opt_state": ocp.StandardCheckpointHandler(save_concurrent_gb=1),
-        "meta": ocp.JsonCheckpointHandler(),
-    }
 
 
 class _Manager(ocp.CheckpointManager):
@@ -181,18 +193,19 @@ class RunDirectory:
             CheckpointError: The step exists already, or cannot be written (the failure of an
                 asynchronous write is raised by the next `save`, `check`, `wait` or `close`).
         """
-        items = {"params": ocp.args.StandardSave(params), "meta": ocp.args.JsonSave(meta or {})}
+        items = {"params": TreeSave(params), "meta": JsonSave(meta or {})}
         if opt_state is not None:
-            items["opt_state"] = ocp.args.StandardSave(opt_state)
+            items["opt_state"] = TreeSave(opt_state)
         if step in list_steps(self.path):
             raise CheckpointError(f"{self.path}: step {step} is already there")
         with self._writing():
             if self._manager is None:
                 self._clear_unfinished()
+                silence_background_errors()
                 self._manager = _Manager(
                     self.path,
                     item_names=ITEMS,
-                    item_handlers=None if self.asynchronous else _bounded_handlers(),
+                    item_handlers=item_handlers(self.asynchronous),
                     options=ocp.CheckpointManagerOptions(
                         max_to_keep=self.keep,
                         keep_period=self.keep_every or None,
@@ -232,6 +245,7 @@ class RunDirectory:
             if manager is not None and jax.process_count() == 1:  # or it would wait for the others
                 with contextlib.suppress(Exception):  # closing fails for the same reason
                     manager.close()
+                wait_for_background_threads()
             self._clear_unfinished()
             latest = self.latest_step()
             state = "there is no earlier one" if latest is None else f"step {latest} is intact"
@@ -283,7 +297,8 @@ class RunDirectory:
         folder = self._folder(step)
         if not (folder / "meta").is_dir():
             raise CheckpointError(f"{folder}: has no meta")
-        with _as_checkpoint_error(folder, "its meta cannot be read"):
+        check_files(folder / "meta")
+        with _reading(folder, "meta"):
             return ocp.JsonCheckpointHandler().restore(folder / "meta")
 
     def restore_params(self, step: int, abstract: Params | None = None) -> Params:
@@ -305,6 +320,24 @@ class RunDirectory:
         """Returns shapes and stored dtypes of a step's parameters as `jax.ShapeDtypeStruct`s."""
         stored = _item_metadata(self._folder(step), "params")
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), stored)
+
+    def check_files(self, step: int, item: str | None = None) -> int | None:
+        """Compare the files of a step with their checksums.
+
+        Args:
+            step: Number of the step.
+            item: The only item whose files are checked; None checks all.
+
+        Returns:
+            Number of files; None when an earlier version has written the step, without checksums.
+
+        Raises:
+            CheckpointError: A file is missing or damaged.
+        """
+        folder = self._folder(step)
+        items = [x for x in ITEMS if item in (None, x) and (folder / x).is_dir()]
+        counts = [check_files(folder / x) for x in items]
+        return None if None in counts else sum(counts)
 
     def _folder(self, step: int) -> Path:
         """Returns the folder of a complete step. Raises CheckpointError when it is not complete."""
@@ -330,9 +363,10 @@ class RunDirectory:
         extra = sorted(stored_leaves.keys() - expected_leaves.keys())
         if extra:
             raise CheckpointError(f"{folder}: {item} has {extra[0]}, which is not expected")
+        check_files(folder / item, share=(jax.process_index(), jax.process_count()))
         # Without a Checkpointer, which waits for the other processes: a process that finds a shard
         # damaged must be able to report it before the others wait for it.
-        with _as_checkpoint_error(folder, f"its {item} cannot be read"):
+        with _reading(folder, item):
             targets = jax.tree.map(_restore_target, expected)
             reader = ocp.StandardCheckpointHandler()
             return reader.restore(folder / item, args=ocp.args.StandardRestore(targets))

@@ -10,6 +10,7 @@ import numpy as np
 from flax import traverse_util
 
 from livecc_jax.checkpoints.adapters import adapter_paths, adapter_scale
+from livecc_jax.checkpoints.finite import cast
 from livecc_jax.checkpoints.hf_tensors import find_tensors
 from livecc_jax.checkpoints.open import Checkpoint
 from livecc_jax.checkpoints.weight_names import EMBED, HEAD, WeightEntry, weight_name_table
@@ -69,7 +70,10 @@ class MemoryWeights:
         }
 
     def read(self, name: str) -> np.ndarray:
-        """Returns a tensor. Of a stack on devices, only the one layer comes to the host."""
+        """Returns a tensor. Of a stack on devices, only the one layer comes to the host.
+
+        Raises CheckpointError when it holds NaN or infinity, or numbers that the dtype does not hold.
+        """
         entry, layer = self._locations[name]
         leaf = self._flat[entry.path]
         if entry.stacked and isinstance(leaf, jax.Array):
@@ -77,7 +81,7 @@ class MemoryWeights:
             leaf = jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False)
         elif entry.stacked:
             leaf = leaf[layer]
-        return entry.to_hf(np.asarray(leaf)).astype(self.dtypes[name], copy=False)
+        return cast(entry.to_hf(np.asarray(leaf)), self.dtypes[name], name, "the weights in memory")
 
 
 class CheckpointWeights:
@@ -104,16 +108,21 @@ class CheckpointWeights:
             self._tensors = find_tensors(checkpoint.path, checkpoint.config)
             stored = {name: self._tensors[name].dtype for name in self._locations}
         else:
+            checkpoint.check_files("params")
             params, self._adapters = checkpoint.abstract_params_and_adapters()
             self._scale = adapter_scale(checkpoint.root) if self._adapters else 0.0
             stored = {name: params[entry.path].dtype for name, (entry, _) in self._locations.items()}
         self.dtypes = {n: np.dtype(d if dtype is None else dtype) for n, d in stored.items()}
 
     def read(self, name: str) -> np.ndarray:
-        """Returns a tensor, read from the disk now."""
+        """Returns a tensor, read from the disk now.
+
+        Raises CheckpointError when it cannot be read, or holds NaN, infinity, or numbers that the dtype
+        does not hold.
+        """
         if name == HEAD and name not in self.shapes:
             name = EMBED
-        return self._read_as_stored(name).astype(self.dtypes[name], copy=False)
+        return cast(self._read_as_stored(name), self.dtypes[name], name, self._checkpoint.path)
 
     def _read_as_stored(self, name: str) -> np.ndarray:
         if self._checkpoint.kind == "hf":
@@ -144,7 +153,7 @@ def _read_orbax_array(step: Path, path: str) -> np.ndarray:
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             value = reader.restore(step / "params", args=request)
-    except (OSError, ValueError, KeyError, RuntimeError) as e:
+    except Exception as e:  # of a damaged file without checksums, Orbax raises anything
         reason = str(e).strip().split("\n")[0][:200] or type(e).__name__
         raise CheckpointError(f"{step}: its {path} cannot be read ({reason})") from e
     for key in path.split("/"):
