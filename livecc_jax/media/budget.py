@@ -13,6 +13,7 @@ TOKEN_PIXELS = IMAGE_FACTOR * IMAGE_FACTOR  # pixels of one token
 MIN_TOKENS = 100  # of a frame pair
 MAX_REFERENCE_TOKENS = 768  # of a frame pair
 TOTAL_REFERENCE_TOKENS = 24_576  # of a clip
+MAX_TOKENS = 65_536  # of a frame pair: 51 megapixels, whose window takes 0.3 GB
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,11 @@ class PixelBudget:
             return PixelBudget(None)
         # int() alone would accept 1.5 and True.
         number = type(text) is int or (isinstance(text, str) and re.fullmatch("[0-9]{1,9}", text))
-        if not number or int(text) < 1:
-            raise ConfigError(f"pixel budget {text!r} is neither `reference` nor a number of tokens")
+        if not number or not 1 <= int(text) <= MAX_TOKENS:
+            raise ConfigError(
+                f"pixel budget {text!a:.60} is neither `reference` nor a number of tokens "
+                f"from 1 to {MAX_TOKENS}"
+            )
         return PixelBudget(int(text))
 
     def __str__(self) -> str:

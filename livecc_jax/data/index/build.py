@@ -25,10 +25,12 @@ from livecc_jax.data.files.paths import common_root, is_remote
 from livecc_jax.data.files.remote import file_stat
 from livecc_jax.data.index.chunks import IndexSettings, LineChunk
 from livecc_jax.data.index.merge import merge_shards
-from livecc_jax.data.index.reader import VERSION, Index
+from livecc_jax.data.index.meta import VERSION
+from livecc_jax.data.index.reader import Index
 from livecc_jax.data.index.workers import index_chunks
 from livecc_jax.errors import ConfigError, DataError, MediaError
 from livecc_jax.media.budget import PixelBudget
+from livecc_jax.media.rules import DEFAULT, MediaRules
 from livecc_jax.text.tokenizer import Tokenizer, fingerprint
 
 log = logging.getLogger(__name__)
@@ -54,6 +56,7 @@ def build_index(
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
     chunk_lines: int = CHUNK_LINES,
+    rules: MediaRules = DEFAULT,
 ) -> Index:
     """Encodes every example and writes the index; continues an earlier build that was stopped.
 
@@ -76,6 +79,7 @@ def build_index(
         overwrite: Whether to replace an existing index.
         progress: Called with the number of lines done and of all lines.
         chunk_lines: Number of lines that are indexed together.
+        rules: How videos and images are read; the index records them and keeps to them.
 
     Raises:
         DataError: A file is malformed, no example is usable, or `out` exists.
@@ -98,7 +102,7 @@ def build_index(
     with _locked(work):
         settings = IndexSettings(
             budget, context, row_tokens, form, provisional, root,
-            str(timestamps or work / "timestamps.sqlite"), str(cache), cache_gb,
+            str(timestamps or work / "timestamps.sqlite"), str(cache), cache_gb, rules,
         )  # fmt: skip
         inputs = json.dumps(
             asdict(settings)

@@ -24,7 +24,9 @@ from livecc_jax.data.index.column_writer import Shard
 from livecc_jax.data.index.columns import PROVISIONAL
 from livecc_jax.errors import ExampleError, MediaError
 from livecc_jax.media.budget import PixelBudget
+from livecc_jax.media.rules import DEFAULT, MediaRules
 from livecc_jax.media.video import VideoInfo
+from livecc_jax.redact import displayable
 from livecc_jax.text.tokenizer import Tokenizer
 from livecc_jax.timeline.chat import ChatTemplate
 from livecc_jax.timeline.example import Example, StreamExample
@@ -49,6 +51,7 @@ class IndexSettings:
     timestamps: str
     cache: str = ""
     cache_gb: float = DEFAULT_GB
+    rules: MediaRules = DEFAULT
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class ChunkIndexer:
         self._template = ChatTemplate(CachingTokenizer(tokenizer))
         timestamps = TimestampCache(settings.timestamps) if settings.timestamps else None
         cache = FileCache.from_gigabytes(settings.cache, settings.cache_gb)
-        self._files = MediaFiles(timestamps, settings.provisional, cache)
+        self._files = MediaFiles(timestamps, settings.provisional, cache, rules=settings.rules)
 
     def index(self, file: Annotations, chunk: LineChunk) -> dict[str, np.ndarray]:
         """Indexes the examples of a chunk.
@@ -96,7 +99,7 @@ class ChunkIndexer:
         lines = [
             json.dumps(
                 {
-                    "annotations": file.path,
+                    "annotations": displayable(file.path),
                     "line": line + 1,
                     "kind": type(error).__name__,
                     "reason": str(error),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Iterable
 from dataclasses import astuple
 from pathlib import Path
@@ -12,14 +11,15 @@ import numpy as np
 
 from livecc_jax.data.examples.media_files import FileIdentity
 from livecc_jax.data.examples.split import ExampleSlice
-from livecc_jax.data.index.columns import COLUMNS
+from livecc_jax.data.index.checksums import BLOCK_BYTES, block_checksums
+from livecc_jax.data.index.columns import COLUMNS, NOT_IN_DIGEST
 from livecc_jax.errors import ExampleError
 from livecc_jax.media.clips import MediaSlice
 from livecc_jax.media.video import VideoInfo
 
 NOT_SLICED = (-1, -1, -1, -1)
 MAX_GAP_US = 1 << 32  # limit of the column's dtype
-NOT_IN_DIGEST = ("file_mtime_ns",)  # a copy of the files has other times and is the same data
+READ_BYTES = 64 * BLOCK_BYTES
 
 
 class Shard:
@@ -154,14 +154,14 @@ class ColumnWriter:
         for part in self._parts.values():
             part.close()
 
-    def finish(self, settings: str) -> str:
+    def finish(self, settings: str) -> tuple[str, list[int]]:
         """Turns the columns into .npy files.
 
         Returns:
-            A digest of `settings` and the columns.
+            A digest of `settings` and the columns, and the checksums of all blocks.
         """
         self.close()
-        digest = hashlib.sha256(settings.encode())
+        digest, checksums = hashlib.sha256(settings.encode()), []
         for name, column in COLUMNS.items():
             part = self._folder / f"{name}.part"
             length = self._lengths[name]
@@ -169,9 +169,10 @@ class ColumnWriter:
             with open(part, "rb") as source, open(self._folder / f"{name}.npy", "wb") as target:
                 header = {"descr": np.dtype(column.dtype).str, "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(target, header)
-                shutil.copyfileobj(source, target, 1 << 20)
-                source.seek(0)
-                while name not in NOT_IN_DIGEST and (block := source.read(1 << 20)):
-                    digest.update(block)
+                while block := source.read(READ_BYTES):
+                    target.write(block)
+                    checksums += block_checksums(block)
+                    if name not in NOT_IN_DIGEST:
+                        digest.update(block)
             part.unlink()
-        return digest.hexdigest()[:16]
+        return digest.hexdigest()[:16], checksums

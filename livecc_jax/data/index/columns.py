@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,9 +57,45 @@ COLUMNS = {
     "path": Column(np.uint8),
 }
 
+NOT_IN_DIGEST = ("file_mtime_ns",)  # a copy of the files has other times and is the same data
+
+
+def array_bytes(values: np.ndarray) -> memoryview:
+    """Returns the bytes of an array without copying them."""
+    return memoryview(values.reshape(-1).view(np.uint8))
+
+
+def open_array(file: Path, dtype: type, width: int = 0) -> np.ndarray:
+    """Memory-maps an array of an index.
+
+    Args:
+        file: The .npy file.
+        dtype: Dtype that its values must have.
+        width: Values of a record; 0 for a one-dimensional array.
+
+    Raises:
+        DataError: The file cannot be read, has another dtype or shape, or is longer or shorter than it
+            says.
+    """
+    try:
+        values = np.load(file, mmap_mode="r", allow_pickle=False)
+        excess = os.path.getsize(file) - values.offset - values.nbytes
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # numpy raises errors of any kind for a header that is damaged
+        raise DataError(f"{file}: is empty, cut short or not an array") from error
+    if values.dtype != dtype or values.shape[1:] != (width,) * bool(width) or not values.shape:
+        raise DataError(
+            f"{file}: holds {values.dtype} of shape {values.shape}, "
+            f"not records of {width or 1} {np.dtype(dtype)}"
+        )
+    if excess or not values.flags.c_contiguous:
+        raise DataError(f"{file}: is longer than its header says, or its values are in another order")
+    return values
+
 
 def open_columns(folder: Path, num_examples: int) -> dict[str, np.ndarray]:
-    """Memory-maps the columns of an index and checks that they fit together.
+    """Memory-maps the columns of an index, whose lengths must fit together.
 
     Args:
         folder: Folder of the index.
@@ -67,19 +104,10 @@ def open_columns(folder: Path, num_examples: int) -> dict[str, np.ndarray]:
     Raises:
         DataError: A column cannot be read, or has another dtype, shape or length than it should.
     """
-    columns: dict[str, np.ndarray] = {}
-    for name, column in COLUMNS.items():
-        file = folder / f"{name}.npy"
-        try:
-            values = np.load(file, mmap_mode="r")
-        except (OSError, ValueError) as error:
-            raise DataError(f"{file}: cannot be read as an array") from error
-        if values.dtype != column.dtype or values.shape[1:] != (column.width,) * bool(column.width):
-            raise DataError(
-                f"{file}: holds {values.dtype} of shape {values.shape}, "
-                f"not records of {column.width or 1} {np.dtype(column.dtype)}"
-            )
-        columns[name] = values
+    columns = {
+        name: open_array(folder / f"{name}.npy", column.dtype, column.width)
+        for name, column in COLUMNS.items()
+    }
     starts = {c.starts_of: columns[name] for name, c in COLUMNS.items() if c.starts_of}
     for name, column in COLUMNS.items():
         if column.per:

@@ -15,10 +15,12 @@ import numpy as np
 from livecc_jax.data.annotations.datasets import Annotations
 from livecc_jax.data.annotations.rejections import reason_category, with_location
 from livecc_jax.data.files.paths import is_remote, relative_to_root
+from livecc_jax.data.index.checksums import seal
 from livecc_jax.data.index.chunks import IndexSettings, LineChunk
 from livecc_jax.data.index.column_writer import ColumnWriter
-from livecc_jax.data.index.reader import FORMAT, VERSION
+from livecc_jax.data.index.meta import FORMAT, META, VERSION
 from livecc_jax.errors import DataError
+from livecc_jax.media.rules import DEFAULT
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +91,7 @@ def merge_shards(
             "context": settings.context,
             "row_tokens": settings.row_tokens,
             "form": settings.form,
+            "media_rules": settings.rules.to_json(),
             "tokenizer": tokenizer,
             "window": settings.budget.max_pair_patches,
             "root": settings.root,
@@ -99,8 +102,11 @@ def merge_shards(
             "reasons": dict(reasons.most_common(MAX_REASONS)),
         }
         row_settings = {k: meta[k] for k in ("pixel_budget", "context", "form", "tokenizer")}
-        meta["digest"] = columns.finish(json.dumps(row_settings))
-    (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+        if settings.rules != DEFAULT:
+            row_settings["media_rules"] = meta["media_rules"]
+        meta["digest"], checksums = columns.finish(json.dumps(row_settings))
+    seal(folder, meta, checksums)
+    (folder / META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
     if out.exists():
         shutil.rmtree(out)
     folder.rename(out)
