@@ -17,6 +17,8 @@ from typing import Any, TextIO
 
 from livecc_jax.redact import RedactingFilter, displayable
 
+STREAM_NAMES = {"<stdout>": "standard output", "<stderr>": "standard error"}
+
 
 class SafeStream:
     """A text stream that makes everything displayable before it writes it.
@@ -35,10 +37,25 @@ class SafeStream:
     def write(self, text: str) -> int:
         """Writes a text without control characters."""
         redraw = self._may_return and text.startswith("\r")
-        self._stream.write("\r" * redraw + displayable(text[redraw:]))
+        with self._named_errors():
+            self._stream.write("\r" * redraw + displayable(text[redraw:]))
         if text:
             self._may_return = redraw or text.endswith("\n")
         return len(text)
+
+    def flush(self) -> None:
+        """Writes what waits in the stream's buffer."""
+        with self._named_errors():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        """Lets an error name the stream, as those of files name the file."""
+        try:
+            yield
+        except OSError as error:
+            error.filename = STREAM_NAMES.get(getattr(self._stream, "name", ""), "an output stream")
+            raise
 
     def writelines(self, lines: Iterable[str]) -> None:
         """Writes texts one after another."""

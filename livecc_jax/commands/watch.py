@@ -9,6 +9,7 @@ import itertools
 import logging
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,10 +19,13 @@ from livecc_jax.commands.options import (
     add_cache_precision_option,
     add_decoding_options,
     add_device_options,
+    add_media_options,
     add_timeline_options,
     load_stream_model,
+    media_rules,
     stream_options,
 )
+from livecc_jax.commands.signals import Terminated, raise_if_stopped
 from livecc_jax.redact import HIDDEN, RedactingFilter, redact_address
 
 if TYPE_CHECKING:
@@ -59,6 +63,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--title", default="", help="title of the videos")
     parser.add_argument("--out", metavar="DIR", help="write NAME.jsonl, .vtt and .srt for each source")
     add_timeline_options(parser)
+    add_media_options(parser)
     parser.add_argument(
         "--cache",
         choices=("full", "rolling"),
@@ -111,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
     if args.retries is not None and args.retries < 0:
         raise ConfigError(f"--retries must not be negative, not {args.retries}")
     checkpoint = open_checkpoint(args.model)
-    options = stream_options(args, checkpoint)
+    options, rules = stream_options(args, checkpoint), media_rules(args)
     budget = PixelBudget.parse(args.pixel_budget or checkpoint.livecc.pixel_budget)
     for source in args.sources:
         if budget.tokens is None and is_live(source):
@@ -126,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
     engine = make_engine(model, options, budget, prompts, args.batch, args.cache, args.cache_precision)
     for size, prompt in itertools.product(sizes, {*prompts}):
         engine.warm_up(size, prompt, options)
-    screen = Screen(sys.stdout)
+    screen, terminated = Screen(sys.stdout), False
     live = LiveOptions(retries=args.retries, retry_first=True)
     sink_kinds = (JsonLines, "jsonl"), (WebVtt, "vtt"), (Srt, "srt")
     with logs_as_lines(screen.lines, dict(zip(args.sources, names))), Watch(engine) as watch:
@@ -136,17 +141,22 @@ def run(args: argparse.Namespace) -> int:
                 sinks=[
                     kind(Path(args.out) / f"{name}.{suffix}") for kind, suffix in sink_kinds if args.out
                 ],
-                on_output=screen.output_printer(name),
+                on_output=screen.output_printer(name), rules=rules,
             )
             for source, name, prompt in zip(args.sources, names, prompts)
         ]  # fmt: skip
         try:
             while not watch.wait(REDRAW_SECONDS):
                 screen.show(watch, sources)
+                raise_if_stopped()
+        except Terminated:
+            terminated = True
         except KeyboardInterrupt:
             pass  # the usual way to stop watching cameras
         watch.close()
         screen.show(watch, sources, last=True)
+    if terminated:
+        return 128 + signal.SIGTERM
     return 2 if any(source.stats().state == "failed" for source in sources) else 0
 
 
