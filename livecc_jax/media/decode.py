@@ -21,19 +21,29 @@ import numpy as np
 from livecc_jax.errors import MediaError
 from livecc_jax.media.display import displayed_size, frame_orientation, pixel_aspect
 from livecc_jax.media.non_reference import NonReferenceSkipper
+from livecc_jax.media.recordings import RestartDetector
 from livecc_jax.media.rules import DEFAULT, MediaRules
+from livecc_jax.media.shown import PictureFilter
 from livecc_jax.media.tracks import choose_track
+from livecc_jax.media.transparency import over_white
 
 if TYPE_CHECKING:
     import av
 
     PacketDecoder = Callable[[av.VideoCodecContext, av.Packet], list[av.VideoFrame]]
 
-TOLERANCE_US = 1_000
+# Times are rounded to microseconds, twice. Frames may be a millisecond apart, so that a larger
+# tolerance would take one for another.
+TOLERANCE_US = 10
 SEEK_FROM_US = 1_000_000  # decoding up to earlier targets is as fast as a seek
 RETRY_MARGIN_US = 10_000_000  # how much earlier to seek when the first seek missed the target
 MAX_DISORDER_US = 2_000_000  # how much later than its timestamp a frame may be decoded
 SIZE_PACKETS = 64  # packets to decode for the size, before the codec's header is used instead
+
+
+# In place of a lead: the file holds several recordings whose clocks overlap, so that it is decoded in
+# the order of storage, and a frame's time follows from the recording in which it lies.
+IN_ORDER = -(1 << 60)
 
 
 class FrameMissing(Exception):
@@ -54,6 +64,19 @@ class DecodeStrategy:
 
 
 DECODE_ALL = DecodeStrategy()
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Where the recordings of a file lie in time.
+
+    Attributes:
+        starts: Smallest timestamp of each, in the stream's unit.
+        offsets_us: Its time in microseconds after the first frame of the file.
+    """
+
+    starts: Sequence[int]
+    offsets_us: Sequence[int]
 
 
 def to_microseconds(stamps: np.ndarray | int, unit: Fraction) -> np.ndarray | int:
@@ -103,6 +126,7 @@ class FrameSizeProbe:
     stream: av.VideoStream
     rules: MediaRules = DEFAULT
     frame_size: tuple[int, int] | None = None  # height, width
+    first_stamp: int | None = None  # timestamp of the first frame, in the stream's unit
     num_decoded: int = 0
 
     def try_packet(self, packet: av.Packet) -> None:
@@ -113,6 +137,7 @@ class FrameSizeProbe:
                 aspect = pixel_aspect(self.stream, self.rules)
                 orientation = frame_orientation(frame, self.rules)
                 self.frame_size = displayed_size(frame.height, frame.width, aspect, orientation)
+                self.first_stamp = frame_stamp(frame)
                 return
 
     def size(self) -> tuple[int, int]:
@@ -131,6 +156,7 @@ def decode_at(
     seek_from_us: int = SEEK_FROM_US,
     retry_margin_us: int = RETRY_MARGIN_US,
     packet_decoder: PacketDecoder | None = None,
+    timeline: Timeline | None = None,
 ) -> Iterator[np.ndarray]:
     """Decode the frames with these timestamps, each once.
 
@@ -143,6 +169,7 @@ def decode_at(
         seek_from_us: Seek when the first timestamp is at least this large.
         retry_margin_us: How much earlier to seek when the first seek missed the target.
         packet_decoder: Decodes one packet; None is `decode_packet`.
+        timeline: Where the recordings of the file lie, if there are several.
 
     Yields:
         uint8 [H, W, 3] RGB, turned and mirrored as displayed; pixels as wide as stored.
@@ -154,9 +181,11 @@ def decode_at(
     seek = remaining and remaining[0] >= seek_from_us
     margins = [0, retry_margin_us] if seek else [None]
     strategies = [*(DecodeStrategy(m, skip_non_reference=True) for m in margins), DECODE_ALL]
-    for strategy in strategies:
+    for strategy in strategies if timeline is None else [DECODE_ALL]:
         try:
-            frames = decode_with(path, remaining, lead_us, threads, strategy, packet_decoder, rules)
+            frames = decode_with(
+                path, remaining, lead_us, threads, strategy, packet_decoder, rules, timeline
+            )
             for frame in frames:
                 remaining.pop(0)
                 yield frame
@@ -174,12 +203,12 @@ def decode_with(
     strategy: DecodeStrategy,
     packet_decoder: PacketDecoder | None = None,
     rules: MediaRules = DEFAULT,
+    timeline: Timeline | None = None,
 ) -> Iterator[np.ndarray]:
     """As `decode_at`, with one strategy. Raises FrameMissing when the next frame is not decoded."""
     times = list(times_us)
     container, stream = open_video(path, threads, rules)
     with container:
-        start = stream.start_time or 0
         if strategy.seek_margin_us is not None:
             _seek(container, stream, max(0, times[0] + lead_us - strategy.seek_margin_us))
         # After a seek, frames are usable from the first key frame on.
@@ -187,8 +216,11 @@ def decode_with(
         convert, num_yielded = RGBConverter(rules), 0
         early: dict[int, np.ndarray] = {}  # frames that were decoded before an earlier one
         decoder = packet_decoder or decode_packet
-        for frame, stamp in _decoded_frames(container, stream, strategy, times, lead_us, decoder):
-            time_us = to_microseconds(stamp - start, stream.time_base) - lead_us
+        if timeline is None:
+            decoded = _decoded_frames(container, stream, strategy, times, lead_us, decoder)
+        else:
+            decoded = _frames_in_order(container, stream, timeline, decoder)
+        for frame, time_us in decoded:
             usable = usable or (frame.key_frame and not frame.is_corrupt)
             if not usable or time_us < times[num_yielded] - TOLERANCE_US:
                 continue
@@ -220,17 +252,20 @@ def _decoded_frames(
     lead_us: int,
     packet_decoder: PacketDecoder,
 ) -> Iterator[tuple[av.VideoFrame, int]]:
-    """Yields decoded frames with their timestamps."""
+    """Yields decoded frames with their times in microseconds after the first frame."""
     context, start = stream.codec_context, stream.start_time or 0
     skipper = None
     last = start + int((times[-1] + lead_us) / 1_000_000 / stream.time_base)
-    in_storage_order = _stamps_in_storage_order(container, stream)
+    in_storage_order = stamps_in_storage_order(container, stream)
+    pictures = PictureFilter(stream)
     if in_storage_order and strategy != DECODE_ALL:
         raise FrameMissing
     stamps: list[int] = []
     for packet in container.demux(stream):
         stamp = packet.pts if packet.pts is not None else packet.dts
-        if in_storage_order and stamp is not None:
+        if not packet.size and stamp is not None:
+            continue  # an empty packet repeats a picture; a decoder would take it for the end
+        if in_storage_order and packet.size and stamp is not None and pictures.shows_picture(packet):
             heapq.heappush(stamps, stamp)
         if strategy.skip_non_reference and stamp is not None:
             if skipper is None:
@@ -243,12 +278,48 @@ def _decoded_frames(
             if in_storage_order:
                 stamp = heapq.heappop(stamps) if stamps else None
             else:
-                stamp = frame.pts if frame.pts is not None else frame.dts
+                stamp = frame_stamp(frame)
             if stamp is not None:
-                yield frame, stamp
+                yield frame, to_microseconds(stamp - start, stream.time_base) - lead_us
 
 
-def _stamps_in_storage_order(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
+def _frames_in_order(
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    timeline: Timeline,
+    packet_decoder: PacketDecoder,
+) -> Iterator[tuple[av.VideoFrame, int]]:
+    """As `_decoded_frames`, of a file that holds several recordings."""
+    detector, number = RestartDetector(container.format.name, stream.time_base), 0
+
+    def with_times(frames: Sequence[av.VideoFrame]) -> Iterator[tuple[av.VideoFrame, int]]:
+        start, offset_us = timeline.starts[number], timeline.offsets_us[number]
+        for frame in frames:
+            if (stamp := frame_stamp(frame)) is not None:
+                yield frame, to_microseconds(stamp - start, stream.time_base) + offset_us
+
+    for packet in container.demux(stream):
+        if packet.size and detector.restarts(packet):
+            # Frames that wait in the decoder belong to the recording that ends here.
+            yield from with_times(drain(stream.codec_context))
+            number += 1
+        if packet.size or packet.dts is None:
+            yield from with_times(packet_decoder(stream.codec_context, packet))
+
+
+def frame_stamp(frame: av.VideoFrame) -> int | None:
+    """Returns the timestamp of a decoded frame in the stream's unit; None if it has none."""
+    return frame.pts if frame.pts is not None else frame.dts
+
+
+def drain(context: av.VideoCodecContext) -> list[av.VideoFrame]:
+    """Returns the frames that wait in a decoder, which is then ready for another recording."""
+    frames = decode_packet(context, None)
+    context.flush_buffers()
+    return frames
+
+
+def stamps_in_storage_order(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
     """Whether timestamps follow the order of storage; then the n-th displayed frame has the n-th."""
     return container.format.name == "avi" and stream.codec_context.has_b_frames
 
@@ -270,8 +341,8 @@ def _seek(container: av.container.InputContainer, stream: av.VideoStream, target
         raise FrameMissing from error
 
 
-def decode_packet(context: av.VideoCodecContext, packet: av.Packet) -> list[av.VideoFrame]:
-    """Returns the frames that a packet completes; none if the packet is damaged."""
+def decode_packet(context: av.VideoCodecContext, packet: av.Packet | None) -> list[av.VideoFrame]:
+    """Returns the frames that a packet completes; none if it is damaged. No packet is the end."""
     import av
 
     try:
@@ -296,12 +367,15 @@ class RGBConverter:
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         """Returns uint8 [H, W, 3]; its rows may be padded in memory."""
+        turn = frame_orientation(frame, self._rules)
+        if self._rules.version > 1 and (picture := over_white(frame, self._reformatter)) is not None:
+            return turn.apply(picture)
         rgb = self._reformatter.reformat(frame, format="rgb24", interpolation="BICUBIC", threads=1)
         plane = rgb.planes[0]
         # The plane's rows are padded. This view of them keeps the memory alive.
         shape, strides = (rgb.height, rgb.width, 3), (plane.line_size, 3, 1)
         picture = np.ndarray(shape, np.uint8, plane, 0, strides)
-        return frame_orientation(frame, self._rules).apply(picture)
+        return turn.apply(picture)
 
 
 def check_file(path: str) -> None:

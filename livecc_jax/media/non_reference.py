@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from livecc_jax.media.h264 import FieldPairs
+
 if TYPE_CHECKING:
     import av
 
@@ -39,6 +41,8 @@ class NonReferenceSkipper:
         self._listed_until = first - 1  # last decoding time that the container lists
         if "mp4" not in container.format.name or stream.codec_context.name not in CODECS:
             return
+        if FieldPairs(stream.codec_context.extradata).may_hold_fields:
+            return  # the second field of a requested frame may come in a packet of its own
         entries = stream.index_entries
         first_entry = entries.search_timestamp(first, backward=True, any_frame=True)
         stamps, keys = [], []

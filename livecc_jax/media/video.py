@@ -1,4 +1,4 @@
-"""Videos and images: probes a video's timestamps and size (PyAV), and reads frames and images.
+"""Videos: probes a video's timestamps and size, and reads frames (PyAV).
 
 Frame counts and rates in headers are often wrong, so they are not used. A frame is found by its
 timestamp, which also works for variable frame rates and frames that are stored out of order.
@@ -6,21 +6,24 @@ timestamp, which also works for variable frame rates and frames that are stored 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from livecc_jax.errors import MediaError
-from livecc_jax.media.decode import FrameSizeProbe, check_file, decode_at, open_video, to_microseconds
+from livecc_jax.media.completeness import check_complete
+from livecc_jax.media.decode import IN_ORDER, Timeline, check_file, decode_at, to_microseconds
+from livecc_jax.media.image_checks import check_as_video
+from livecc_jax.media.packets import PacketScan, find_first_decoded, place_recordings, scan_packets
+from livecc_jax.media.promises import Promise, read_promise
 from livecc_jax.media.rules import DEFAULT, MediaRules
 
-if TYPE_CHECKING:
-    from av.index import IndexEntries
+log = logging.getLogger(__name__)
 
 # OpenCV writes to stderr by itself; its errors are raised as MediaError instead.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -33,12 +36,14 @@ class VideoInfo:
 
     Attributes:
         path: Path of the file.
-        pts_us: int64 [n], presentation timestamps in microseconds, ascending; the first one is 0 (as
-            in the released reader, also where the stored timestamps start later).
+        pts_us: int64 [n], presentation timestamps in microseconds, ascending; the first timestamp of
+            the file is 0 (as in the released reader, also where the stored ones start later). Frames at
+            the beginning that cannot be decoded are not among them.
         frame_duration_us: Most common gap between successive timestamps, to the millisecond.
         width: Width in pixels as displayed: turned, and widened if pixels are not square.
         height: Height in pixels as displayed.
-        lead_us: How far the first frame comes after the stream's nominal start (0 if none is given).
+        lead_us: How far the first timestamp comes after the stream's nominal start (0 if none is
+            given); `decode.IN_ORDER` for a file that holds several recordings, one after the other.
         rules: How the file is read.
     """
 
@@ -70,63 +75,70 @@ def probe(path: str | Path, rules: MediaRules = DEFAULT) -> VideoInfo:
 
     path = str(path)
     check_file(path)
-    container, stream = open_video(path, rules=rules)
+    size = os.stat(path).st_size
+    promise = read_promise(path) if rules.version > 1 else Promise()
     try:
-        with container:
-            unit = stream.time_base
-            stamps, ends = [], []
-            size_probe = FrameSizeProbe(stream, rules)
-            for packet in container.demux(stream):
-                size_probe.try_packet(packet)
-                stamp = packet.pts if packet.pts is not None else packet.dts
-                if packet.size and not packet.is_discard and stamp is not None:
-                    stamps.append(stamp)
-                    ends.append(stamp + (packet.duration or 0))
-            start = stream.start_time
-            length = stream.duration
-            indexed = "mp4" in container.format.name
-            if indexed:
-                _check_samples(path, stream.index_entries)
-            height, width = size_probe.size()
+        if rules.version > 1:
+            check_as_video(path)
+        scan = scan_packets(path, size, rules)
+        if not scan.num_stamps:
+            raise MediaError(f"{path}: holds no video frame")
+        if min(scan.size) < 1:
+            raise MediaError(f"{path}: has no picture size")
+        pts, gap, timeline = place_recordings(scan)
+        first, last = scan.recordings[0], scan.recordings[-1]
+        lead = int(to_microseconds(timeline.starts[0] - scan.start, scan.unit))
+        end = timeline.offsets_us[-1] + max(lead, 0)
+        end += int(to_microseconds(last.end - timeline.starts[-1], scan.unit)) if last.stamps else 0
+        check_complete(path, size, scan, promise, end, gap, rules)
+        if rules.version > 1 and (len(scan.recordings) > 1 or scan.first_decoded != min(first.stamps)):
+            pts = _decodable(path, scan, pts, timeline, rules)
     except (av.FFmpegError, OSError) as error:
         raise MediaError(f"{path}: is not a readable video ({error.strerror})") from error
-    if not stamps:
-        raise MediaError(f"{path}: holds no video frame")
-    if height < 1 or width < 1:
-        raise MediaError(f"{path}: has no picture size")
-    stamps = np.unique(np.array(stamps, np.int64))
-    pts = to_microseconds(stamps - stamps[0], unit)
-    gap = _common_gap(pts)
-    lead = int(to_microseconds(int(stamps[0]) - (start or 0), unit))
-    if indexed and length:
-        # Missing fragments are in no index, but the duration counts them. The last frame is shown for
-        # as long as its packet says, which may be most of the video.
-        duration, end = to_microseconds(length, unit), to_microseconds(max(ends) - (start or 0), unit)
-        if end + max(2 * gap, 500_000) < duration:
+    except MediaError as error:
+        if "cut short" not in str(error) and (promise.size or 0) > size:
             raise MediaError(
-                f"{path}: is cut short, with frames up to {end / 1e6:g} s of {duration / 1e6:g} s"
+                f"{path}: is cut short: it holds {size:,} bytes of the {promise.size:,} that its "
+                "header promises, and cannot be read"
+            ) from error
+        raise
+    if len(scan.recordings) > 1:
+        starts = ", ".join(f"{offset / 1e6:g} s" for offset in timeline.offsets_us[1:][:10])
+        log.warning(
+            "%s: holds %d recordings; at %s the clock starts anew, and time goes on without a gap",
+            path, len(scan.recordings), starts,
+        )  # fmt: skip
+        lead = IN_ORDER
+    return VideoInfo(path, pts, gap, *scan.size[::-1], lead, rules)
+
+
+def _decodable(
+    path: str, scan: PacketScan, pts_us: np.ndarray, timeline: Timeline, rules: MediaRules
+) -> np.ndarray:
+    """Returns the times without those of pictures that cannot be decoded at the beginning.
+
+    A recording that was cut from a longer one may begin between two key frames.
+    """
+    keep = np.ones(len(pts_us), bool)
+    for start, offset_us, first in zip(
+        timeline.starts, timeline.offsets_us, find_first_decoded(path, scan, rules), strict=True
+    ):
+        if first is None or first <= start:
+            continue
+        if scan.storage_order:
+            raise MediaError(
+                f"{path}: begins between two key frames, and its container has no display times to "
+                "tell which frames are missing; encode it anew, such as with `ffmpeg -i IN OUT.mp4`"
             )
-    return VideoInfo(path, pts, gap, width, height, lead, rules)
-
-
-def _check_samples(path: str, entries: IndexEntries) -> None:
-    """Raises MediaError unless all frames that an MP4's index lists lie within the file."""
-    size = os.stat(path).st_size
-    missing = sum(entry.pos + entry.size > size for entry in entries)
-    if missing:
-        raise MediaError(f"{path}: is cut short: {missing} of its {len(entries)} frames are missing")
-
-
-def _common_gap(pts_us: np.ndarray) -> int:
-    """Returns the most common gap, to the millisecond (a container may alternate 33 and 34 ms)."""
-    if len(pts_us) < 2:
-        return 0
-    gaps = np.diff(pts_us)
-    in_ms = (gaps + 500) // 1000
-    counts = Counter(in_ms.tolist())
-    most_common = max(counts, key=lambda ms: (counts[ms], -ms))
-    # The exact gap is finer than a millisecond: 41,667 us at 24 FPS, not 42,000.
-    return round(float(np.mean(gaps[in_ms == most_common])))
+        usable_us = offset_us + int(to_microseconds(first - start, scan.unit))
+        missing = (offset_us <= pts_us) & (pts_us < usable_us)
+        keep &= ~missing
+        log.warning(
+            "%s: %s between two key frames: its first %.3f s (%d frames) cannot be decoded",
+            path, f"the recording at {offset_us / 1e6:g} s begins" if offset_us else "begins",
+            (usable_us - offset_us) / 1e6, missing.sum(),
+        )  # fmt: skip
+    return pts_us[keep]
 
 
 def iter_frames(
@@ -155,9 +167,12 @@ def iter_frames(
     check_file(info.path)
     counts = Counter(indices)
     times = [int(info.pts_us[i]) for i in counts]
-    for count, picture in zip(
-        counts.values(), decode_at(info.path, times, info.lead_us, threads, info.rules), strict=True
-    ):
+    timeline = None
+    if info.lead_us == IN_ORDER:
+        scan = scan_packets(info.path, os.stat(info.path).st_size, info.rules)
+        timeline = place_recordings(scan)[2]
+    pictures = decode_at(info.path, times, info.lead_us, threads, info.rules, timeline=timeline)
+    for count, picture in zip(counts.values(), pictures, strict=True):
         for _ in range(count):
             yield picture
 
@@ -168,19 +183,3 @@ def read_frames(info: VideoInfo, indices: Sequence[int] | np.ndarray) -> np.ndar
     if len({f.shape for f in frames}) > 1:
         raise MediaError(f"{info.path}: its frames change size")
     return np.stack(frames) if frames else np.zeros((0, info.height, info.width, 3), np.uint8)
-
-
-def read_image(path: str | Path) -> np.ndarray:
-    """Returns an image as uint8 [H, W, 3] RGB, with its EXIF orientation applied.
-
-    Raises:
-        MediaError: The file is missing or not an image.
-    """
-    import cv2
-
-    path = str(path)
-    check_file(path)
-    image = cv2.imread(path, cv2.IMREAD_COLOR)
-    if image is None:
-        raise MediaError(f"{path}: is not a readable image")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
