@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 from livecc_jax.commands.options import (
     add_device_options,
+    add_media_options,
     add_sampling_options,
     add_span_options,
     add_timeline_options,
     check_span,
     load_stream_model,
+    media_rules,
     stream_options,
 )
 
@@ -40,6 +42,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="largest number of frames of a video (default 480)",
     )
     add_timeline_options(parser)
+    add_media_options(parser)
     add_sampling_options(parser, 128, "an answer")
     add_device_options(parser)
     parser.add_argument("--jsonl", metavar="OUT", help="also write a line for each answer")
@@ -65,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     options = stream_options(args, checkpoint)
     budget = PixelBudget.parse(args.pixel_budget or checkpoint.livecc.pixel_budget)
     # Before the weights are loaded, so that an unreadable video fails at once.
-    video = sample_media(args.source, budget, args.start, args.end, args.max_frames)
+    video = sample_media(args.source, budget, args.start, args.end, args.max_frames, media_rules(args))
     with contextlib.ExitStack() as stack:
         lines = JsonLines(args.jsonl) if args.jsonl else None
         if lines:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from livecc_jax.commands.options import add_media_options, media_rules
+
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Declares the command."""
@@ -27,6 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         metavar="Q",
         help="JPEG quality of the frames, 1 to 100 (default 90)",
     )
+    add_media_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -35,10 +38,15 @@ def run(args: argparse.Namespace) -> int:
     from livecc_jax.data.examples.tfds_builder import StoredFrameOptions, write_dataset
     from livecc_jax.errors import ConfigError
     from livecc_jax.media.budget import PixelBudget
+    from livecc_jax.media.rules import DEFAULT
 
     if not 1 <= args.quality <= 100:
         raise ConfigError(f"--quality must be between 1 and 100, not {args.quality}")
-    frames = StoredFrameOptions(PixelBudget.parse(args.frames), args.quality) if args.frames else None
+    rules, frames = media_rules(args), None
+    if args.frames:
+        frames = StoredFrameOptions(PixelBudget.parse(args.frames), args.quality, rules)
+    elif rules != DEFAULT:
+        raise ConfigError("--video-track, --pixel-aspect and --gap-picture apply to --frames alone")
 
     def progress(done: int, total: int) -> None:
         if sys.stderr.isatty():

@@ -11,8 +11,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from livecc_jax.commands.options import add_timeline_options
+from livecc_jax.commands.options import add_media_options, add_timeline_options, media_rules
 from livecc_jax.commands.processes import gather_answers, local_mesh, parse_shard, progress_printer
+from livecc_jax.writing import write_text
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from livecc_jax.evaluate.benchmarks.scored_answers import ProblemLog
     from livecc_jax.evaluate.metrics.commentary import Reference
     from livecc_jax.media.budget import PixelBudget
+    from livecc_jax.media.rules import MediaRules
 
 COMMENTARY = "livesports-cc"
 BENCHMARKS = ("videomme", "mvbench", "ovobench", "livesports-qa", COMMENTARY)
@@ -42,6 +44,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--wordings", metavar="FILE", help="OVO-Bench: JSON file with the questions of REC, SSR and CRR"
     )
     add_timeline_options(parser)
+    add_media_options(parser, gaps=False)
     parser.add_argument(
         "--max-frames",
         type=int,
@@ -152,6 +155,7 @@ def _evaluate_choice(args: argparse.Namespace) -> int:
         shard=shard,
         max_frames=args.max_frames,
         on_progress=progress_printer("questions"),
+        rules=_settings_rules(settings, folder),
     )
     ids = [q.id for q in question_set.questions]
     answers = gather_answers(progress, "questions", folder, ids)
@@ -224,6 +228,7 @@ def _evaluate_commentary(args: argparse.Namespace) -> int:
         references=transcripts if teacher_forces else None,
         shard=shard,
         on_progress=progress_printer("events"),
+        rules=_settings_rules(settings, folder),
     )
     answers = gather_answers(progress, "events", folder, [e.id for e in event_set.events])
     if answers is None:
@@ -234,7 +239,7 @@ def _evaluate_commentary(args: argparse.Namespace) -> int:
         json.dumps({k: v for k, v in prediction.items() if k != "id"}, ensure_ascii=False)
         for prediction in predictions
     ]
-    results.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    write_text(results, "".join(line + "\n" for line in lines))
     settings |= _run_details(event_set.problem_log, answers)
     if predictions and transcripts:
         scored = score_commentary(results, event_set.annotation)
@@ -269,6 +274,7 @@ def _open_run(
     from livecc_jax.checkpoints.open import open_checkpoint
     from livecc_jax.evaluate.run.run_folder import file_hash, lock_settings
     from livecc_jax.media.budget import PixelBudget
+    from livecc_jax.media.rules import EARLIER
 
     checkpoint = open_checkpoint(args.model)
     budget = PixelBudget.parse(args.pixel_budget or "reference")
@@ -282,8 +288,29 @@ def _open_run(
         "dtype": args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16"),
     } | benchmark_settings
     folder = Path(args.out)
+    rules = _run_rules(args, folder)
+    if rules != EARLIER:
+        settings["media_rules"] = rules.to_json()
     lock_settings(folder, settings)
     return folder, settings, checkpoint, budget
+
+
+def _run_rules(args: argparse.Namespace, folder: Path) -> MediaRules:
+    """Returns the media rules of a run; one that was begun before they were recorded keeps its own."""
+    from livecc_jax.evaluate.benchmarks.record_files import load_json
+    from livecc_jax.media.rules import DEFAULT, EARLIER
+
+    rules, begun = media_rules(args), folder / "run.json"
+    if rules == DEFAULT and begun.exists() and "media_rules" not in load_json(begun):
+        return EARLIER
+    return rules
+
+
+def _settings_rules(settings: dict[str, Any], folder: Path) -> MediaRules:
+    """Returns the media rules among the settings of a run."""
+    from livecc_jax.media.rules import MediaRules
+
+    return MediaRules.from_json(settings.get("media_rules"), str(folder / "run.json"))
 
 
 def _run_details(

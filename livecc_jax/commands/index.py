@@ -7,7 +7,7 @@ import os
 import sys
 import time
 
-from livecc_jax.commands.options import add_tokenizer_options
+from livecc_jax.commands.options import add_media_options, add_tokenizer_options, media_rules
 
 MAX_REASONS_SHOWN = 12
 
@@ -84,6 +84,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         metavar="N",
         help="worker processes; 0 works in this process (default: one for each core)",
     )
+    add_media_options(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing index")
     parser.set_defaults(run=run)
 
@@ -122,6 +123,7 @@ def run(args: argparse.Namespace) -> int:
         workers=args.workers,
         overwrite=args.overwrite,
         progress=progress,
+        rules=media_rules(args),
     )
     if sys.stderr.isatty():
         print(file=sys.stderr)

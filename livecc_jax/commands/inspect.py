@@ -5,7 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from livecc_jax.commands.options import add_timeline_options, add_tokenizer_options
+from livecc_jax.commands.options import (
+    add_media_options,
+    add_timeline_options,
+    add_tokenizer_options,
+    media_rules,
+)
 
 if TYPE_CHECKING:
     from livecc_jax.data.rows.pipeline import RowSource
@@ -22,6 +27,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--example", type=int, default=0, help="number of the line, from 0 (default 0)")
     add_tokenizer_options(parser)
     add_timeline_options(parser)
+    add_media_options(parser)
     parser.add_argument(
         "--no-context", action="store_true", help="show neither title nor previous commentary"
     )
@@ -72,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
     from livecc_jax.commands.options import resolve_timeline_settings
     from livecc_jax.data.annotations.datasets import open_annotations
     from livecc_jax.data.examples.encode import encode_example
+    from livecc_jax.data.examples.media_files import MediaFiles
     from livecc_jax.data.inspect.example import describe_example, save_example
     from livecc_jax.errors import ConfigError, ExampleError
     from livecc_jax.timeline.chat import ChatTemplate
@@ -85,7 +92,13 @@ def run(args: argparse.Namespace) -> int:
     file = open_annotations(args.annotations)
     example = file[args.example]
     try:
-        encoded = encode_example(example, ChatTemplate(tokenizer), budget, not args.no_context)
+        encoded = encode_example(
+            example,
+            ChatTemplate(tokenizer),
+            budget,
+            not args.no_context,
+            files=MediaFiles(rules=media_rules(args)),
+        )
     except ExampleError as error:
         raise ExampleError(f"{args.annotations} line {args.example + 1}: {error}") from None
     print(describe_example(encoded, tokenizer, budget, mode))
@@ -100,6 +113,7 @@ def _inspect_rows(args: argparse.Namespace) -> int:
     from livecc_jax.data.inspect.row import describe_row, inspect_row
     from livecc_jax.data.inspect.throughput import measure
     from livecc_jax.errors import ConfigError
+    from livecc_jax.media.rules import DEFAULT
 
     for option, value, minimum in (
         ("throughput", args.throughput, 1e-3),
@@ -109,6 +123,11 @@ def _inspect_rows(args: argparse.Namespace) -> int:
     ):
         if value is not None and not minimum <= value < float("inf"):
             raise ConfigError(f"--{option} must be at least {minimum}, not {value}")
+    if media_rules(args) != DEFAULT:
+        raise ConfigError(
+            "an index keeps to the rules that it was made with: --video-track, --pixel-aspect and "
+            "--gap-picture are options of `livecc index`"
+        )
     source = _row_source(args)
     if args.row is not None:
         inspected = inspect_row(source, args.row)
@@ -117,10 +136,9 @@ def _inspect_rows(args: argparse.Namespace) -> int:
             draw_contact_sheet(source, inspected, args.sheet)
             print(f"contact sheet written to {args.sheet}")
         if args.npz:
-            import numpy as np
+            from livecc_jax.writing import write_npz
 
-            with open(args.npz, "wb") as file:
-                np.savez_compressed(file, **inspected.row)
+            write_npz(args.npz, inspected.row)
             print(f"arrays written to {args.npz}")
     if args.throughput is not None:
         result = measure(source, args.throughput, args.workers, args.threads, args.step_seconds)

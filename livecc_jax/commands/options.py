@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from livecc_jax.errors import ConfigError, LiveCCError
+from livecc_jax.media.rules import ASPECTS, GAPS
 from livecc_jax.timeline.position_modes import POSITION_MODES
+from livecc_jax.writing import write_text
 
 if TYPE_CHECKING:
     from livecc_jax.checkpoints.open import Checkpoint
     from livecc_jax.decoding.options import StreamOptions
     from livecc_jax.media.budget import PixelBudget
+    from livecc_jax.media.rules import MediaRules
     from livecc_jax.stream.model import StreamModel
     from livecc_jax.text.tokenizer import Tokenizer
 
@@ -40,6 +43,47 @@ def add_span_options(parser: argparse.ArgumentParser) -> None:
     """Adds --start and --end, in seconds of the source; `check_span` checks them."""
     parser.add_argument("--start", type=float, metavar="S", help="second of the source to start at")
     parser.add_argument("--end", type=float, metavar="S", help="second of the source to end at")
+
+
+def add_media_options(parser: argparse.ArgumentParser, gaps: bool = True) -> None:
+    """Adds --video-track, --pixel-aspect and --gap-picture, which `media_rules` reads.
+
+    Args:
+        parser: Parser of the command.
+        gaps: Whether the command samples frames at fixed moments, so that --gap-picture applies.
+    """
+    parser.add_argument(
+        "--video-track",
+        type=int,
+        metavar="N",
+        help="video track of files that hold several, from 0 (default: the main one, and not a cover, "
+        "a thumbnail or a small preview)",
+    )
+    parser.add_argument(
+        "--pixel-aspect",
+        choices=ASPECTS,
+        default="displayed",
+        help="shape of pictures whose pixels are not square: as players show them, or as stored, like "
+        "the released reader (default: displayed)",
+    )
+    if gaps:
+        parser.add_argument(
+            "--gap-picture",
+            choices=GAPS,
+            default="next",
+            help="picture in a gap between two frames of a video file: the next one, like the "
+            "published rule, or the previous one until the next exists (default: next)",
+        )
+
+
+def media_rules(args: argparse.Namespace) -> MediaRules:
+    """Returns the media rules that the options of `add_media_options` choose."""
+    from livecc_jax.media.rules import MediaRules
+
+    if args.video_track is not None and args.video_track < 0:
+        raise ConfigError(f"--video-track must be at least 0, not {args.video_track}")
+    gap = getattr(args, "gap_picture", "next")
+    return MediaRules(track=args.video_track, aspect=args.pixel_aspect, gap=gap)
 
 
 def check_span(args: argparse.Namespace) -> None:
@@ -251,5 +295,5 @@ def fail_fast(command: str) -> Iterator[None]:
 
 
 def write_json(path: str, value: Any) -> None:
-    """Writes the JSON file that --json names."""
-    Path(path).write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Writes the JSON file that --json names. Raises OutputError when it cannot be written."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")

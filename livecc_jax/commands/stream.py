@@ -9,10 +9,12 @@ from livecc_jax.commands.options import (
     add_cache_precision_option,
     add_decoding_options,
     add_device_options,
+    add_media_options,
     add_span_options,
     add_timeline_options,
     check_span,
     load_stream_model,
+    media_rules,
     stream_options,
 )
 
@@ -27,6 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--previous", default="", help="commentary that came before")
     add_span_options(parser)
     add_timeline_options(parser)
+    add_media_options(parser)
     parser.add_argument(
         "--cache",
         choices=("full", "rolling"),
@@ -84,7 +87,8 @@ def run(args: argparse.Namespace) -> int:
     questions = parse_questions(args.ask)
     budget = PixelBudget.parse(args.pixel_budget or checkpoint.livecc.pixel_budget)
     # Opened before the weights are loaded, so that an unreadable source fails at once.
-    turns = read_turns(args.source, budget, start=args.start, end=args.end, pace=args.pace)
+    rules = media_rules(args)
+    turns = read_turns(args.source, budget, start=args.start, end=args.end, pace=args.pace, rules=rules)
     first = next(turns, None)
     model = load_stream_model(args, checkpoint)
     prompt = stream_prompt(args.query, args.title, args.previous)

@@ -23,7 +23,8 @@ def make_evaluators(
     Args:
         config: Configuration of the run.
         model: Architecture of the model.
-        source: Row source of the run, whose shape, pixel budget and tokenizer the evaluators use.
+        source: Row source of the run, whose shape, pixel budget, media rules and tokenizer the
+            evaluators use.
         mesh: Mesh of the run.
 
     Returns:
@@ -35,6 +36,7 @@ def make_evaluators(
     """
     settings, evaluators = config.evaluate, {}
     budget, tokenizer = source.mixture.budget, source.tokenizer
+    rules = source.mixture.media_rules(0)  # videos are read as those of the first index
     for entry in settings.choice:
         benchmark, _, data = entry.partition("=")
         if benchmark not in QUESTION_READERS or not data:
@@ -55,6 +57,7 @@ def make_evaluators(
             source.shape,
             config.data.rows_per_step // config.optim.accumulate,
             mesh,
+            rules,
         )
     if settings.commentary:
         options = StreamOptions(positions=config.positions, context=model.text.max_positions)
@@ -67,5 +70,6 @@ def make_evaluators(
             tokenizer,
             options,
             mesh,
+            rules,
         )
     return evaluators

@@ -13,8 +13,10 @@ import numpy as np
 from livecc_jax.errors import ConfigError, MediaError
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.clips import FrameReader, LocalFiles, MediaSlice
+from livecc_jax.media.gaps import sample_moments
 from livecc_jax.media.live import LiveFrame, LiveOptions, LiveSource, SourceEvent
-from livecc_jax.media.sampling import FPS, sample_strict
+from livecc_jax.media.rules import DEFAULT, MediaRules
+from livecc_jax.media.sampling import FPS
 from livecc_jax.media.sources import (
     KeepPace,
     is_live,
@@ -61,6 +63,7 @@ def read_turns(
     on_live: Callable[[LiveSource], None] | None = None,
     reader: FrameReader = ALL_CORES,
     keep_pace: KeepPace = wait_until_due,
+    rules: MediaRules = DEFAULT,
 ) -> Iterator[TurnFrames]:
     """Yields turns at strict 2 FPS: six frames, then two each; the last turn has the remaining frames.
 
@@ -77,6 +80,8 @@ def read_turns(
             and which another thread may close.
         reader: Reads the frames of a file.
         keep_pace: Waits until a frame is due that is read in real time.
+        rules: How videos are read. A live source shows its pictures as they arrive, whatever the rule
+            for gaps is.
 
     Raises:
         MediaError: The source cannot be read, or has fewer than two frames in the span.
@@ -88,10 +93,10 @@ def read_turns(
             raise ConfigError(f"{source}: a live source needs a fixed pixel budget, not `reference`")
         if start is not None or end is not None:
             raise ConfigError(f"{source}: a live source has no start and end to choose")
-        opener = functools.partial(read_source, keep_pace=keep_pace)
+        opener = functools.partial(read_source, keep_pace=keep_pace, rules=rules)
         live = functools.partial(LiveSource, source, budget, options, on_event, opener)
         return group_turns(_live_frames(live, on_live), source)
-    media = slice_stream(source, budget, start, end)
+    media = slice_stream(source, budget, start, end, rules)
     pictures = media.resized_frames(reader)
     if pace == "fast":
         frames = (LiveFrame(p, n * 1_000_000 // FPS, None) for n, p in enumerate(pictures))
@@ -151,7 +156,11 @@ def _stack_turn(frames: list[LiveFrame]) -> TurnFrames:
 
 
 def slice_stream(
-    path: str, budget: PixelBudget, start: float | None = None, end: float | None = None
+    path: str,
+    budget: PixelBudget,
+    start: float | None = None,
+    end: float | None = None,
+    rules: MediaRules = DEFAULT,
 ) -> MediaSlice:
     """Choose the frames of a file at strict 2 FPS, for as long as the file lasts.
 
@@ -160,11 +169,12 @@ def slice_stream(
         budget: Pixels of a frame.
         start: Start of the span in seconds.
         end: End of the span in seconds.
+        rules: How the video is read.
 
     Raises:
         MediaError: The file cannot be read, has no frame in the span, or a timestamp is wrong.
     """
-    info = probe(path)
+    info = probe(path, rules)
     span = [None if s is None else seconds_to_us(s) for s in (start, end)]
     try:
         # Frames are sampled until the file ends (frames of a slow video are repeated), but their size
@@ -173,9 +183,9 @@ def slice_stream(
         if duration > MAX_DURATION_US:
             raise MediaError(f"its timestamps span {duration / 86_400e6:.0f} days")
         max_frames = duration * FPS // 2_000_000 * 2 + 2
-        indices = sample_strict(info.frame_times_us, *span, max_frames=max_frames, odd="drop")
-        training_indices = sample_strict(info.frame_times_us, *span)
-        size = budget.size(info.height, info.width, len(training_indices))
-        return MediaSlice(info, indices, info.frame_times_us[indices], *size)
+        moments = sample_moments(info, *span, max_frames=max_frames, odd="drop")
+        training_frames = sample_moments(info, *span).indices
+        size = budget.size(info.height, info.width, len(training_frames))
+        return MediaSlice(info, *moments, *size)
     except MediaError as error:
         raise MediaError(f"{path}: {error}") from None

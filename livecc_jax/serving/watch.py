@@ -19,6 +19,7 @@ from livecc_jax.errors import LiveCCError
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.ingest import TurnFrames, is_live, read_turns
 from livecc_jax.media.live import LiveOptions, SourceEvent
+from livecc_jax.media.rules import DEFAULT, MediaRules
 from livecc_jax.media.sources import KeepPace, wait_until_due
 from livecc_jax.redact import redact_address
 from livecc_jax.serving.feed import Feed, open_feeds
@@ -80,6 +81,7 @@ class Watch:
         on_output: Callable[[StreamOutput], None] | None = None,
         on_event: Callable[[SourceEvent], None] | None = None,
         keep_pace: KeepPace = wait_until_due,
+        rules: MediaRules = DEFAULT,
     ) -> WatchedSource:
         """Starts watching one more source.
 
@@ -98,6 +100,7 @@ class Watch:
                 long as it takes. If it raises, this source ends.
             on_event: Called with the events of a live source by its reader thread.
             keep_pace: Waits until a frame is due, where a file is read as if it were live.
+            rules: How videos are read.
 
         Raises:
             EngineFull: The engine has no room for another conversation.
@@ -126,6 +129,7 @@ class Watch:
             return read_turns(
                 source, budget, start, end, pace=pace, options=live,
                 on_event=watched.handle_event, on_live=watched.attach_live, keep_pace=keep_pace,
+                rules=rules,
             )  # fmt: skip
 
         threading.Thread(

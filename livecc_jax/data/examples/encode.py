@@ -16,7 +16,7 @@ from livecc_jax.data.examples.media_slice import frame_size, slice_clip, slice_i
 from livecc_jax.errors import ExampleError
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.clips import MediaSlice
-from livecc_jax.media.sampling import sample_strict
+from livecc_jax.media.gaps import sample_moments
 from livecc_jax.timeline.chat import (
     ChatTemplate,
     ChatTurn,
@@ -125,8 +125,7 @@ def _select_stream(
     """Selects frames and turns of a streaming example; nothing is tokenized yet."""
     clip = example.clip
     info = files.video_info(clip)
-    frames = sample_strict(info.frame_times_us, clip.start_us, clip.end_us)
-    times_us = info.frame_times_us[frames]
+    frames, times_us = sample_moments(info, clip.start_us, clip.end_us)
     turns = build_turns(times_us, example.words)
     # The whole clip sets the size, its silent end included: that is how a budget is spent.
     height, width = frame_size(clip.path, info.height, info.width, len(frames), budget)

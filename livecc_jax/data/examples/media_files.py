@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import hashlib
 import logging
@@ -19,8 +20,11 @@ from livecc_jax.data.files.cache import FileCache
 from livecc_jax.data.files.paths import is_remote
 from livecc_jax.data.files.remote import FileStat, file_stat
 from livecc_jax.data.files.timestamps import TimestampCache
-from livecc_jax.errors import MediaError
-from livecc_jax.media.video import VideoInfo, iter_frames, probe, read_image
+from livecc_jax.errors import DataError, MediaError
+from livecc_jax.media.earlier import probe_earlier, read_image_earlier
+from livecc_jax.media.images import read_image
+from livecc_jax.media.rules import DEFAULT, VERSION, MediaRules
+from livecc_jax.media.video import VideoInfo, iter_frames, probe
 from livecc_jax.timeline.example import ImageFile, VideoClip
 
 log = logging.getLogger(__name__)
@@ -82,6 +86,7 @@ class MediaFiles:
         declared: Whether to believe annotations that give duration and size, without opening the file.
         cache: Holds copies of files in buckets; by default in the user's cache folder.
         max_cached_files: Number of files whose timestamps stay in memory.
+        rules: How videos and images are read.
     """
 
     def __init__(
@@ -90,21 +95,35 @@ class MediaFiles:
         declared: bool = False,
         cache: FileCache | None = None,
         max_cached_files: int = MAX_CACHED_FILES,
+        rules: MediaRules = DEFAULT,
     ) -> None:
+        self.rules = rules
         self._timestamps = timestamps
         self._cache = cache or FileCache()
         self._declared = declared
         self._max_cached_files = max_cached_files
-        self._infos: OrderedDict[tuple[str, FileStat], VideoInfo | ImageInfo] = OrderedDict()
+        self._infos: OrderedDict[tuple[str, FileStat, MediaRules], VideoInfo | ImageInfo] = (
+            OrderedDict()
+        )
         self._stats: OrderedDict[str, FileStat] = OrderedDict()
         self._lock = Lock()
+
+    def with_rules(self, rules: MediaRules) -> MediaFiles:
+        """Returns a reader by other rules, which shares the caches of this one."""
+        if rules == self.rules:
+            return self
+        other = copy.copy(self)
+        other.rules = rules
+        return other
 
     def video_info(self, clip: VideoClip) -> VideoInfo:
         """Returns timestamps and size of a clip's file. Raises MediaError."""
         duration_us = getattr(clip, "duration_us", 0)
         if self._declared and duration_us:
             pts_us = np.arange(0, duration_us, DECLARED_FRAME_US)
-            return VideoInfo(clip.path, pts_us, DECLARED_FRAME_US, clip.width, clip.height)
+            return VideoInfo(
+                clip.path, pts_us, DECLARED_FRAME_US, clip.width, clip.height, rules=self.rules
+            )
         info = self._info(clip.path, self._stat(clip.path), is_video=True)
         assert isinstance(info, VideoInfo)
         return info
@@ -165,13 +184,39 @@ class MediaFiles:
         if RECORD_PATH.fullmatch(info.path):
             yield from dataset_frames(info, indices)
             return
-        with self._local(info.path) as path:
-            yield from iter_frames(dataclasses.replace(info, path=path), indices)
+        try:
+            with self._local(info.path) as path:
+                yield from iter_frames(dataclasses.replace(info, path=path), indices)
+        except MediaError as error:
+            self._check_times(info, error)
+            raise
 
     def image(self, path: str) -> np.ndarray:
         """Returns an image as uint8 [H, W, 3] RGB. Raises MediaError."""
+        read = read_image_earlier if self.rules.version == 1 else read_image
         with self._local(path) as local:
-            return read_image(local)
+            return read(local)
+
+    def _check_times(self, info: VideoInfo, error: MediaError) -> None:
+        """Raises DataError if a frame of an index is not found because rules have changed since.
+
+        Args:
+            info: Frames of an index.
+            error: What reading them raised.
+        """
+        if info.rules.version == VERSION:
+            return
+        # Version 1 took the first track.
+        rules = dataclasses.replace(info.rules, version=VERSION, track=info.rules.track or 0)
+        try:
+            today = self.with_rules(rules)._info(info.path, self._stat(info.path), is_video=True)
+        except MediaError:
+            return  # the file is damaged
+        if not np.isin(info.pts_us, today.pts_us).all():
+            raise DataError(
+                f"{info.path}: was indexed when the frames of such a file were given other times; "
+                "index again"
+            ) from error
 
     def _stat(self, path: str) -> FileStat:
         """Returns a file's size and modification time.
@@ -203,7 +248,7 @@ class MediaFiles:
                 raise MediaError(str(error).replace(local, path)) from error
 
     def _info(self, path: str, stat: FileStat, is_video: bool) -> VideoInfo | ImageInfo:
-        key = (path, stat)
+        key = (path, stat, self.rules)
         with self._lock:
             if key in self._infos:
                 self._infos.move_to_end(key)
@@ -222,7 +267,7 @@ class MediaFiles:
         return ImageInfo((int(height), int(width)), int.from_bytes(digest[:8], "big") >> 1)
 
     def _video_info(self, path: str, stat: FileStat) -> VideoInfo:
-        cached = self._timestamps.get(path, stat) if self._timestamps else None
+        cached = self._timestamps.get(path, stat, self.rules) if self._timestamps else None
         if isinstance(cached, MediaError):
             raise cached
         if cached is not None:
@@ -230,14 +275,15 @@ class MediaFiles:
         log.debug("%s: reading timestamps", path)
         try:
             if RECORD_PATH.fullmatch(path):
-                info = dataset_video_info(path)
+                info = dataclasses.replace(dataset_video_info(path), rules=self.rules)
             else:
+                read = probe_earlier if self.rules.version == 1 else probe
                 with self._local(path) as local:
-                    info = dataclasses.replace(probe(local), path=path)
+                    info = dataclasses.replace(read(local, self.rules), path=path)
         except MediaError as error:
             if self._timestamps:
-                self._timestamps.put(path, stat, error)
+                self._timestamps.put(path, stat, error, self.rules)
             raise
         if self._timestamps:
-            self._timestamps.put(path, stat, info)
+            self._timestamps.put(path, stat, info, self.rules)
         return info

@@ -11,7 +11,7 @@ from livecc_jax.families.qwen2_vl import PATCH, TEMPORAL
 from livecc_jax.media import clips
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.clips import MediaSlice
-from livecc_jax.media.sampling import frames_in_span
+from livecc_jax.media.gaps import frames_shown
 from livecc_jax.timeline.example import ImageFile, VideoClip
 
 
@@ -41,7 +41,7 @@ def slice_clip(clip: VideoClip, budget: PixelBudget, files: MediaFiles) -> Media
         MediaError: The file cannot be read.
     """
     info = files.video_info(clip)
-    if not len(frames_in_span(info.frame_times_us, clip.start_us, clip.end_us)):
+    if not len(frames_shown(info, clip.start_us, clip.end_us)):
         raise ExampleError(f"{clip.path}: has no frame in the clip's span")
     media = clips.slice_video(info, budget, clip.start_us, clip.end_us)
     _check_window(clip.path, (info.height, info.width), (media.height, media.width), budget)

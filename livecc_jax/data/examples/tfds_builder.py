@@ -26,8 +26,9 @@ from livecc_jax.data.examples.media_slice import frame_size
 from livecc_jax.data.files.paths import is_remote, join
 from livecc_jax.errors import DataError, ExampleError, LiveCCError, MediaError
 from livecc_jax.media.budget import PixelBudget
+from livecc_jax.media.gaps import sample_moments
 from livecc_jax.media.pixels import resize
-from livecc_jax.media.sampling import sample_strict
+from livecc_jax.media.rules import DEFAULT, MediaRules
 from livecc_jax.timeline.example import Example, StreamExample, VideoClip
 
 log = logging.getLogger(__name__)
@@ -43,10 +44,12 @@ class StoredFrameOptions:
     Attributes:
         budget: Pixel budget of a frame, which sets the frames' size.
         quality: Quality of the JPEG compression, 1 to 100.
+        rules: How videos are read.
     """
 
     budget: PixelBudget
     quality: int = 90
+    rules: MediaRules = DEFAULT
 
 
 class StreamingClips(tfds.core.GeneratorBasedBuilder):
@@ -182,9 +185,9 @@ class StreamingClips(tfds.core.GeneratorBasedBuilder):
     def _encode_frames(self, clip: VideoClip, options: StoredFrameOptions) -> dict[str, Any]:
         import cv2
 
-        files = MediaFiles()
+        files = MediaFiles(rules=options.rules)
         info = files.video_info(clip)
-        indices = sample_strict(info.frame_times_us, clip.start_us, clip.end_us)
+        indices = sample_moments(info, clip.start_us, clip.end_us).indices
         height, width = frame_size(clip.path, info.height, info.width, len(indices), options.budget)
         jpeg = [cv2.IMWRITE_JPEG_QUALITY, options.quality]
         resized = (resize(f[None], (height, width))[0] for f in files.frames(info, indices))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 import threading
@@ -10,15 +11,18 @@ from pathlib import Path
 
 import numpy as np
 
+from livecc_jax.bounded_json import parse_json
 from livecc_jax.data.files.remote import FileStat
 from livecc_jax.errors import DataError, MediaError
+from livecc_jax.media.rules import DEFAULT, MediaRules
 from livecc_jax.media.video import VideoInfo
+from livecc_jax.redact import redact_address
 
 LOCK_TIMEOUT_S = 60.0  # longest wait for another process that is writing
 
 
 class TimestampCache:
-    """Timestamps by path, size and modification time, in a SQLite file that processes share.
+    """Timestamps by path, rules, size and modification time, in a SQLite file that processes share.
 
     A file that cannot be demuxed is cached too, as its error.
 
@@ -45,33 +49,61 @@ class TimestampCache:
                 db.execute("PRAGMA journal_mode=WAL")
                 db.execute("PRAGMA synchronous=OFF")  # what a crash loses is demuxed again
                 db.execute(
-                    "CREATE TABLE IF NOT EXISTS videos "
-                    "(path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, found BLOB) WITHOUT ROWID"
+                    # Files of earlier versions have a table `videos` too, of rules that no one knows.
+                    "CREATE TABLE IF NOT EXISTS videos_by_rules (path TEXT, rules TEXT, size INTEGER, "
+                    "mtime INTEGER, found BLOB, PRIMARY KEY (path, rules)) WITHOUT ROWID"
                 )
             except sqlite3.Error as error:
                 raise DataError(f"{self.path}: cannot keep timestamps ({error})") from error
             self._local.connection = db
         return self._local.connection
 
-    def get(self, path: str, stat: FileStat) -> VideoInfo | MediaError | None:
-        """Returns the cached result for a file's current version; None when there is none."""
+    def get(
+        self, path: str, stat: FileStat, rules: MediaRules = DEFAULT
+    ) -> VideoInfo | MediaError | None:
+        """Returns the cached result for a file's current version; None when there is none.
+
+        Args:
+            path: Path of the file.
+            stat: Its size and modification time.
+            rules: How it is read.
+        """
         if not stat.mtime_ns:
             return None  # the file may have been replaced by one of the same size
         record = self._connection().execute(
-            "SELECT found FROM videos WHERE path = ? AND size = ? AND mtime = ?",
-            (path, stat.size, stat.mtime_ns),
+            "SELECT found FROM videos_by_rules WHERE path = ? AND rules = ? AND size = ? AND mtime = ?",
+            (_key(path), rules.timestamps_key, stat.size, stat.mtime_ns),
         ).fetchone()  # fmt: skip
-        return _decode(path, record[0]) if record else None
+        return _decode(path, record[0], rules) if record else None
 
-    def put(self, path: str, stat: FileStat, result: VideoInfo | MediaError) -> None:
-        """Caches the timestamps of a file, or the error that demuxing it raised."""
+    def put(
+        self,
+        path: str,
+        stat: FileStat,
+        result: VideoInfo | MediaError,
+        rules: MediaRules = DEFAULT,
+    ) -> None:
+        """Caches the timestamps of a file, or the error that demuxing it raised.
+
+        Args:
+            path: Path of the file.
+            stat: Its size and modification time.
+            result: What reading it gave.
+            rules: How it was read.
+        """
         try:
             self._connection().execute(
-                "INSERT OR REPLACE INTO videos VALUES (?, ?, ?, ?)",
-                (path, stat.size, stat.mtime_ns, _encode(result)),
+                "INSERT OR REPLACE INTO videos_by_rules VALUES (?, ?, ?, ?, ?)",
+                (_key(path), rules.timestamps_key, stat.size, stat.mtime_ns, _encode(result)),
             )
         except sqlite3.Error as error:
             raise DataError(f"{self.path}: cannot keep timestamps ({error})") from error
+
+
+def _key(path: str) -> str:
+    """Returns the key of a file: its path, or of an address with a password a form without it."""
+    shown = redact_address(path)
+    return path if shown == path else f"{shown} {hashlib.sha256(path.encode()).hexdigest()[:16]}"
 
 
 def _encode(result: VideoInfo | MediaError) -> bytes:
@@ -89,9 +121,9 @@ def _encode(result: VideoInfo | MediaError) -> bytes:
     return zlib.compress(json.dumps(header).encode() + b"\n" + gaps, 6)
 
 
-def _decode(path: str, data: bytes) -> VideoInfo | MediaError:
+def _decode(path: str, data: bytes, rules: MediaRules) -> VideoInfo | MediaError:
     header, gaps = zlib.decompress(data).split(b"\n", 1)
-    values = json.loads(header)
+    values = parse_json(header)
     if "error" in values:
         return MediaError(values["error"])
-    return VideoInfo(path, np.cumsum(np.frombuffer(gaps, np.int64)), **values)
+    return VideoInfo(path, np.cumsum(np.frombuffer(gaps, np.int64)), **values, rules=rules)

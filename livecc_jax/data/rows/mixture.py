@@ -22,6 +22,7 @@ from livecc_jax.data.examples.encode import EncodedExample
 from livecc_jax.data.examples.media_files import MediaFiles
 from livecc_jax.data.index.reader import Index, IndexRecord
 from livecc_jax.errors import ConfigError
+from livecc_jax.media.rules import MediaRules
 from livecc_jax.timeline.chat import ChatTemplate
 from livecc_jax.timeline.example import Example
 
@@ -149,6 +150,10 @@ class Mixture:
         """Returns annotation file and line number (from 1) of example i."""
         index, number = self.locate(i)
         return index.location(number)
+
+    def media_rules(self, i: int) -> MediaRules:
+        """Returns the media rules of the index that holds example i."""
+        return self.locate(i)[0].rules
 
     def record(self, i: int) -> IndexRecord:
         """Returns the sizes of example i."""

@@ -25,6 +25,7 @@ from livecc_jax.data.rows.prefetch import prefetch
 from livecc_jax.data.rows.quarantine import EVERY_ROW, Quarantined
 from livecc_jax.data.rows.row import Row, build_row, empty_row
 from livecc_jax.errors import ConfigError, ExampleError, MediaError
+from livecc_jax.redact import displayable
 from livecc_jax.text.open import open_tokenizer
 from livecc_jax.text.tokenizer import Tokenizer, fingerprint
 from livecc_jax.timeline.chat import ChatTemplate
@@ -157,7 +158,8 @@ class RowSource:
             try:
                 examples.append(self._load(number))
             except (ExampleError, MediaError) as error:
-                failed.append(Quarantined(number, *self.mixture.location(number), str(error), i))
+                file, line = self.mixture.location(number)
+                failed.append(Quarantined(number, displayable(file), line, str(error), i))
         with timed_section("fill row"):
             row = build_row(
                 examples, self.shape, self.tokenizer.special, self.positions, self.weighting
@@ -173,7 +175,8 @@ class RowSource:
     def _load(self, number: int) -> tuple[EncodedExample, list[np.ndarray]]:
         """Returns an example and the patches of its media."""
         example = self.mixture.encoded_example(number, self.template, self.files)
-        return example, [load_patches(media, self.files) for media in example.media]
+        files = self.files.with_rules(self.mixture.media_rules(number))
+        return example, [load_patches(media, files) for media in example.media]
 
 
 def count_steps(source: RowSource, rows_per_step: int) -> int:

@@ -26,7 +26,12 @@ from livecc_jax.evaluate.benchmarks.record_fields import (
     string_field,
     string_field_or,
 )
-from livecc_jax.evaluate.benchmarks.record_files import find_annotation, find_video, load_records
+from livecc_jax.evaluate.benchmarks.record_files import (
+    find_annotation,
+    find_video,
+    load_records,
+    path_exists,
+)
 
 VIDEOMME_FILES = ("videomme.json*", "videomme/*.parquet", "*.parquet", "*.jsonl")
 MVBENCH_FILES = ("mvbench*.jsonl", "*.jsonl")
@@ -248,7 +253,7 @@ def _read_subtitles(record: dict[str, Any], root: Path, name: str, question_set:
     if isinstance(record.get("subtitles"), str):
         return record["subtitles"]
     path = next(
-        (p for d in ("subtitle", "subtitles", ".") if (p := root / d / f"{name}.srt").exists()), None
+        (p for d in ("subtitle", "subtitles", ".") if path_exists(p := root / d / f"{name}.srt")), None
     )
     if path is None:
         question_set.problem_log.add_problem("without subtitles", name)

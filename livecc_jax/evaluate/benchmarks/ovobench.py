@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from livecc_jax.bounded_json import read_json_file
 from livecc_jax.errors import ConfigError
 from livecc_jax.evaluate.benchmarks.catalog import OVO_GROUP_OF
 from livecc_jax.evaluate.benchmarks.questions import (
@@ -181,7 +181,7 @@ def read_wordings(path: str | Path | None) -> dict[str, str]:
     if path is None:
         return {}
     try:
-        wordings = json.loads(Path(path).read_text(encoding="utf-8"))
+        wordings = read_json_file(path)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: the wordings cannot be read: {error}") from error
     placeholders = {"REC": "{activity}", "SSR": "{step}", "CRR": "{question}"}

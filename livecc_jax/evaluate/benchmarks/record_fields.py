@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import math
 from typing import Any
 
+from livecc_jax.bounded_json import parse_json
 from livecc_jax.evaluate.benchmarks.scored_answers import ProblemLog
 from livecc_jax.timeline.example import seconds_to_us
+
+MAX_SECONDS = 1e9  # longer than any file
 
 
 class MalformedRecord(Exception):
@@ -98,7 +99,7 @@ def parse_string_list(value: Any) -> list[str]:
     """
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = parse_json(value)
         except ValueError:
             value = None
     if not isinstance(value, list):
@@ -110,14 +111,15 @@ def seconds_field(record: dict[str, Any], key: str) -> float:
     """Returns a field that is a number of seconds.
 
     Raises:
-        MalformedRecord: It is not a finite number.
+        MalformedRecord: It is not a number, or longer than any file.
     """
     value = record.get(key)
     try:
         seconds = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise MalformedRecord(f"{key!r} is {value!r:.40}, not seconds") from None
-    if not math.isfinite(seconds) or isinstance(value, bool):
+    # NaN and infinity fail the comparison.
+    if not -MAX_SECONDS <= seconds <= MAX_SECONDS or isinstance(value, bool):
         raise MalformedRecord(f"{key!r} is {value!r:.40}, not seconds")
     return seconds
 

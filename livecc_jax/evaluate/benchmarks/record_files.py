@@ -5,11 +5,16 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from livecc_jax.bounded_json import (
+    JsonError,
+    holds_half_character,
+    parse_json,
+    read_bounded,
+)
 from livecc_jax.errors import DataError
 from livecc_jax.evaluate.benchmarks.scored_answers import ProblemLog
 
@@ -46,13 +51,21 @@ def find_video(root: Path, folders: Sequence[str], name: str) -> str:
     """
     for folder in folders:
         path = root / folder / name
-        if path.exists():
+        if path_exists(path):
             return str(path)
         for suffix in VIDEO_SUFFIXES:
-            if (with_suffix := path.with_name(path.name + suffix)).exists():
+            if path_exists(with_suffix := path.with_name(path.name + suffix)):
                 return str(with_suffix)
     first = root / folders[0] / name
     return str(first if first.suffix else first.with_name(first.name + VIDEO_SUFFIXES[0]))
+
+
+def path_exists(path: Path) -> bool:
+    """Returns whether a path exists; one that is no possible path (too long, a NUL in it) does not."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def load_records(path: Path, problem_log: ProblemLog) -> list[Record]:
@@ -77,22 +90,23 @@ def load_records(path: Path, problem_log: ProblemLog) -> list[Record]:
             ) from None
         try:
             table = pyarrow.parquet.read_table(path).to_pylist()
-        except (OSError, pyarrow.ArrowInvalid) as error:
+        except Exception as error:  # the library raises errors of any kind for a damaged file
             raise DataError(f"{path}: is no readable Parquet file ({error})") from error
         return [(f"{path} row {i}", record) for i, record in enumerate(table, 1)]
     if path.suffix == ".csv":
-        table = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")))
+        try:
+            table = list(csv.DictReader(io.StringIO(_read_text(path))))
+        except csv.Error as error:
+            raise DataError(f"{path}: is no readable CSV file ({error})") from error
         return [(f"{path} row {i}", record) for i, record in enumerate(table, 1)]
     if path.suffix == ".json":
-        value = load_json(path)
+        value = _load_json(path, half_characters=True)
         if isinstance(value, dict) and isinstance(value.get("data"), list):
             value = value["data"]
         if not isinstance(value, list):
             raise DataError(f"{path}: is not a list of questions")
-        for i, record in enumerate(value, 1):
-            if not isinstance(record, dict):
-                problem_log.add_problem("malformed", f"{path} entry {i} is not an object")
-        return [(f"{path} entry {i}", r) for i, r in enumerate(value, 1) if isinstance(r, dict)]
+        entries = ((f"{path} entry {i}", entry) for i, entry in enumerate(value, 1))
+        return list(_usable_records(entries, problem_log))
     return list(read_records(path, problem_log))
 
 
@@ -104,11 +118,18 @@ def read_records(path: str | Path, problem_log: ProblemLog) -> Iterator[Record]:
     Raises:
         DataError: The file cannot be read, is empty, or is a truncated JSON file.
     """
-    for where, value in _read_values(Path(path), problem_log):
-        if isinstance(value, dict):
-            yield where, value
-        else:
+    return _usable_records(_read_values(Path(path), problem_log), problem_log)
+
+
+def _usable_records(values: Iterable[tuple[str, Any]], problem_log: ProblemLog) -> Iterator[Record]:
+    """Yields the values that are objects of proper text; the others are counted as malformed."""
+    for where, value in values:
+        if not isinstance(value, dict):
             problem_log.add_problem("malformed", f"{where} is not an object")
+        elif holds_half_character(value):
+            problem_log.add_problem("malformed", f"{where} holds half a character (a lone surrogate)")
+        else:
+            yield where, value
 
 
 def load_json(path: str | Path) -> Any:
@@ -117,20 +138,23 @@ def load_json(path: str | Path) -> Any:
     Raises:
         DataError: The file cannot be read or is not JSON; the message names the file and the line.
     """
-    text = _read_text(Path(path))
+    return _load_json(Path(path), half_characters=False)
+
+
+def _load_json(path: Path, half_characters: bool) -> Any:
+    text = _read_text(path)
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path} line {error.lineno}: broken JSON, {error.msg} at column {error.colno}"
-        ) from error
+        return parse_json(text, half_characters=half_characters)
+    except JsonError as error:
+        where = f"{path} line {error.line}" if error.line else path
+        raise DataError(f"{where}: {error.within_line}") from error
 
 
 def _read_values(path: Path, problem_log: ProblemLog) -> Iterator[tuple[str, Any]]:
     text = _read_text(path)
     # An array is one value that spans the file; every other layout has one value a line.
     if path.suffix != ".jsonl" and text.lstrip().startswith("["):
-        values = load_json(path)
+        values = _load_json(path, half_characters=True)
         yield from ((f"{path} entry {i}", value) for i, value in enumerate(values, 1))
         return
     # splitlines() would also split at Unicode line separators, which strings may contain.
@@ -139,24 +163,27 @@ def _read_values(path: Path, problem_log: ProblemLog) -> Iterator[tuple[str, Any
             continue
         where = f"{path} line {number}"
         try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            problem_log.add_problem("malformed", f"{where}: broken JSON, {error.msg}")
+            value = parse_json(line, half_characters=True)
+        except JsonError as error:
+            problem_log.add_problem("malformed", f"{where}: {error.reason}")
             continue
         # Some published files hold each line as a JSON string of JSON.
         if isinstance(value, str):
-            with contextlib.suppress(json.JSONDecodeError):
-                value = json.loads(value)
+            with contextlib.suppress(JsonError):
+                value = parse_json(value, half_characters=True)
         yield where, value
 
 
 def _read_text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_bounded(path).decode("utf-8-sig")
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 text (byte {error.start})") from error
+    except JsonError as error:
+        raise DataError(f"{path}: {error}") from error
     if not text.strip():
         raise DataError(f"{path}: the file is empty")
     return text

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from livecc_jax.evaluate.benchmarks.questions import QuestionSet
+from livecc_jax.writing import write_text
 
 # Fields of a video in the layouts that group questions by video; the first identifies the video.
 VIDEO_FIELDS = {
@@ -28,6 +29,9 @@ def write_results_file(
         question_set: Its questions.
         answers: Lines of the answers file by question id.
         path: The file to write.
+
+    Raises:
+        OutputError: The file cannot be written.
     """
     records: list[dict[str, Any]] = []
     videos: dict[str, dict[str, Any]] = {}
@@ -44,4 +48,4 @@ def write_results_file(
             records.append(videos[name])
         own_fields = {k: v for k, v in question.result_fields.items() if k not in video_fields}
         videos[name]["questions"].append(own_fields | answer_fields)
-    path.write_text(json.dumps(records, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(records, indent=1, ensure_ascii=False) + "\n")

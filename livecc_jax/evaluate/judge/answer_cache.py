@@ -8,6 +8,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from livecc_jax.bounded_json import parse_json
+from livecc_jax.writing import RecordFile, make_folder
+
 log = logging.getLogger(__name__)
 
 
@@ -29,12 +32,12 @@ class AnswerCache:
             last_line_incomplete = bool(last)
             for line in filter(None, [*lines, last]):
                 try:
-                    record = json.loads(line)
+                    record = parse_json(line)
                     self._records[record["key"]] = record
                 except (ValueError, KeyError, TypeError):
                     log.warning("%s: an incomplete line is skipped", path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (open as long as the object)
+        make_folder(path.parent)
+        self._file = RecordFile(path, append=True)
         if last_line_incomplete:
             self._file.write("\n")
 
@@ -43,11 +46,13 @@ class AnswerCache:
         return self._records.get(key)
 
     def put(self, record: dict[str, Any]) -> None:
-        """Stores a record under its field `key`. Threads may call this at the same time."""
+        """Stores a record under its field `key`. Threads may call this at the same time.
+
+        Raises OutputError when the file cannot be written.
+        """
         with self._lock:
-            self._records[record["key"]] = record
             self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
-            self._file.flush()
+            self._records[record["key"]] = record
 
     def close(self) -> None:
         """Closes the file."""

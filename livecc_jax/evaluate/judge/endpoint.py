@@ -1,7 +1,8 @@
 """A judge behind an endpoint with OpenAI's chat completions protocol, with retries and a rate limit.
 
 It needs the standard library only. The API key is sent to the server and used for nothing else: it is
-removed from every text that the server returns before that is stored or logged.
+removed from every text that the server returns before that is stored or logged, and no redirect is
+followed with it.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from livecc_jax.bounded_json import parse_json
 from livecc_jax.errors import ConfigError
 from livecc_jax.evaluate.judge.judge_model import Completion, EndpointError, RequestFailed
+from livecc_jax.redact import redact_address
 
 log = logging.getLogger(__name__)
 
@@ -64,10 +67,10 @@ class Endpoint:
         fault_counts: Number of faults so far, by kind.
 
     Raises:
-        ConfigError: The address is not http or https.
+        ConfigError: The address is not http or https, or the key cannot be sent.
     """
 
-    base: str
+    base: str = field(repr=False)
     model: str
     key: str | None = field(default=None, repr=False)
     fields: dict[str, Any] = field(default_factory=dict)
@@ -78,9 +81,19 @@ class Endpoint:
     deterministic: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        parts = urllib.parse.urlsplit(self.base)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise ConfigError(f"{self.address}: is not an http:// or https:// address")
+        try:
+            parts = urllib.parse.urlsplit(self.base)
+            is_usable = parts.scheme in ("http", "https") and bool(parts.hostname)
+            _ = parts.port  # raises ValueError where it is no number
+        except ValueError:
+            is_usable = False
+        if not is_usable:
+            raise ConfigError(f"{redact_address(self.base)}: is not an http:// or https:// address")
+        # A key from a file often ends in a line break.
+        self.key = (self.key or "").strip() or None
+        if self.key and not (self.key.isascii() and self.key.isprintable()):
+            raise ConfigError("the API key holds a character that cannot be sent in a request")
+        self._opener = urllib.request.build_opener(_NoRedirect)
         self._lock = threading.Lock()
         self._next_start = 0.0
 
@@ -142,10 +155,10 @@ class Endpoint:
             headers["Authorization"] = f"Bearer {self.key}"
         url = self.base.rstrip("/") + "/chat/completions"
         request = urllib.request.Request(url, body, headers)
-        with urllib.request.urlopen(request, timeout=self.retry_policy.timeout) as response:
+        with self._opener.open(request, timeout=self.retry_policy.timeout) as response:
             raw = response.read(_MAX_RESPONSE_BYTES).decode("utf-8", "replace")
         try:
-            completion = json.loads(self._without_key(raw))
+            completion = parse_json(self._without_key(raw))
             content = completion["choices"][0]["message"]["content"]
             usage = completion.get("usage") or {}
             tokens = [int(usage.get(k) or 0) for k in ("prompt_tokens", "completion_tokens")]
@@ -153,7 +166,10 @@ class Endpoint:
             raise _InvalidResponse("an answer that is no chat completion") from None
         if not isinstance(content, str) or not content.strip():
             raise _InvalidResponse("an empty answer")
-        return Completion(content, str(completion.get("model") or self.model), *tokens)
+        # Once more: JSON may spell the key with escapes.
+        content = self._without_key(content)
+        model = self._without_key(str(completion.get("model") or self.model))
+        return Completion(content, model, *tokens)
 
     def _check_status(self, error: urllib.error.HTTPError) -> tuple[str, float]:
         """Returns (fault, seconds that the server asks to wait) of a status that may be retried.
@@ -167,8 +183,15 @@ class Endpoint:
         except (OSError, http.client.HTTPException):
             message = ""
         message = self._without_key(message)
+        if 300 <= error.code < 400:
+            location = urllib.parse.urljoin(error.url, error.headers.get("Location") or "")
+            raise EndpointError(
+                f"{self.address}: redirects to {self._without_key(redact_address(location)):.200}; "
+                "requests are not redirected, so give the judge's own address as --endpoint"
+            )
         if error.code in FATAL_STATUS:
-            raise EndpointError(f"{self.address}: answers {error.code} {error.reason}: {message:.200}")
+            reason = self._without_key(str(error.reason))
+            raise EndpointError(f"{self.address}: answers {error.code} {reason}: {message:.200}")
         if error.code not in RETRYABLE_STATUS:
             with self._lock:
                 self.fault_counts[f"refused ({error.code})"] += 1
@@ -197,6 +220,14 @@ class Endpoint:
             self._next_start = start + 60.0 / self.requests_per_minute
         if start > now:
             self.stop.wait(start - now)
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: the request holds the API key, which no other address may receive."""
+
+    def redirect_request(self, *_: object) -> None:
+        """Returns None, so that the redirect is raised as an HTTPError."""
+        return None
 
 
 class _InvalidResponse(Exception):

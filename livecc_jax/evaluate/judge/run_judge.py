@@ -15,6 +15,7 @@ from livecc_jax.evaluate.judge.judge_model import JudgeModel
 from livecc_jax.evaluate.judge.judging import CommentaryPair, JudgingResult, judge_pairs
 from livecc_jax.evaluate.judge.prompt import load_prompt, prompt_hash
 from livecc_jax.evaluate.metrics.score import BenchmarkScore, score_benchmark
+from livecc_jax.writing import make_folder, write_text
 
 PREDICTION_KEYS = ("pred",)
 HUMAN_KEYS = ("gt_asr", "event_asr_text")
@@ -56,6 +57,7 @@ def run_judge(
     Raises:
         ConfigError: The prompt cannot be used, or both sides have the same name.
         DataError: A file cannot be read.
+        OutputError: A file cannot be written.
         EndpointError: The endpoint refuses all requests, or has stopped answering.
     """
     model_name = names[0] or Path(predictions).stem
@@ -77,7 +79,7 @@ def run_judge(
         CommentaryPair(e, of_model[e], of_baseline[e], of_human[e]) for e in events if e in of_model
     ]
     folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     cache = AnswerCache(folder / "answers.jsonl")
     try:
         side_names = (model_name, baseline_name)
@@ -86,7 +88,7 @@ def run_judge(
         cache.close()
     verdicts = folder / f"{baseline_name}_{model_name}.jsonl"
     _write_verdicts(verdicts, events, result)
-    (folder / "prompt.txt").write_text(prompt, encoding="utf-8")
+    write_text(folder / "prompt.txt", prompt)
     score = score_benchmark("judge", verdicts, model=model_name, expected=len(events))
     record = {
         "model": model_name,
@@ -109,9 +111,7 @@ def run_judge(
         **_costs(result, judge, prices),
         "result": score.to_json(),
     }
-    (folder / "judge.json").write_text(
-        json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    write_text(folder / "judge.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     return score, record
 
 
@@ -120,7 +120,7 @@ def _write_verdicts(path: Path, events: list[str], result: JudgingResult) -> Non
     verdicts = {v["video_event_id"]: v for v in result.verdicts}
     no_winners = {"ab_winner": None, "ba_winner": None}
     lines = [json.dumps(verdicts.get(e, {"video_event_id": e, **no_winners})) for e in events]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def _file_problems(problem_logs: Mapping[str, ProblemLog]) -> dict[str, dict[str, int]]:

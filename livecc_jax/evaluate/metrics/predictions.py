@@ -82,7 +82,7 @@ def _read_clip_id(record: dict[str, Any]) -> str:
         return f"{video}_{record['event_id']}"
     try:
         return clip_id(video, float(record["video_start"]), float(record["video_end"]))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise MalformedRecord("there is neither event_id nor video_start and video_end") from None
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from livecc_jax.bounded_json import parse_json
 from livecc_jax.errors import DataError, ExampleError
 from livecc_jax.evaluate.benchmarks.livesports_cc import LIVESPORTS_VIDEO_FOLDERS
 from livecc_jax.evaluate.benchmarks.record_fields import (
@@ -82,14 +82,14 @@ def _livesports_reference(record: dict[str, Any], folder: Path) -> Reference:
     """
     asr = record.get("event_asr")
     try:
-        phrases = json.loads(asr) if isinstance(asr, str) else asr
+        phrases = parse_json(asr) if isinstance(asr, str) else asr
         words: list[Word] = []
         for start, end, phrase in phrases:
             texts = phrase.split()
             edges = np.linspace(seconds_to_us(start), seconds_to_us(end), len(texts) + 1).round()
             words += [Word(int(a), int(b), w) for a, b, w in zip(edges, edges[1:], texts)]
         span = seconds_to_us(float(record["begin"])), seconds_to_us(float(record["end"]))
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
         raise MalformedRecord(f"an event needs begin, end and event_asr ({error!r})") from None
     previous, video = record.get("preasr_text"), string_field(record, "video_id")
     path = find_video(folder, LIVESPORTS_VIDEO_FOLDERS, string_field_or(record, "video", video))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from livecc_jax.errors import ConfigError, DataError
 from livecc_jax.evaluate.benchmarks.record_files import load_json
@@ -23,7 +24,7 @@ def find_benchmark_results(paths: list[str], benchmark: str | None) -> tuple[lis
     for run in paths:
         path = Path(run)
         if path.is_dir():
-            report = load_json(path / "report.json")
+            report = _read_report(path)
             benchmarks.add(report["benchmark"])
             path = path / report["results"]
         files.append(path)
@@ -57,7 +58,7 @@ def find_commentary_results(
         if not path.exists():
             raise DataError(f"{run}: there is no such file or folder")
         if path.is_dir():
-            report = load_json(path / "report.json")
+            report = _read_report(path)
             if report["benchmark"] == "commentary":
                 setting, path = report["setting"], path / report["results"]
         files.append(path)
@@ -73,3 +74,20 @@ def find_commentary_results(
             raise ConfigError("the runs have different transcripts: give --reference")
         reference = commentary_settings[0]["annotation"]
     return files, reference
+
+
+def _read_report(folder: Path) -> dict[str, Any]:
+    """Returns the report of an evaluation's folder.
+
+    Raises:
+        DataError: There is none, or it is not what an evaluation writes.
+    """
+    file = folder / "report.json"
+    report = load_json(file)
+    fields = report if isinstance(report, dict) else {}
+    is_valid = all(isinstance(fields.get(key), str) for key in ("benchmark", "results"))
+    if not is_valid or "\0" in fields["results"]:
+        raise DataError(f"{file}: is not the report of an evaluation")
+    if fields["benchmark"] == "commentary" and not isinstance(fields.get("setting"), dict):
+        raise DataError(f"{file}: lacks the settings of the evaluation")
+    return fields

@@ -16,6 +16,7 @@ from livecc_jax.evaluate.report.benchmark_blocks import benchmark_blocks, compar
 from livecc_jax.evaluate.report.commentary_blocks import commentary_blocks
 from livecc_jax.evaluate.report.document import Heading, Table, to_html, to_markdown
 from livecc_jax.version import __version__
+from livecc_jax.writing import make_folder, write_text
 
 PACKAGES = ("numpy", "jax", "jaxlib", "flax", "opencv-python-headless", "av", "tokenizers")
 
@@ -36,9 +37,12 @@ def write_report(
         comparison: Paired comparison with another run, and the name of that run. Differences are this
             run minus the other one.
         results_file: Name of the results file in a run folder, by which `livecc compare` finds it.
+
+    Raises:
+        OutputError: A file cannot be written.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     settings = {"made": created} | versions() | config
     is_benchmark = isinstance(score, BenchmarkScore)
@@ -52,11 +56,10 @@ def write_report(
         Table(("", ""), [(k, _setting_text(v)) for k, v in settings.items()], text_columns=2),
     ]
     record |= {"setting": settings, "results": results_file}
-    (folder / "report.md").write_text(to_markdown(blocks), encoding="utf-8")
-    (folder / "report.html").write_text(to_html(blocks), encoding="utf-8")
-    (folder / "report.json").write_text(
-        json.dumps(record, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8"
-    )
+    write_text(folder / "report.md", to_markdown(blocks))
+    write_text(folder / "report.html", to_html(blocks))
+    text = json.dumps(record, indent=1, ensure_ascii=False, default=str)
+    write_text(folder / "report.json", text + "\n")
 
 
 def versions() -> dict[str, str]:

@@ -50,8 +50,9 @@ def thumbnails(reference: Reference, count: int = THUMBNAILS_PER_CLIP) -> list[T
         frame_indices = np.searchsorted(info.frame_times_us, available, "left")
         pictures = []
         for time_us, frame in zip(available, iter_frames(info, frame_indices)):
-            scale = min(1.0, MAX_SIDE / max(frame.shape[:2]))
-            height, width = (max(1, round(side * scale)) for side in frame.shape[:2])
+            sides = info.height, info.width  # as displayed; a frame's pixels may not be square
+            scale = min(1.0, MAX_SIDE / max(sides))
+            height, width = (max(1, round(side * scale)) for side in sides)
             jpeg = encode_jpeg(resize(frame[None], (height, width))[0])
             if jpeg:
                 pictures.append(Thumbnail(jpeg, width, height, time_us / 1e6))

@@ -41,6 +41,7 @@ from livecc_jax.evaluate.run.commentary import score_reference, stream_frames
 from livecc_jax.evaluate.run.prefetch import prefetch
 from livecc_jax.evaluate.run.sampled_video import sample_frames
 from livecc_jax.media.budget import PixelBudget
+from livecc_jax.media.rules import DEFAULT, MediaRules
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.lora import LORA, merge_adapter
 from livecc_jax.model.qwen2_vl import Params
@@ -121,6 +122,7 @@ class ClipCommentaryEvaluator:
         tokenizer: Tokenizer of the model.
         options: Decoding options.
         mesh: Mesh of the run.
+        rules: How videos are read.
 
     Raises:
         DataError: There is no clip.
@@ -136,7 +138,9 @@ class ClipCommentaryEvaluator:
         tokenizer: Tokenizer,
         options: StreamOptions,
         mesh: Mesh,
+        rules: MediaRules = DEFAULT,
     ) -> None:
+        self._rules = rules
         self._annotations = annotations
         self._clips = read_commentary_clips(annotations, max_clips)
         self._budget, self._model, self._compute = budget, model, compute
@@ -166,7 +170,8 @@ class ClipCommentaryEvaluator:
             model = StreamModel(self._model, host_params, self._tokenizer)
             del host_params
             futures = prefetch(
-                clip_numbers, lambda i: sample_frames(self._clips[i].source, self._budget)
+                clip_numbers,
+                lambda i: sample_frames(self._clips[i].source, self._budget, rules=self._rules),
             )
             for _ in range(rounds):  # as many in all processes, so that all poll equally often
                 for i, frames in itertools.islice(futures, 1):

@@ -33,6 +33,7 @@ from livecc_jax.evaluate.run.run_folder import (
 from livecc_jax.evaluate.run.sampled_video import sample_frames
 from livecc_jax.evaluate.run.teacher_forced import teacher_force
 from livecc_jax.media.budget import PixelBudget
+from livecc_jax.media.rules import DEFAULT, MediaRules
 from livecc_jax.stream.model import StreamModel
 from livecc_jax.stream.session import Session
 from livecc_jax.stream.turn import ContextFull, SpokenTurn
@@ -52,6 +53,7 @@ def comment_events(
     memory_frames: int | None = None,
     references: Mapping[str, Reference] | None = None,
     shard: tuple[int, int] = (0, 1),
+    rules: MediaRules = DEFAULT,
     on_progress: Callable[[EvaluationProgress, int], None] = lambda progress, total: None,
 ) -> EvaluationProgress:
     """Comments on the events that have no commentary in the run folder yet.
@@ -70,6 +72,7 @@ def comment_events(
         references: Transcripts by event; if given, each prediction also has the cost of its transcript
             under teacher forcing.
         shard: (index, count) of this process among those that divide the events of the run.
+        rules: How videos are read.
         on_progress: Called after each event with the progress, and the number of events of this shard.
 
     Returns:
@@ -80,7 +83,7 @@ def comment_events(
     todo = [e for e in events if "turns" not in answers.get(e.id, {})]
     progress = EvaluationProgress(already_answered=len(events) - len(todo))
     began = time.perf_counter()
-    load = functools.partial(_sample_event, budget=budget)
+    load = functools.partial(_sample_event, budget=budget, rules=rules)
     with append_lines(answers_path(folder, shard)) as file:
         for event, future in prefetch(todo, load):
             prompt = event_prompt(event, prompting)
@@ -154,8 +157,8 @@ def score_reference(
     return teacher_forced_to_json(clip) if finite else None
 
 
-def _sample_event(event: Event, budget: PixelBudget) -> np.ndarray:
-    return sample_frames(event.source, budget)
+def _sample_event(event: Event, budget: PixelBudget, rules: MediaRules) -> np.ndarray:
+    return sample_frames(event.source, budget, rules=rules)
 
 
 def _comment_without_history(

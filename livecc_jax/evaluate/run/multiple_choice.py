@@ -22,6 +22,7 @@ from livecc_jax.evaluate.run.run_folder import (
 )
 from livecc_jax.evaluate.run.sampled_video import SampledVideo, sample_video
 from livecc_jax.media.budget import PixelBudget
+from livecc_jax.media.rules import DEFAULT, MediaRules
 
 
 def answer_questions(
@@ -32,6 +33,7 @@ def answer_questions(
     *,
     shard: tuple[int, int] = (0, 1),
     max_frames: int | None = None,
+    rules: MediaRules = DEFAULT,
     on_progress: Callable[[EvaluationProgress, int], None] = lambda progress, total: None,
 ) -> EvaluationProgress:
     """Answers the questions that have no answer in the run folder yet.
@@ -46,6 +48,7 @@ def answer_questions(
         shard: (index, count) of this process among those that divide the videos of the run: it takes
             every count-th video.
         max_frames: Maximum frames of a video; None is the published 480.
+        rules: How videos are read.
         on_progress: Called after each batch of videos with the progress, and the number of questions of
             this shard.
 
@@ -63,7 +66,7 @@ def answer_questions(
         if unanswered:
             todo.append(unanswered)
     with append_lines(answers_path(folder, shard)) as file:
-        load = functools.partial(_sample_video, budget=budget, max_frames=max_frames)
+        load = functools.partial(_sample_video, budget=budget, max_frames=max_frames, rules=rules)
         batches = batch_loaded(prefetch(todo, load, scorer.batch_size), scorer.batch_size)
         submitted = ((batch, _submit(scorer, batch)) for batch in batches)
         for batch, wait in one_behind(submitted):
@@ -87,8 +90,10 @@ def _by_video(question_set: QuestionSet) -> list[list[Question]]:
     return list(groups.values())
 
 
-def _sample_video(group: list[Question], budget: PixelBudget, max_frames: int | None) -> SampledVideo:
-    return sample_video(group[0].source, budget, max_frames)
+def _sample_video(
+    group: list[Question], budget: PixelBudget, max_frames: int | None, rules: MediaRules
+) -> SampledVideo:
+    return sample_video(group[0].source, budget, max_frames, rules)
 
 
 def _submit(

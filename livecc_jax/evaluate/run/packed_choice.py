@@ -34,6 +34,7 @@ from livecc_jax.evaluate.run.sampled_video import sample_video, sampled_grid
 from livecc_jax.families.qwen2_vl import PATCH
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.clips import MediaSlice
+from livecc_jax.media.rules import DEFAULT, MediaRules
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.qwen2_vl import bind
 from livecc_jax.parallel.batch import shard_batch
@@ -69,6 +70,7 @@ class PackedChoiceEvaluator:
         shape: Shape of the run's packed rows.
         rows: Packed rows of a micro-batch, over all processes.
         mesh: Mesh of the run.
+        rules: How videos are read.
 
     Raises:
         DataError: The benchmark cannot be read, or no question fits a row.
@@ -89,11 +91,14 @@ class PackedChoiceEvaluator:
         shape: RowShape,
         rows: int,
         mesh: Mesh,
+        rules: MediaRules = DEFAULT,
     ) -> None:
         self.benchmark, self._mesh, self._batch_rows = benchmark, mesh, rows
         self._tokenizer, self._positions = tokenizer, positions
         self._shape = dataclasses.replace(shape, targets=MAX_QUESTIONS_PER_ROW)
-        self._sample_video = functools.partial(sample_video, budget=budget, max_frames=max_frames)
+        self._sample_video = functools.partial(
+            sample_video, budget=budget, max_frames=max_frames, rules=rules
+        )
         self._question_set = read_questions(benchmark, data)
         all_questions = self._question_set.questions
         count = min(max_questions, len(all_questions))
@@ -105,7 +110,7 @@ class PackedChoiceEvaluator:
         # The main process decides: all processes must compute the same packing, even if a file
         # appears or disappears meanwhile.
         grids_or_errors = broadcast_from_main(
-            [_grid_or_error(q, budget, max_frames) for q in self._questions]
+            [_grid_or_error(q, budget, max_frames, rules) for q in self._questions]
         )
         self._errors = {i: g for i, g in enumerate(grids_or_errors) if isinstance(g, str)}
         self._grids: dict[int, Grid] = {
@@ -267,8 +272,10 @@ def _right_option(question: Question) -> int | None:
     return question.options.index(question.answer)
 
 
-def _grid_or_error(question: Question, budget: PixelBudget, max_frames: int) -> Grid | str:
+def _grid_or_error(
+    question: Question, budget: PixelBudget, max_frames: int, rules: MediaRules
+) -> Grid | str:
     try:
-        return sampled_grid(question.source, budget, max_frames)
+        return sampled_grid(question.source, budget, max_frames, rules)
     except LiveCCError as error:
         return str(error)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from livecc_jax.bounded_json import parse_json
 from livecc_jax.errors import ConfigError
 from livecc_jax.evaluate.benchmarks.record_files import load_json
+from livecc_jax.writing import RecordFile, make_folder, write_text
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +45,14 @@ def lock_settings(folder: Path, settings: dict[str, Any]) -> None:
 
     Raises:
         ConfigError: The folder was begun with other settings; the message names one that differs.
+        OutputError: The folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     path = folder / "run.json"
     if path.exists():
         earlier = load_json(path)
+        if not isinstance(earlier, dict):
+            raise ConfigError(f"{path}: does not hold the settings of a run; take another --out")
         different = [k for k in earlier.keys() | settings.keys() if earlier.get(k) != settings.get(k)]
         if different:
             k = min(different)
@@ -59,9 +62,7 @@ def lock_settings(folder: Path, settings: dict[str, Any]) -> None:
             )
         return
     # Several processes may begin one run, and none may read a file that another has half written.
-    own = folder / f".run.json.{socket.gethostname()}.{os.getpid()}"
-    own.write_text(json.dumps(settings, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    own.replace(path)
+    write_text(path, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
 
 
 def answers_path(folder: Path, shard: tuple[int, int]) -> Path:
@@ -80,7 +81,7 @@ def read_answers(path: Path) -> dict[str, dict[str, Any]]:
             if not line:
                 continue
             try:
-                answer = json.loads(line)
+                answer = parse_json(line)
                 answers[answer["id"]] = answer
             except (ValueError, KeyError, TypeError):
                 log.warning("%s: skips a broken line", path)
@@ -100,19 +101,21 @@ def all_answers(folder: Path) -> dict[str, dict[str, Any]]:
     return answers
 
 
-def append_lines(path: Path) -> TextIO:
-    """Opens a file of JSON lines for appending; a truncated last line is ended first."""
+def append_lines(path: Path) -> RecordFile:
+    """Opens a file of JSON lines for appending; a truncated last line is ended first.
+
+    Raises OutputError when the file cannot be written.
+    """
     truncated = path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n")
-    file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (the caller closes it)
+    file = RecordFile(path, append=True)
     if truncated:
         file.write("\n")
     return file
 
 
-def write_lines(file: TextIO, lines: list[dict[str, Any]]) -> None:
-    """Writes JSON lines and flushes them."""
+def write_lines(file: RecordFile, lines: list[dict[str, Any]]) -> None:
+    """Writes JSON lines, all of them or none. Raises OutputError when they find no room."""
     file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    file.flush()
 
 
 def file_hash(path: Path) -> str:

@@ -11,13 +11,18 @@ import numpy as np
 from livecc_jax.evaluate.benchmarks.questions import VideoSource
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.clips import LocalFiles, MediaSlice, open_frame_folder, slice_video
+from livecc_jax.media.earlier import probe_earlier
+from livecc_jax.media.rules import DEFAULT, MediaRules
 from livecc_jax.media.sampling import MAX_FRAMES
-from livecc_jax.media.video import probe
+from livecc_jax.media.video import VideoInfo, probe
 
 SECOND_US = 1_000_000
 DECODER = LocalFiles(threads=0)  # one video at a time, so all cores decode it
 
-_probe = functools.lru_cache(maxsize=256)(probe)  # many questions ask about one video
+
+@functools.lru_cache(maxsize=256)  # many questions ask about one video
+def _probe(path: str, rules: MediaRules) -> VideoInfo:
+    return (probe_earlier if rules.version == 1 else probe)(path, rules)
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,10 @@ class SampledVideo:
 
 
 def sample_video(
-    source: VideoSource, budget: PixelBudget, max_frames: int | None = None
+    source: VideoSource,
+    budget: PixelBudget,
+    max_frames: int | None = None,
+    rules: MediaRules = DEFAULT,
 ) -> SampledVideo:
     """Sample, decode, resize and patchify a video.
 
@@ -42,33 +50,45 @@ def sample_video(
         source: Path of a video or a folder of frames, and a span of it.
         budget: Pixels of a frame.
         max_frames: Maximum number of frames; None is the published 480.
+        rules: How videos are read.
 
     Raises:
         MediaError: The video cannot be read, or has no frame in the span.
     """
-    media = slice_source(source, budget, max_frames)
+    media = slice_source(source, budget, max_frames, rules)
     return SampledVideo(media.load_patches(DECODER), media.grid)
 
 
 def sampled_grid(
-    source: VideoSource, budget: PixelBudget, max_frames: int | None = None
+    source: VideoSource,
+    budget: PixelBudget,
+    max_frames: int | None = None,
+    rules: MediaRules = DEFAULT,
 ) -> tuple[int, int, int]:
     """The grid that `sample_video` will give, without decoding. Raises MediaError as it does."""
-    return slice_source(source, budget, max_frames).grid
+    return slice_source(source, budget, max_frames, rules).grid
 
 
 def sample_frames(
-    source: VideoSource, budget: PixelBudget, max_frames: int | None = None
+    source: VideoSource,
+    budget: PixelBudget,
+    max_frames: int | None = None,
+    rules: MediaRules = DEFAULT,
 ) -> np.ndarray:
     """Sample, decode and resize a video; see `sample_video`.
 
     Returns:
         uint8 [F, h, w, 3] RGB, F even, at the budget's size.
     """
-    return slice_source(source, budget, max_frames).load_frames(DECODER)
+    return slice_source(source, budget, max_frames, rules).load_frames(DECODER)
 
 
-def slice_source(source: VideoSource, budget: PixelBudget, max_frames: int | None = None) -> MediaSlice:
+def slice_source(
+    source: VideoSource,
+    budget: PixelBudget,
+    max_frames: int | None = None,
+    rules: MediaRules = DEFAULT,
+) -> MediaSlice:
     """Choose the frames of a video: 2 a second of the span, at least 4, at most 480 or `max_frames`.
 
     Raises:
@@ -77,7 +97,7 @@ def slice_source(source: VideoSource, budget: PixelBudget, max_frames: int | Non
     if Path(source.path).is_dir():
         video = open_frame_folder(source.path, source.frames_per_second)
     else:
-        video = _probe(source.path)
+        video = _probe(source.path, rules)
     start, end = _span(video.frame_times_us, source)
     # Never more frames than benchmarks are published with.
     return slice_video(video, budget, start, end, min(max_frames or MAX_FRAMES, MAX_FRAMES))
