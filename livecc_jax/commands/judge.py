@@ -118,13 +118,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _request_fields(args: argparse.Namespace) -> dict[str, Any]:
     """Returns the request fields of --field; a value that is not JSON is a string."""
-    import json
+    from livecc_jax.bounded_json import parse_json
 
     fields = {}
     for item in args.field:
         name, equals, value = item.partition("=")
         try:
-            fields[name] = json.loads(value) if equals else None
+            fields[name] = parse_json(value) if equals else None
         except ValueError:
             fields[name] = value
     return fields

@@ -13,10 +13,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from livecc_jax.bounded_json import parse_json
+
 log = logging.getLogger(__name__)
 
 FIRST_STEP_FACTOR = 6  # the first step compiles, so it may take so many times as long
 GAVE_UP_EXIT_CODE = 75  # EX_TEMPFAIL: the launcher should start the run again
+MAX_HEARTBEAT_BYTES = 1 << 16
 LISTED_PROCESSES = 8  # maximum number of late processes in a message
 
 # In the order in which a step goes through them; the process that is earliest is late.
@@ -154,7 +157,7 @@ class Watchdog:
         for process in range(self._processes):
             with contextlib.suppress(OSError, ValueError, TypeError):
                 text = (self._directory / f"{process}.json").read_text()
-                heartbeats.append(Heartbeat(**json.loads(text)))
+                heartbeats.append(Heartbeat(**parse_json(text, max_bytes=MAX_HEARTBEAT_BYTES)))
         if not heartbeats:
             return f"nothing can be read in {self._directory}"
         timeout = max(30.0, 3 * self._interval)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 
+from livecc_jax.bounded_json import parse_json
 from livecc_jax.data.examples.encode import EncodedExample
 from livecc_jax.data.index.columns import CONVERSATION, STREAM
 from livecc_jax.errors import DataError
@@ -51,11 +52,11 @@ def decode(
         DataError: Text and media do not belong together.
     """
     try:
-        values = json.loads(text)
+        values = parse_json(text)
         if kind == STREAM:
             return _decode_stream(*values, media, template)
         return _decode_chat(values, media, template)
-    except (ValueError, TypeError, IndexError, StopIteration) as error:
+    except (ValueError, TypeError, IndexError, KeyError, AttributeError, StopIteration) as error:
         raise DataError(f"the text stored for an example is damaged ({error!r:.80})") from error
 
 

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from livecc_jax.bounded_json import parse_json, read_bounded
 from livecc_jax.errors import DataError
+from livecc_jax.redact import displayable
 from livecc_jax.writing import write_text
 
 EVERY_ROW = -1
@@ -67,9 +69,16 @@ class Quarantine:
     def from_json(entries: list[dict], name: str) -> Quarantine:
         """Reads what `to_json` returned. Raises DataError, with `name`, for anything else."""
         try:
-            return Quarantine([Quarantined(**e) for e in entries])
+            listed = [Quarantined(**e) for e in entries]
         except TypeError as error:
             raise DataError(f"{name}: is not a quarantine list ({error})") from error
+        for e in listed:
+            numbers = all(type(n) is int for n in (e.example, e.line, e.row))
+            if not numbers or not isinstance(e.annotations, str) or not isinstance(e.reason, str):
+                raise DataError(
+                    f"{name}: is not a quarantine list ({e!a:.120} has a field of a wrong type)"
+                )
+        return Quarantine(listed)
 
     def check(self, location: Callable[[int], tuple[str, int]], num_examples: int, path: str) -> None:
         """Checks that the entries belong to an index.
@@ -85,7 +94,8 @@ class Quarantine:
         for e in self.entries:
             file, line = location(e.example) if 0 <= e.example < num_examples else ("", 0)
             # The annotation file may have moved, but its name and the line stay.
-            if (Path(file).name, line) != (Path(e.annotations).name, e.line):
+            names = [Path(displayable(name)).name for name in (file, e.annotations)]
+            if (names[0], line) != (names[1], e.line):
                 raise DataError(
                     f"{path}: example {e.example} ({e.annotations} line {e.line}) "
                     "is another one in this index"
@@ -99,8 +109,8 @@ class Quarantine:
     def load(path: str | Path) -> Quarantine:
         """Reads a saved list. Raises DataError when it is missing or malformed."""
         try:
-            lines = Path(path).read_text(encoding="utf-8").splitlines()
-            entries = [json.loads(line) for line in lines]
+            lines = read_bounded(path).split(b"\n")
+            entries = [parse_json(line) for line in lines if line.strip()]
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror}") from error
         except ValueError as error:
