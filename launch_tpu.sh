@@ -167,13 +167,19 @@ wait_until_active() {
 install() {
     check_bucket
     check_workers
-    local node bundle="${TMPDIR:-/tmp}/livecc-$NAME.tgz"
-    run "could not pack this checkout" tar czf "$bundle" -C "$HERE" --exclude=__pycache__ \
-        livecc_jax configs setup.py pyproject.toml README.md LICENSE
-    for node in $(nodes); do
-        run "could not copy the code to slice $node" \
-            gcloud compute tpus tpu-vm scp "$bundle" "$node:livecc.tgz" --worker=all "${WHERE[@]}" --quiet
-    done
+    local node folder=. bundle=livecc-$NAME.tgz
+    # A folder of its own: a file of a known name in /tmp may be a link that someone else has put there.
+    [[ -n $DRY ]] || folder=$(mktemp -d "${TMPDIR:-/tmp}/livecc-XXXXXXXX") || fail "could not make a temporary folder"
+    (
+        trap '[[ $folder == . ]] || rm -rf "$folder"' EXIT
+        cd "$folder"
+        run "could not pack this checkout" tar czf "$bundle" -C "$HERE" --exclude=__pycache__ \
+            livecc_jax configs setup.py pyproject.toml README.md LICENSE
+        for node in $(nodes); do
+            run "could not copy the code to slice $node" \
+                gcloud compute tpus tpu-vm scp "$bundle" "$node:livecc.tgz" --worker=all "${WHERE[@]}" --quiet
+        done
+    ) || exit 1
     on_all "could not install" "$READY" "$(install_text)"
 }
 

@@ -12,14 +12,18 @@ import traceback
 
 HIDDEN = "***"
 
+# Paths that are joined have one slash where there were two.
+_SCHEME = (
+    r"(?:[A-Za-z][A-Za-z0-9+.:-]*://|(?i:(?:rts|rtm|http|ftp|sftp|srt|tcp|udp|s3|gs|az)[a-z]{0,2}):/)"
+)
 # An address within a text ends at white space or at a quotation mark, both of which its password may
 # hold: what follows a colon up to an `@` is a password, unless it is a port.
 _ADDRESS = re.compile(
-    r"[A-Za-z][A-Za-z0-9+.:-]*://"
+    rf"{_SCHEME}"
     r"(?:[^\s/]*@|[^\s/:]*:(?!\d+(?:[\s/:?#]|$))[^\s:][^\n@/]{0,80}@)?"
     r"""[^\s'"<>`]*"""
 )
-_WHOLE_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.:-]*)://(.*)", re.DOTALL)
+_WHOLE_ADDRESS = re.compile(f"({_SCHEME})(.*)", re.DOTALL)
 # A name in a bucket may hold any character; there is no query after it.
 _BUCKETS = {"gs", "gcs", "s3", "s3a", "az", "abfs", "abfss", "adl", "hf", "hdfs", "file", "memory"}
 # Parameters of cameras that name a picture. They are shown where their value is a number.
@@ -51,7 +55,7 @@ def redact(text: str) -> str:
     Args:
         text: Any text, such as a message.
     """
-    return _ADDRESS.sub(_redact_match, text) if "://" in text else text
+    return _ADDRESS.sub(_redact_match, text) if ":/" in text else text
 
 
 def _redact_match(match: re.Match[str]) -> str:
@@ -71,15 +75,15 @@ def redact_address(address: str) -> str:
     if not match:
         return address
     scheme, rest = match.groups()
-    kind = scheme.lower().rpartition(":")[2]
+    kind = scheme.lower().rstrip(":/").rpartition(":")[2]
     rest = _hide_user(rest, is_camera=kind.startswith(("rts", "rtm")))
     if kind in _BUCKETS:
-        return f"{scheme}://{rest}"
+        return scheme + rest
     rest, number_sign, fragment = rest.partition("#")
     path, question_mark, query = rest.partition("?")
     shown = _SECRET_IN_PATH.sub(rf"\g<1>{HIDDEN}", path) + question_mark
     shown += "&".join(map(_redact_parameter, query.split("&"))) if query else ""
-    return f"{scheme}://{shown}{number_sign}{HIDDEN if fragment else ''}"
+    return f"{scheme}{shown}{number_sign}{HIDDEN if fragment else ''}"
 
 
 def _hide_user(rest: str, is_camera: bool) -> str:

@@ -113,13 +113,22 @@ def test_dry_run_prints_the_commands_and_runs_none(cloud, command):
     assert all(c[0] in ("gcloud", "tar") for c in printed)
 
 
+def test_a_file_that_someone_else_has_put_into_tmp_is_not_written_to(cloud, tmp_path):
+    (tmp_path / "mine").write_text("precious")
+    (cloud.home / "livecc-pod.tgz").symlink_to(tmp_path / "mine")
+    assert cloud("install", *TWO_SLICES).returncode == 0
+    assert len([c for c in cloud.calls if "scp" in c]) == 2
+    assert (tmp_path / "mine").read_text() == "precious"
+    assert not [p for p in cloud.home.iterdir() if p.is_dir() and p.name.startswith("livecc-")]
+
+
 def test_up_requests_the_slices_and_starts_training(cloud):
     assert cloud("up", *TWO_SLICES, "--spot", "--valid-for", "6h", *TRAIN).returncode == 0
     created = next(c for c in cloud.calls if "create" in c)
     for word in ("--node-count=2", "--node-prefix=pod", "--accelerator-type=v5litepod-16", "--spot",
                  "--valid-until-duration=6h", "--zone=us-west4-a", "--project=mine"):  # fmt: skip
         assert word in created
-    assert [c[5] for c in cloud.calls if "scp" in c] == [str(cloud.home / "livecc-pod.tgz")] * 2
+    assert [c[5] for c in cloud.calls if "scp" in c] == ["livecc-pod.tgz"] * 2
     started = [c for c in cloud.calls if c[-4].endswith("echo livecc-started")]
     assert [c[5] for c in started] == ["pod-0", "pod-1"]
     assert all(c[6] == "--worker=all" for c in started)

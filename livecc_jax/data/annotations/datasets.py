@@ -18,6 +18,7 @@ import numpy as np
 
 from livecc_jax.bounded_json import parse_json
 from livecc_jax.data.annotations.conversations import parse
+from livecc_jax.data.annotations.dataset_features import check_features
 from livecc_jax.data.annotations.records import MAX_LINE_BYTES, AnnotationFile
 from livecc_jax.data.files.paths import is_remote
 from livecc_jax.errors import DataError, ExampleError, MediaError
@@ -58,6 +59,8 @@ def _open_split(folder: str, split: str, version: int) -> Any:
     """Opens a split once for each version of the dataset, so that a rewritten one is opened again."""
     import tensorflow_datasets as tfds
 
+    check_features(folder)
+
     class StoredJpeg(tfds.decode.SkipDecoding):
         def decode_batch_example_np(self, example: Any) -> Any:
             return example
@@ -83,6 +86,7 @@ class DatasetAnnotations:
             raise DataError(f"{path}: is a directory but not a dataset")
         self.path = self.folder = folder
         self._splits: list[tuple[str, int]] = []
+        check_features(folder)
         import tensorflow_datasets as tfds
 
         try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from livecc_jax.redact import displayable
+
 
 def with_location(path: str, line: int, reason: str) -> str:
     """Returns a reason that names annotation file and line.
@@ -13,7 +15,7 @@ def with_location(path: str, line: int, reason: str) -> str:
         line: Number of the line, from 1.
         reason: The reason; it may name file and line already.
     """
-    location = f"{path} line {line}: "
+    location = displayable(f"{path} line {line}: ")  # as messages have it
     return reason if reason.startswith(location) else location + reason
 
 

@@ -33,6 +33,12 @@ def default_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "livecc" / "media"
 
 
+def _suffix(address: str) -> str:
+    """Returns the suffix of an address, by which some formats are told, but nothing of its query."""
+    suffix = os.path.splitext(address.partition("?")[0])[1][:8]
+    return suffix if suffix[1:].isalnum() else ""
+
+
 class FileCache:
     """Local copies of remote files with least-recently-used eviction.
 
@@ -86,7 +92,7 @@ class FileCache:
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         key = hashlib.sha256(f"{address} {stat.size} {stat.mtime_ns}".encode()).hexdigest()[:32]
-        path = self.folder / (key + os.path.splitext(address)[1][:8])
+        path = self.folder / (key + _suffix(address))
         with self._locked_copy(address, path, stat.size):
             os.utime(path)
             yield str(path)

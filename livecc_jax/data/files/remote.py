@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from livecc_jax.data.files.paths import is_remote
 from livecc_jax.errors import ConfigError, LiveCCError, MediaError
+from livecc_jax.redact import redact
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def with_retries(name: str, request: Callable[[], T], first_wait_s: float = FIRS
                 raise MediaError(
                     f"{name}: the store failed {ATTEMPTS} times; the last time: {reason}"
                 ) from error
-            log.info("%s: attempt %d failed (%s)", name, attempt, error)
+            log.info("%s: attempt %d failed (%s)", redact(name), attempt, redact(str(error)))
         time.sleep(wait_s * random.uniform(0.5, 1.0))
         wait_s *= 2
     raise AssertionError("unreachable")

@@ -67,7 +67,7 @@ def test_a_dataset_is_indexed_like_its_annotations(home, small_tokenizer, frames
     assert "tensorflow" not in sys.modules
 
 
-def test_stored_frames_are_those_of_the_video(home, small_tokenizer):
+def test_stored_frames_are_those_of_the_video(home, small_tokenizer, monkeypatch):
     """Up to JPEG: mean error under 3 of 255. A rewritten dataset is noticed."""
     import tensorflow_datasets as tfds
 
@@ -97,6 +97,25 @@ def test_stored_frames_are_those_of_the_video(home, small_tokenizer):
     write_dataset([other], home / "tfds", frames=options)
     with pytest.raises(MediaError, match="has changed since it was indexed"):
         index.encoded_example(0, template, MediaFiles())
+    features = (folder / "features.json").read_text()
     (folder / "features.json").write_text("{")
     with pytest.raises(DataError, match="cannot be read as a dataset"):
         build_index([folder], home / "again", tokenizer, BUDGET)
+    # A dataset may name any class; its module is not imported.
+    monkeypatch.syspath_prepend(home)
+    (home / "hostile.py").write_text("raise SystemExit('code of a dataset ran')\n")
+    text = '"pythonClassName": "tensorflow_datasets.core.features.text_feature.Text"'
+    for hostile in (
+        '"pythonClassName": "hostile.Text"',
+        '"python_class_name": "hostile.Text"',
+        '"type": "hostile.Text"',
+        '"type": "tensorflow_datasets.core.features.features_dict.FeaturesDict", '
+        '"proto_cls": "tensorflow_datasets.FeaturesDict", "content": "{}"',
+        '"pythonClassName": "os.Text"',
+    ):
+        (folder / "features.json").write_text(features.replace(text, hostile, 1))
+        with pytest.raises(DataError, match="only those that"):
+            build_index([folder], home / "hostile-index", tokenizer, BUDGET)
+    assert "hostile" not in sys.modules
+    (folder / "features.json").write_text(features)
+    assert len(build_index([folder], home / "again", tokenizer, BUDGET)) == 3

@@ -57,6 +57,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             raw = raw.encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(raw)))
+        if 300 <= status < 400:
+            self.send_header("Location", self.server.location)
         if status == 429:
             self.send_header("Retry-After", "0")
         self.end_headers()
@@ -169,6 +171,46 @@ def test_refusals_are_not_retried(serve):
     with pytest.raises(ConfigError):
         Endpoint("ftp://user:secret@host", "judge")
     assert "secret" not in Endpoint("http://u:secret@host/v1?k=secret", "judge").address
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_no_redirect_receives_the_key(serve, status):
+    """Neither another port, which is another server, nor another address of the same one."""
+    other = serve(lambda body, count: "Commentary A")
+    places = {"elsewhere": f"{other.url}/chat/completions", "here": "/v2/chat/completions"}
+    for place in places.values():
+        server = serve(lambda body, count: (status, ""))
+        server.location = place
+        with pytest.raises(EndpointError, match=r"redirects to http://127\.0\.0\.1") as caught:
+            Endpoint(server.url, "judge", KEY, retry_policy=FAST_RETRIES).complete("?")
+        assert KEY not in str(caught.value)
+        assert server.keys == [f"Bearer {KEY}"]
+    assert other.keys == []
+
+
+@pytest.mark.parametrize("end", ["\r", "\n", "\r\n", " "])
+def test_a_key_that_ends_in_a_line_break(serve, end):
+    server = serve(lambda body, count: "Commentary A")
+    endpoint = Endpoint(server.url, "judge", KEY + end, retry_policy=FAST_RETRIES)
+    assert endpoint.complete("?").text == "Commentary A"
+    assert server.keys == [f"Bearer {KEY}"]
+    assert KEY not in repr(endpoint)
+
+
+def test_a_key_that_cannot_be_sent_is_not_printed(monkeypatch, capsys, tmp_path):
+    for key in (f"{KEY}\r\nHost: x", f"{KEY}\u2019"):
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        sides = ["--baseline", "b.jsonl", "--reference", "r.jsonl", "--out", str(tmp_path / "out")]
+        judge = ["--endpoint", "http://user:s3cret@127.0.0.1:9/v1", "--judge", "judge"]
+        assert main(["judge", "p.jsonl", *sides, *judge]) == 2
+        message = capsys.readouterr().err
+        assert "key holds a character that cannot be sent" in message
+        assert KEY not in message
+        assert "s3cret" not in message
+    for base in ("http://user:s3c/ret@host/v1", "http://[s3cret/v1"):
+        with pytest.raises(ConfigError) as caught:
+            Endpoint(base, "judge")
+        assert "ret@" not in str(caught.value)
 
 
 def test_rate_limit(serve):
