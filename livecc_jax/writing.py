@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from livecc_jax.errors import OutputError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # Errors of a disk or quota that has no room; EFBIG is that of a limit on the size of a file.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -97,6 +101,34 @@ def atomic_file(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
             with contextlib.suppress(OSError):
                 unfinished.unlink()
             raise
+
+
+def make_folder(path: str | Path) -> None:
+    """Creates a folder and its parents where they do not exist. Raises OutputError."""
+    with writing(path):
+        Path(path).mkdir(parents=True, exist_ok=True)
+
+
+def copy_file(source: str | Path, target: str | Path) -> None:
+    """Copies the content of a file, completely or not at all.
+
+    Raises:
+        OutputError: The target cannot be written.
+        OSError: The source cannot be read.
+    """
+    with open(source, "rb") as original, atomic_file(target) as file:
+        shutil.copyfileobj(original, file)
+
+
+def write_npz(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes a compressed npz file, complete or not at all. Raises OutputError."""
+    import numpy as np
+
+    # In memory first: numpy's zip file reports an error of the disk a second time when it is dropped.
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    with atomic_file(path) as file:
+        file.write(buffer.getbuffer())
 
 
 def write_text(path: str | Path, text: str) -> None:

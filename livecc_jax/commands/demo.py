@@ -35,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
     import shutil
 
     from livecc_jax.errors import DataError
+    from livecc_jax.writing import make_folder, write_text
 
     out, data = Path(args.out), Path(args.data)
     annotations, tokenizer = data / "annotations/narration.jsonl", data / "tokenizer"
@@ -46,8 +47,8 @@ def run(args: argparse.Namespace) -> int:
         shutil.rmtree(out)  # output of an earlier demo
     elif out.exists():
         raise DataError(f"{out}: exists already and is not the output of an earlier demo")
-    out.mkdir(parents=True)
-    (out / "demo.json").write_text("{}\n")
+    make_folder(out)
+    write_text(out / "demo.json", "{}\n")
 
     seconds: dict[str, float] = {}
     shared = ["--tokenizer", tokenizer, "--pixel-budget", BUDGET]
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     streamed = [json.loads(line) for line in (out / "commentary.jsonl").read_text().splitlines()]
     summary = _compare(expected, streamed)
     summary["seconds"] = {k: round(v, 1) for k, v in seconds.items()}
-    (out / "demo.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_text(out / "demo.json", json.dumps(summary, indent=2) + "\n")
     _print_summary(summary, out, clip)
     return 0 if summary["in_their_second"] >= 0.9 and not summary["words_in_silence"] else 1
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import Protocol
 
-from livecc_jax.errors import DataError
 from livecc_jax.stream.turn import Answer, SpokenTurn
+from livecc_jax.writing import RecordFile
 
 
 class Sink(Protocol):
@@ -27,26 +27,22 @@ class Sink(Protocol):
 
 
 class _FileSink:
-    """A text file that is flushed after each write.
+    """A text file that is complete after each write, also after one that finds the disk full.
 
     Args:
         path: The file to write.
         header: Text at the beginning of the file.
 
     Raises:
-        DataError: The file cannot be written.
+        OutputError: The file cannot be written; every write raises it too.
     """
 
     def __init__(self, path: str | Path, header: str = "") -> None:
-        try:
-            self._file: TextIO = open(path, "w", encoding="utf-8")  # noqa: SIM115 (closed by close)
-        except OSError as error:
-            raise DataError(f"{path}: cannot be written: {error.strerror}") from error
+        self._file = RecordFile(path)
         self._write(header)
 
     def _write(self, text: str) -> None:
         self._file.write(text)
-        self._file.flush()
 
     def answer(self, answer: Answer) -> None:
         """Does nothing: subtitles contain the commentary only."""

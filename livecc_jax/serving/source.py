@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from livecc_jax.errors import LiveCCError
+from livecc_jax.errors import LiveCCError, OutputError
 from livecc_jax.media.ingest import TurnFrames
 from livecc_jax.media.live import LiveSource, SourceEvent
 from livecc_jax.serving.feed import Feed, open_feeds
@@ -224,7 +224,8 @@ class WatchedSource:
             if self._on_output is not None:
                 self._on_output(result)
         except Exception as error:
-            log.exception("%s: delivering its results failed", self.name)
+            if not isinstance(error, LiveCCError):  # such as a full disk, which `finish` reports
+                log.exception("%s: delivering its results failed", self.name)
             self._fail(error)
             self.close()
         live = not self._lossless
@@ -252,7 +253,7 @@ class WatchedSource:
             self._live.close(wait=0)
         self.conversation.close()
         for sink in self._sinks:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, OutputError):
                 sink.close()
         self._over = True
         for feed in open_feeds(self._feeds):

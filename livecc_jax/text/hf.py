@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import lzma
-import shutil
 from pathlib import Path
 
 import tokenizers
@@ -12,6 +11,7 @@ import tokenizers
 from livecc_jax.errors import TokenizerError
 from livecc_jax.families.qwen2_vl import CHAT_TEMPLATE, PROCESSOR
 from livecc_jax.text.tokenizer import SILENCE, SpecialTokens
+from livecc_jax.writing import copy_file, make_folder, write_text
 
 # Files beside tokenizer.json that belong to the same tokenizer.
 COMPANIONS = (
@@ -64,13 +64,16 @@ class HFTokenizer:
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def save(self, directory: Path) -> None:
-        """Write tokenizer.json and the files that a HuggingFace processor needs beside it."""
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / "tokenizer.json").write_text(self._text, encoding="utf-8")
+        """Write tokenizer.json and the files that a HuggingFace processor needs beside it.
+
+        Raises OutputError when a file cannot be written.
+        """
+        make_folder(directory)
+        write_text(directory / "tokenizer.json", self._text)
         for name in COMPANIONS:
             source = self.path.parent / name
             if source.is_file() and source.resolve() != (directory / name).resolve():
-                shutil.copyfile(source, directory / name)
+                copy_file(source, directory / name)
         spellings = SpecialTokens.spellings()
         defaults = {
             "tokenizer_config.json": {
@@ -96,4 +99,4 @@ class HFTokenizer:
         }  # fmt: skip
         for name, content in defaults.items():
             if not (directory / name).exists():
-                (directory / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+                write_text(directory / name, json.dumps(content, indent=2) + "\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import sentencepiece
 
 from livecc_jax.errors import TokenizerError
 from livecc_jax.text.tokenizer import SILENCE, SpecialTokens
+from livecc_jax.writing import atomic_file, copy_file, make_folder
 
 FILE = "tokenizer.model"
 SPACE = "\u2581"  # how SentencePiece spells a space within pieces
@@ -56,10 +56,10 @@ class SentencePieceTokenizer:
         return self._model.decode([i for i in pieces if i not in self._controls])
 
     def save(self, directory: Path) -> None:
-        """Write tokenizer.model."""
-        directory.mkdir(parents=True, exist_ok=True)
+        """Write tokenizer.model. Raises OutputError when it cannot be written."""
+        make_folder(directory)
         if self.path.resolve() != (directory / FILE).resolve():
-            shutil.copyfile(self.path, directory / FILE)
+            copy_file(self.path, directory / FILE)
 
 
 def train_sentencepiece(corpus: Sequence[str | Path], out: str | Path, vocab_size: int) -> Path:
@@ -75,6 +75,7 @@ def train_sentencepiece(corpus: Sequence[str | Path], out: str | Path, vocab_siz
 
     Raises:
         TokenizerError: A file cannot be read, or the corpus is too small for so many pieces.
+        OutputError: The model cannot be written.
     """
     out = Path(out)
     model = io.BytesIO()
@@ -104,9 +105,10 @@ def train_sentencepiece(corpus: Sequence[str | Path], out: str | Path, vocab_siz
         raise TokenizerError(
             f"{', '.join(map(str, corpus))}: no tokenizer of {vocab_size} pieces ({reason})"
         ) from error
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     path = out / FILE
-    path.write_bytes(model.getvalue())
+    with atomic_file(path) as file:
+        file.write(model.getvalue())
     return path
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from livecc_jax.errors import DataError
+from livecc_jax.errors import OutputError
 from livecc_jax.serving.sinks import JsonLines, Srt, WebVtt, timestamp
 from livecc_jax.stream.turn import SpokenTurn
 
@@ -49,7 +49,7 @@ def test_files_are_complete_after_every_turn(tmp_path):
         "1\n00:00:00,000 --> 00:00:03,000\nA rabbit & <friends>\n\n"
         "2\n00:00:04,500 --> 00:00:05,500\nline break --> x\n\n"
     )
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(OutputError, match="cannot be written"):
         WebVtt(tmp_path / "no/such/folder.vtt")
 
 

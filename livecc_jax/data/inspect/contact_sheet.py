@@ -11,8 +11,8 @@ from livecc_jax.data.examples.encode import EncodedExample
 from livecc_jax.data.inspect.row import InspectedRow, shortened_text
 from livecc_jax.data.rows.pipeline import RowSource
 from livecc_jax.data.rows.row import Row
-from livecc_jax.errors import DataError
 from livecc_jax.families.qwen2_vl import CHANNELS, PATCH, TEMPORAL
+from livecc_jax.writing import atomic_file
 
 TILE_WIDTH = 180  # width of a frame in pixels
 TILES_PER_LINE = 8
@@ -73,7 +73,7 @@ def draw_contact_sheet(source: RowSource, inspected: InspectedRow, path: str | P
     """Writes the row's frame pairs with their words as a PNG.
 
     Raises:
-        DataError: The file cannot be written.
+        OutputError: The file cannot be written.
     """
     import cv2
 
@@ -94,11 +94,9 @@ def draw_contact_sheet(source: RowSource, inspected: InspectedRow, path: str | P
             bands.append(_band(tiles[first : first + TILES_PER_LINE]))
     sheet = np.concatenate(bands) if bands else np.full((TEXT_HEIGHT, WIDTH, 3), 255, np.uint8)
     ok, data = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
-    try:
-        if ok:
-            Path(path).write_bytes(data.tobytes())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror}") from error
+    if ok:
+        with atomic_file(path) as file:
+            file.write(data.tobytes())
 
 
 def _band(tiles: list[np.ndarray]) -> np.ndarray:

@@ -8,11 +8,11 @@ import numpy as np
 
 from livecc_jax.data.examples.encode import EncodedExample
 from livecc_jax.data.examples.media_slice import load_patches
-from livecc_jax.errors import DataError
 from livecc_jax.families.qwen2_vl import PATCH_VALUES
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.text.tokenizer import SpecialTokens, Tokenizer
 from livecc_jax.timeline.positions import token_positions
+from livecc_jax.writing import write_npz
 
 
 def describe_example(
@@ -104,21 +104,17 @@ def save_example(example: EncodedExample, tokenizer: Tokenizer, mode: str, path:
 
     Raises:
         MediaError: A file cannot be decoded.
-        DataError: The npz file cannot be written.
+        OutputError: The npz file cannot be written.
     """
     encoded = example.encoded
     positions, _ = token_positions(encoded.tokens, encoded.grids, tokenizer.special, mode)
     patches = [load_patches(m).reshape(-1, PATCH_VALUES) for m in example.media]
-    try:
-        with open(path, "wb") as file:  # given a name, numpy would add a suffix to it
-            np.savez_compressed(
-                file,
-                tokens=encoded.tokens,
-                supervised=encoded.supervised,
-                positions=positions,
-                patches=np.concatenate([np.zeros((0, PATCH_VALUES), np.uint8), *patches]),
-                grid=encoded.grids,
-                frame_times=example.frame_times_us / 1e6,
-            )
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror}") from error
+    arrays = {
+        "tokens": encoded.tokens,
+        "supervised": encoded.supervised,
+        "positions": positions,
+        "patches": np.concatenate([np.zeros((0, PATCH_VALUES), np.uint8), *patches]),
+        "grid": encoded.grids,
+        "frame_times": example.frame_times_us / 1e6,
+    }
+    write_npz(path, arrays)
