@@ -20,6 +20,12 @@ from livecc_jax.timeline.position_modes import POSITION_MODES
 CONFIG = "config.json"
 LAYOUTS = ("flat", "nested")
 _NUMBER = (int, float)
+# Limits of an architecture, several times those of the largest model: more is a damaged file.
+MAX_LAYERS = 1000
+MAX_HEADS = 10_000
+MAX_VOCABULARY = 10_000_000
+MAX_ID = 2**31 - 1
+MAX_MLP_RATIO = 1000
 
 # Fields of vision_config, with transformers' defaults: files it saved leave those out.
 _VISION = {
@@ -62,10 +68,10 @@ def _rope(text: JsonFields) -> tuple[tuple[int, int, int], float]:
     rope = text.inside(name)
     for key in ("type", "rope_type"):
         if rope.data.get(key, "mrope") not in ("mrope", "default"):
-            raise rope.fail(key, f"is {rope.data[key]!r}; only 'mrope' and 'default' are supported")
+            raise rope.fail(key, f"is {rope.data[key]!r:.80}; only 'mrope' and 'default' are supported")
     section = rope.get("mrope_section", list)
     if len(section) != 3 or not all(type(n) is int and n >= 0 for n in section):
-        raise rope.fail("mrope_section", f"is {section}, but must be three whole numbers")
+        raise rope.fail("mrope_section", f"is {section!s:.80}, but must be three whole numbers")
     theta = text.data.get("rope_theta")
     theta = rope.get("rope_theta", _NUMBER, 1e6 if theta is None else theta)
     return tuple(section), float(theta)
@@ -77,19 +83,19 @@ def _text(text: JsonFields, tied: bool) -> TextConfig:
     if any(kind != "full_attention" for kind in text.get("layer_types", list, [])):
         raise text.fail("layer_types", "has other than full_attention, which is not supported")
     section, theta = _rope(text)
-    heads = text.count("num_attention_heads")
+    heads = text.count("num_attention_heads", most=MAX_HEADS)
     return TextConfig(
-        vocab_size=text.count("vocab_size"),
+        vocab_size=text.count("vocab_size", most=MAX_VOCABULARY),
         width=text.count("hidden_size"),
-        layers=text.count("num_hidden_layers"),
+        layers=text.count("num_hidden_layers", most=MAX_LAYERS),
         heads=heads,
-        kv_heads=text.count("num_key_value_heads", heads),
+        kv_heads=text.count("num_key_value_heads", heads, most=MAX_HEADS),
         mlp=text.count("intermediate_size"),
         rope_theta=theta,
         mrope_section=section,
         norm_eps=float(text.get("rms_norm_eps", _NUMBER)),
         tied=tied,
-        max_positions=text.count("max_position_embeddings", 32768),
+        max_positions=text.count("max_position_embeddings", 32768, most=MAX_ID),
     )
 
 
@@ -104,14 +110,21 @@ def _vision(vision: JsonFields, text_width: int) -> VisionConfig:
     # The input pipeline only creates patches of this size.
     for name in ("patch_size", "temporal_patch_size", "spatial_merge_size"):
         vision.only(name, _VISION[name], int)
-    n = {name: vision.count(name, default) for name, default in _VISION.items()}
+    limits = {"depth": MAX_LAYERS, "num_heads": MAX_HEADS}
+    n = {
+        name: vision.count(name, default, **({"most": limits[name]} if name in limits else {}))
+        for name, default in _VISION.items()
+    }
+    ratio = vision.number("mlp_ratio", 4)
+    if not 0 < ratio <= MAX_MLP_RATIO or int(n["embed_dim"] * ratio) < 1:
+        raise vision.fail("mlp_ratio", f"is {ratio:g}, which no feed-forward layer can have")
     if n["hidden_size"] != text_width:
         raise vision.fail("hidden_size", f"is {n['hidden_size']}, but the decoder's is {text_width}")
     return VisionConfig(
         depth=n["depth"],
         width=n["embed_dim"],
         heads=n["num_heads"],
-        mlp=int(n["embed_dim"] * vision.get("mlp_ratio", _NUMBER, 4)),
+        mlp=int(n["embed_dim"] * ratio),
         patch_size=n["patch_size"],
         temporal_patch_size=n["temporal_patch_size"],
         merge_size=n["spatial_merge_size"],
@@ -127,10 +140,24 @@ def _ids(top: JsonFields, text: JsonFields) -> SpecialIds:
         value = owner.get(name, (int, list), getattr(defaults, ours))
         if isinstance(value, list):  # several end tokens: the first one ends a turn
             if not value or type(value[0]) is not int:
-                raise owner.fail(name, f"is {value}, which is not a list of ids")
+                raise owner.fail(name, f"is {value!s:.80}, which is not a list of ids")
             value = value[0]
         ids[ours] = value
+    for ours, value in ids.items():
+        if not 0 <= value <= MAX_ID:
+            raise top.fail(_IDS.get(ours, f"{ours}_token_id"), f"is {value}, which is no token id")
     return SpecialIds(**ids)
+
+
+def tie_flags(data: Any, where: Path = Path(CONFIG)) -> list[bool]:
+    """Returns what a parsed config.json says about tied heads: at the top, then in text_config.
+
+    Fields that are absent or null are left out. Raises CheckpointError when one is not true or false.
+    """
+    top = JsonFields(data, where)
+    owners = [top] if data.get("text_config") is None else [top, top.inside("text_config")]
+    name = "tie_word_embeddings"
+    return [owner.get(name, bool) for owner in owners if owner.data.get(name) is not None]
 
 
 def parse_config(data: Any, where: Path) -> tuple[ModelConfig, LiveCCBlock]:
@@ -147,14 +174,14 @@ def parse_config(data: Any, where: Path) -> tuple[ModelConfig, LiveCCBlock]:
     top = JsonFields(data, where)
     kind = top.get("model_type", str)
     if kind != MODEL_TYPE:
-        raise top.fail("model_type", f"is {kind!r}; only Qwen2-VL ({MODEL_TYPE!r}) is supported")
+        raise top.fail("model_type", f"is {kind!r:.80}; only Qwen2-VL ({MODEL_TYPE!r}) is supported")
     if data.get("quantization_config") is not None:
         raise top.fail("quantization_config", "is set; quantised weights are not supported")
     nested = data.get("text_config") is not None
     text = top.inside("text_config") if nested else top
-    tied = top.get("tie_word_embeddings", bool, False)
-    if nested:  # saved there by versions 4.52 to 4.57
-        tied = tied or text.get("tie_word_embeddings", bool, False)
+    # Versions 4.52 to 4.57 save the field in text_config, others at the top, some in both.
+    flags = tie_flags(data, where)
+    tied = flags[0] if flags else False
     try:
         decoder = _text(text, tied)
         config = ModelConfig(

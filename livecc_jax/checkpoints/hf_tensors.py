@@ -25,6 +25,7 @@ from livecc_jax.checkpoints.weight_names import (
 from livecc_jax.errors import CheckpointError
 from livecc_jax.model.config import ModelConfig
 
+MAX_PHRASES = 10  # of one message; a phrase may stand for several layers
 FLOATS = tuple(np.dtype(d) for d in ("float16", jnp.bfloat16, "float32", "float64"))
 
 
@@ -49,7 +50,7 @@ def find_tensors(directory: str | Path, config: ModelConfig) -> dict[str, Tensor
             tensors.setdefault(canonical_name(name), []).append(tensor)
     problems = []
     heads = tensors.pop(HEAD, []) if config.text.tied else []
-    if heads and EMBED in tensors and not all(_equal_bits(t, tensors[EMBED][0]) for t in heads):
+    if heads and EMBED in tensors and not all(equal_bits(t, tensors[EMBED][0]) for t in heads):
         problems.append(f"{HEAD} differs from {EMBED} though config.json ties them")
     entries = weight_name_table(config)
     for entry in entries:
@@ -57,8 +58,10 @@ def find_tensors(directory: str | Path, config: ModelConfig) -> dict[str, Tensor
     expected = {name for entry in entries for name in entry.names}
     problems += [f"extra {name}" for name in tensors if name not in expected]
     if problems:
+        phrases = group_layers(problems)
+        rest = f"; and {len(phrases) - MAX_PHRASES} more" if len(phrases) > MAX_PHRASES else ""
         raise CheckpointError(
-            f"{directory}: the weights do not fit {CONFIG}: {'; '.join(group_layers(problems))}"
+            f"{directory}: the weights do not fit {CONFIG}: {'; '.join(phrases[:MAX_PHRASES])}{rest}"
         )
     return {name: same_name[0] for name, same_name in tensors.items()}
 
@@ -90,7 +93,8 @@ def group_layers(problems: Iterable[str]) -> list[str]:
     """Join phrases that differ only in a layer's number: `missing model.layers.{0-3,7}.mlp...`."""
     layers: dict[tuple[str, str], list[int]] = {}
     for problem in problems:
-        before, number, after = re.fullmatch(r"(.*?(?:layers|blocks)\.|.*)(\d*)(.*)", problem).groups()
+        match = re.fullmatch(r"(.*?(?:layers|blocks)\.|.*)([0-9]{0,9})(.*)", problem, re.DOTALL)
+        before, number, after = match.groups()
         layers.setdefault((before, after), []).extend([int(number)] if number else [])
     return [
         f"{before}{_format_ranges(numbers) if numbers else ''}{after}"
@@ -110,7 +114,7 @@ def _format_ranges(numbers: list[int]) -> str:
     return text if len(numbers) == 1 else f"{{{text}}}"
 
 
-def _equal_bits(a: TensorInfo, b: TensorInfo, rows: int = 4096) -> bool:
+def equal_bits(a: TensorInfo, b: TensorInfo, rows: int = 4096) -> bool:
     """Whether two tensors are equal bit for bit; so many rows are read at a time."""
     if a.dtype != b.dtype or a.shape != b.shape:
         return False

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from livecc_jax.bounded_json import JsonError, read_json_file
 from livecc_jax.errors import CheckpointError
+
+MAX_BYTES = 64 << 20  # of a JSON file of a checkpoint
+MAX_COUNT = 1_000_000  # of a size of the architecture, where no smaller limit is set
 
 
 class JsonFields:
@@ -43,20 +48,38 @@ class JsonFields:
             raise self.fail(name, "is missing")
         right_type = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
         if not right_type:
-            raise self.fail(name, f"is {value!r}, which is not of the right type")
+            raise self.fail(name, f"is {value!r:.80}, which is not of the right type")
         return value
 
-    def count(self, name: str, default: int | None = None) -> int:
-        """Returns a positive integer. Raises CheckpointError when the field is none."""
+    def count(self, name: str, default: int | None = None, most: int = MAX_COUNT) -> int:
+        """Returns a positive integer.
+
+        Args:
+            name: Name of the field.
+            default: Value where the field is absent or null; None makes that an error.
+            most: Largest value that is accepted.
+
+        Raises:
+            CheckpointError: The field is no such integer.
+        """
         value = self.get(name, int, default)
         if value < 1:
             raise self.fail(name, f"is {value}, but must be at least 1")
+        if value > most:
+            raise self.fail(name, f"is {value}, more than the {most} that are supported")
         return value
+
+    def number(self, name: str, default: float | None = None) -> float:
+        """Returns a finite number as a float, or raises CheckpointError; for `default` see `count`."""
+        value = self.get(name, (int, float), default)
+        if not math.isfinite(value):
+            raise self.fail(name, f"is {value!r}, which is not a finite number")
+        return float(value)
 
     def only(self, name: str, supported: Any, kind: type | tuple[type, ...] = str) -> None:
         """Check a field with one supported value, which is also its default. Raises CheckpointError."""
         if self.get(name, kind, supported) != supported:
-            raise self.fail(name, f"is {self.data[name]!r}; only {supported!r} is supported")
+            raise self.fail(name, f"is {self.data[name]!r:.80}; only {supported!r} is supported")
 
     def inside(self, name: str) -> JsonFields:
         """Returns the fields of an object within this one. Raises CheckpointError without it."""
@@ -68,12 +91,12 @@ class JsonFields:
 def read_json(file: Path) -> Any:
     """Read a JSON file. Raises CheckpointError when it is missing, unreadable or not valid."""
     try:
-        return json.loads(file.read_bytes())
+        return read_json_file(file, max_bytes=MAX_BYTES)
     except FileNotFoundError as e:
         raise CheckpointError(f"{file}: there is no such file") from e
     except OSError as e:
         raise CheckpointError(f"{file}: cannot be read ({e.strerror})") from e
-    except ValueError as e:
+    except JsonError as e:
         raise CheckpointError(f"{file}: is not valid JSON ({e})") from e
 
 

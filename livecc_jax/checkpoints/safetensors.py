@@ -17,12 +17,17 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from livecc_jax.bounded_json import JsonError, parse_json, read_json_file
+from livecc_jax.checkpoints.files import check_link
 from livecc_jax.errors import CheckpointError
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MAX_SHARD_BYTES = 5_000_000_000
-MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+MAX_HEADER_BYTES = 32 << 20  # the format allows 100 MB; the largest model here takes 0.2 MB
+MAX_TENSORS = 100_000  # of a checkpoint, over all its files; the largest model here has 1,400
+MAX_DIMENSIONS = 8
+MAX_NAME_BYTES = 255  # of a file, as file systems have it
 READ_BYTES = 1 << 30  # a system call reads at most 2 GiB
 
 DTYPES: dict[str, np.dtype] = {
@@ -89,27 +94,20 @@ class TensorInfo:
         return np.asarray(raw).view(self.dtype).reshape(self.shape)
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Returns a JSON object. Raises ValueError when a key is repeated."""
-    out = dict(pairs)
-    if len(out) != len(pairs):
-        keys = [key for key, _ in pairs]
-        duplicate = next(key for i, key in enumerate(keys) if key in keys[:i])
-        raise ValueError(f"{duplicate!r} is there twice")
-    return out
-
-
 def _check_entry(file: Path, name: str, entry: Any, data_start: int, data_size: int) -> TensorInfo:
     """Check one entry of a header. Raises CheckpointError when it does not fit the file."""
     try:
         spelling, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
-        valid = all(type(n) is int and n >= 0 for n in (*shape, start, stop))
+        is_shape = isinstance(shape, list) and len(shape) <= MAX_DIMENSIONS
+        valid = is_shape and all(type(n) is int and 0 <= n < 1 << 62 for n in (*shape, start, stop))
+        valid = valid and isinstance(spelling, str)
     except (KeyError, TypeError, ValueError):
         valid = False
+    name = f"{name:.200}"
     if not valid:
         raise CheckpointError(f"{file}: the header's entry for {name} is malformed")
     if spelling not in DTYPES:
-        raise CheckpointError(f"{file}: {name} has dtype {spelling}, which is not supported")
+        raise CheckpointError(f"{file}: {name} has dtype {spelling:.40}, which is not supported")
     dtype = DTYPES[spelling]
     if not start <= stop <= data_size:
         raise CheckpointError(
@@ -143,14 +141,20 @@ def read_header(file: str | Path) -> dict[str, TensorInfo]:
             if length > size - 8:
                 raise CheckpointError(f"{file}: is truncated inside its header")
             text = f.read(length)
+            if len(text) < length:
+                raise CheckpointError(f"{file}: became shorter while it was read")
     except OSError as e:
         raise CheckpointError(f"{file}: cannot be read ({e.strerror})") from e
+    if (count := text.count(b'"data_offsets"')) > MAX_TENSORS:
+        raise CheckpointError(
+            f"{file}: holds {count} tensors, more than the {MAX_TENSORS} of a checkpoint"
+        )
     try:
-        header = json.loads(text, object_pairs_hook=_unique_keys)
-        if not isinstance(header, dict):
-            raise ValueError("not an object")
-    except ValueError as e:  # of JSON or of the text's encoding
+        header = parse_json(text, max_bytes=MAX_HEADER_BYTES, unique_keys=True)
+    except JsonError as e:
         raise CheckpointError(f"{file}: its header is not valid JSON ({e})") from e
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{file}: its header is not valid JSON (not an object)")
     header.pop("__metadata__", None)
     data = 8 + length
     tensors = {name: _check_entry(file, name, e, data, size - data) for name, e in header.items()}
@@ -164,40 +168,41 @@ def read_header(file: str | Path) -> dict[str, TensorInfo]:
     return tensors
 
 
+def _read_weight_map(file: Path) -> dict[str, str]:
+    """Returns the shard of each tensor that an index names. Raises CheckpointError."""
+    try:
+        index = read_json_file(file, max_bytes=MAX_HEADER_BYTES, unique_keys=True)
+    except JsonError as e:
+        raise CheckpointError(f"{file}: is not a valid index of safetensors files ({e})") from e
+    except OSError as e:
+        raise CheckpointError(f"{file}: cannot be read ({e.strerror})") from e
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict):
+        raise CheckpointError(f"{file}: is not a valid index of safetensors files (no weight_map)")
+    if len(weight_map) > MAX_TENSORS:
+        raise CheckpointError(
+            f"{file}: names {len(weight_map)} tensors, more than the {MAX_TENSORS} of a checkpoint"
+        )
+    for shard in weight_map.values():
+        is_name = isinstance(shard, str) and Path(shard).name == shard and "\0" not in shard
+        if not is_name or not 0 < len(shard.encode()) <= MAX_NAME_BYTES:
+            raise CheckpointError(f"{file}: its weight_map must map tensors to files beside it")
+    return weight_map
+
+
 def read_index(file: Path) -> list[str]:
     """Returns the shards that an index names, each once, in order.
 
     Raises:
         CheckpointError: The index is not valid, or a shard is missing.
     """
-    try:
-        weight_map = json.loads(file.read_bytes(), object_pairs_hook=_unique_keys)["weight_map"]
-        shards = list(dict.fromkeys(weight_map.values()))
-        names_only = all(isinstance(s, str) and Path(s).name == s for s in shards)
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
-        raise CheckpointError(f"{file}: is not a valid index of safetensors files ({e})") from e
-    except OSError as e:
-        raise CheckpointError(f"{file}: cannot be read ({e.strerror})") from e
-    if not shards or not names_only:
+    shards = list(dict.fromkeys(_read_weight_map(file).values()))
+    if not shards:
         raise CheckpointError(f"{file}: its weight_map must map tensors to files beside it")
     missing = [s for s in shards if not (file.parent / s).is_file()]
     if missing:
-        raise CheckpointError(f"{file.parent}: shard {', '.join(missing)} is missing")
+        raise CheckpointError(f"{file.parent}: shard {', '.join(missing[:10])} is missing")
     return shards
-
-
-def _check_link(file: Path) -> Path:
-    """Returns the file. Raises CheckpointError when it is a link that leads out of its directory.
-
-    Links of the HuggingFace cache are accepted: its snapshots point into the `blobs` beside them.
-    """
-    home, target = file.parent.resolve(), file.resolve()
-    allowed = [home]
-    if home.parent.name == "snapshots":
-        allowed.append(home.parent.parent / "blobs")
-    if target.parent not in allowed:
-        raise CheckpointError(f"{file}: is a link that leaves its directory, to {target}")
-    return file
 
 
 def weight_files(directory: str | Path) -> list[Path]:
@@ -208,9 +213,9 @@ def weight_files(directory: str | Path) -> list[Path]:
     """
     directory = Path(directory)
     if (directory / SINGLE).is_file():
-        return [_check_link(directory / SINGLE)]
+        return [check_link(directory / SINGLE)]
     if (directory / INDEX).is_file():
-        return [_check_link(directory / s) for s in read_index(_check_link(directory / INDEX))]
+        return [check_link(directory / s) for s in read_index(check_link(directory / INDEX))]
     if any(directory.glob("*.bin")):
         raise CheckpointError(
             f"{directory}: has only .bin weights, which are pickles and can run code, so they are not "
@@ -226,10 +231,16 @@ def read_directory(directory: str | Path) -> Iterator[tuple[str, TensorInfo]]:
         CheckpointError: See `weight_files` and `read_header`; or the index names a tensor that its
             shard does not hold.
     """
-    headers: dict[Path, dict[str, TensorInfo]] = {f: read_header(f) for f in weight_files(directory)}
+    headers: dict[Path, dict[str, TensorInfo]] = {}
+    for file in weight_files(directory):
+        headers[file] = read_header(file)
+        if (count := sum(map(len, headers.values()))) > MAX_TENSORS:
+            raise CheckpointError(
+                f"{directory}: holds {count} tensors, more than the {MAX_TENSORS} of a checkpoint"
+            )
     index = Path(directory) / INDEX
     if not (Path(directory) / SINGLE).is_file():
-        for name, shard in json.loads(index.read_bytes())["weight_map"].items():
+        for name, shard in _read_weight_map(index).items():
             if name not in headers[index.parent / shard]:
                 raise CheckpointError(f"{index}: says that {shard} holds {name}, but it does not")
     for tensors in headers.values():
