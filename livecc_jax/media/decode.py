@@ -19,7 +19,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from livecc_jax.errors import MediaError
-from livecc_jax.media.display import displayed_size, frame_orientation, pixel_aspect
+from livecc_jax.media.display import (
+    AS_STORED,
+    Orientation,
+    displayed_size,
+    frame_orientation,
+    pixel_aspect,
+)
 from livecc_jax.media.non_reference import NonReferenceSkipper
 from livecc_jax.media.recordings import RestartDetector
 from livecc_jax.media.rules import DEFAULT, MediaRules
@@ -221,6 +227,7 @@ def decode_with(
         else:
             decoded = _frames_in_order(container, stream, timeline, decoder)
         for frame, time_us in decoded:
+            convert.orientation(frame)
             usable = usable or (frame.key_frame and not frame.is_corrupt)
             if not usable or time_us < times[num_yielded] - TOLERANCE_US:
                 continue
@@ -364,10 +371,16 @@ class RGBConverter:
         from av.video.reformatter import VideoReformatter
 
         self._reformatter, self._rules = VideoReformatter(), rules
+        self._orientation = AS_STORED
+
+    def orientation(self, frame: av.VideoFrame) -> Orientation:
+        """Returns how a frame is laid on the screen; to be called with every frame that is decoded."""
+        self._orientation = frame_orientation(frame, self._rules, self._orientation)
+        return self._orientation
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         """Returns uint8 [H, W, 3]; its rows may be padded in memory."""
-        turn = frame_orientation(frame, self._rules)
+        turn = self.orientation(frame)
         if self._rules.version > 1 and (picture := over_white(frame, self._reformatter)) is not None:
             return turn.apply(picture)
         rgb = self._reformatter.reformat(frame, format="rgb24", interpolation="BICUBIC", threads=1)

@@ -58,15 +58,24 @@ class Orientation:
 AS_STORED = Orientation()
 
 
-def frame_orientation(frame: av.VideoFrame, rules: MediaRules) -> Orientation:
-    """Returns how a decoded frame is laid on the screen."""
+def frame_orientation(
+    frame: av.VideoFrame, rules: MediaRules, previous: Orientation = AS_STORED
+) -> Orientation:
+    """Returns how a decoded frame is laid on the screen.
+
+    Args:
+        frame: A decoded frame.
+        rules: How videos are read.
+        previous: Orientation of the frame before. It stays until a frame has a matrix of its own, for a
+            matrix in the stream itself comes with key frames alone.
+    """
     if rules.version == 1:
         turns = round(frame.rotation / 90) % 4  # counter-clockwise
         return Orientation(turns % 2 == 1, turns in (2, 3), turns in (1, 2))
     for data in frame.side_data:
         if data.type.name == "DISPLAYMATRIX":
             return matrix_orientation(np.frombuffer(bytes(data), np.int32))
-    return AS_STORED
+    return previous
 
 
 def matrix_orientation(matrix: np.ndarray) -> Orientation:
