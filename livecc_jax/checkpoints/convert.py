@@ -11,12 +11,13 @@ from typing import Any
 
 import jax
 
-from livecc_jax.checkpoints.files import atomic_directory, copy_files
-from livecc_jax.checkpoints.hf_config import LiveCCBlock
+from livecc_jax.checkpoints.files import atomic_directory, check_link, copy_files
+from livecc_jax.checkpoints.hf_config import CONFIG, LiveCCBlock
 from livecc_jax.checkpoints.hf_export import SETTINGS_FILES, export_hf
 from livecc_jax.checkpoints.open import Checkpoint, open_checkpoint
 from livecc_jax.checkpoints.weight_source import CheckpointWeights
 from livecc_jax.errors import CheckpointError, TokenizerError
+from livecc_jax.text.files import COMPANIONS, TOKENIZER_FILES
 from livecc_jax.text.tokenizer import Tokenizer
 
 LAYOUTS = ("hf", "orbax")
@@ -65,7 +66,9 @@ def convert(
         What was written.
 
     Raises:
-        CheckpointError: The source is damaged, or the destination exists or contains the source.
+        CheckpointError: The source is damaged or has links that lead out of it; its weights hold NaN,
+            infinity, or numbers that `dtype` does not hold; or the destination exists or contains the
+            source.
     """
     if to not in LAYOUTS:
         raise CheckpointError(f"{to!r} is not a checkpoint layout; they are {', '.join(LAYOUTS)}")
@@ -75,6 +78,9 @@ def convert(
     source_path, target_path = checkpoint.path.resolve(), Path(dst).resolve()
     if source_path == target_path or target_path in source_path.parents:
         raise CheckpointError(f"{dst}: holds the checkpoint that is to be converted")
+    # Before anything is written: a link's target may be any file that this user can read.
+    for name in (CONFIG, *TOKENIZER_FILES, *COMPANIONS, *SETTINGS_FILES):
+        check_link(checkpoint.root / name)
     try:
         tokenizer = checkpoint.open_tokenizer()
     except TokenizerError:

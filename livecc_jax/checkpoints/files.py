@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from livecc_jax.errors import CheckpointError, OutputError
+from livecc_jax.text.links import target_outside
 from livecc_jax.writing import format_bytes, output_error
 
 log = logging.getLogger(__name__)
@@ -175,15 +176,23 @@ def _check_free_space(destination: Path, needed_bytes: int) -> None:
         )
 
 
+def check_link(file: Path) -> Path:
+    """Returns the file. Raises CheckpointError when it is a link that leads out of its directory."""
+    target = target_outside(file)
+    if target is not None:
+        raise CheckpointError(f"{file}: is a link that leaves its directory, to {target}")
+    return file
+
+
 def copy_files(source: str | Path, destination: Path, names: Iterable[str]) -> None:
     """Copy those of the named files that `source` has, over those at `destination`.
 
     Raises:
-        CheckpointError: A file cannot be copied.
+        CheckpointError: A file cannot be copied, or is a link that leads out of `source`.
     """
     for name in names:
         if (Path(source) / name).is_file():
             try:
-                shutil.copyfile(Path(source) / name, destination / name)
+                shutil.copyfile(check_link(Path(source) / name), destination / name)
             except OSError as e:
                 raise CheckpointError(f"{e.filename}: {name} cannot be copied ({e.strerror})") from e

@@ -13,6 +13,7 @@ from flax import traverse_util
 from livecc_jax.checkpoints.finite import ValueCheck, not_finite
 from livecc_jax.checkpoints.hf_config import CONFIG, LiveCCBlock, read_config
 from livecc_jax.checkpoints.hf_load import abstract_hf, flat_dtypes, load_hf
+from livecc_jax.checkpoints.tied_head import resolve_tied_head
 from livecc_jax.checkpoints.weight_names import weight_name_table
 from livecc_jax.errors import CheckpointError
 from livecc_jax.model.config import ModelConfig
@@ -184,6 +185,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{path}: has no {CONFIG}, so it is not a checkpoint")
     if any(path.glob("*.safetensors*")) or any(path.glob("*.bin")):
         config, livecc = read_config(path)
+        config = resolve_tied_head(path, config)
         return Checkpoint(path, path, "hf", config, livecc)
     from livecc_jax.checkpoints.run import list_steps
 

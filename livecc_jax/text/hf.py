@@ -10,19 +10,10 @@ import tokenizers
 
 from livecc_jax.errors import TokenizerError
 from livecc_jax.families.qwen2_vl import CHAT_TEMPLATE, PROCESSOR
+from livecc_jax.text.files import COMPANIONS
+from livecc_jax.text.links import target_outside
 from livecc_jax.text.tokenizer import SILENCE, SpecialTokens
 from livecc_jax.writing import copy_file, make_folder, write_text
-
-# Files beside tokenizer.json that belong to the same tokenizer.
-COMPANIONS = (
-    "tokenizer_config.json",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "special_tokens_map.json",
-    "chat_template.json",
-    "chat_template.jinja",
-)
 
 
 class HFTokenizer:
@@ -66,12 +57,15 @@ class HFTokenizer:
     def save(self, directory: Path) -> None:
         """Write tokenizer.json and the files that a HuggingFace processor needs beside it.
 
-        Raises OutputError when a file cannot be written.
+        Raises OutputError when a file cannot be written, and TokenizerError when one that is to be
+        copied is a link that leads out of the tokenizer's directory.
         """
         make_folder(directory)
         write_text(directory / "tokenizer.json", self._text)
         for name in COMPANIONS:
             source = self.path.parent / name
+            if source.is_file() and (target := target_outside(source)):
+                raise TokenizerError(f"{source}: is a link that leaves its directory, to {target}")
             if source.is_file() and source.resolve() != (directory / name).resolve():
                 copy_file(source, directory / name)
         spellings = SpecialTokens.spellings()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from livecc_jax.errors import TokenizerError
+from livecc_jax.text.files import TOKENIZER_FILES
 from livecc_jax.text.tokenizer import Tokenizer
 
 
@@ -19,11 +20,10 @@ def open_tokenizer(path: str | Path) -> Tokenizer:
         TokenizerError: There is no such file, or it cannot be used.
     """
     path = Path(path)
-    names = ("tokenizer.json", "tokenizer.json.xz", "tokenizer.model")
     if path.is_dir():
-        files = [path / name for name in names if (path / name).is_file()]
+        files = [path / name for name in TOKENIZER_FILES if (path / name).is_file()]
         if not files:
-            raise TokenizerError(f"{path}: holds none of {', '.join(names)}")
+            raise TokenizerError(f"{path}: holds none of {', '.join(TOKENIZER_FILES)}")
         path = files[0]
     elif not path.is_file():
         raise TokenizerError(f"{path}: there is no such tokenizer file or directory")
