@@ -72,9 +72,8 @@ def _rope(text: JsonFields) -> tuple[tuple[int, int, int], float]:
     section = rope.get("mrope_section", list)
     if len(section) != 3 or not all(type(n) is int and n >= 0 for n in section):
         raise rope.fail("mrope_section", f"is {section!s:.80}, but must be three whole numbers")
-    theta = text.data.get("rope_theta")
-    theta = rope.get("rope_theta", _NUMBER, 1e6 if theta is None else theta)
-    return tuple(section), float(theta)
+    owner = rope if rope.data.get("rope_theta") is not None else text
+    return tuple(section), owner.positive("rope_theta", 1e6)
 
 
 def _text(text: JsonFields, tied: bool) -> TextConfig:
@@ -93,7 +92,7 @@ def _text(text: JsonFields, tied: bool) -> TextConfig:
         mlp=text.count("intermediate_size"),
         rope_theta=theta,
         mrope_section=section,
-        norm_eps=float(text.get("rms_norm_eps", _NUMBER)),
+        norm_eps=text.positive("rms_norm_eps"),
         tied=tied,
         max_positions=text.count("max_position_embeddings", 32768, most=MAX_ID),
     )

@@ -76,6 +76,13 @@ class JsonFields:
             raise self.fail(name, f"is {value!r}, which is not a finite number")
         return float(value)
 
+    def positive(self, name: str, default: float | None = None) -> float:
+        """Returns a number above 0, or raises CheckpointError; for `default` see `count`."""
+        value = self.number(name, default)
+        if value <= 0:
+            raise self.fail(name, f"is {value:g}, but must be positive")
+        return value
+
     def only(self, name: str, supported: Any, kind: type | tuple[type, ...] = str) -> None:
         """Check a field with one supported value, which is also its default. Raises CheckpointError."""
         if self.get(name, kind, supported) != supported:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from livecc_jax.errors import ConfigError
@@ -45,7 +46,8 @@ class VisionConfig:
 class TextConfig:
     """Sizes of the decoder: grouped-query attention, SwiGLU, RMSNorm, multimodal rotary positions.
 
-    Raises ConfigError when widths, heads and rotary sections do not fit together.
+    Raises ConfigError when widths, heads and rotary sections do not fit together, or `rope_theta` or
+    `norm_eps` is not a positive number.
     """
 
     vocab_size: int
@@ -63,6 +65,10 @@ class TextConfig:
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise ConfigError(f"text.width {self.width} is not a multiple of text.heads {self.heads}")
+        for name in ("rope_theta", "norm_eps"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:  # also refuses NaN
+                raise ConfigError(f"text.{name} must be a positive number, not {value}")
         if self.heads % self.kv_heads:
             raise ConfigError(
                 f"text.heads {self.heads} is not a multiple of text.kv_heads {self.kv_heads}"

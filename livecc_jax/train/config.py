@@ -42,6 +42,13 @@ def _check_not_negative(section: str, node: Any, *names: str) -> None:
             raise ConfigError(f"{section}{name} must not be negative, not {value}")
 
 
+def _check_share(section: str, node: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(node, name)
+        if not 0 <= value < 1:  # also refuses NaN
+            raise ConfigError(f"{section}{name} must be at least 0 and less than 1, not {value}")
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """The packed rows that a run trains on, and their static shape."""
@@ -71,7 +78,7 @@ class DataConfig:
         _check_at_least_one(
             "data.", self, "tokens", "windows", "targets", "rows_per_step", "epochs"
         )  # fmt: skip
-        _check_not_negative("data.", self, "workers", "max_quarantined")
+        _check_not_negative("data.", self, "workers", "max_quarantined", "cache_gb")
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,12 @@ class OptimConfig:
     def check(self) -> None:
         """Raises ConfigError, naming the field, for a value that no run can have."""
         _check_at_least_one("optim.", self, "accumulate")
-        _check_not_negative("optim.", self, "learning_rate", "warmup_ratio")
+        _check_not_negative("optim.", self, "learning_rate", "warmup_ratio", "weight_decay")
+        _check_share("optim.", self, "b1", "b2")
+        if not 0 < self.eps < math.inf:
+            raise ConfigError(f"optim.eps must be a positive number, not {self.eps}")
+        if not self.clip_norm > 0:  # infinity clips nothing
+            raise ConfigError(f"optim.clip_norm must be positive, not {self.clip_norm}")
 
 
 @dataclass(frozen=True)
