@@ -24,15 +24,17 @@ if TYPE_CHECKING:
 
 # Errors of a disk or quota that has no room; EFBIG is that of a limit on the size of a file.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+UNITS = ("kB", "MB", "GB", "TB", "PB")
 
 
 def format_bytes(count: float) -> str:
-    """Returns a number of bytes in the decimal unit that fits, such as `80.3 MB`."""
-    value, unit = float(count), 0
+    """Returns a number of bytes in the decimal unit that fits, such as `812 bytes` or `80.3 MB`."""
+    if count < 10_000:
+        return f"{count:.0f} bytes"
+    value, unit = count / 1000, 0
     while value >= 999.95 and unit < len(UNITS) - 1:
         value, unit = value / 1000, unit + 1
-    return f"{value:.1f} {UNITS[unit]}" if unit else f"{value:.0f} B"
+    return f"{value:.1f} {UNITS[unit]}"
 
 
 def output_error(path: str | Path, error: OSError, remedy: str = "") -> OutputError:

@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from livecc_jax.errors import ConfigError
     from livecc_jax.media.budget import PixelBudget
     from livecc_jax.media.rules import DEFAULT
+    from livecc_jax.writing import format_bytes
 
     if not 1 <= args.quality <= 100:
         raise ConfigError(f"--quality must be between 1 and 100, not {args.quality}")
@@ -60,5 +61,5 @@ def run(args: argparse.Namespace) -> int:
     for file, line, reason in rejected:
         print(f"left out: {file} line {line}: {reason}", file=sys.stderr)
     size = sum(f.stat().st_size for f in folder.iterdir())
-    print(f"{folder}: {size / 2**20:.1f} MiB; index it with `livecc index {folder} --out INDEX ...`")
+    print(f"{folder}: {format_bytes(size)}; index it with `livecc index {folder} --out INDEX ...`")
     return 0

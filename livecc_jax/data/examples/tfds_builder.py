@@ -24,12 +24,13 @@ from livecc_jax.data.annotations.rejections import with_location
 from livecc_jax.data.examples.media_files import MediaFiles
 from livecc_jax.data.examples.media_slice import frame_size
 from livecc_jax.data.files.paths import is_remote, join
-from livecc_jax.errors import DataError, ExampleError, LiveCCError, MediaError
+from livecc_jax.errors import DataError, ExampleError, LiveCCError, MediaError, OutputError
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.gaps import sample_moments
 from livecc_jax.media.pixels import resize
 from livecc_jax.media.rules import DEFAULT, MediaRules
 from livecc_jax.timeline.example import Example, StreamExample, VideoClip
+from livecc_jax.writing import DISK_FULL
 
 log = logging.getLogger(__name__)
 
@@ -231,6 +232,7 @@ def write_dataset(
 
     Raises:
         DataError: The dataset exists already, or no conversation is usable.
+        OutputError: The disk is full.
     """
     tfds.disable_progress_bar()
     rejected: list[tuple[str, int, LiveCCError]] = []
@@ -246,6 +248,12 @@ def write_dataset(
     folder = Path(builder.data_dir)
     if folder.exists():
         raise DataError(f"{folder}: exists already")
-    with contextlib.redirect_stdout(io.StringIO()):  # it reports downloads, of which there are none
-        builder.download_and_prepare()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # it reports downloads; there are none
+            builder.download_and_prepare()
+    except (OSError, RuntimeError) as error:  # the ArrayRecord writer raises RuntimeError
+        reason = next((os.strerror(n) for n in DISK_FULL if os.strerror(n) in str(error)), None)
+        if reason is None:
+            raise
+        raise OutputError(f"{folder}: cannot be written: {reason}") from error
     return folder, rejected

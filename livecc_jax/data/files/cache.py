@@ -21,6 +21,7 @@ from livecc_jax.data.files.remote import (
     with_retries,
 )
 from livecc_jax.errors import ConfigError, DataError, MediaError
+from livecc_jax.writing import format_bytes
 
 STALL_TIMEOUT_S = 60.0  # an attempt that receives no byte for this long is given up
 SPACE_TIMEOUT_S = 600.0  # longest wait for files in use to be released when none can be evicted
@@ -88,7 +89,8 @@ class FileCache:
         """
         if stat.size > self.max_bytes:
             raise MediaError(
-                f"{address}: has {stat.size} bytes, more than the cache may hold ({self.max_bytes})"
+                f"{address}: has {format_bytes(stat.size)}, more than the cache may hold "
+                f"({format_bytes(self.max_bytes)})"
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         key = hashlib.sha256(f"{address} {stat.size} {stat.mtime_ns}".encode()).hexdigest()[:32]
@@ -166,7 +168,7 @@ class FileCache:
                     return self._allocate(address, path, size)
             if time.monotonic() > deadline:
                 raise DataError(
-                    f"{self.folder}: {self.max_bytes} bytes are too few for the files in use"
+                    f"{self.folder}: {format_bytes(self.max_bytes)} are too few for the files in use"
                 )
             time.sleep(0.2)
 
@@ -188,8 +190,8 @@ class FileCache:
 
     def _disk_full_error(self, address: str, size: int) -> DataError:
         return DataError(
-            f"{self.folder}: the disk is full: {address} needs {size} bytes; free some space, or "
-            "configure another cache folder"
+            f"{self.folder}: the disk is full: {address} needs {format_bytes(size)}; free some space, "
+            "or configure another cache folder"
         )
 
     def _evict(self, needed_bytes: int) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import shutil
 import sqlite3
 import threading
 import zlib
@@ -17,6 +19,7 @@ from livecc_jax.errors import DataError, MediaError
 from livecc_jax.media.rules import DEFAULT, MediaRules
 from livecc_jax.media.video import VideoInfo
 from livecc_jax.redact import redact_address
+from livecc_jax.writing import format_bytes
 
 LOCK_TIMEOUT_S = 60.0  # longest wait for another process that is writing
 
@@ -54,9 +57,17 @@ class TimestampCache:
                     "mtime INTEGER, found BLOB, PRIMARY KEY (path, rules)) WITHOUT ROWID"
                 )
             except sqlite3.Error as error:
-                raise DataError(f"{self.path}: cannot keep timestamps ({error})") from error
+                raise self._unusable(error) from error
             self._local.connection = db
         return self._local.connection
+
+    def _unusable(self, error: sqlite3.Error) -> DataError:
+        """Returns the error to raise; SQLite calls a full disk an I/O error in some places."""
+        reason = str(error)
+        with contextlib.suppress(OSError):
+            free = shutil.disk_usage(Path(self.path).absolute().parent).free
+            reason += f"; its disk has {format_bytes(free)} free"
+        return DataError(f"{self.path}: cannot keep timestamps ({reason})")
 
     def get(
         self, path: str, stat: FileStat, rules: MediaRules = DEFAULT
@@ -67,13 +78,20 @@ class TimestampCache:
             path: Path of the file.
             stat: Its size and modification time.
             rules: How it is read.
+
+        Raises:
+            DataError: The file cannot be read.
         """
         if not stat.mtime_ns:
             return None  # the file may have been replaced by one of the same size
-        record = self._connection().execute(
-            "SELECT found FROM videos_by_rules WHERE path = ? AND rules = ? AND size = ? AND mtime = ?",
-            (_key(path), rules.timestamps_key, stat.size, stat.mtime_ns),
-        ).fetchone()  # fmt: skip
+        try:
+            record = self._connection().execute(
+                "SELECT found FROM videos_by_rules WHERE path = ? AND rules = ? AND size = ? "
+                "AND mtime = ?",
+                (_key(path), rules.timestamps_key, stat.size, stat.mtime_ns),
+            ).fetchone()  # fmt: skip
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
         return _decode(path, record[0], rules) if record else None
 
     def put(
@@ -97,7 +115,7 @@ class TimestampCache:
                 (_key(path), rules.timestamps_key, stat.size, stat.mtime_ns, _encode(result)),
             )
         except sqlite3.Error as error:
-            raise DataError(f"{self.path}: cannot keep timestamps ({error})") from error
+            raise self._unusable(error) from error
 
 
 def _key(path: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import json
 import logging
 import os
@@ -28,10 +29,12 @@ from livecc_jax.data.index.merge import merge_shards
 from livecc_jax.data.index.meta import VERSION
 from livecc_jax.data.index.reader import Index
 from livecc_jax.data.index.workers import index_chunks
-from livecc_jax.errors import ConfigError, DataError, MediaError
+from livecc_jax.errors import ConfigError, DataError, LiveCCError, MediaError
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.rules import DEFAULT, MediaRules
 from livecc_jax.text.tokenizer import Tokenizer, fingerprint
+from livecc_jax.timeline.turns import MAX_BACKWARD_US
+from livecc_jax.writing import DISK_FULL, atomic_file, make_folder, output_error, write_text
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +87,7 @@ def build_index(
     Raises:
         DataError: A file is malformed, no example is usable, or `out` exists.
         ConfigError: An argument has an invalid value.
+        OutputError: The disk is full, or the index cannot be written for another reason.
     """
     out = Path(out)
     if workers < 0:
@@ -95,11 +99,11 @@ def build_index(
         raise DataError(f"{out}: exists already" + (" and is not an index" if overwrite else ""))
     names = [str(path) for path in annotations]
     files = [open_annotations(path) for path in names]
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     root = root or common_root([f.folder for f in files])
     root = root if is_remote(root) or not root else os.path.abspath(root)
     work = out.parent / f".{out.name}.partial"
-    with _locked(work):
+    with _full_disk_reported(out, work), _locked(work):
         settings = IndexSettings(
             budget, context, row_tokens, form, provisional, root,
             str(timestamps or work / "timestamps.sqlite"), str(cache), cache_gb, rules,
@@ -110,6 +114,7 @@ def build_index(
                 "version": VERSION,
                 "tokenizer": fingerprint(tokenizer),
                 "stretch": chunk_lines,
+                "max_backward_us": MAX_BACKWARD_US,
                 "annotations": [[name, *_size_and_mtime(f.path)] for name, f in zip(names, files)],
             }
         )
@@ -126,9 +131,21 @@ def build_index(
 
 
 @contextlib.contextmanager
+def _full_disk_reported(out: Path, work: Path) -> Iterator[None]:
+    """Turns an error of the disk into an OutputError that says how the build can be continued."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None and error.errno not in DISK_FULL:
+            raise  # of another file, which the error names
+        remedy = "what has been indexed is kept: make room and run the same command again"
+        raise output_error(out, error, remedy if work.exists() else "") from error
+
+
+@contextlib.contextmanager
 def _locked(work: Path) -> Iterator[None]:
     """Holds the working folder, which is removed afterwards unless the build was stopped."""
-    work.mkdir(exist_ok=True)
+    make_folder(work)
     with open(work / "lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -136,7 +153,7 @@ def _locked(work: Path) -> Iterator[None]:
             raise DataError(f"{work}: another process is building this index") from error
         try:
             yield
-        except (DataError, ConfigError, MediaError):
+        except (LiveCCError, OSError):
             if not any(work.glob("*.npz")):  # there is nothing to continue from
                 shutil.rmtree(work, ignore_errors=True)
             raise
@@ -160,7 +177,7 @@ def _resume_or_clear(work: Path, inputs: str) -> None:
         if entry.name == "lock":
             continue
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-    earlier.write_text(inputs, encoding="utf-8")
+    write_text(earlier, inputs)
 
 
 def _shard_path(work: Path, chunk: LineChunk) -> Path:
@@ -183,11 +200,11 @@ def _index_missing(
     if progress and done:
         progress(done, total)
     for chunk, columns in index_chunks(files, missing, settings, tokenizer, work, workers):
-        path = _shard_path(work, chunk)
-        part = path.with_suffix(".part")
-        with open(part, "wb") as file:
-            np.savez(file, **columns)
-        part.rename(path)
+        # In memory first: numpy's zip file reports a full disk a second time when it is dropped.
+        buffer = io.BytesIO()
+        np.savez(buffer, **columns)
+        with atomic_file(_shard_path(work, chunk)) as file:
+            file.write(buffer.getbuffer())
         done += chunk.stop - chunk.first
         if progress:
             progress(done, total)

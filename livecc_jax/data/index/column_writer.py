@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterable
 from dataclasses import astuple
@@ -151,8 +152,9 @@ class ColumnWriter:
 
     def close(self) -> None:
         """Closes the files."""
-        for part in self._parts.values():
-            part.close()
+        with contextlib.ExitStack() as stack:  # which closes all, also when one of them fails
+            for part in self._parts.values():
+                stack.callback(part.close)
 
     def finish(self, settings: str) -> tuple[str, list[int]]:
         """Turns the columns into .npy files.

@@ -63,6 +63,7 @@ def merge_shards(
         for f in files
     ]
     last_reason = ""
+    reordered = np.zeros(2, np.int64)
     with contextlib.closing(columns), open(folder / "rejected.jsonl", "wb") as rejected_file:
         for chunk, path in shards:
             source = sources[chunk.source]
@@ -70,6 +71,7 @@ def merge_shards(
                 columns.add(shard)
                 source["examples"] += len(shard["tokens"])
                 lines = shard["rejected"].tobytes()
+                reordered += shard["reordered"]
             rejected_file.write(lines)
             for line in lines.splitlines():
                 entry = json.loads(line)
@@ -98,6 +100,7 @@ def merge_shards(
             "root_from_index": _root_from_index(settings.root, out),
             "annotations": sources,
             "examples": len(columns),
+            "reordered": {"words": int(reordered[0]), "conversations": int(reordered[1])},
             "rejected": dict(sorted(kinds.items())),
             "reasons": dict(reasons.most_common(MAX_REASONS)),
         }
@@ -107,8 +110,9 @@ def merge_shards(
         meta["digest"], checksums = columns.finish(json.dumps(row_settings))
     seal(folder, meta, checksums)
     (folder / META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
-    if out.exists():
-        shutil.rmtree(out)
+    if out.exists():  # moved, not removed: half of it would still look like an index
+        shutil.rmtree(work / "replaced", ignore_errors=True)
+        out.rename(work / "replaced")
     folder.rename(out)
     shutil.rmtree(work)
 
