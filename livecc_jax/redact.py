@@ -135,13 +135,15 @@ class RedactingFilter(logging.Filter):
     """Makes log records and their tracebacks displayable: a handler's second line of defence."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Replaces the record's texts, and lets every record through."""
+        """Replaces those texts of the record that hold something to hide; lets every record through."""
         try:
-            record.msg, record.args = displayable(record.getMessage()), ()
+            message = record.getMessage()
         except (TypeError, ValueError):  # the arguments do not fit the message
-            record.msg, record.args = displayable(str(record.msg)), ()
+            message = f"{record.msg} {record.args}"
+        if (shown := displayable(message)) != message:
+            record.msg, record.args = shown, ()
         if record.exc_info and not record.exc_text:
-            record.exc_text = "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
-        if record.exc_text:
-            record.exc_text = displayable(record.exc_text)
+            trace = "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
+            if (shown := displayable(trace)) != trace:
+                record.exc_text = shown
         return True

@@ -93,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
     """Builds the index, with progress on a terminal, and prints a summary."""
     from livecc_jax.commands.options import resolve_timeline_settings
     from livecc_jax.data.index.build import build_index
+    from livecc_jax.timeline.turns import MAX_BACKWARD_US
 
     tokenizer, budget, _ = resolve_timeline_settings(args)
     start = time.perf_counter()
@@ -136,6 +137,11 @@ def run(args: argparse.Namespace) -> int:
     print(f"  tokens  {tokens[0]} in total, at most {tokens[1]} an example")
     print(f"  targets {targets[0]} in total, at most {targets[1]} an example")
     print(f"  windows {windows[0]} of {index.window} patches, at most {windows[1]} an example")
+    if index.reordered["words"]:
+        print(
+            f"  words put in order: {index.reordered['words']} in {index.reordered['conversations']} "
+            f"conversations (they ran backwards by less than {MAX_BACKWARD_US / 1e6:g} s)"
+        )
     if index.rejected:
         print(f"  rejected: {sum(index.rejected.values())}, each in {args.out}/rejected.jsonl:")
         for reason, n in list(index.reasons.items())[:MAX_REASONS_SHOWN]:

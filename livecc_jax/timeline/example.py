@@ -44,6 +44,7 @@ class StreamExample:
         title: Title of the video.
         previous: Commentary before the clip.
         category: Category of the video.
+        reordered: Number of words that ran backwards and were put in order (`turns.order_words`).
     """
 
     clip: VideoClip
@@ -52,6 +53,7 @@ class StreamExample:
     title: str = ""
     previous: str = ""
     category: str = ""
+    reordered: int = 0
 
 
 @dataclass(frozen=True)

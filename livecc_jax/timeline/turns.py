@@ -19,6 +19,10 @@ OPENING_FRAMES = 6
 TURN_FRAMES = 2
 OPENING_US = 3_000_000
 TURN_US = 1_000_000
+# Words of speech recognisers run backwards by a few hundredths of a second, now and then by tenths. The
+# bound is the time between two frames, so that no word moves by more than one of them.
+MAX_BACKWARD_US = 500_000
+BEFORE_ALL_US = -(1 << 62)
 
 
 class Turn(NamedTuple):  # fast to create: a clip has hundreds
@@ -85,6 +89,45 @@ def check_words(words: Sequence[Word]) -> None:
                 f"runs backwards: it comes after {words[i - 1].text!r} "
                 f"({words[i - 1].start_us / 1e6:g}-{words[i - 1].end_us / 1e6:g} s)"
             )
+
+
+def order_words(words: Sequence[Word]) -> tuple[tuple[Word, ...], int]:
+    """Puts words in order that run backwards a little, as those of speech recognisers do.
+
+    A word runs backwards by the time by which it starts or ends earlier than any word before it, or
+    ends before it starts. Start and end of a word are exchanged where they are the wrong way round, and
+    words are sorted by their ends, which decide the turn of a word; then a start that lies before that
+    of the word before becomes the same as that one.
+
+    Args:
+        words: The words as they were annotated.
+
+    Returns:
+        The words in order, and the number of those that ran backwards. Where one does so by
+        MAX_BACKWARD_US or more, the words are returned as they are with the number 0: `check_words`
+        rejects them.
+    """
+    latest_start = latest_end = BEFORE_ALL_US
+    count = 0
+    for start, end, _ in words:
+        backward = max(latest_start - start, latest_end - end, start - end)
+        if backward > 0:
+            if backward >= MAX_BACKWARD_US:
+                return tuple(words), 0
+            count += 1
+        latest_start = max(latest_start, min(start, end))
+        latest_end = max(latest_end, start, end)
+    if not count:
+        return tuple(words), 0
+    ordered: list[Word] = []
+    latest_start = BEFORE_ALL_US
+    for end, start, text in sorted(
+        ((max(w.start_us, w.end_us), min(w.start_us, w.end_us), w.text) for w in words),
+        key=lambda word: word[:2],
+    ):
+        latest_start = max(latest_start, start)
+        ordered.append(Word(latest_start, end, text))
+    return tuple(ordered), count
 
 
 def assign_words(last_times_us: np.ndarray, words: Sequence[Word]) -> np.ndarray:

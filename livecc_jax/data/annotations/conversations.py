@@ -17,6 +17,7 @@ from livecc_jax.timeline.example import (
     Word,
     seconds_to_us,
 )
+from livecc_jax.timeline.turns import order_words
 
 NUMBER_TYPES = (int, float)  # compared with `type`, so that bool does not count as a number
 MAX_SECONDS = 1e9  # longer than any file
@@ -109,10 +110,12 @@ def _stream(raw: list, folder: str) -> StreamExample:
     words = answer[0].get("text_stream")
     if not isinstance(words, list):
         raise ExampleError("text_stream must be a list of [start, end, word]")
+    ordered, reordered = order_words([_word(i, w) for i, w in enumerate(words)])
     return StreamExample(
         _clip(videos[0], folder),
-        tuple(_word(i, w) for i, w in enumerate(words)),
+        ordered,
         *(_string(text, key) for key in ("text", "title", "previous", "category")),
+        reordered,
     )
 
 

@@ -36,6 +36,8 @@ NOT_READ = FileIdentity(0, 0, 0, 0, 0, 0, 0)
 NO_RESERVE = (0, 0, 0)
 
 LineExamples = list[tuple[ExampleSlice | None, EncodedExample]]  # the slices of one line
+# The conversation as text, its examples, and the number of its words that were put in order.
+LineResult = tuple[bytes, LineExamples, int]
 
 
 @dataclass(frozen=True)
@@ -82,18 +84,21 @@ class ChunkIndexer:
         """Indexes the examples of a chunk.
 
         Returns:
-            The columns by name. `rejected` holds the lines for rejected.jsonl as bytes.
+            The columns by name. `rejected` holds the lines for rejected.jsonl as bytes, `reordered` how
+            many words were put in order, and in how many lines.
         """
         shard = Shard()
         rejected: list[tuple[int, Exception]] = []
+        reordered = np.zeros(2, np.int64)
         for line, result in self._results(file, chunk):
             if isinstance(result, Exception):
                 rejected.append((line, result))
                 continue
-            text, examples = result
+            text, examples, reordered_words = result
             try:
                 for part, example in examples:
                     self._add(shard, chunk.source, line, part, example, file.folder, text)
+                reordered += reordered_words, reordered_words > 0
             except (ExampleError, MediaError) as error:
                 rejected.append((line, error))
         lines = [
@@ -109,21 +114,21 @@ class ChunkIndexer:
             for line, error in rejected
         ]
         text = "".join(line + "\n" for line in lines).encode()
-        return shard.arrays() | {"rejected": np.frombuffer(text, np.uint8)}
+        return shard.arrays() | {"rejected": np.frombuffer(text, np.uint8), "reordered": reordered}
 
     def _results(
         self, file: Annotations, chunk: LineChunk
-    ) -> Iterator[tuple[int, tuple[bytes, LineExamples] | Exception]]:
-        """Yields each line's number with its conversation as text and its examples, or its error."""
+    ) -> Iterator[tuple[int, LineResult | Exception]]:
+        """Yields each line's number with its result, or its error."""
         lines = range(chunk.first, chunk.stop)
         values = list(file.raw_conversations(chunk.first, chunk.stop))
 
-        def index_line(line: int, value: Any) -> tuple[bytes, LineExamples] | Exception:
+        def index_line(line: int, value: Any) -> LineResult | Exception:
             try:
                 example = file.parse(line, value)
                 # Only a provisional record stores the conversation itself.
                 text = _conversation_text(value) if self.settings.provisional else b""
-                return text, self._encode_line(example)
+                return text, self._encode_line(example), getattr(example, "reordered", 0)
             except ExampleError as error:
                 return ExampleError(with_location(file.path, line + 1, str(error)))
             except MediaError as error:

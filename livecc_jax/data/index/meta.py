@@ -40,6 +40,8 @@ def read_meta(folder: Path) -> dict[str, Any]:
         raise DataError(f"{path}: is not a {FORMAT} of version {VERSION}; make it again")
     for name, (is_valid, meaning) in _FIELDS.items():
         if name not in meta:
+            if name in _ADDED_LATER:
+                continue
             raise DataError(f"{path}: lacks a field or holds a wrong one ({name!r} is missing)")
         if not is_valid(meta[name]):
             raise DataError(
@@ -74,6 +76,10 @@ def _are_counts(value: Any) -> bool:
     return isinstance(value, dict) and all(map(_is_count, value.values()))
 
 
+def _are_reordered(value: Any) -> bool:
+    return _are_counts(value) and value.keys() == {"words", "conversations"}
+
+
 def _are_annotations(value: Any) -> bool:
     return (
         isinstance(value, list)
@@ -83,6 +89,7 @@ def _are_annotations(value: Any) -> bool:
     )
 
 
+_ADDED_LATER = {"reordered"}  # not in every index of this version
 _FIELDS = {
     "pixel_budget": (_is_budget, "a pixel budget"),
     "context": (lambda v: isinstance(v, bool), "true or false"),
@@ -93,6 +100,7 @@ _FIELDS = {
     "root_from_index": (_is_text, "a path"),
     "annotations": (_are_annotations, "a list of annotation files with their paths and lines"),
     "examples": (lambda v: _is_count(v) and v > 0, "a number of examples"),
+    "reordered": (_are_reordered, "numbers of words and conversations"),
     "rejected": (_are_counts, "counts by name"),
     "reasons": (_are_counts, "counts by name"),
     "digest": (_is_text, "a digest"),

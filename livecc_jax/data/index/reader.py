@@ -71,6 +71,8 @@ class Index:
         self.tokenizer: str = meta["tokenizer"]
         self.window: int = meta["window"]
         self.digest: str = meta["digest"]
+        # An index of an earlier version holds no words that were put in order: it rejected such clips.
+        self.reordered: dict[str, int] = meta.get("reordered", {"words": 0, "conversations": 0})
         self.rejected: dict[str, int] = meta["rejected"]
         self.reasons: dict[str, int] = meta["reasons"]
         self.annotations: list[dict] = meta["annotations"]
