@@ -7,6 +7,7 @@ dtype that is asked for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -66,9 +67,12 @@ def adapter_scale(root: Path) -> float:
     Raises:
         CheckpointError: The run's config.json does not hold both numbers.
     """
-    train = read_json(root / CONFIG).get("train") or {}
+    config = read_json(root / CONFIG)
+    train = config.get("train") if isinstance(config, dict) else None
+    train = train if isinstance(train, dict) else {}
     alpha, rank = (train.get(f"compute.lora.{name}") for name in ("alpha", "rank"))
-    if not isinstance(alpha, int | float) or not isinstance(rank, int) or rank < 1:
+    is_number = isinstance(alpha, int | float) and math.isfinite(alpha)
+    if not is_number or not isinstance(rank, int) or rank < 1:
         raise CheckpointError(
             f"{root / CONFIG}: a step has adapters, but its train block names no "
             "compute.lora.alpha and compute.lora.rank to add them with"

@@ -87,7 +87,11 @@ def _item_metadata(folder: Path, item: str) -> Any:
         raise CheckpointError(f"{folder}: has no {item}")
     check_files(folder / item, max_bytes=SMALL_FILE_BYTES)
     with _reading(folder, item):
-        return ocp.StandardCheckpointHandler().metadata(folder / item).tree
+        tree = ocp.StandardCheckpointHandler().metadata(folder / item).tree
+        for path, leaf in _leaves(tree).items():
+            if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
+                raise ValueError(f"{path:.200} is no array")
+    return tree
 
 
 def _reading(folder: Path, item: str) -> contextlib.AbstractContextManager[None]:
@@ -178,7 +182,9 @@ class RunDirectory:
 
     def train_config(self) -> dict[str, Any]:
         """Returns the flat training configuration that was passed to `create`."""
-        return read_json(self.path / CONFIG).get("train") or {}
+        config = read_json(self.path / CONFIG)
+        train = config.get("train") if isinstance(config, dict) else None
+        return train if isinstance(train, dict) else {}
 
     def save(self, step: int, params: Params, opt_state: Any = None, meta: dict | None = None) -> None:
         """Write a step; it is listed once it is complete.
@@ -299,7 +305,10 @@ class RunDirectory:
             raise CheckpointError(f"{folder}: has no meta")
         check_files(folder / "meta")
         with _reading(folder, "meta"):
-            return ocp.JsonCheckpointHandler().restore(folder / "meta")
+            meta = ocp.JsonCheckpointHandler().restore(folder / "meta")
+            if not isinstance(meta, dict):
+                raise ValueError("it is not a JSON object")
+            return meta
 
     def restore_params(self, step: int, abstract: Params | None = None) -> Params:
         """Restore only the parameters; the optimiser state is not read.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -150,9 +152,7 @@ def resume_run(config: Config, run: RunDirectory, mesh: Mesh) -> StartingPoint |
 def _restore_step(config: Config, run: RunDirectory, step: int, mesh: Mesh) -> StartingPoint:
     """Restores a step of a run. Raises CheckpointError when a part of it cannot be read."""
     meta = run.restore_meta(step)
-    missing = {"config", "index", "quarantine"} - meta.keys()
-    if missing:
-        raise CheckpointError(f"{run.path / str(step)}: its meta lacks {', '.join(sorted(missing))}")
+    _check_meta(meta, run.path / str(step))
     changes = check_resume(meta["config"], config, config.run)
     checkpoint = open_checkpoint(run.path / str(step))
     model, freeze, lora = checkpoint.config, config.compute.frozen, config.compute.lora
@@ -168,6 +168,29 @@ def _restore_step(config: Config, run: RunDirectory, step: int, mesh: Mesh) -> S
     for change in changes:
         log.warning("%s: resuming with a changed config: %s", config.run, change)
     return StartingPoint(model, {"params": params, "opt_state": opt_state}, step, meta)
+
+
+def _check_meta(meta: dict[str, Any], step: Path) -> None:
+    """Raises CheckpointError when the meta of a step lacks a value or holds one of a wrong type."""
+    kinds = {"config": dict, "index": str, "quarantine": list, "guard": dict, "clock": dict}
+    missing = {"config", "index", "quarantine"} - meta.keys()
+    if missing:
+        raise CheckpointError(f"{step}: its meta lacks {', '.join(sorted(missing))}")
+    for name, kind in kinds.items():
+        if meta.get(name) is not None and not isinstance(meta[name], kind):
+            raise CheckpointError(f"{step}: the {name} of its meta is not a {kind.__name__}")
+    guard, clock = meta.get("guard") or {}, meta.get("clock") or {"seconds": {}, "at": 0.0}
+    losses, seconds = guard.get("losses", []), clock.get("seconds")
+    is_guard = isinstance(losses, list) and type(guard.get("refused", 0)) is int
+    if not is_guard or not all(map(_is_number, losses)) or abs(guard.get("refused", 0)) >= 1 << 31:
+        raise CheckpointError(f"{step}: the guard of its meta is damaged")
+    is_clock = isinstance(seconds, dict) and _is_number(clock.get("at"))
+    if not is_clock or not all(map(_is_number, seconds.values())):
+        raise CheckpointError(f"{step}: the clock of its meta is damaged")
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _abstract(params: Params) -> Params:
