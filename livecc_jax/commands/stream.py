@@ -23,7 +23,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds the command to the parser."""
     parser = subparsers.add_parser("stream", help="comment on a video", description=__doc__)
     parser.add_argument("model", help="checkpoint: HuggingFace directory, run, or step of a run")
-    parser.add_argument("source", help="video file, camera number, or rtsp:// or http:// address")
+    parser.add_argument(
+        "source", help="video file, camera number (0 or camera:0), or rtsp:// or http:// address"
+    )
     parser.add_argument("--query", default="", help="what to do, in words")
     parser.add_argument("--title", default="", help="title of the video")
     parser.add_argument("--previous", default="", help="commentary that came before")

@@ -52,7 +52,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "sources",
         nargs="+",
         metavar="source",
-        help="video file, camera number, or rtsp:// or http:// address",
+        help="video file, camera number (0 or camera:0), or rtsp:// or http:// address",
     )
     parser.add_argument(
         "--query",
@@ -218,11 +218,14 @@ def make_engine(
 
 def source_names(sources: Sequence[str]) -> list[str]:
     """Returns a short unique name for each source, fit for a file name and without passwords."""
+    from livecc_jax.media.sources import camera_number, is_live
+
     names: list[str] = []
     for source in sources:
-        if source.isdigit():
-            name = f"camera-{source}"
-        elif "://" in source:
+        camera = camera_number(source)
+        if camera is not None:
+            name = f"camera-{camera}"
+        elif is_live(source):
             place = re.split(r"[?#]", redact_address(source).split("://", 1)[1])[0]
             host, slash, path = place.removeprefix(f"{HIDDEN}@").partition("/")
             name = host.lower() + slash + path

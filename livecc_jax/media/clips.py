@@ -8,6 +8,7 @@ needs the memory of two frames beside its result.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,16 @@ import numpy as np
 from livecc_jax.errors import ConfigError, MediaError
 from livecc_jax.families.qwen2_vl import CHANNELS, MERGED_PATCHES, PATCH, PATCH_VALUES, TEMPORAL
 from livecc_jax.media.budget import PixelBudget
+from livecc_jax.media.gaps import frames_shown
+from livecc_jax.media.image_checks import is_animated_webp, is_still_heif
+from livecc_jax.media.images import read_image
 from livecc_jax.media.pixels import Resizer, patchify_planes, resize
+from livecc_jax.media.rules import DEFAULT, MediaRules
 from livecc_jax.media.sampling import MAX_FRAMES, frames_in_span, sample_uniform
-from livecc_jax.media.video import VideoInfo, iter_frames, probe, read_image
+from livecc_jax.media.video import VideoInfo, iter_frames, probe
 from livecc_jax.timeline.example import seconds_to_us
+
+log = logging.getLogger(__name__)
 
 IMAGE_ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 FRAME_ENDINGS = (".jpg", ".jpeg", ".png")  # files of a folder that are frames of a video
@@ -250,7 +257,10 @@ def slice_video(
         MediaError: No frame lies in the span, or the frames' shape is too extreme.
     """
     times = video.frame_times_us
-    inside = frames_in_span(times, start_us, end_us)
+    if isinstance(video, FrameFolder):
+        inside = frames_in_span(times, start_us, end_us)
+    else:
+        inside = frames_shown(video, start_us, end_us)
     if not len(inside):
         start = times[0] if start_us is None else start_us
         end = times[-1] if end_us is None else end_us
@@ -302,15 +312,18 @@ def sample_media(
     start: float | None = None,
     end: float | None = None,
     max_frames: int = MAX_FRAMES,
+    rules: MediaRules = DEFAULT,
 ) -> SampledFrames:
     """Read a whole video or image as questions about it are trained on.
 
     Args:
-        path: Path of a video, or of an image (recognised by its file name extension).
+        path: Path of a video, or of an image (recognised by its file name extension; a still AVIF or
+            HEIC picture by its contents).
         budget: Pixels of a frame.
         start: Start of the span in seconds of a video.
         end: End of the span in seconds of a video.
         max_frames: Maximum number of frames of a video; they are spread evenly, 2 a second, at least 4.
+        rules: How videos are read.
 
     Raises:
         MediaError: The file cannot be read, or has no frame in the span.
@@ -319,14 +332,16 @@ def sample_media(
     path = str(path)
     if max_frames < 2:
         raise ConfigError(f"max-frames must be at least 2, not {max_frames}")
-    if Path(path).suffix.lower() in IMAGE_ENDINGS:
+    if Path(path).suffix.lower() in IMAGE_ENDINGS or is_still_heif(path):
         if start is not None or end is not None:
             raise ConfigError(f"{path}: an image has no start and end to choose")
         image = read_image(path)
+        if is_animated_webp(path):
+            log.warning("%s: is an animation, of which only the first picture is shown", path)
         media = slice_image(path, *image.shape[:2], budget)
         frame = resize(image[None], (media.height, media.width))
         return SampledFrames("image", np.concatenate([frame, frame]))
     span = [None if seconds is None else seconds_to_us(seconds) for seconds in (start, end)]
-    media = slice_video(probe(path), budget, *span, max_frames)
+    media = slice_video(probe(path, rules), budget, *span, max_frames)
     frames = media.load_frames(LocalFiles(threads=0))
     return SampledFrames("video", frames, float(media.times_us[-1]) / 1e6)

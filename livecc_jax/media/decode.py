@@ -112,7 +112,7 @@ def open_video(
     import av
 
     try:
-        container = av.open(path)
+        container = av.open(file_name(path))
     except (av.FFmpegError, OSError) as error:
         raise MediaError(f"{path}: is not a readable video ({error.strerror})") from error
     try:
@@ -389,6 +389,14 @@ class RGBConverter:
         shape, strides = (rgb.height, rgb.width, 3), (plane.line_size, 3, 1)
         picture = np.ndarray(shape, np.uint8, plane, 0, strides)
         return turn.apply(picture)
+
+
+def file_name(path: str) -> str:
+    """Returns a file's path so that FFmpeg takes no part of it for a protocol, as in `12:30.mp4`.
+
+    Only the beginning of a relative path can be taken for one.
+    """
+    return path if os.path.isabs(path) else os.path.join(os.curdir, path)
 
 
 def check_file(path: str) -> None:

@@ -165,7 +165,7 @@ def is_jpeg_damaged(data: bytes) -> bool:
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yields name, start and end of each chunk to the last one. Raises struct.error at an early end."""
+    """Yields name, start and end of each chunk to the last one. Raises struct.error if cut short."""
     at, name = len(PNG_SIGNATURE), b""
     while name != b"IEND":
         length, name = struct.unpack_from(">I4s", data, at)

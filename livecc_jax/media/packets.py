@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,6 +27,9 @@ from livecc_jax.media.decode import (
 from livecc_jax.media.recordings import RestartDetector
 from livecc_jax.media.rules import DEFAULT, MediaRules
 from livecc_jax.media.shown import PictureFilter
+
+if TYPE_CHECKING:
+    import av
 
 REORDER = 32  # packets after a decoded frame among which an earlier displayed one may be
 MAX_UNDECODED = 1000  # packets that are tried before a recording counts as one that cannot be decoded
@@ -113,7 +117,7 @@ def scan_packets(path: str, file_size: int, rules: MediaRules = DEFAULT) -> Pack
     container, stream = open_video(path, rules=rules)
     with container:
         if rules.version > 1:
-            _check_timed(path, container.format.name)
+            check_timed(path, container)
         detector = RestartDetector(container.format.name, stream.time_base)
         pictures = PictureFilter(stream)
         recordings = [Recording()]
@@ -146,11 +150,23 @@ def scan_packets(path: str, file_size: int, rules: MediaRules = DEFAULT) -> Pack
         )
 
 
-def _check_timed(path: str, format_name: str) -> None:
-    codec = RAW_FORMATS.get(format_name)
-    if codec is not None:
-        raise MediaError(
-            f"{path}: is a raw {codec} stream, which holds no timestamps, so that the times of its "
+def check_timed(
+    name: str, container: av.container.InputContainer, error: type[MediaError] = MediaError
+) -> None:
+    """Check that a recording has timestamps; a live stream without them is timed by its arrival.
+
+    Args:
+        name: Name of the file or address, for the error message.
+        container: The open file.
+        error: Class of the error.
+
+    Raises:
+        MediaError: It is a raw stream, whose length in bytes is known.
+    """
+    codec = RAW_FORMATS.get(container.format.name)
+    if codec is not None and container.size > 0:
+        raise error(
+            f"{name}: is a raw {codec} stream, which holds no timestamps, so that the times of its "
             "frames are not known; put it into a container at its frame rate, such as "
             "`ffmpeg -framerate 25 -i IN -c copy OUT.mp4`"
         )

@@ -1,4 +1,4 @@
-"""Live sources: cameras by number and network streams by address, read frame by frame.
+"""Live sources: cameras by number (`0`, `camera:0`) and network streams by address, frame by frame.
 
 A source ends with an exception that says how it failed. A network source is opened and read with time
 limits, so that a source that hangs is noticed.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ import numpy as np
 
 from livecc_jax.errors import MediaError
 from livecc_jax.media.decode import RGBConverter, decode_packet, to_microseconds
-from livecc_jax.media.display import displayed_size, frame_orientation, pixel_aspect
+from livecc_jax.media.display import displayed_size, pixel_aspect
+from livecc_jax.media.packets import RAW_FORMATS, check_timed
+from livecc_jax.media.recordings import ContinuousClock
 from livecc_jax.media.rules import DEFAULT, MediaRules
 from livecc_jax.media.sampling import FPS
 from livecc_jax.media.tracks import choose_track
@@ -25,8 +28,10 @@ from livecc_jax.redact import redact_address
 # OpenCV gives up a camera that hangs after this many seconds; without it, never.
 os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "5")
 
+CAMERA = re.compile(r"(?:camera:)?([0-9]{1,4})", re.IGNORECASE)
 LIVE_SCHEMES = ("rtsp://", "rtsps://", "rtmp://", "http://", "https://", "udp://")
-UNTIMED_FORMATS = ("mpjpeg", "mjpeg", "image2")  # without timestamps; FFmpeg makes some up
+# Without timestamps; FFmpeg makes some up.
+UNTIMED_FORMATS = (*RAW_FORMATS, "image2")
 # One second is enough to detect a stream's codec; FFmpeg's default would be five seconds of lag.
 FFMPEG_OPTIONS = {"analyzeduration": "1000000", "rtsp_transport": "tcp"}
 END_TOLERANCE_US = 1_000_000  # a stream that stops this near its announced end is complete
@@ -86,9 +91,20 @@ def wait_until_due(stamp_us: int, began: float) -> None:
     time.sleep(max(0.0, stamp_us / 1_000_000 - (time.monotonic() - began)))
 
 
+def camera_number(source: str) -> int | None:
+    """Returns the number of a camera, written `0` or `camera:0`; None for any other source.
+
+    A file of that name is no camera.
+    """
+    match = CAMERA.fullmatch(source)
+    return int(match[1]) if match and not os.path.isfile(source) else None
+
+
 def is_live(source: str) -> bool:
-    """Whether the source is a camera number or a network address."""
-    return source.isdigit() or source.lower().startswith(LIVE_SCHEMES)
+    """Whether the source is a camera or a network address, and not the name of a file that exists."""
+    if camera_number(source) is not None:
+        return True
+    return source.lower().startswith(LIVE_SCHEMES) and not os.path.isfile(source)
 
 
 def read_source(
@@ -110,15 +126,15 @@ def read_source(
         SourceBroken: The source cannot be opened or read.
         SourceEnded: The source ended by itself.
     """
-    if source.isdigit():
-        return _read_camera(source)
+    if (camera := camera_number(source)) is not None:
+        return _read_camera(source, camera)
     return _read_network(source, timeouts, keep_pace, rules)
 
 
-def _read_camera(source: str) -> Iterator[TimedPicture]:
+def _read_camera(source: str, number: int) -> Iterator[TimedPicture]:
     import cv2
 
-    capture = cv2.VideoCapture(int(source))
+    capture = cv2.VideoCapture(number)
     try:
         if not capture.isOpened():
             raise SourceBroken(f"{source}: the camera cannot be opened")
@@ -142,11 +158,16 @@ def _read_network(
     import av
 
     name = redact_address(source)  # as messages show it
-    timeout = timeouts.open
+    timeout, waiting_since = timeouts.open, time.monotonic()
     with contextlib.ExitStack() as stack:
         try:
+            scheme, rest = source.split("://", 1)
             container = stack.enter_context(
-                av.open(source, options=FFMPEG_OPTIONS, timeout=(timeouts.open, timeouts.read))
+                av.open(
+                    f"{scheme.lower()}://{rest}",  # FFmpeg knows protocols in lower case alone
+                    options=FFMPEG_OPTIONS,
+                    timeout=(timeouts.open, timeouts.read),
+                )
             )
             try:
                 stream, convert = choose_track(name, container, rules), RGBConverter(rules)
@@ -154,34 +175,43 @@ def _read_network(
                 raise SourceBroken(str(error)) from None
             timed = container.format.name not in UNTIMED_FORMATS
             length = container.duration  # microseconds, or None
+            check_timed(name, container, SourceBroken)
+            clock = ContinuousClock(container.format.name)
             latest = 0
             timeout = timeouts.read
-            opened = last_picture = time.monotonic()
+            opened = last_picture = waiting_since = time.monotonic()
             for packet in container.demux(stream):
+                if not packet.size and packet.dts is not None:
+                    continue  # it repeats a picture; a decoder would take it for the end
                 for frame in decode_packet(stream.codec_context, packet):
                     stamp = None
                     if timed and frame.pts is not None:
                         stamp = to_microseconds(frame.pts - (stream.start_time or 0), stream.time_base)
-                        latest = max(latest, stamp)
-                        if length:
+                        if length:  # of a live stream, arrival says how long a restart took
+                            stamp = clock.time_of(stamp)
                             keep_pace(stamp, opened)
+                        latest = max(latest, stamp)
                     size = displayed_size(
                         frame.height, frame.width, pixel_aspect(stream, rules),
-                        frame_orientation(frame, rules),
+                        convert.orientation(frame),
                     )  # fmt: skip
                     yield TimedPicture(stamp, lambda frame=frame: convert(frame), size)
-                    last_picture = time.monotonic()
+                    last_picture = waiting_since = time.monotonic()
                 # A source may send bytes indefinitely without a picture among them.
                 if time.monotonic() - last_picture > timeouts.read:
                     raise SourceStalled(f"{name}: no picture came for {timeouts.read:g} s")
         except (av.FFmpegError, OSError) as error:
             if isinstance(error, av.error.ExitError | TimeoutError):
                 raise SourceStalled(f"{name}: nothing came for {timeout:g} s") from error
+            # Demuxers whose read was interrupted by the time limit report broken data or an end.
+            if time.monotonic() - waiting_since >= timeout:
+                raise SourceStalled(f"{name}: no picture came for {timeout:g} s") from error
             raise SourceBroken(f"{name}: cannot be read ({error.strerror})") from error
         if time.monotonic() - last_picture >= timeouts.read:  # FFmpeg may report its timeout as an end
             raise SourceStalled(f"{name}: nothing came for {timeouts.read:g} s")
-        complete = timed and bool(length) and latest + END_TOLERANCE_US >= length
-        raise SourceEnded(f"{name}: the stream ended", complete)
+        # The length is the difference of two timestamps, which is none where the clock started anew.
+        complete = timed and bool(length) and (latest + END_TOLERANCE_US >= length or clock.restarts)
+        raise SourceEnded(f"{name}: the stream ended", bool(complete))
 
 
 def pace_frames(

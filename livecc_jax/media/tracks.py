@@ -54,6 +54,10 @@ def choose_track(
         stream = max(candidates, key=lambda track: (*_rank(track, longest), -track.index))
         if len(candidates) > 1:
             log.debug("%s: shows video track %d of %d", name, tracks.index(stream), len(tracks))
+    if rules.version > 1 and _is_tile(container, stream):
+        raise MediaError(
+            f"{name}: is a still picture stored in tiles, not a video; give it as an image"
+        )
     if stream.codec_context is None:
         raise MediaError(f"{name}: its video codec cannot be decoded by this build of FFmpeg")
     return stream
@@ -63,6 +67,14 @@ def _is_attached(stream: av.VideoStream) -> bool:
     from av.stream import Disposition
 
     return bool(stream.disposition & (Disposition.attached_pic | Disposition.timed_thumbnails))
+
+
+def _is_tile(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
+    """Whether a track is one tile of an AVIF or HEIC picture: a single frame that depends on others."""
+    from av.stream import Disposition
+
+    is_dependent = bool(stream.disposition & Disposition.dependent)
+    return is_dependent and "mp4" in container.format.name and stream.frames == 1
 
 
 def _rank(stream: av.VideoStream, longest: float) -> tuple[bool, bool, bool, bool, bool, int]:

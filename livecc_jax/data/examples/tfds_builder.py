@@ -23,7 +23,7 @@ from livecc_jax.data.annotations.records import AnnotationFile
 from livecc_jax.data.annotations.rejections import with_location
 from livecc_jax.data.examples.media_files import MediaFiles
 from livecc_jax.data.examples.media_slice import frame_size
-from livecc_jax.data.files.paths import is_remote, join
+from livecc_jax.data.files.paths import absolute_path, is_remote, join
 from livecc_jax.errors import DataError, ExampleError, LiveCCError, MediaError, OutputError
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.gaps import sample_moments
@@ -181,7 +181,8 @@ class StreamingClips(tfds.core.GeneratorBasedBuilder):
     def _relative_path(self, path: str, absolute: bool = False) -> str:
         if is_remote(path) or is_remote(str(self.data_dir)) or absolute:
             return path
-        return os.path.relpath(os.path.abspath(path), os.path.abspath(self.data_dir))
+        # The file system looks for `..` from where a link to the dataset leads.
+        return os.path.relpath(absolute_path(path), os.path.realpath(self.data_dir))
 
     def _encode_frames(self, clip: VideoClip, options: StoredFrameOptions) -> dict[str, Any]:
         import cv2

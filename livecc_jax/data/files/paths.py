@@ -28,6 +28,22 @@ def normalize(address: str) -> str:
     return f"{scheme}://{lead}{posixpath.normpath(rest).lstrip('/')}"
 
 
+def absolute_path(path: str) -> str:
+    """Returns the absolute form of a local path, without `.` and `..`, for the same file.
+
+    The parent of a symbolic link is that of the folder it leads to, as for the file system. Other links
+    stay in the path.
+    """
+    parts = os.path.join(os.getcwd(), path).split(os.sep)
+    clean = os.sep
+    for part in parts:
+        if part == os.pardir:
+            clean = os.path.dirname(os.path.realpath(clean) if os.path.islink(clean) else clean)
+        elif part not in ("", os.curdir):
+            clean = os.path.join(clean, part)
+    return clean
+
+
 def folder_of(path: str) -> str:
     """Returns the folder that holds a file; the path may be local or an address."""
     return path.rsplit("/", 1)[0] if is_remote(path) else os.path.dirname(path)
@@ -47,7 +63,7 @@ def common_root(folders: list[str]) -> str:
         return "/".join(shared) if len(shared) > 2 else ""
     if any(map(is_remote, folders)):
         return ""
-    return os.path.commonpath([os.path.abspath(f) for f in folders])
+    return os.path.commonpath([absolute_path(f) for f in folders])
 
 
 def relative_to_root(path: str, folder: str, root: str) -> str:
@@ -63,15 +79,15 @@ def relative_to_root(path: str, folder: str, root: str) -> str:
         annotation file; otherwise an absolute path.
     """
     if is_remote(path) or is_remote(root):
-        clean = normalize(path) if is_remote(path) else os.path.abspath(path)
+        clean = normalize(path) if is_remote(path) else absolute_path(path)
         in_root = is_remote(root) and clean.startswith(normalize(root) + "/")
         return clean[len(normalize(root)) + 1 :] if in_root else clean
-    absolute = os.path.abspath(path)
+    clean = absolute_path(path)
     if not root:
-        return absolute
+        return clean
     was_relative = path.startswith(os.path.join(folder, "")) if folder else not os.path.isabs(path)
-    in_root = absolute.startswith(os.path.join(root, ""))
-    return os.path.relpath(absolute, root) if was_relative or in_root else absolute
+    in_root = clean.startswith(os.path.join(root, ""))
+    return os.path.relpath(clean, root) if was_relative or in_root else clean
 
 
 def resolve(path: str, root: str) -> str:

@@ -11,7 +11,6 @@ import fcntl
 import io
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -22,7 +21,7 @@ import numpy as np
 from livecc_jax.data.annotations.datasets import Annotations, open_annotations
 from livecc_jax.data.examples.encode import FORMS
 from livecc_jax.data.files.cache import DEFAULT_GB, FileCache
-from livecc_jax.data.files.paths import common_root, is_remote
+from livecc_jax.data.files.paths import absolute_path, common_root, is_remote
 from livecc_jax.data.files.remote import file_stat
 from livecc_jax.data.index.chunks import IndexSettings, LineChunk
 from livecc_jax.data.index.merge import merge_shards
@@ -101,7 +100,7 @@ def build_index(
     files = [open_annotations(path) for path in names]
     make_folder(out.parent)
     root = root or common_root([f.folder for f in files])
-    root = root if is_remote(root) or not root else os.path.abspath(root)
+    root = root if is_remote(root) or not root else absolute_path(root)
     work = out.parent / f".{out.name}.partial"
     with _full_disk_reported(out, work), _locked(work):
         settings = IndexSettings(

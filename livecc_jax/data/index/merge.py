@@ -14,13 +14,13 @@ import numpy as np
 
 from livecc_jax.data.annotations.datasets import Annotations
 from livecc_jax.data.annotations.rejections import reason_category, with_location
-from livecc_jax.data.files.paths import is_remote, relative_to_root
+from livecc_jax.data.files.paths import absolute_path, is_remote, relative_to_root
 from livecc_jax.data.index.checksums import seal
 from livecc_jax.data.index.chunks import IndexSettings, LineChunk
 from livecc_jax.data.index.column_writer import ColumnWriter
 from livecc_jax.data.index.meta import FORMAT, META, VERSION
 from livecc_jax.errors import DataError
-from livecc_jax.media.rules import DEFAULT
+from livecc_jax.media.rules import DEFAULT, EARLIER
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ def merge_shards(
             "reasons": dict(reasons.most_common(MAX_REASONS)),
         }
         row_settings = {k: meta[k] for k in ("pixel_budget", "context", "form", "tokenizer")}
-        if settings.rules != DEFAULT:
+        if settings.rules not in (DEFAULT, EARLIER):  # digests did not name these
             row_settings["media_rules"] = meta["media_rules"]
         meta["digest"], checksums = columns.finish(json.dumps(row_settings))
     seal(folder, meta, checksums)
@@ -118,4 +118,4 @@ def merge_shards(
 
 
 def _root_from_index(root: str, out: Path) -> str:
-    return "" if not root or is_remote(root) else os.path.relpath(root, os.path.abspath(out))
+    return "" if not root or is_remote(root) else os.path.relpath(root, absolute_path(str(out)))

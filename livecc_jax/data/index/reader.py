@@ -14,7 +14,7 @@ from livecc_jax.data.annotations.datasets import Annotations, open_annotations
 from livecc_jax.data.examples.encode import EncodedExample, encode_example
 from livecc_jax.data.examples.media_files import FileIdentity, MediaFiles
 from livecc_jax.data.examples.split import ExampleSlice, slice_example
-from livecc_jax.data.files.paths import folder_of, is_remote, resolve
+from livecc_jax.data.files.paths import absolute_path, folder_of, is_remote, resolve
 from livecc_jax.data.files.timing import timed_section
 from livecc_jax.data.index import codec
 from livecc_jax.data.index.column_reader import ColumnReader
@@ -77,14 +77,17 @@ class Index:
         self.reasons: dict[str, int] = meta["reasons"]
         self.annotations: list[dict] = meta["annotations"]
         self._columns = ColumnReader(self.path, meta)
-        self.root = str(root or self._find_root(meta["root"], meta["root_from_index"]))
+        if root:
+            self.root = str(root) if is_remote(str(root)) else absolute_path(str(root))
+        else:
+            self.root = str(self._find_root(meta["root"], meta["root_from_index"]))
         self._annotation_files: dict[int, Annotations] = {}
 
     def _find_root(self, absolute: str, from_index: str) -> str:
         """Returns whichever of the two stored roots holds the data."""
         if not absolute or is_remote(absolute) or not from_index:
             return absolute
-        relative = os.path.normpath(os.path.join(os.path.abspath(self.path), from_index))
+        relative = os.path.normpath(os.path.join(absolute_path(str(self.path)), from_index))
         samples = [a["path"] for a in self.annotations]
         if self._columns.length("file_size"):
             samples.append(self._stored_path(0))
