@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import lzma
 from pathlib import Path
 
 import tokenizers
@@ -12,6 +11,7 @@ from livecc_jax.errors import TokenizerError
 from livecc_jax.families.qwen2_vl import CHAT_TEMPLATE, PROCESSOR
 from livecc_jax.text.files import COMPANIONS
 from livecc_jax.text.links import target_outside
+from livecc_jax.text.reading import MAX_VOCABULARY, read_tokenizer_file
 from livecc_jax.text.tokenizer import SILENCE, SpecialTokens
 from livecc_jax.writing import copy_file, make_folder, write_text
 
@@ -24,14 +24,16 @@ class HFTokenizer:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        raw = read_tokenizer_file(self.path)
         try:
-            raw = self.path.read_bytes()
-            if self.path.suffix == ".xz":
-                raw = lzma.decompress(raw)
             self._text = raw.decode("utf-8")
             self._tokenizer = tokenizers.Tokenizer.from_str(self._text)
-        except Exception as error:  # the library raises bare Exception
-            raise TokenizerError(f"{self.path}: is not a readable tokenizer.json ({error})") from error
+        except BaseException as error:  # the library raises bare Exception, and panics of Rust
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
+            raise TokenizerError(
+                f"{self.path}: is not a readable tokenizer.json ({error!s:.200})"
+            ) from error
         # Special tokens are not parsed from text: a subtitle with <|im_end|> must not end a turn.
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_padding()
@@ -43,6 +45,11 @@ class HFTokenizer:
         self.special = SpecialTokens(**ids)
         added = self._tokenizer.get_added_tokens_decoder()
         self.vocab_size = max(self._tokenizer.get_vocab_size(), max(added, default=0) + 1)
+        if self.vocab_size > MAX_VOCABULARY:
+            raise TokenizerError(
+                f"{self.path}: has ids up to {self.vocab_size - 1}, but a vocabulary has at most "
+                f"{MAX_VOCABULARY}"
+            )
         silence = self.encode(SILENCE)
         self.silence_id = silence[0] if len(silence) == 1 else None
 

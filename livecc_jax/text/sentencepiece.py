@@ -9,6 +9,7 @@ from pathlib import Path
 import sentencepiece
 
 from livecc_jax.errors import TokenizerError
+from livecc_jax.text.reading import read_tokenizer_file
 from livecc_jax.text.tokenizer import SILENCE, SpecialTokens
 from livecc_jax.writing import atomic_file, copy_file, make_folder
 
@@ -24,12 +25,19 @@ class SentencePieceTokenizer:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        data = read_tokenizer_file(self.path)
         try:
-            self._model = sentencepiece.SentencePieceProcessor(model_proto=self.path.read_bytes())
-        except (OSError, RuntimeError) as error:
-            raise TokenizerError(f"{self.path}: is not a readable SentencePiece model") from error
-        self.vocab_size = self._model.get_piece_size()
-        pieces = {self._model.id_to_piece(i): i for i in range(self.vocab_size)}
+            if not data:
+                raise ValueError("it is empty")
+            self._model = sentencepiece.SentencePieceProcessor(model_proto=data)
+            self.vocab_size = self._model.get_piece_size()
+            # A piece that is not UTF-8 raises UnicodeDecodeError here.
+            pieces = {self._model.id_to_piece(i): i for i in range(self.vocab_size)}
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = "a piece is not UTF-8" if isinstance(error, UnicodeError) else error
+            raise TokenizerError(
+                f"{self.path}: is not a readable SentencePiece model ({reason!s:.200})"
+            ) from error
         spellings = SpecialTokens.spellings()
         missing = [s for s in spellings.values() if s not in pieces]
         if missing:
