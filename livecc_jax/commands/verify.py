@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     import numpy as np
 
     from livecc_jax.checkpoints.open import Checkpoint
-    from livecc_jax.checkpoints.weight_source import WeightSource
     from livecc_jax.data.inspect.conversation_row import ConversationRow
+    from livecc_jax.text.tokenizer import Tokenizer
     from livecc_jax.verify.configs import ConfigDifference
     from livecc_jax.verify.difference import Difference
     from livecc_jax.verify.tensors import TensorReport
     from livecc_jax.verify.traces import TraceReport
+    from livecc_jax.verify.transformers import TransformersModel
 
     Trace = Iterable[tuple[str, np.ndarray]]
 
@@ -39,6 +40,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("b", metavar="B", nargs="?", help="the checkpoint to compare it with")
     parser.add_argument(
         "--against", choices=("transformers",), help="compare A with transformers' model of it"
+    )
+    parser.add_argument(
+        "--their-positions",
+        action="store_true",
+        help="with --against transformers: also show where the rotary positions that transformers "
+        "itself gives differ from ours (docs/positions.md)",
     )
     parser.add_argument("--clip", metavar="VIDEO", help="video to run on (default: synthetic noise)")
     add_timeline_options(parser)
@@ -64,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
     from livecc_jax.checkpoints.open import open_checkpoint
     from livecc_jax.checkpoints.weight_source import CheckpointWeights
+    from livecc_jax.commands.verify_positions import show_their_positions
     from livecc_jax.errors import ConfigError
     from livecc_jax.verify.configs import compare_configs
     from livecc_jax.verify.difference import STATISTIC, TOLERANCES
@@ -72,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
 
     if (args.b is None) == (args.against is None):
         raise ConfigError("give either a second checkpoint or --against transformers")
+    if args.their_positions and args.against is None:
+        raise ConfigError("--their-positions needs --against transformers")
     if args.turns < 1:
         raise ConfigError(f"--turns must be at least 1, not {args.turns}")
     tolerance = TOLERANCES[args.dtype] if args.tolerance is None else args.tolerance
@@ -80,11 +90,13 @@ def run(args: argparse.Namespace) -> int:
     statistic = STATISTIC[args.dtype]
     a = open_checkpoint(args.a)
     b = open_checkpoint(args.b) if args.b else None
-    probe, description = _probe(args, [a] if b is None else [a, b])
+    probe, tokenizer, positions = _probe(args, [a] if b is None else [a, b])
     with contextlib.ExitStack() as stack:
         if b is None:
             weights_a = CheckpointWeights(a, jax.numpy.dtype(args.dtype))
-            weights_b, trace_b, label = _transformers(stack, a, args.dtype)
+            model = _transformers(stack, a, args.dtype)
+            weights_b, trace_b = model, _transformers_trace(model, a)
+            label = f"transformers {model.version}"
         else:
             weights_a, weights_b = CheckpointWeights(a), CheckpointWeights(b)
             label = f"{b.path} ({b.kind})"
@@ -93,17 +105,21 @@ def run(args: argparse.Namespace) -> int:
                 return _checkpoint_trace(b, probe, args.dtype)
 
         print(f"A: {a.path} ({a.kind})\nB: {label}")
+        _show_checksums({"A": a, "B": b})
         differs = b is not None and _show_configs(compare_configs(a, b))
         tensors = compare_tensors(weights_a, weights_b)
         differs |= _show_tensors(tensors, tolerance)
         if tensors.mismatched:
             print("\nA and B differ: their architectures are different, so layers are not compared")
             return 1
-        print(f"\nlayers, on {description}, {args.dtype}")
+        print(f"\nlayers, on {_describe(probe, args.clip)}, {positions}, {args.dtype}")
         # By default, accelerators compute float32 products in lower precision.
         with jax.default_matmul_precision("highest" if args.dtype == "float32" else "default"):
             report = compare_traces(trace_b(probe), _checkpoint_trace(a, probe, args.dtype))
         _show_trace(report)
+        moved = args.their_positions and show_their_positions(
+            args, model, a, probe, tokenizer, positions
+        )
     criterion = f"{statistic}/std of each layer at most {tolerance:g}"
     first = report.first_beyond(tolerance, statistic)
     if first is not None:
@@ -112,19 +128,21 @@ def run(args: argparse.Namespace) -> int:
         print(f"\nA and B differ, though no layer does here ({criterion})")
     else:
         print(f"\nA and B are equal ({criterion})")
-    return int(differs or first is not None)
+    if moved:
+        print("That is with our positions; those that transformers itself gives differ, as shown above")
+    return int(differs or moved or first is not None)
 
 
-def _transformers(
-    stack: contextlib.ExitStack, a: Checkpoint, dtype: str
-) -> tuple[WeightSource, Callable[[ConversationRow], Trace], str]:
-    """Loads the model in transformers; returns (its weights, its trace function, its name)."""
+def _transformers(stack: contextlib.ExitStack, a: Checkpoint, dtype: str) -> TransformersModel:
+    """Loads the model in transformers, which is also a weight source."""
     from livecc_jax.verify.transformers import TransformersModel, hf_directory, import_optional
 
     for name in ("torch", "transformers"):
         import_optional(name)  # fail before the export, which takes long
-    model = TransformersModel(stack.enter_context(hf_directory(a)), a.config, dtype)
+    return TransformersModel(stack.enter_context(hf_directory(a)), a.config, dtype)
 
+
+def _transformers_trace(model: TransformersModel, a: Checkpoint) -> Callable[[ConversationRow], Trace]:
     def trace(probe: ConversationRow) -> Trace:
         import numpy as np
 
@@ -133,11 +151,13 @@ def _transformers(
         pixels = np.array(normalize(probe.patches, a.config.vision))
         return model.trace(probe.row["tokens"], probe.row["positions"], pixels, probe.grids)
 
-    return model, trace, f"transformers {model.version}"
+    return trace
 
 
-def _probe(args: argparse.Namespace, checkpoints: Sequence[Checkpoint]) -> tuple[ConversationRow, str]:
-    """Returns the conversation to run on, and its description. Settings and tokenizer are A's."""
+def _probe(
+    args: argparse.Namespace, checkpoints: Sequence[Checkpoint]
+) -> tuple[ConversationRow, Tokenizer, str]:
+    """Returns (conversation to run on, tokenizer, position mode). Settings and tokenizer are A's."""
     from livecc_jax.data.inspect.conversation_row import (
         clip_turn_frames,
         conversation_row,
@@ -166,8 +186,12 @@ def _probe(args: argparse.Namespace, checkpoints: Sequence[Checkpoint]) -> tuple
                 f"{checkpoint.root}: its tokenizer has id {tokens.max()}, but its config.json only "
                 f"{checkpoint.config.text.vocab_size} tokens"
             )
+    return probe, tokenizer, positions
+
+
+def _describe(probe: ConversationRow, clip: str | None) -> str:
     turns = f"{probe.turns} turn{'s' if probe.turns > 1 else ''}"
-    return probe, f"{turns} of {args.clip or 'noise'}: {len(tokens)} tokens, {positions}"
+    return f"{turns} of {clip or 'noise'}: {len(probe.row['tokens'])} tokens"
 
 
 def _checkpoint_trace(
@@ -180,6 +204,21 @@ def _checkpoint_trace(
     yield from trace_layers(
         checkpoint.config, checkpoint.load_params(jax.numpy.dtype(dtype)), probe.row
     )
+
+
+def _show_checksums(checkpoints: dict[str, Checkpoint | None]) -> None:
+    """Compares the files of training steps with their checksums, and prints how many there are.
+
+    Raises CheckpointError when a file is damaged.
+    """
+    for name, checkpoint in checkpoints.items():
+        if checkpoint is None or checkpoint.kind == "hf":
+            continue
+        count = checkpoint.check_files()
+        if count is None:
+            print(f"checksums: {name} has none, as an earlier version has written it")
+        else:
+            print(f"checksums: all {count} files of {name} are as they were written")
 
 
 def _show_configs(differences: list[ConfigDifference]) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,6 +119,27 @@ class TransformersModel:
         """Returns a weight as transformers loaded it."""
         tensor = self._tensors[EMBED if name == HEAD and name not in self._tensors else name]
         return _numpy(tensor).astype(str(tensor.dtype).removeprefix("torch."), copy=False)
+
+    def positions(self, tokens: np.ndarray, grids: np.ndarray) -> np.ndarray:
+        """Returns the positions that transformers itself gives one conversation.
+
+        Args:
+            tokens: int32 [T], token ids.
+            grids: int32 [n, 3], frame pairs, patch rows and patch columns of each video.
+
+        Returns:
+            int32 [3, T], temporal, height and width positions.
+        """
+        torch = self._torch
+        # A method of the inner model from 4.52 on.
+        owner = self._model if hasattr(self._model, "get_rope_index") else self._model.model
+        ids = torch.from_numpy(tokens).long()[None]
+        arguments = {"input_ids": ids, "video_grid_thw": torch.from_numpy(grids).long()}
+        if "mm_token_type_ids" in inspect.signature(owner.get_rope_index).parameters:  # from 5.0 on
+            video = 2 * (ids == self._config.ids.video_pad).int()
+            arguments["mm_token_type_ids"] = video
+        positions, _ = owner.get_rope_index(**arguments)
+        return positions[:, 0].numpy().astype(np.int32)
 
     def logits(
         self, tokens: np.ndarray, positions: np.ndarray, pixels: np.ndarray, grids: np.ndarray

@@ -89,19 +89,48 @@ def conversation_row(
         tokenizer: The model's tokenizer.
         positions: Position mode.
     """
+    patches, grids = zip(*(patchify(turn_frames) for turn_frames in frames))
     chat: list[ChatTurn] = []
-    media: list[MediaSlice] = []
-    patches: list[np.ndarray] = []
-    no_frames = np.zeros(0, np.int64)
-    for number, turn_frames in enumerate(frames):
-        values, grid = patchify(turn_frames)
+    for number, grid in enumerate(grids):
         label = turn_label(*turn_span(number))
         chat += [
             ChatTurn("user", (label, Visual("video", grid))),
             ChatTurn("assistant", (SILENCE,)),
         ]
-        media.append(MediaSlice("", no_frames, no_frames, *turn_frames.shape[1:3]))
-        patches.append(values.reshape(grid[0], grid[1] * grid[2], -1))
+    return _row(chat, frames, patches, grids, tokenizer, positions)
+
+
+def question_row(
+    frames: np.ndarray, question: str, tokenizer: Tokenizer, positions: str
+) -> ConversationRow:
+    """Builds the row of a question about a whole video, answered with silence.
+
+    Args:
+        frames: uint8 [F, h, w, 3], with F even.
+        question: The question, which follows the video.
+        tokenizer: The model's tokenizer.
+        positions: Position mode.
+    """
+    patches, grid = patchify(frames)
+    chat = [
+        ChatTurn("user", (Visual("video", grid), question)),
+        ChatTurn("assistant", (SILENCE,)),
+    ]
+    return _row(chat, [frames], [patches], [grid], tokenizer, positions)
+
+
+def _row(
+    chat: Sequence[ChatTurn],
+    frames: Sequence[np.ndarray],
+    values: Sequence[np.ndarray],
+    grids: Sequence[tuple[int, int, int]],
+    tokenizer: Tokenizer,
+    positions: str,
+) -> ConversationRow:
+    """Builds the row of a conversation with videos; `values` are the patches of each."""
+    no_frames = np.zeros(0, np.int64)
+    media = [MediaSlice("", no_frames, no_frames, *shown.shape[1:3]) for shown in frames]
+    patches = [x.reshape(grid[0], grid[1] * grid[2], -1) for x, grid in zip(values, grids)]
     encoded = ChatTemplate(tokenizer).conversation(chat)
     example = EncodedExample(encoded, tuple(media))
     shape = RowShape(
