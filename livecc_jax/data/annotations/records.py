@@ -47,6 +47,8 @@ class AnnotationFile:
             self._file = RandomAccessFile(self.path)
         except OSError as error:
             raise DataError(f"{self.path}: cannot be read: {error.strerror}") from error
+        except ValueError as error:  # a NUL, or a character that no file name can have
+            raise DataError(f"{self.path!a:.200}: is no possible path") from error
         except MediaError as error:
             raise DataError(str(error)) from error
         self.size = self._file.size

@@ -21,6 +21,8 @@ from livecc_jax.media.video import VideoInfo
 from livecc_jax.redact import redact_address
 from livecc_jax.writing import format_bytes
 
+FIELDS = ("frame_duration_us", "width", "height", "lead_us")
+MAX_ENTRY_BYTES = 1 << 30  # of the timestamps of one file, unpacked: a hundred million frames
 LOCK_TIMEOUT_S = 60.0  # longest wait for another process that is writing
 
 
@@ -139,9 +141,20 @@ def _encode(result: VideoInfo | MediaError) -> bytes:
     return zlib.compress(json.dumps(header).encode() + b"\n" + gaps, 6)
 
 
-def _decode(path: str, data: bytes, rules: MediaRules) -> VideoInfo | MediaError:
-    header, gaps = zlib.decompress(data).split(b"\n", 1)
-    values = parse_json(header)
-    if "error" in values:
-        return MediaError(values["error"])
-    return VideoInfo(path, np.cumsum(np.frombuffer(gaps, np.int64)), **values, rules=rules)
+def _decode(path: str, data: bytes, rules: MediaRules) -> VideoInfo | MediaError | None:
+    """Returns what was cached; None when it is damaged, so that the file is read again."""
+    try:
+        unpacker = zlib.decompressobj()
+        unpacked = unpacker.decompress(data, MAX_ENTRY_BYTES)
+        if not unpacker.eof:
+            return None
+        header, gaps = unpacked.split(b"\n", 1)
+        values = parse_json(header)
+        if isinstance(values.get("error"), str):
+            return MediaError(values["error"])
+        if not all(type(values[name]) is int and abs(values[name]) < 1 << 48 for name in FIELDS):
+            return None
+        pts_us = np.cumsum(np.frombuffer(gaps, np.int64))
+    except (zlib.error, ValueError, TypeError, KeyError, AttributeError):
+        return None
+    return VideoInfo(path, pts_us, **{name: values[name] for name in FIELDS}, rules=rules)

@@ -29,6 +29,10 @@ from livecc_jax.timeline.example import Example
 PART_PATTERN = re.compile(
     r"(?P<path>.+?)\s*(?:(?P<operator>[*@])\s*(?P<share>[0-9]*\.?[0-9]+(?:e-?[0-9]+)?))?"
 )
+SHARE_PATTERN = re.compile(r"[0-9.]{1,40}(?:e-?[0-9]{1,2})?")  # what is no longer than a number needs
+MAX_EPOCHS = 10_000  # of an index in an epoch of the mixture
+MAX_INDEXES = 1000
+MAX_EPOCH_EXAMPLES = 200_000_000  # of a mixture: their numbers take 1.6 GB
 
 
 @dataclass(frozen=True)
@@ -53,12 +57,22 @@ def parse_mixture(text: str) -> list[MixturePart]:
         ConfigError: The text is neither, or mixes the two.
     """
     parts = []
-    for item in map(str.strip, text.split(",")):
+    items = text.split(",", MAX_INDEXES)
+    if len(items) > MAX_INDEXES:
+        raise ConfigError(f"data.index: names more than {MAX_INDEXES} indexes")
+    for item in map(str.strip, items):
         match = PART_PATTERN.fullmatch(item)
-        share = Fraction(match["share"]) if match and match["share"] else None
+        share = None
+        if match and match["share"]:
+            # Checked before it is computed: 1e999999999 would take gigabytes.
+            share = Fraction(match["share"]) if SHARE_PATTERN.fullmatch(match["share"]) else -1
+            if match["operator"] == "*" and share > MAX_EPOCHS:
+                raise ConfigError(
+                    f"data.index {text!r:.200}: {item!r:.100} is more than {MAX_EPOCHS} epochs of it"
+                )
         if not match or (share is not None and share <= 0):
             raise ConfigError(
-                f"data.index {text!r}: {item!r} is not INDEX, INDEX*EPOCHS or INDEX@WEIGHT"
+                f"data.index {text!r:.200}: {item!r:.100} is not INDEX, INDEX*EPOCHS or INDEX@WEIGHT"
             )
         is_weight = match["operator"] == "@"
         parts.append(MixturePart(match["path"], *((None, share) if is_weight else (share, None))))
@@ -95,6 +109,12 @@ class Mixture:
                 )
         self.tokenizer, self.window, self.budget = first.tokenizer, first.window, first.budget
         self._ends = list(accumulate(map(len, self.indexes)))
+        total = int(sum(share * size for share, size in zip(self.epochs, self.sizes)))
+        if total > MAX_EPOCH_EXAMPLES:
+            raise ConfigError(
+                f"data.index {text!r:.200}: an epoch would hold {total} examples, more than "
+                f"{MAX_EPOCH_EXAMPLES}; take fewer of each index and more epochs (data.epochs)"
+            )
 
     def __len__(self) -> int:
         return self._ends[-1]

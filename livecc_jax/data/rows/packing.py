@@ -19,6 +19,7 @@ from livecc_jax.errors import DataError
 log = logging.getLogger(__name__)
 
 BLOCK_EXAMPLES = 1 << 15  # packed together: enough for dense rows, few enough to stay random
+MAX_PACKED = 400_000_000  # examples of all epochs together: their rows take 20 GB
 MAX_ROWS_TRIED = 64  # open rows that are tried for an example, beginning with the fullest
 
 
@@ -107,6 +108,11 @@ def pack_rows(
         if choose is not None:
             chosen = choose(epoch)
             examples = chosen[~too_large[chosen]]
+        if epochs * len(examples) > MAX_PACKED:  # found in the first epoch, before memory is taken
+            raise DataError(
+                f"{epochs} epochs of {len(examples)} examples are more than the {MAX_PACKED} examples "
+                "that one run can pack"
+            )
         order = rng.permutation(examples)
         epoch_rows: list[list[int]] = []
         for start in range(0, len(order), BLOCK_EXAMPLES):
