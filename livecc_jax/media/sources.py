@@ -7,6 +7,7 @@ limits, so that a source that hangs is noticed.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import time
@@ -24,6 +25,8 @@ from livecc_jax.media.rules import DEFAULT, MediaRules
 from livecc_jax.media.sampling import FPS
 from livecc_jax.media.tracks import choose_track
 from livecc_jax.redact import redact_address
+
+log = logging.getLogger(__name__)
 
 # OpenCV gives up a camera that hangs after this many seconds; without it, never.
 os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "5")
@@ -200,6 +203,15 @@ def _read_network(
                 # A source may send bytes indefinitely without a picture among them.
                 if time.monotonic() - last_picture > timeouts.read:
                     raise SourceStalled(f"{name}: no picture came for {timeouts.read:g} s")
+            complete = timed and bool(length) and latest + END_TOLERANCE_US >= length
+            # A transfer that breaks off is an error, so a file of known size has been read to its end.
+            if timed and length and container.size > 0 and not complete:
+                complete = True
+                if not clock.restarts and container.format.name not in ("mpegts", "mpeg"):
+                    log.warning(
+                        "%s: is cut short: it holds %g s of the %g s that its header promises",
+                        name, latest / 1e6, length / 1e6,
+                    )  # fmt: skip
         except (av.FFmpegError, OSError) as error:
             if isinstance(error, av.error.ExitError | TimeoutError):
                 raise SourceStalled(f"{name}: nothing came for {timeout:g} s") from error
@@ -209,9 +221,7 @@ def _read_network(
             raise SourceBroken(f"{name}: cannot be read ({error.strerror})") from error
         if time.monotonic() - last_picture >= timeouts.read:  # FFmpeg may report its timeout as an end
             raise SourceStalled(f"{name}: nothing came for {timeouts.read:g} s")
-        # The length is the difference of two timestamps, which is none where the clock started anew.
-        complete = timed and bool(length) and (latest + END_TOLERANCE_US >= length or clock.restarts)
-        raise SourceEnded(f"{name}: the stream ended", bool(complete))
+        raise SourceEnded(f"{name}: the stream ended", complete)
 
 
 def pace_frames(
