@@ -89,20 +89,29 @@ def parse_json(
     return value
 
 
-def read_json_file(file: str | Path, *, max_bytes: int = MAX_BYTES, unique_keys: bool = False) -> Any:
+def read_json_file(
+    file: str | Path,
+    *,
+    max_bytes: int = MAX_BYTES,
+    unique_keys: bool = False,
+    half_characters: bool = False,
+) -> Any:
     """Returns the value of a JSON file; one that is too large is not read.
 
     Args:
         file: The file.
         max_bytes: Most bytes that it may have.
         unique_keys: See `parse_json`.
+        half_characters: See `parse_json`.
 
     Raises:
         JsonError: The file is not JSON, or exceeds a limit.
         OSError: The file cannot be read.
     """
     data = read_bounded(file, max_bytes)
-    return parse_json(data, max_bytes=max_bytes, unique_keys=unique_keys)
+    return parse_json(
+        data, max_bytes=max_bytes, unique_keys=unique_keys, half_characters=half_characters
+    )
 
 
 def read_bounded(file: str | Path, max_bytes: int = MAX_BYTES) -> bytes:

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from livecc_jax.bounded_json import parse_json, read_json_file
 from livecc_jax.errors import CheckpointError
 
 CHECKSUMS = "checksums.json"
@@ -35,7 +36,7 @@ def write_checksums(folder: Path) -> None:
     parts = sorted(folder.glob(f"{CHECKSUMS}.*"))
     entries: dict[str, Entry] = {}
     for part in parts:
-        entries |= json.loads(part.read_text())
+        entries |= parse_json(part.read_bytes())
     names = [name for name in _file_names(folder) if name not in entries]
     entries |= _checksums(folder, [n for n in names if not n.startswith(CHECKSUMS)])
     content = {
@@ -108,7 +109,7 @@ def _read_entries(file: Path) -> dict[str, Entry] | None:
     Raises CheckpointError when it is damaged.
     """
     try:
-        content = json.loads(file.read_bytes())
+        content = read_json_file(file)
         entries = content["files"]
         valid = content["algorithm"] == ALGORITHM and content["block_bytes"] == BLOCK_BYTES
         for name, entry in entries.items():

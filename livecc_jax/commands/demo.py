@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
     """Indexes, inspects, trains, streams and converts; then compares commentary and annotation."""
     import shutil
 
+    from livecc_jax.bounded_json import parse_json
     from livecc_jax.errors import DataError
     from livecc_jax.writing import make_folder, write_text
 
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         seconds[command] = _run_command(command, [str(o) for o in options])
 
     expected = _expected_turns(annotations, tokenizer)
-    streamed = [json.loads(line) for line in (out / "commentary.jsonl").read_text().splitlines()]
+    streamed = [parse_json(line) for line in (out / "commentary.jsonl").read_text().splitlines()]
     summary = _compare(expected, streamed)
     summary["seconds"] = {k: round(v, 1) for k, v in seconds.items()}
     write_text(out / "demo.json", json.dumps(summary, indent=2) + "\n")

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from livecc_jax.bounded_json import parse_json
 from livecc_jax.errors import ConfigError, LiveCCError
 from livecc_jax.parallel.processes import broadcast_from_main, is_main_process
 from livecc_jax.writing import writing
@@ -110,7 +111,7 @@ class RunLock:
         handle = os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
         try:
             _try_lock(handle)
-            os.write(handle, self._text())
+            self._describe(handle)
             os.link(unfinished, self._path)  # fails when there is one, unlike a renaming
             return handle
         except OSError as error:
@@ -130,11 +131,14 @@ class RunLock:
         except FileExistsError:
             return None
         _try_lock(handle)
-        os.write(handle, self._text())
+        self._describe(handle)
         return handle
 
-    def _text(self) -> bytes:
-        return (json.dumps(self._holder, indent=1) + "\n").encode()
+    def _describe(self, handle: int) -> None:
+        """Writes who holds the lock."""
+        rest = (json.dumps(self._holder, indent=1) + "\n").encode()
+        while rest:  # a disk that is nearly full takes a part before it refuses
+            rest = rest[os.write(handle, rest) :]
 
     def _remove_stale(self) -> None:
         """Removes the lock of another process if it is stale. Raises ConfigError if it is not."""
@@ -226,7 +230,7 @@ def _try_lock(handle: int) -> bool | None:
 def _read(handle: int) -> dict[str, Any]:
     """Returns what a lock file says about its holder; nothing when it is not readable as JSON."""
     with contextlib.suppress(ValueError, OSError, RecursionError):
-        holder = json.loads(os.pread(handle, 4096, 0))
+        holder = parse_json(os.pread(handle, 4096, 0))
         if isinstance(holder, dict):
             return holder
     return {}

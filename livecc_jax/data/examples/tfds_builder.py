@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import json
 import logging
@@ -23,13 +24,14 @@ from livecc_jax.data.annotations.records import AnnotationFile
 from livecc_jax.data.annotations.rejections import with_location
 from livecc_jax.data.examples.media_files import MediaFiles
 from livecc_jax.data.examples.media_slice import frame_size
+from livecc_jax.data.files.media_root import MediaRoot
 from livecc_jax.data.files.paths import absolute_path, is_remote, join
 from livecc_jax.errors import DataError, ExampleError, LiveCCError, MediaError, OutputError
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.gaps import sample_moments
 from livecc_jax.media.pixels import resize
 from livecc_jax.media.rules import DEFAULT, MediaRules
-from livecc_jax.timeline.example import Example, StreamExample, VideoClip
+from livecc_jax.timeline.example import Example, StreamExample, VideoClip, media_paths
 from livecc_jax.writing import DISK_FULL
 
 log = logging.getLogger(__name__)
@@ -62,6 +64,7 @@ class StreamingClips(tfds.core.GeneratorBasedBuilder):
         frames: How the sampled frames of streaming clips are stored; None stores no frames.
         on_progress: Called with the number of conversations done and of all conversations.
         on_rejected: Called with file, line (from 1) and error of each conversation that is left out.
+        media_root: Confines what conversations may point to; others are left out.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -74,10 +77,11 @@ class StreamingClips(tfds.core.GeneratorBasedBuilder):
         frames: StoredFrameOptions | None = None,
         on_progress: Callable[[int, int], None] | None = None,
         on_rejected: Callable[[str, int, LiveCCError], None] | None = None,
+        media_root: MediaRoot | None = None,
         **kwargs: Any,
     ) -> None:
         self._annotations = [str(path) for path in annotations]
-        self._split, self._frames = split, frames
+        self._split, self._frames, self._media_root = split, frames, media_root
         self._on_progress, self._on_rejected = on_progress, on_rejected
         super().__init__(**kwargs)
 
@@ -146,6 +150,9 @@ class StreamingClips(tfds.core.GeneratorBasedBuilder):
             return error
 
     def _record(self, file: AnnotationFile, example: Example, value: Any) -> dict[str, Any]:
+        if self._media_root is not None:
+            for path in media_paths(example):
+                self._media_root.check(path)
         streaming = isinstance(example, StreamExample)
         clip = example.clip if streaming else VideoClip("")
         record = {
@@ -168,7 +175,7 @@ class StreamingClips(tfds.core.GeneratorBasedBuilder):
 
     def _with_relative_paths(self, value: Any, folder: str) -> Any:
         """Returns the conversation with paths relative to the dataset, not the annotation file."""
-        turns = json.loads(json.dumps(value))
+        turns = copy.deepcopy(value)
         for turn in turns:
             for item in turn["content"] if isinstance(turn["content"], list) else ():
                 for key in ("video", "image"):
@@ -187,7 +194,7 @@ class StreamingClips(tfds.core.GeneratorBasedBuilder):
     def _encode_frames(self, clip: VideoClip, options: StoredFrameOptions) -> dict[str, Any]:
         import cv2
 
-        files = MediaFiles(rules=options.rules)
+        files = MediaFiles(rules=options.rules, media_root=self._media_root)
         info = files.video_info(clip)
         indices = sample_moments(info, clip.start_us, clip.end_us).indices
         height, width = frame_size(clip.path, info.height, info.width, len(indices), options.budget)
@@ -217,6 +224,7 @@ def write_dataset(
     *,
     split: str = "train",
     frames: StoredFrameOptions | None = None,
+    media_root: MediaRoot | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Path, list[tuple[str, int, LiveCCError]]]:
     """Writes annotation files as a dataset, which appears complete or not at all.
@@ -226,6 +234,7 @@ def write_dataset(
         out: Data directory of tensorflow-datasets; the dataset is <out>/streaming_clips/1.0.0.
         split: Name of the split.
         frames: How the sampled frames of streaming clips are stored; None stores no frames.
+        media_root: Confines what conversations may point to; others are left out.
         on_progress: Called with the number of conversations done and of all conversations.
 
     Returns:
@@ -243,6 +252,7 @@ def write_dataset(
         frames,
         on_progress,
         lambda *rejection: rejected.append(rejection),
+        media_root,
         data_dir=str(out),
         file_format="array_record",
     )

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from livecc_jax.data.files.media_root import HTTP_SCHEMES, MediaRoot, confined_client
 from livecc_jax.data.files.paths import is_remote
 from livecc_jax.errors import ConfigError, LiveCCError, MediaError
 from livecc_jax.redact import redact
@@ -26,22 +27,29 @@ T = TypeVar("T")
 
 
 @functools.lru_cache(maxsize=64)
-def _filesystem(scheme: str) -> Any:
+def _filesystem(scheme: str, media_root: MediaRoot | None) -> Any:
     import fsspec
 
+    options = {}
+    if media_root is not None and scheme.lower() in HTTP_SCHEMES:
+        options["get_client"] = functools.partial(confined_client, media_root)
     try:
-        return fsspec.filesystem(scheme)
+        return fsspec.filesystem(scheme, **options)
     except (ImportError, ValueError) as error:
         raise ConfigError(f"{scheme}://: cannot be opened here: {error}") from error
 
 
-def open_store(address: str) -> tuple[Any, str]:
+def open_store(address: str, media_root: MediaRoot | None = None) -> tuple[Any, str]:
     """Returns the fsspec file system of an address, and the path in it.
+
+    Args:
+        address: Address of a file.
+        media_root: Confines the hosts that are connected to, for the address of an annotation.
 
     Raises:
         ConfigError: The package for that kind of store is not installed.
     """
-    store = _filesystem(address.split("://", 1)[0])
+    store = _filesystem(address.split("://", 1)[0], media_root)
     return store, store._strip_protocol(address)
 
 
@@ -64,6 +72,8 @@ def with_retries(name: str, request: Callable[[], T], first_wait_s: float = FIRS
             raise
         except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
             codes = {FileNotFoundError: errno.ENOENT, PermissionError: errno.EACCES}
+            if isinstance(error.__cause__, LiveCCError):  # fsspec takes a refusal for a missing file
+                raise MediaError(f"{name}: {error.__cause__}") from error
             reason = os.strerror(error.errno or codes.get(type(error), errno.EISDIR))
             raise MediaError(f"{name}: cannot be read: {reason}") from error
         except Exception as error:  # stores raise errors of their own kinds
@@ -93,14 +103,18 @@ class FileStat:
     mtime_ns: int
 
 
-def file_stat(path: str) -> FileStat:
+def file_stat(path: str, media_root: MediaRoot | None = None) -> FileStat:
     """Returns size and modification time of a file, local or remote.
+
+    Args:
+        path: Path or address of the file.
+        media_root: See `open_store`.
 
     Raises:
         MediaError: The file is missing or empty.
     """
     if is_remote(path):
-        store, name = open_store(path)
+        store, name = open_store(path, media_root)
         info = with_retries(path, lambda: store.info(name))
         stat = FileStat(int(info.get("size") or 0), _mtime_ns(info))
     else:
@@ -112,6 +126,8 @@ def file_stat(path: str) -> FileStat:
             local = os.stat(path)
         except OSError as error:
             raise MediaError(f"{path}: cannot be read: {error.strerror}") from error
+        except ValueError as error:  # a NUL, or a character that no file name can have
+            raise MediaError(f"{path!a:.200}: is no possible path") from error
         if os.path.isdir(path):
             raise MediaError(f"{path}: is a directory")
         stat = FileStat(local.st_size, local.st_mtime_ns)

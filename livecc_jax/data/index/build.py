@@ -21,6 +21,7 @@ import numpy as np
 from livecc_jax.data.annotations.datasets import Annotations, open_annotations
 from livecc_jax.data.examples.encode import FORMS
 from livecc_jax.data.files.cache import DEFAULT_GB, FileCache
+from livecc_jax.data.files.media_root import MediaRoot
 from livecc_jax.data.files.paths import absolute_path, common_root, is_remote
 from livecc_jax.data.files.remote import file_stat
 from livecc_jax.data.index.chunks import IndexSettings, LineChunk
@@ -59,6 +60,7 @@ def build_index(
     progress: Callable[[int, int], None] | None = None,
     chunk_lines: int = CHUNK_LINES,
     rules: MediaRules = DEFAULT,
+    media_root: MediaRoot | None = None,
 ) -> Index:
     """Encodes every example and writes the index; continues an earlier build that was stopped.
 
@@ -82,6 +84,7 @@ def build_index(
         progress: Called with the number of lines done and of all lines.
         chunk_lines: Number of lines that are indexed together.
         rules: How videos and images are read; the index records them and keeps to them.
+        media_root: Confines what annotations may point to; other conversations are rejected.
 
     Raises:
         DataError: A file is malformed, no example is usable, or `out` exists.
@@ -101,11 +104,13 @@ def build_index(
     make_folder(out.parent)
     root = root or common_root([f.folder for f in files])
     root = root if is_remote(root) or not root else absolute_path(root)
+    if media_root is not None:
+        media_root = media_root.with_datasets(f.path for f in files)
     work = out.parent / f".{out.name}.partial"
     with _full_disk_reported(out, work), _locked(work):
         settings = IndexSettings(
             budget, context, row_tokens, form, provisional, root,
-            str(timestamps or work / "timestamps.sqlite"), str(cache), cache_gb, rules,
+            str(timestamps or work / "timestamps.sqlite"), str(cache), cache_gb, rules, media_root,
         )  # fmt: skip
         inputs = json.dumps(
             asdict(settings)
@@ -169,7 +174,7 @@ def _size_and_mtime(path: str) -> tuple[int, int]:
 def _resume_or_clear(work: Path, inputs: str) -> None:
     """Keeps finished chunks if they were made with the same inputs, and removes them otherwise."""
     earlier = work / "made_with.json"
-    if earlier.is_file() and earlier.read_text(encoding="utf-8") == inputs:
+    if earlier.is_file() and earlier.read_text(encoding="utf-8", errors="replace") == inputs:
         log.info("%s: continuing an earlier build that was stopped", work)
         return
     for entry in work.iterdir():

@@ -18,6 +18,7 @@ from livecc_jax.data.examples.media_files import FileIdentity, MediaFiles
 from livecc_jax.data.examples.split import ExampleSlice, split_example
 from livecc_jax.data.files import paths
 from livecc_jax.data.files.cache import DEFAULT_GB, FileCache
+from livecc_jax.data.files.media_root import MediaRoot
 from livecc_jax.data.files.timestamps import TimestampCache
 from livecc_jax.data.index import codec
 from livecc_jax.data.index.column_writer import Shard
@@ -54,6 +55,7 @@ class IndexSettings:
     cache: str = ""
     cache_gb: float = DEFAULT_GB
     rules: MediaRules = DEFAULT
+    media_root: MediaRoot | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,13 @@ class ChunkIndexer:
         self._template = ChatTemplate(CachingTokenizer(tokenizer))
         timestamps = TimestampCache(settings.timestamps) if settings.timestamps else None
         cache = FileCache.from_gigabytes(settings.cache, settings.cache_gb)
-        self._files = MediaFiles(timestamps, settings.provisional, cache, rules=settings.rules)
+        self._files = MediaFiles(
+            timestamps,
+            settings.provisional,
+            cache,
+            rules=settings.rules,
+            media_root=settings.media_root,
+        )
 
     def index(self, file: Annotations, chunk: LineChunk) -> dict[str, np.ndarray]:
         """Indexes the examples of a chunk.
@@ -113,7 +121,8 @@ class ChunkIndexer:
             )
             for line, error in rejected
         ]
-        text = "".join(line + "\n" for line in lines).encode()
+        # A path that is not UTF-8 holds half characters, which stay escaped as in JSON.
+        text = "".join(line + "\n" for line in lines).encode(errors="backslashreplace")
         return shard.arrays() | {"rejected": np.frombuffer(text, np.uint8), "reordered": reordered}
 
     def _results(

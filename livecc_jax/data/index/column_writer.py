@@ -37,8 +37,8 @@ class Shard:
     def _file_number(self, path: str, identity: FileIdentity) -> int:
         """Returns the number of a file's record, which is added for a new file."""
         if path not in self._files:
-            self._files[path] = len(self._files)
             self._append_ragged("path", "path_starts", np.frombuffer(path.encode(), np.uint8))
+            self._files[path] = len(self._files)
             for name in ("size", "mtime_ns", "check"):
                 self._records[f"file_{name}"].append(getattr(identity, name))
             self._records["file_shape"].append(
@@ -70,8 +70,15 @@ class Shard:
             files: Path, as the index stores it, and identity of the file of each media slice.
 
         Raises:
-            ExampleError: Two frames in succession are too far apart to be stored.
+            ExampleError: Two frames in succession are too far apart to be stored, or a path is not
+                UTF-8.
         """
+        files = list(files)
+        for path, _ in files:
+            try:
+                path.encode()
+            except UnicodeEncodeError as error:
+                raise ExampleError(f"the path {path!a:.200} is not UTF-8 text") from error
         first_and_gaps = []
         for medium in media:
             is_video = isinstance(medium.source, VideoInfo)

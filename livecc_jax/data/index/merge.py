@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from livecc_jax.bounded_json import parse_json
 from livecc_jax.data.annotations.datasets import Annotations
 from livecc_jax.data.annotations.rejections import reason_category, with_location
 from livecc_jax.data.files.paths import absolute_path, is_remote, relative_to_root
@@ -67,14 +68,14 @@ def merge_shards(
     with contextlib.closing(columns), open(folder / "rejected.jsonl", "wb") as rejected_file:
         for chunk, path in shards:
             source = sources[chunk.source]
-            with np.load(path) as shard:
-                columns.add(shard)
-                source["examples"] += len(shard["tokens"])
-                lines = shard["rejected"].tobytes()
-                reordered += shard["reordered"]
+            shard = _read_shard(path)
+            columns.add(shard)
+            source["examples"] += len(shard["tokens"])
+            lines = shard["rejected"].tobytes()
+            reordered += shard["reordered"]
             rejected_file.write(lines)
             for line in lines.splitlines():
-                entry = json.loads(line)
+                entry = parse_json(line, half_characters=True)
                 kinds[entry["kind"]] += 1
                 reasons[reason_category(entry["reason"], entry["annotations"])] += 1
                 source["rejected"] += 1
@@ -115,6 +116,22 @@ def merge_shards(
         out.rename(work / "replaced")
     folder.rename(out)
     shutil.rmtree(work)
+
+
+def _read_shard(path: Path) -> dict[str, np.ndarray]:
+    """Returns the columns of a shard; one that is damaged is removed, so that it is made again.
+
+    Raises:
+        DataError: The shard is damaged.
+    """
+    try:
+        with np.load(path) as shard:
+            return {name: shard[name] for name in shard.files}
+    except Exception as error:  # zip files and arrays that are damaged raise errors of any kind
+        path.unlink(missing_ok=True)
+        raise DataError(
+            f"{path}: is damaged and has been removed; run the same command again to make it anew"
+        ) from error
 
 
 def _root_from_index(root: str, out: Path) -> str:

@@ -26,7 +26,8 @@ def read_meta(folder: Path) -> dict[str, Any]:
     """
     path = folder / META
     try:
-        meta = read_json_file(path, max_bytes=MAX_META_BYTES)
+        # A folder whose name is not UTF-8 is spelled with half characters.
+        meta = read_json_file(path, max_bytes=MAX_META_BYTES, half_characters=True)
     except OSError as error:
         raise DataError(
             f"{folder}: is not an index (no {META}); make one with `livecc index`"

@@ -130,6 +130,11 @@ class Index:
         source, line = (int(self._columns.record(name, i)) for name in ("source", "line"))
         return self._annotation_path(source), line + 1
 
+    @property
+    def annotation_paths(self) -> list[str]:
+        """Paths of the annotation files and datasets that the index was made from."""
+        return [self._annotation_path(source) for source in range(len(self.annotations))]
+
     def _annotation_path(self, source: int) -> str:
         return resolve(self.annotations[source]["path"], self.root)
 
