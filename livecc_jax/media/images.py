@@ -1,7 +1,7 @@
 """Reads images: whole or not at all, turned as their metadata say, transparent parts over white.
 
-Pillow reads them. Where an opaque image has more than 8 bits or is no RGB, OpenCV converts it, whose
-rounding earlier versions of the package used.
+Pillow reads them, and FFmpeg HEIC. Where an opaque image has more than 8 bits or is no RGB, OpenCV
+converts it, whose rounding earlier versions of the package used.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 
 from livecc_jax.errors import MediaError
 from livecc_jax.media.decode import check_file
+from livecc_jax.media.heic import read_heic
 from livecc_jax.media.image_checks import (
     ImageKind,
     check_whole,
@@ -59,9 +60,7 @@ def read_image(path: str | Path) -> np.ndarray:
         raise MediaError(f"{path}: cannot be read: {error.strerror}") from error
     kind = image_kind(data)
     if kind == "heic":
-        raise MediaError(
-            f"{path}: is a HEIC picture, which this build does not read; convert it to JPEG or PNG"
-        )
+        return read_heic(path, data, MAX_PIXELS)
     check_whole(path, data, kind)
     image = _open(path, data, kind)
     if image is None:
