@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from livecc_jax.commands.media_root import add_media_root_options, media_root
 from livecc_jax.commands.options import add_media_options, media_rules
 
 
@@ -30,6 +31,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="JPEG quality of the frames, 1 to 100 (default 90)",
     )
     add_media_options(parser)
+    add_media_root_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -54,7 +56,12 @@ def run(args: argparse.Namespace) -> int:
             print(f"\r{done}/{total} conversations", end="", file=sys.stderr, flush=True)
 
     folder, rejected = write_dataset(
-        args.annotations, args.out, split=args.split, frames=frames, on_progress=progress
+        args.annotations,
+        args.out,
+        split=args.split,
+        frames=frames,
+        media_root=media_root(args),
+        on_progress=progress,
     )
     if sys.stderr.isatty():
         print(file=sys.stderr)

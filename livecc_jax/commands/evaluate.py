@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from livecc_jax.commands.media_root import add_media_root_options, media_root
 from livecc_jax.commands.options import add_media_options, add_timeline_options, media_rules
 from livecc_jax.commands.processes import gather_answers, local_mesh, parse_shard, progress_printer
 from livecc_jax.writing import write_text
@@ -45,6 +46,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     add_timeline_options(parser)
     add_media_options(parser, gaps=False)
+    add_media_root_options(parser)
     parser.add_argument(
         "--max-frames",
         type=int,
@@ -126,7 +128,8 @@ def _evaluate_choice(args: argparse.Namespace) -> int:
 
     shard, mesh = parse_shard(args.share), local_mesh(args.mesh)
     wordings = read_wordings(args.wordings)
-    question_set = read_questions(args.benchmark, args.data, args.subtitles, wordings)
+    root = media_root(args)
+    question_set = read_questions(args.benchmark, args.data, args.subtitles, wordings, root)
     question_set.questions = question_set.questions[: args.limit]
     prompt_template = PROMPT_TEMPLATES[args.benchmark]
     choice_settings = {
@@ -194,7 +197,8 @@ def _evaluate_commentary(args: argparse.Namespace) -> int:
     if args.memory is not None and (args.memory < 2 or args.memory % 2):
         raise ConfigError(f"--memory must be an even number of frames, not {args.memory}")
     shard = parse_shard(args.share)
-    event_set = read_events(args.data)
+    root = media_root(args)
+    event_set = read_events(args.data, root)
     event_set.events = event_set.events[: args.limit]
     transcripts = _read_transcripts(event_set.annotation)
     can_teacher_force = bool(transcripts) and args.memory is None
@@ -242,7 +246,7 @@ def _evaluate_commentary(args: argparse.Namespace) -> int:
     write_text(results, "".join(line + "\n" for line in lines))
     settings |= _run_details(event_set.problem_log, answers)
     if predictions and transcripts:
-        scored = score_commentary(results, event_set.annotation)
+        scored = score_commentary(results, event_set.annotation, media_root=root)
         write_report(folder, scored, settings, results_file=results.name)
         print(format_commentary(scored))
     _print_summary(folder, results.name, settings)

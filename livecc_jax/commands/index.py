@@ -7,6 +7,7 @@ import os
 import sys
 import time
 
+from livecc_jax.commands.media_root import add_media_root_options, media_root
 from livecc_jax.commands.options import add_media_options, add_tokenizer_options, media_rules
 
 MAX_REASONS_SHOWN = 12
@@ -85,6 +86,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="worker processes; 0 works in this process (default: one for each core)",
     )
     add_media_options(parser)
+    add_media_root_options(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing index")
     parser.set_defaults(run=run)
 
@@ -125,6 +127,7 @@ def run(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         progress=progress,
         rules=media_rules(args),
+        media_root=media_root(args),
     )
     if sys.stderr.isatty():
         print(file=sys.stderr)

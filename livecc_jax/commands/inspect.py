@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from livecc_jax.commands.media_root import add_media_root_options, media_root
 from livecc_jax.commands.options import (
     add_media_options,
     add_timeline_options,
@@ -28,6 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add_tokenizer_options(parser)
     add_timeline_options(parser)
     add_media_options(parser)
+    add_media_root_options(parser)
     parser.add_argument(
         "--no-context", action="store_true", help="show neither title nor previous commentary"
     )
@@ -91,13 +93,15 @@ def run(args: argparse.Namespace) -> int:
     tokenizer, budget, mode = resolve_timeline_settings(args)
     file = open_annotations(args.annotations)
     example = file[args.example]
+    root = media_root(args)
+    root = root and root.with_datasets([file.path])
     try:
         encoded = encode_example(
             example,
             ChatTemplate(tokenizer),
             budget,
             not args.no_context,
-            files=MediaFiles(rules=media_rules(args)),
+            files=MediaFiles(rules=media_rules(args), media_root=root),
         )
     except ExampleError as error:
         raise ExampleError(f"{args.annotations} line {args.example + 1}: {error}") from None
@@ -172,4 +176,6 @@ def _row_source(args: argparse.Namespace) -> RowSource:
         root=config.data.root,
         cache=config.data.cache,
         cache_gb=config.data.cache_gb,
+        media_root=args.media_root or config.data.media_root,
+        allow_hosts=(*args.allow_host, *config.data.allow_hosts),
     )

@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
+from livecc_jax.commands.media_root import add_media_root_options
+from livecc_jax.commands.options import parse_overrides
+
 EPILOG = """Any field of the config can be set: --run DIR --optim.learning_rate 1e-5 ...
 --profile 3 traces three steps (or --profile 100-103).
 
@@ -23,6 +26,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_media_root_options(parser)
     parser.add_argument("config", help="Python file that defines `config`")
     parser.add_argument(
         "overrides", nargs=argparse.REMAINDER, metavar="--field.sub value", help="changes to the config"
@@ -30,12 +34,23 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=run)
 
 
+def _overrides(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """Returns changes to the config, of which two have the names of other commands' options too."""
+    changes = [("media-root", args.media_root)] * bool(args.media_root)
+    changes += [("allow-host", host) for host in args.allow_host]
+    changes += parse_overrides(args.overrides)
+    hosts = [value for name, value in changes if name == "allow-host"]
+    changes = [change for change in changes if change[0] != "allow-host"]
+    changes = [("data.media_root" if n == "media-root" else n, value) for n, value in changes]
+    return changes + [("data.allow_hosts", ",".join(hosts))] * bool(hosts)
+
+
 def run(args: argparse.Namespace) -> int:
     """Trains, and prints one line for every report."""
-    from livecc_jax.commands.options import fail_fast, parse_overrides
+    from livecc_jax.commands.options import fail_fast
     from livecc_jax.train.config import load_config, override
 
-    config = override(load_config(args.config), parse_overrides(args.overrides))
+    config = override(load_config(args.config), _overrides(args))
 
     from livecc_jax.parallel.processes import initialize_processes, is_main_process
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jax.sharding import Mesh
 
+from livecc_jax.data.files.media_root import MediaRoot
 from livecc_jax.data.rows.pipeline import RowSource
 from livecc_jax.decoding.options import StreamOptions
 from livecc_jax.errors import ConfigError
@@ -37,6 +38,7 @@ def make_evaluators(
     settings, evaluators = config.evaluate, {}
     budget, tokenizer = source.mixture.budget, source.tokenizer
     rules = source.mixture.media_rules(0)  # videos are read as those of the first index
+    media_root = MediaRoot.of(config.data.media_root, config.data.allow_hosts)
     for entry in settings.choice:
         benchmark, _, data = entry.partition("=")
         if benchmark not in QUESTION_READERS or not data:
@@ -58,6 +60,7 @@ def make_evaluators(
             config.data.rows_per_step // config.optim.accumulate,
             mesh,
             rules,
+            media_root,
         )
     if settings.commentary:
         options = StreamOptions(positions=config.positions, context=model.text.max_positions)
@@ -71,5 +74,6 @@ def make_evaluators(
             options,
             mesh,
             rules,
+            media_root,
         )
     return evaluators

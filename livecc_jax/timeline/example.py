@@ -74,6 +74,13 @@ class ChatExample:
 Example = StreamExample | ChatExample
 
 
+def media_paths(example: Example) -> list[str]:
+    """Returns the paths of the videos and images of an example, in order."""
+    if isinstance(example, StreamExample):
+        return [example.clip.path]
+    return [item.path for m in example.messages for item in m.content if not isinstance(item, str)]
+
+
 def seconds_to_us(seconds: float) -> int:
     """Converts seconds to the nearest microsecond."""
     return round(seconds * 1_000_000)

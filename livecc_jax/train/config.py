@@ -57,6 +57,8 @@ class DataConfig:
     root: str = ""  # folder that paths in the index are relative to, if its data was moved
     cache: str = ""  # folder for copies of videos in buckets, on each host; default ~/.cache/livecc
     cache_gb: float = 50.0  # maximum size of that folder
+    media_root: str = ""  # --media-root: folder that the files of an index must lie in; "": anywhere
+    allow_hosts: tuple[str, ...] = ()  # --allow-host: hosts that may be reached though not public
     tokens: int = 32768  # T, tokens of a row
     windows: int = 64  # W, vision windows of a row
     targets: int = 2048  # N, supervised tokens of a row
@@ -70,8 +72,10 @@ class DataConfig:
     def check(self) -> None:
         """Raises ConfigError, naming the field, for a value that no run can have."""
         # Imported here because building rows needs much that reading a config does not.
+        from livecc_jax.data.files.media_root import MediaRoot
         from livecc_jax.data.rows.row import WEIGHTINGS
 
+        MediaRoot.of(self.media_root, self.allow_hosts)
         if not self.index:
             raise ConfigError("the config sets no data.index")
         _check_choice("data.weighting", self.weighting, WEIGHTINGS)

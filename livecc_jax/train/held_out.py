@@ -46,6 +46,8 @@ class HeldOutLoss:
             epochs=1,
             cache=data.cache,
             cache_gb=data.cache_gb,
+            media_root=data.media_root,
+            allow_hosts=data.allow_hosts,
         )
         self._batch_size = data.rows_per_step // config.optim.accumulate
         self._batches = -(-min(len(self._source), config.evaluate.rows) // self._batch_size)

@@ -265,6 +265,8 @@ def _open_rows(
         root=data.root,
         cache=data.cache,
         cache_gb=data.cache_gb,
+        media_root=data.media_root,
+        allow_hosts=data.allow_hosts,
     )
     index = source.mixture
     if resumed and resumed.meta["index"] != index.digest:

@@ -17,6 +17,7 @@ import numpy as np
 
 from livecc_jax.data.annotations.datasets import RECORD_PATH, dataset_frames, dataset_video_info
 from livecc_jax.data.files.cache import FileCache
+from livecc_jax.data.files.media_root import MediaRoot
 from livecc_jax.data.files.paths import is_remote
 from livecc_jax.data.files.remote import FileStat, file_stat
 from livecc_jax.data.files.timestamps import TimestampCache
@@ -87,6 +88,7 @@ class MediaFiles:
         cache: Holds copies of files in buckets; by default in the user's cache folder.
         max_cached_files: Number of files whose timestamps stay in memory.
         rules: How videos and images are read.
+        media_root: Confines the paths and addresses that are read, which come from annotations.
     """
 
     def __init__(
@@ -96,8 +98,10 @@ class MediaFiles:
         cache: FileCache | None = None,
         max_cached_files: int = MAX_CACHED_FILES,
         rules: MediaRules = DEFAULT,
+        media_root: MediaRoot | None = None,
     ) -> None:
         self.rules = rules
+        self._media_root = media_root
         self._timestamps = timestamps
         self._cache = cache or FileCache()
         self._declared = declared
@@ -118,6 +122,7 @@ class MediaFiles:
 
     def video_info(self, clip: VideoClip) -> VideoInfo:
         """Returns timestamps and size of a clip's file. Raises MediaError."""
+        self._check_path(clip.path)
         duration_us = getattr(clip, "duration_us", 0)
         if self._declared and duration_us:
             pts_us = np.arange(0, duration_us, DECLARED_FRAME_US)
@@ -130,6 +135,7 @@ class MediaFiles:
 
     def image_size(self, image: ImageFile) -> tuple[int, int]:
         """Returns height and width of an image in pixels. Raises MediaError."""
+        self._check_path(image.path)
         if self._declared and getattr(image, "width", 0):
             return image.height, image.width
         return self._info(image.path, self._stat(image.path), is_video=False).size
@@ -182,6 +188,7 @@ class MediaFiles:
             MediaError: A frame cannot be read.
         """
         if RECORD_PATH.fullmatch(info.path):
+            self._check_path(info.path)
             yield from dataset_frames(info, indices)
             return
         try:
@@ -218,17 +225,27 @@ class MediaFiles:
                 "index again"
             ) from error
 
+    def _check_path(self, path: str) -> None:
+        """Raises MediaError when an annotation may not name a path or an address."""
+        if self._media_root is None:
+            return
+        if record := RECORD_PATH.fullmatch(path):
+            self._media_root.check_record(path, record["folder"])
+        else:
+            self._media_root.check(path)
+
     def _stat(self, path: str) -> FileStat:
         """Returns a file's size and modification time.
 
         A store is asked only once: objects in a bucket are replaced under new names, not edited.
         """
+        self._check_path(path)
         if not is_remote(path):
             return file_stat(path)
         with self._lock:
             if path in self._stats:
                 return self._stats[path]
-        stat = file_stat(path)
+        stat = file_stat(path, self._media_root)
         with self._lock:
             self._stats[path] = stat
             while len(self._stats) > MAX_CACHED_STATS:
@@ -238,11 +255,16 @@ class MediaFiles:
     @contextlib.contextmanager
     def _local(self, path: str) -> Iterator[str]:
         """Yields a local path of a file, valid until the block ends; errors name the original path."""
+        self._check_path(path)
         if not is_remote(path):
+            if self._media_root is not None:
+                self._media_root.check_content(path, path)
             yield path
             return
-        with self._cache.local(path, self._stat(path)) as local:
+        with self._cache.local(path, self._stat(path), self._media_root) as local:
             try:
+                if self._media_root is not None:
+                    self._media_root.check_content(local, path)
                 yield local
             except MediaError as error:
                 raise MediaError(str(error).replace(local, path)) from error

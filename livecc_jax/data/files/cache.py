@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from livecc_jax.data.files.download import download
+from livecc_jax.data.files.media_root import MediaRoot
 from livecc_jax.data.files.remote import (
     DISK_FULL,
     FIRST_WAIT_S,
@@ -76,12 +77,13 @@ class FileCache:
         return FileCache(folder, int(gigabytes * 1e9))
 
     @contextlib.contextmanager
-    def local(self, address: str, stat: FileStat) -> Iterator[str]:
+    def local(self, address: str, stat: FileStat, media_root: MediaRoot | None = None) -> Iterator[str]:
         """Yields the path of a local copy, which stays valid until the block ends.
 
         Args:
             address: Address of the file.
             stat: Its size and modification time; another version of the file gets another copy.
+            media_root: Confines the hosts that are connected to; see `open_store`.
 
         Raises:
             MediaError: The file is gone, is larger than the cache, or its store fails repeatedly.
@@ -95,7 +97,7 @@ class FileCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         key = hashlib.sha256(f"{address} {stat.size} {stat.mtime_ns}".encode()).hexdigest()[:32]
         path = self.folder / (key + _suffix(address))
-        with self._locked_copy(address, path, stat.size):
+        with self._locked_copy(address, path, stat.size, media_root):
             os.utime(path)
             yield str(path)
 
@@ -106,7 +108,9 @@ class FileCache:
         with self._exclusive():
             return self._used_bytes()
 
-    def _locked_copy(self, address: str, path: Path, size: int) -> IO[str]:
+    def _locked_copy(
+        self, address: str, path: Path, size: int, media_root: MediaRoot | None
+    ) -> IO[str]:
         """Returns an open lock on the copy at `path`, after fetching the file if it is missing."""
         while True:
             lock = open(self._lock_path(path), "a")  # noqa: SIM115 (the caller closes it)
@@ -118,7 +122,7 @@ class FileCache:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 if self._is_current(lock, path) and not path.is_file():
                     try:
-                        self._fetch(address, path, size)
+                        self._fetch(address, path, size, media_root)
                     except BaseException:
                         self._lock_path(path).unlink(missing_ok=True)
                         raise
@@ -127,12 +131,12 @@ class FileCache:
                 raise
             lock.close()
 
-    def _fetch(self, address: str, path: Path, size: int) -> None:
+    def _fetch(self, address: str, path: Path, size: int, media_root: MediaRoot | None) -> None:
         part = self._reserve(address, path, size)
         try:
             with_retries(
                 address,
-                lambda: download(address, part, size, self._stall_timeout_s),
+                lambda: download(address, part, size, self._stall_timeout_s, media_root),
                 self._first_wait_s,
             )
             with self._exclusive():

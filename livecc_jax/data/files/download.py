@@ -6,12 +6,19 @@ import contextlib
 import queue
 import threading
 
+from livecc_jax.data.files.media_root import MediaRoot
 from livecc_jax.data.files.remote import open_store
 
 CHUNK_BYTES = 1 << 20
 
 
-def download(address: str, target: str, size: int, stall_timeout_s: float) -> None:
+def download(
+    address: str,
+    target: str,
+    size: int,
+    stall_timeout_s: float,
+    media_root: MediaRoot | None = None,
+) -> None:
     """Copies a remote file into an existing local one.
 
     The store is read in another thread, so that an attempt can be given up when the store stops
@@ -22,13 +29,14 @@ def download(address: str, target: str, size: int, stall_timeout_s: float) -> No
         target: Path of the local file.
         size: Size that the file should have, in bytes.
         stall_timeout_s: Seconds without a byte after which the attempt is given up.
+        media_root: Confines the hosts that are connected to; see `open_store`.
 
     Raises:
         TimeoutError: The store sent nothing for that long.
         ConnectionError: The store sent another number of bytes.
         Exception: Any error of the store or of the local disk.
     """
-    store, name = open_store(address)
+    store, name = open_store(address, media_root)
     chunks: queue.Queue[bytes | Exception | None] = queue.Queue(4)
     cancelled = threading.Event()
 

@@ -18,6 +18,7 @@ from livecc_jax.data.examples.encode import EncodedExample
 from livecc_jax.data.examples.media_files import MediaFiles
 from livecc_jax.data.examples.media_slice import load_patches
 from livecc_jax.data.files.cache import DEFAULT_GB, FileCache
+from livecc_jax.data.files.media_root import MediaRoot
 from livecc_jax.data.files.timing import collect_timings, timed_section
 from livecc_jax.data.rows.mixture import Mixture, epoch_examples
 from livecc_jax.data.rows.packing import Packing, RowShape, pack_rows
@@ -69,6 +70,8 @@ class RowSource:
         root: Root of the index's relative paths; "" takes the root that the index stores.
         cache: Folder for copies of videos in buckets; "" takes one in the user's cache folder.
         cache_gb: Size of that folder in GB at most.
+        media_root: Folder that files must lie in; "" confines nothing. See `MediaRoot`.
+        allow_hosts: Hosts that may be reached although they are not public.
     """
 
     index: str
@@ -84,6 +87,8 @@ class RowSource:
     root: str = ""
     cache: str = ""
     cache_gb: float = DEFAULT_GB
+    media_root: str = ""
+    allow_hosts: tuple[str, ...] = ()
 
     def __getstate__(self) -> dict:
         state = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -117,7 +122,13 @@ class RowSource:
     @functools.cached_property
     def files(self) -> MediaFiles:
         """Reads videos and images."""
-        return MediaFiles(cache=FileCache.from_gigabytes(self.cache, self.cache_gb))
+        media_root = MediaRoot.of(self.media_root, self.allow_hosts)
+        if media_root is not None:
+            media_root = media_root.with_datasets(
+                path for index in self.mixture.indexes for path in index.annotation_paths
+            )
+        cache = FileCache.from_gigabytes(self.cache, self.cache_gb)
+        return MediaFiles(cache=cache, media_root=media_root)
 
     @functools.cached_property
     def shape(self) -> RowShape:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from livecc_jax.errors import DataError
+from livecc_jax.data.files.media_root import MediaRoot
+from livecc_jax.errors import DataError, MediaError
 from livecc_jax.evaluate.benchmarks.ovobench import read_ovobench_questions
 from livecc_jax.evaluate.benchmarks.questions import (
     LETTERS,
@@ -63,7 +65,10 @@ MVBENCH_FOLDERS = {
 
 
 def read_videomme_questions(
-    data: Path, subtitles: bool = False, wordings: dict | None = None
+    data: Path,
+    subtitles: bool = False,
+    wordings: dict | None = None,
+    media_root: MediaRoot | None = None,
 ) -> QuestionSet:
     """Reads Video-MME.
 
@@ -80,7 +85,7 @@ def read_videomme_questions(
             name = string_field(record, "videoID" if "videoID" in record else "video_id")
             options = _read_options(record)
             if subtitles and name not in subtitles_of:
-                subtitles_of[name] = _read_subtitles(record, root, name, question_set)
+                subtitles_of[name] = _read_subtitles(record, root, name, question_set, media_root)
             keys = ("video_id", "duration", "domain", "sub_category", "question_id", "task_type")
             result_fields = {k: string_field(record, k) for k in (*keys, "question")}
             video = find_video(
@@ -101,7 +106,10 @@ def read_videomme_questions(
 
 
 def read_mvbench_questions(
-    data: Path, subtitles: bool = False, wordings: dict | None = None
+    data: Path,
+    subtitles: bool = False,
+    wordings: dict | None = None,
+    media_root: MediaRoot | None = None,
 ) -> QuestionSet:
     """Reads MVBench.
 
@@ -155,7 +163,10 @@ def read_mvbench_questions(
 
 
 def read_livesports_qa_questions(
-    data: Path, subtitles: bool = False, wordings: dict | None = None
+    data: Path,
+    subtitles: bool = False,
+    wordings: dict | None = None,
+    media_root: MediaRoot | None = None,
 ) -> QuestionSet:
     """Reads LiveSports-3K QA.
 
@@ -210,7 +221,11 @@ PROMPT_TEMPLATES = {
 
 
 def read_questions(
-    benchmark: str, data: str | Path, subtitles: bool = False, wordings: dict[str, str] | None = None
+    benchmark: str,
+    data: str | Path,
+    subtitles: bool = False,
+    wordings: dict[str, str] | None = None,
+    media_root: MediaRoot | None = None,
 ) -> QuestionSet:
     """Reads the questions of a benchmark.
 
@@ -219,11 +234,16 @@ def read_questions(
         data: Folder of the benchmark, or its annotation file.
         subtitles: Whether the prompts of Video-MME include the subtitles.
         wordings: Questions for OVO-Bench's tasks that replace the default ones; see `read_wordings`.
+        media_root: Confines the videos and subtitles; a question about another one cannot be asked.
 
     Raises:
         DataError: There is no annotation, or no usable question in it.
     """
-    question_set = QUESTION_READERS[benchmark](Path(data), subtitles, wordings)
+    question_set = QUESTION_READERS[benchmark](Path(data), subtitles, wordings, media_root)
+    question_set.questions = [
+        dataclasses.replace(q, source=dataclasses.replace(q.source, media_root=media_root))
+        for q in question_set.questions
+    ]
     if not question_set.questions:
         why = "; ".join(question_set.problem_log.notes[:1])
         raise DataError(
@@ -248,7 +268,13 @@ def _mvbench_task_name(stem: str) -> str:
     return " ".join(word[:1].upper() + word[1:] for word in name.split())
 
 
-def _read_subtitles(record: dict[str, Any], root: Path, name: str, question_set: QuestionSet) -> str:
+def _read_subtitles(
+    record: dict[str, Any],
+    root: Path,
+    name: str,
+    question_set: QuestionSet,
+    media_root: MediaRoot | None,
+) -> str:
     """Returns all subtitles of a video joined by spaces; a video without any gives "" and a count."""
     if isinstance(record.get("subtitles"), str):
         return record["subtitles"]
@@ -258,6 +284,11 @@ def _read_subtitles(record: dict[str, Any], root: Path, name: str, question_set:
     if path is None:
         question_set.problem_log.add_problem("without subtitles", name)
         return ""
+    if media_root is not None:
+        try:
+            media_root.check(str(path))
+        except MediaError as error:
+            raise MalformedRecord(str(error)) from None
     cues = re.split(
         r"\n\s*\n", path.read_text(encoding="utf-8-sig", errors="replace").replace("\r", "")
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from livecc_jax.data.files.media_root import MediaRoot
 from livecc_jax.errors import DataError
 from livecc_jax.evaluate.benchmarks.questions import VideoSource
 from livecc_jax.evaluate.benchmarks.record_fields import (
@@ -59,7 +60,7 @@ class EventSet:
     problem_log: ProblemLog
 
 
-def read_events(data: str | Path) -> EventSet:
+def read_events(data: str | Path, media_root: MediaRoot | None = None) -> EventSet:
     """Reads the events of LiveSports-3K CC.
 
     A record is {video_id, event_id, begin, end, video, event_title, preasr_text}; videos are in
@@ -67,6 +68,7 @@ def read_events(data: str | Path) -> EventSet:
 
     Args:
         data: Folder of the benchmark, or its annotation file.
+        media_root: Confines the videos; an event of another one cannot be commented on.
 
     Raises:
         DataError: There is no annotation, or no usable event in it.
@@ -86,7 +88,7 @@ def read_events(data: str | Path) -> EventSet:
             title, previous = (record.get(k) or "" for k in ("event_title", "preasr_text"))
             if not isinstance(title, str) or not isinstance(previous, str):
                 raise MalformedRecord("'event_title' or 'preasr_text' is not a string")
-            source = VideoSource(video, start_us, end_us)
+            source = VideoSource(video, start_us, end_us, media_root=media_root)
             event = Event(video_id, event_id, source, start_us / 1e6, end_us / 1e6, title, previous)
             if event.id in ids:
                 event_set.problem_log.add_problem("duplicate", f"{where}: {event.id} comes again")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from livecc_jax.bounded_json import read_json_file
+from livecc_jax.data.files.media_root import MediaRoot
 from livecc_jax.errors import ConfigError
 from livecc_jax.evaluate.benchmarks.catalog import OVO_GROUP_OF
 from livecc_jax.evaluate.benchmarks.questions import (
@@ -59,7 +60,10 @@ class TimedQuestion(NamedTuple):
 
 
 def read_ovobench_questions(
-    data: Path, subtitles: bool = False, wordings: dict | None = None
+    data: Path,
+    subtitles: bool = False,
+    wordings: dict | None = None,
+    media_root: MediaRoot | None = None,
 ) -> QuestionSet:
     """Reads OVO-Bench.
 

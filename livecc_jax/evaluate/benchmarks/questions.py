@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from livecc_jax.data.files.media_root import MediaRoot
 from livecc_jax.evaluate.benchmarks.scored_answers import ProblemLog
 
 ANSWER_INSTRUCTION = "\nPlease select the correct answer."
@@ -24,6 +25,7 @@ class VideoSource:
         clamp: Whether a span outside the video is moved into it and made at least a second long, as
             OVO-Bench needs; otherwise such a span is an error.
         frames_per_second: Frame rate of a folder of frames.
+        media_root: Confines the path; None does not.
     """
 
     path: str
@@ -31,6 +33,7 @@ class VideoSource:
     end_us: int | None = None
     clamp: bool = False
     frames_per_second: float = 3.0
+    media_root: MediaRoot | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

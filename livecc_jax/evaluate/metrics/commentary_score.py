@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from livecc_jax.data.files.media_root import MediaRoot
 from livecc_jax.errors import DataError
 from livecc_jax.evaluate.benchmarks.scored_answers import ProblemLog
 from livecc_jax.evaluate.metrics.baselines import BASELINES
@@ -81,6 +82,7 @@ def score_commentary(
     baseline: str | Path | None = None,
     resamples: int = 500,
     seed: int = 0,
+    media_root: MediaRoot | None = None,
 ) -> CommentaryScore:
     """Scores timed predictions, and every baseline on the same clips.
 
@@ -90,11 +92,12 @@ def score_commentary(
         baseline: Other predictions. Clips that they lack are left out and counted.
         resamples: Number of bootstrap resamples over clips.
         seed: Seed of the bootstrap.
+        media_root: Confines the videos of which a report shows pictures.
 
     Raises:
         DataError: A file cannot be read, or no prediction is of a clip that has a reference.
     """
-    references_by_clip = read_references(references)
+    references_by_clip = read_references(references, media_root)
     problem_log = ProblemLog()
     predicted = read_predictions(predictions, references_by_clip, problem_log)
     problem_log.problems["missing"] = len(references_by_clip) - len(predicted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from livecc_jax.bounded_json import parse_json
-from livecc_jax.errors import DataError, ExampleError
+from livecc_jax.data.files.media_root import MediaRoot
+from livecc_jax.errors import DataError, ExampleError, MediaError
 from livecc_jax.evaluate.benchmarks.livesports_cc import LIVESPORTS_VIDEO_FOLDERS
 from livecc_jax.evaluate.benchmarks.record_fields import (
     MalformedRecord,
@@ -25,11 +27,12 @@ from livecc_jax.timeline.example import StreamExample, Word, seconds_to_us
 log = logging.getLogger(__name__)
 
 
-def read_references(path: str | Path) -> dict[str, Reference]:
+def read_references(path: str | Path, media_root: MediaRoot | None = None) -> dict[str, Reference]:
     """Reads reference commentary, by clip id.
 
     Args:
         path: LiveCC annotations, of which the streaming ones are used, or LiveSports-3K-CC.json.
+        media_root: Confines the videos; a reference to another one does not name its video.
 
     Raises:
         DataError: The file cannot be read or holds no reference.
@@ -58,6 +61,14 @@ def read_references(path: str | Path) -> dict[str, Reference]:
         raise DataError(f"{path}: holds no transcript {'; '.join(problem_log.notes[:1])}".rstrip())
     for note in problem_log.notes:
         log.warning("%s", note)
+    if media_root is not None:
+        for name, reference in references.items():
+            try:
+                media_root.check(reference.video)
+                media_root.check_content(reference.video, reference.video)
+            except MediaError as error:
+                log.info("no thumbnails: %s", error)
+                references[name] = dataclasses.replace(reference, video="")
     return references
 
 

@@ -22,6 +22,7 @@ from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from livecc_jax.data.annotations.records import AnnotationFile
+from livecc_jax.data.files.media_root import MediaRoot
 from livecc_jax.decoding.options import StreamOptions
 from livecc_jax.errors import DataError, ExampleError, LiveCCError
 from livecc_jax.evaluate.benchmarks.livesports_cc import event_prompt, read_events
@@ -71,13 +72,16 @@ class CommentaryClip:
     prompt: str
 
 
-def read_commentary_clips(path: str, max_clips: int) -> list[CommentaryClip]:
+def read_commentary_clips(
+    path: str, max_clips: int, media_root: MediaRoot | None = None
+) -> list[CommentaryClip]:
     """Reads clips, evenly spread over an annotation file.
 
     Args:
         path: Streaming annotations, whose prompts are those of training, or the CC file of
             LiveSports-3K, whose prompts have the instruct query.
         max_clips: Maximum number of clips.
+        media_root: Confines the videos; a clip of another one is not commented on.
 
     Raises:
         DataError: The file has no clip with a transcript.
@@ -85,7 +89,7 @@ def read_commentary_clips(path: str, max_clips: int) -> list[CommentaryClip]:
     clips = []
     if Path(path).suffix == ".json":
         references = read_references(path)
-        for event in read_events(path).events:
+        for event in read_events(path, media_root).events:
             if event.id in references:
                 prompt = event_prompt(event, "instruct")
                 clips.append(CommentaryClip(references[event.id], event.source, prompt))
@@ -99,7 +103,9 @@ def read_commentary_clips(path: str, max_clips: int) -> list[CommentaryClip]:
                 continue
             if isinstance(example, StreamExample) and example.words:
                 reference = reference_from_example(example)
-                source = VideoSource(example.clip.path, reference.start_us, reference.end_us)
+                source = VideoSource(
+                    example.clip.path, reference.start_us, reference.end_us, media_root=media_root
+                )
                 prompt = stream_prompt(example.query, example.title, example.previous)
                 clips.append(CommentaryClip(reference, source, prompt))
     if not clips:
@@ -123,6 +129,7 @@ class ClipCommentaryEvaluator:
         options: Decoding options.
         mesh: Mesh of the run.
         rules: How videos are read.
+        media_root: Confines the videos.
 
     Raises:
         DataError: There is no clip.
@@ -139,10 +146,11 @@ class ClipCommentaryEvaluator:
         options: StreamOptions,
         mesh: Mesh,
         rules: MediaRules = DEFAULT,
+        media_root: MediaRoot | None = None,
     ) -> None:
         self._rules = rules
         self._annotations = annotations
-        self._clips = read_commentary_clips(annotations, max_clips)
+        self._clips = read_commentary_clips(annotations, max_clips, media_root)
         self._budget, self._model, self._compute = budget, model, compute
         self._tokenizer, self._options, self._mesh = tokenizer, options, mesh
         self._device = jax.local_devices()[0]

@@ -22,6 +22,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from livecc_jax.data.examples.encode import EncodedExample
+from livecc_jax.data.files.media_root import MediaRoot
 from livecc_jax.data.rows.packing import Packing, RowShape, pack_rows
 from livecc_jax.data.rows.row import Row, build_row
 from livecc_jax.errors import DataError, LiveCCError
@@ -71,6 +72,7 @@ class PackedChoiceEvaluator:
         rows: Packed rows of a micro-batch, over all processes.
         mesh: Mesh of the run.
         rules: How videos are read.
+        media_root: Confines the videos.
 
     Raises:
         DataError: The benchmark cannot be read, or no question fits a row.
@@ -92,6 +94,7 @@ class PackedChoiceEvaluator:
         rows: int,
         mesh: Mesh,
         rules: MediaRules = DEFAULT,
+        media_root: MediaRoot | None = None,
     ) -> None:
         self.benchmark, self._mesh, self._batch_rows = benchmark, mesh, rows
         self._tokenizer, self._positions = tokenizer, positions
@@ -99,7 +102,7 @@ class PackedChoiceEvaluator:
         self._sample_video = functools.partial(
             sample_video, budget=budget, max_frames=max_frames, rules=rules
         )
-        self._question_set = read_questions(benchmark, data)
+        self._question_set = read_questions(benchmark, data, media_root=media_root)
         all_questions = self._question_set.questions
         count = min(max_questions, len(all_questions))
         selected = np.linspace(0, len(all_questions) - 1, count).round().astype(int)

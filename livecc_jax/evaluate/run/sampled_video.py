@@ -94,7 +94,13 @@ def slice_source(
     Raises:
         MediaError: The video cannot be read, or has no frame in the span.
     """
-    if Path(source.path).is_dir():
+    is_folder = Path(source.path).is_dir()
+    if source.media_root is not None:
+        source.media_root.check(source.path)
+        for file in Path(source.path).iterdir() if is_folder else [source.path]:
+            source.media_root.check(str(file))  # a frame may be a link
+            source.media_root.check_content(str(file), str(file))
+    if is_folder:
         video = open_frame_folder(source.path, source.frames_per_second)
     else:
         video = _probe(source.path, rules)
