@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -16,7 +16,7 @@ SEARCHED_BYTES = 1 << 20  # of a header, for one of its fields
 PAGE_BYTES = 27 + 255 + 255 * 255  # the longest page of an Ogg file
 
 EBML, SEGMENT, SEGMENT_INFO, CLUSTER = 0x1A45DFA3, 0x18538067, 0x1549A966, 0x1F43B675
-TIMESTAMP_SCALE, DURATION = 0x2AD7B1, 0x4489
+TIMESTAMP_SCALE, DURATION, TRACKS, CODEC_HEADER = 0x2AD7B1, 0x4489, 0x1654AE6B, 0x63A2
 ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 ASF_FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
@@ -53,21 +53,24 @@ def read_promise(path: str) -> Promise:
 
 def _read_matroska(file: BinaryIO, size: int) -> Promise:
     """Follows the segments of a file, which are several if files were joined with `cat`."""
-    promised, seconds = None, 0.0
+    promised, total, headers = None, 0.0, None
     position = 0
     while position < size:
-        header, length, position = _element(file, position)
-        if header != EBML or length is None:
+        number, length, contents = _element(file, position)
+        if number != EBML or length is None:
             break
-        header, length, position = _element(file, position + length)
-        if header != SEGMENT:
+        number, length, contents = _element(file, contents + length)
+        if number != SEGMENT:
             break
-        duration = _segment_seconds(file, position, size)
-        seconds = None if seconds is None or duration is None else seconds + duration
+        seconds, codec_headers = _read_segment(file, contents, size)
+        if headers not in (None, codec_headers):
+            return Promise(unread=position)  # FFmpeg would decode it with the first one's headers
+        headers = codec_headers
+        total = None if total is None or seconds is None else total + seconds
         if length is None:
-            return Promise(seconds=seconds)
-        promised = position = position + length
-    return Promise(promised, seconds or None)
+            return Promise(seconds=total)
+        promised = position = contents + length
+    return Promise(promised, total or None)
 
 
 def _element(file: BinaryIO, position: int) -> tuple[int, int | None, int]:
@@ -85,25 +88,32 @@ def _element(file: BinaryIO, position: int) -> tuple[int, int | None, int]:
     return number, None if unknown else length, position + id_bytes + length_bytes
 
 
-def _segment_seconds(file: BinaryIO, position: int, size: int) -> float | None:
-    while position < size:
-        number, length, position = _element(file, position)
+def _children(file: BinaryIO, position: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Yields number, place and length of the EBML elements between two places, up to the pictures."""
+    while position < end:
+        number, length, contents = _element(file, position)
         if number == CLUSTER or length is None:
-            return None
+            return
+        yield number, contents, length
+        position = contents + length
+
+
+def _read_segment(file: BinaryIO, position: int, end: int) -> tuple[float | None, list[bytes]]:
+    """Returns a segment's length in seconds, None if it does not say, and the headers of its codecs."""
+    scale, duration, codec_headers = 1_000_000, 0.0, []
+    for number, place, length in _children(file, position, end):
         if number == SEGMENT_INFO:
-            end, scale, duration = position + length, 1_000_000, None
-            while position < end:
-                number, length, position = _element(file, position)
-                file.seek(position)
-                value = file.read(min(length or 0, 8))
-                if number == TIMESTAMP_SCALE:
-                    scale = int.from_bytes(value, "big")
-                elif number == DURATION:
-                    duration = struct.unpack(">f" if length == 4 else ">d", value)[0]
-                position += length or 0
-            return duration * scale / 1e9 if duration and duration > 0 else None
-        position += length
-    return None
+            for field, at, count in _children(file, place, place + length):
+                if field == TIMESTAMP_SCALE:
+                    scale = int.from_bytes(_peek(file, at, min(count, 8)), "big")
+                elif field == DURATION:
+                    duration = struct.unpack(">f" if count == 4 else ">d", _peek(file, at, count))[0]
+        elif number == TRACKS:
+            for _, entry, count in _children(file, place, place + length):
+                for field, at, bytes_ in _children(file, entry, entry + count):
+                    if field == CODEC_HEADER:
+                        codec_headers.append(_peek(file, at, min(bytes_, SEARCHED_BYTES)))
+    return duration * scale / 1e9 if duration > 0 else None, codec_headers
 
 
 def _read_flv(file: BinaryIO, size: int) -> Promise:
