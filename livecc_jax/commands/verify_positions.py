@@ -61,7 +61,7 @@ def show_their_positions(
         tokens = row.row["tokens"]
         ours, next_ours = token_positions(tokens, row.grids, tokenizer.special, mode)
         theirs[name] = model.positions(tokens, row.grids)
-        report = compare_positions(ours, next_ours, theirs[name])
+        report = compare_positions(ours, theirs[name], next_ours)
         print(f"  {name}: {_describe(report)}")
         differs |= not report.same
         if row is question and len(report.differing):

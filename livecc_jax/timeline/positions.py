@@ -6,8 +6,8 @@ hybrid: 3-D positions up to the first answer, 1-D afterwards, as in the released
 mrope: 3-D positions everywhere (M-RoPE, Qwen2-VL section 2.1), for new training runs.
 
 After a video or an image, text continues from the largest of the three axes plus one, as in
-transformers 4.50. transformers 5.x uses only height and width, which differs when a video has more
-frame pairs than half its longer side in patches.
+transformers 4.50 to 4.57. transformers 5 uses only height and width, which differs when a video has
+more frame pairs than half its longer side in patches (docs/positions.md).
 """
 
 from __future__ import annotations

@@ -31,13 +31,13 @@ class PositionReport:
         return not len(self.differing) and self.next_ours == self.next_theirs
 
 
-def compare_positions(ours: np.ndarray, next_ours: int, theirs: np.ndarray) -> PositionReport:
+def compare_positions(ours: np.ndarray, theirs: np.ndarray, next_ours: int) -> PositionReport:
     """Compare the positions of one conversation.
 
     Args:
         ours: int [3, T], temporal, height and width positions.
-        next_ours: Our position of the next token.
         theirs: int [3, T], those of transformers.
+        next_ours: Our position of the next token.
     """
     difference = np.abs(ours.astype(np.int64) - theirs)
     differing = np.flatnonzero(difference.max(axis=0))

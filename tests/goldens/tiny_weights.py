@@ -61,7 +61,7 @@ CASES = {
         (5, [(IMAGE, (1, 2, 2))], 3),
         (4, [], 4),
     ],
-    # More frame pairs than half the longer side: where transformers 5.x departs from 4.50.
+    # More frame pairs than half the longer side: where transformers 5 departs from 4.57 and earlier.
     "long_video": [(5, [(VIDEO, (20, 2, 4))], 6), (4, [], 3)],
 }
 

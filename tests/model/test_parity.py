@@ -1,6 +1,7 @@
 """The network computes what transformers' Qwen2-VL computes, from the same weights.
 
-The goldens come from transformers 4.50 (tests/goldens/make_model.py). Where transformers is
+The goldens come from transformers 4.50 (tests/goldens/make_model.py), which places text after a long
+video as 4.57 does; transformers 5 does not (docs/positions.md). Where transformers is
 installed, another test runs it on checkpoints that we export.
 """
 
