@@ -46,7 +46,7 @@ def output_error(path: str | Path, error: OSError, remedy: str = "") -> OutputEr
         remedy: Clause that ends the sentence.
     """
     reason = error.strerror or str(error)
-    if error.errno in DISK_FULL[:2]:
+    if error.errno in DISK_FULL[:2] and not str(path).startswith("/dev/"):
         with contextlib.suppress(OSError, StopIteration):
             folder = next(p for p in Path(path).absolute().parents if p.is_dir())
             reason += f", {format_bytes(shutil.disk_usage(folder).free)} free"
