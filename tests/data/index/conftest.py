@@ -19,7 +19,16 @@ def template(small_tokenizer):
 @pytest.fixture
 def home(tmp_path):
     """A copy of clips and annotations."""
-    home = tmp_path / "home"
+    return copy_data(tmp_path / "home")
+
+
+@pytest.fixture(scope="module")
+def module_home(tmp_path_factory):
+    """A copy of clips and annotations that the tests of a file share."""
+    return copy_data(tmp_path_factory.mktemp("data") / "home")
+
+
+def copy_data(home):
     (home / "clips").mkdir(parents=True)
     for name in ("bbb_espeak_narration_30s.mp4", "bikes.mp4", "frame.png"):
         shutil.copy(DATA / "clips" / name, home / "clips")
