@@ -45,7 +45,7 @@ def check_complete(
             "concat demuxer instead of appending files"
         )
     promised = promise.seconds
-    if scan.length and (scan.listed or scan.format_name in (*HEADER_LENGTHS, "avi")):
+    if scan.length and (scan.listed or scan.format_name in HEADER_LENGTHS):
         promised = float(scan.length * scan.unit)
     of = f"the {promised:g} s that its header promises" if promised else "an unknown length"
     cut = f"{path}: is cut short: it holds {seconds:g} s of {of}"

@@ -133,6 +133,7 @@ class FrameSizeProbe:
     rules: MediaRules = DEFAULT
     frame_size: tuple[int, int] | None = None  # height, width
     first_stamp: int | None = None  # timestamp of the first frame, in the stream's unit
+    first_is_key: bool = False  # whether no other frame is needed to decode it
     num_decoded: int = 0
 
     def try_packet(self, packet: av.Packet) -> None:
@@ -143,7 +144,7 @@ class FrameSizeProbe:
                 aspect = pixel_aspect(self.stream, self.rules)
                 orientation = frame_orientation(frame, self.rules)
                 self.frame_size = displayed_size(frame.height, frame.width, aspect, orientation)
-                self.first_stamp = frame_stamp(frame)
+                self.first_stamp, self.first_is_key = frame_stamp(frame), bool(frame.key_frame)
                 return
 
     def size(self) -> tuple[int, int]:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     import av
 
 REORDER = 32  # packets after a decoded frame among which an earlier displayed one may be
+# Decoders of other codecs make frames up where their references are missing.
+STRICT_CODECS = ("h264", "hevc", "vvc", "mpeg1video", "mpeg2video", "vp8", "vp9", "av1", "theora")
 MAX_UNDECODED = 1000  # packets that are tried before a recording counts as one that cannot be decoded
 # Raw streams without timestamps, by FFmpeg's name of the format, for which FFmpeg assumes a frame rate.
 RAW_FORMATS = {
@@ -78,7 +80,8 @@ class PacketScan:
         start: The stream's nominal start in this unit; 0 if none is given.
         length: The stream's length in this unit according to the file's header, or None.
         size: Height and width of the pictures as displayed; 0 is unknown.
-        first_decoded: Timestamp of the first frame that was decoded; None if none of the first was.
+        first_decoded: Timestamp of the first frame that was decoded; None if none of the first packets
+            was, or if a frame before it may have been needed.
         format_name: FFmpeg's name of the container.
         listed: Number of frames that the file lists, as MP4 does; 0 for other containers.
         missing: Number of listed frames that lie beyond the end of the file.
@@ -122,6 +125,7 @@ def scan_packets(path: str, file_size: int, rules: MediaRules = DEFAULT) -> Pack
         pictures = PictureFilter(stream)
         recordings = [Recording()]
         size_probe = FrameSizeProbe(stream, rules)
+        strict = stream.codec_context.codec.canonical_name in STRICT_CODECS
         for packet in container.demux(stream):
             if packet.size or packet.dts is None:  # an empty packet with a time repeats a picture
                 size_probe.try_packet(packet)
@@ -142,7 +146,7 @@ def scan_packets(path: str, file_size: int, rules: MediaRules = DEFAULT) -> Pack
             stream.start_time or 0,
             stream.duration,
             size_probe.size(),
-            size_probe.first_stamp,
+            size_probe.first_stamp if size_probe.first_is_key or strict else None,
             container.format.name,
             len(entries),
             sum(entry.pos + entry.size > file_size for entry in entries),

@@ -150,15 +150,16 @@ def _script_number(script: bytes, name: bytes) -> float | None:
 
 
 def _read_avi(file: BinaryIO, size: int) -> Promise:
-    """Follows the RIFF chunks. The counts of frames in AVI headers are too often wrong to be used."""
-    position = 0
+    """Follows the RIFF chunks. Counts of frames in AVI headers are too often wrong to be compared."""
+    position, start = 0, file.read(SEARCHED_BYTES)
+    step_us, _, _, _, count = struct.unpack_from("<5I", start, start.index(b"avih") + 8)
     while position + 12 <= size:
         data = _peek(file, position, 12)
         length = int.from_bytes(data[4:8], "little")
         if data[:4] != b"RIFF" or data[8:] not in (b"AVI ", b"AVIX") or not 0 < length < 0xFFFFFFFF:
             return Promise()
         position += 8 + length + length % 2
-    return Promise(position - length % 2)
+    return Promise(position - length % 2, step_us * count / 1e6 or None)
 
 
 def _read_asf(file: BinaryIO, size: int) -> Promise:
