@@ -21,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from livecc_jax.data.rows.pipeline import RowSource
 from livecc_jax.errors import LiveCCError
+from livecc_jax.redact import displayable
 from livecc_jax.train.config import GuardConfig
 from livecc_jax.writing import RecordFile
 
@@ -135,6 +136,7 @@ def record_anomaly(
     examples = []
     for number in numbers:
         file, line = source.mixture.location(number)
+        file = displayable(file)
         examples.append({"example": number, "annotations": file, "line": line})
 
     def json_number(value: float) -> float | str:  # JSON has no NaN

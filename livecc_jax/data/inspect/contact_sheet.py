@@ -12,6 +12,7 @@ from livecc_jax.data.inspect.row import InspectedRow, shortened_text
 from livecc_jax.data.rows.pipeline import RowSource
 from livecc_jax.data.rows.row import Row
 from livecc_jax.families.qwen2_vl import CHANNELS, PATCH, TEMPORAL
+from livecc_jax.redact import displayable
 from livecc_jax.writing import atomic_file
 
 TILE_WIDTH = 180  # width of a frame in pixels
@@ -81,7 +82,7 @@ def draw_contact_sheet(source: RowSource, inspected: InspectedRow, path: str | P
     for segment, (number, example) in enumerate(inspected.segments, 1):
         file, line = source.mixture.location(number)
         title = (
-            f"segment {segment}: example {number}, {Path(file).name} line {line}, "
+            f"segment {segment}: example {number}, {Path(displayable(file)).name} line {line}, "
             f"{example.tokens} tokens, {example.targets} targets"
         )
         if not example.media:

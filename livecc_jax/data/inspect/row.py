@@ -13,6 +13,7 @@ from livecc_jax.data.rows.pipeline import RowSource
 from livecc_jax.data.rows.quarantine import Quarantined
 from livecc_jax.data.rows.row import Row
 from livecc_jax.errors import DataError
+from livecc_jax.redact import displayable
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def describe_row(source: RowSource, inspected: InspectedRow) -> str:
         lines.append(
             f"{segment:>7} {number:>8} {example.tokens:>7} {example.targets:>7} "
             f"{example.windows(shape.window):>7}  {f'{start} - {start + example.tokens - 1}':<15} "
-            f"{Path(file).name} line {line}, {size}: {shortened_text(example)}"
+            f"{Path(displayable(file)).name} line {line}, {size}: {shortened_text(example)}"
         )
         start += example.tokens
     lines += [f"left out: {f.annotations} line {f.line}: {f.reason}" for f in inspected.failed]
