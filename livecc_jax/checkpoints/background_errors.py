@@ -18,14 +18,20 @@ SECONDS_TO_END = 30.0  # a write that the disk refuses ends much sooner
 
 
 def _is_repeated(record: logging.LogRecord) -> bool:
-    """Returns whether a log record is Orbax's copy of an error that it raises as well."""
+    """Returns whether a log record is a copy of an error that Orbax raises as well.
+
+    asyncio reports what other tasks of Orbax's threads have raised once they are dropped.
+    """
+    if record.name == "asyncio":
+        return "never retrieved" in record.msg and "orbax" in record.msg
     return record.levelno >= logging.ERROR and "orbax" in record.pathname
 
 
 @functools.cache
 def silence_background_errors() -> None:
     """Keeps errors of Orbax's threads, which are raised as well, off standard error."""
-    logging.getLogger("absl").addFilter(lambda record: not _is_repeated(record))
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(lambda record: not _is_repeated(record))
     earlier_hook = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:

@@ -8,6 +8,7 @@ from tensorboardX.record_writer import RecordWriter
 
 from livecc_jax.errors import OutputError
 from livecc_jax.train.event_file import EventFile
+from livecc_jax.train.metrics import Dashboard
 from tests.support.disk import file_size_limit
 
 
@@ -44,3 +45,14 @@ def test_scalars_are_read_back(tmp_path):
         theirs.write(event.SerializeToString())
     theirs.close()
     assert path.read_bytes() == (tmp_path / "theirs").read_bytes()
+
+
+def test_metrics_that_find_no_room_raise_at_once(tmp_path):
+    """However many are added: no queue fills up, and no one waits for a thread that has ended."""
+    with Dashboard(tmp_path) as dashboard:
+        for step in range(100):
+            with file_size_limit(1), pytest.raises(OutputError, match="cannot be written"):
+                dashboard.add({"loss": 1.0}, step)
+        dashboard.add({"loss": 1.0}, 100)
+    (path,) = tmp_path.iterdir()
+    assert [e.step for e in events(path)] == [0, 100]

@@ -29,7 +29,7 @@ from livecc_jax.data.index.merge import merge_shards
 from livecc_jax.data.index.meta import VERSION
 from livecc_jax.data.index.reader import Index
 from livecc_jax.data.index.workers import index_chunks
-from livecc_jax.errors import ConfigError, DataError, LiveCCError, MediaError
+from livecc_jax.errors import ConfigError, DataError, LiveCCError, MediaError, OutputError
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.rules import DEFAULT, MediaRules
 from livecc_jax.text.tokenizer import Tokenizer, fingerprint
@@ -139,11 +139,15 @@ def _full_disk_reported(out: Path, work: Path) -> Iterator[None]:
     """Turns an error of the disk into an OutputError that says how the build can be continued."""
     try:
         yield
-    except OSError as error:
-        if error.filename is not None and error.errno not in DISK_FULL:
-            raise  # of another file, which the error names
+    except (OSError, OutputError) as error:
+        if isinstance(error, OSError):
+            if error.filename is not None and error.errno not in DISK_FULL:
+                raise  # of another file, which the error names
+            error = output_error(out, error)
+        if not work.exists():
+            raise error from None
         remedy = "what has been indexed is kept: make room and run the same command again"
-        raise output_error(out, error, remedy if work.exists() else "") from error
+        raise OutputError(f"{error}; {remedy}") from error
 
 
 @contextlib.contextmanager
