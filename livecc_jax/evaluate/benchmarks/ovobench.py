@@ -25,7 +25,7 @@ from livecc_jax.evaluate.benchmarks.record_fields import (
     seconds_field,
     string_field,
 )
-from livecc_jax.evaluate.benchmarks.record_files import find_annotation, load_records
+from livecc_jax.evaluate.benchmarks.record_files import find_annotation, load_records, path_exists
 from livecc_jax.timeline.example import seconds_to_us
 
 OVO_FILES = ("ovo_bench_new.json", "ovo_bench*.json", "ovbench.json", "ovo*.jsonl")
@@ -166,10 +166,10 @@ def _read_timed_questions(
 def _find_ovo_video(root: Path, name: str, item_id: Any, test: int | None) -> tuple[str, bool]:
     """Returns (path, False) of the full video, or (path, True) of the chunk that the authors made."""
     for folder in (".", "src_videos", "videos"):
-        if (root / folder / name).exists():
+        if path_exists(root / folder / name):
             return str(root / folder / name), False
     chunk = root / "chunked_videos" / (f"{item_id}.mp4" if test is None else f"{item_id}_{test}.mp4")
-    return (str(chunk), True) if chunk.exists() else (str(root / name), False)
+    return (str(chunk), True) if path_exists(chunk) else (str(root / name), False)
 
 
 def read_wordings(path: str | Path | None) -> dict[str, str]:

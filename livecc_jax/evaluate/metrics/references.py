@@ -101,7 +101,7 @@ def _livesports_reference(record: dict[str, Any], folder: Path) -> Reference:
             words += [Word(int(a), int(b), w) for a, b, w in zip(edges, edges[1:], texts)]
         span = seconds_to_us(float(record["begin"])), seconds_to_us(float(record["end"]))
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
-        raise MalformedRecord(f"an event needs begin, end and event_asr ({error!r})") from None
+        raise MalformedRecord(f"an event needs begin, end and event_asr ({error!r:.200})") from None
     previous, video = record.get("preasr_text"), string_field(record, "video_id")
     path = find_video(folder, LIVESPORTS_VIDEO_FOLDERS, string_field_or(record, "video", video))
     previous = previous if isinstance(previous, str) else ""

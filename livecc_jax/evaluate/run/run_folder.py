@@ -57,7 +57,7 @@ def lock_settings(folder: Path, settings: dict[str, Any]) -> None:
         if different:
             k = min(different)
             raise ConfigError(
-                f"{folder}: was begun with {k} {earlier.get(k)!r}, not {settings.get(k)!r}; "
+                f"{folder}: was begun with {k} {earlier.get(k)!r:.200}, not {settings.get(k)!r:.200}; "
                 "take another --out"
             )
         return
