@@ -144,26 +144,6 @@ def _check_jpeg(path: str, data: bytes) -> None:
         raise _cut_short(path)
 
 
-def is_jpeg_damaged(data: bytes) -> bool:
-    """Returns whether the compressed data of a JPEG are broken, which libjpeg fills with grey.
-
-    FFmpeg decodes it and reports damage. JPEG has no checksums: bytes that were changed into other valid
-    ones are not noticed, nor is damage to a JPEG of a kind that FFmpeg cannot decode.
-    """
-    import av
-
-    context = av.CodecContext.create("mjpeg", "r")
-    context.options = {"err_detect": "explode+bitstream+buffer"}
-    context.thread_count = 1
-    try:
-        frames = [*context.decode(av.Packet(data)), *context.decode(None)]
-    except av.error.InvalidDataError:
-        return True
-    except (av.FFmpegError, OSError, ValueError):
-        return False
-    return any(frame.is_corrupt for frame in frames)
-
-
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yields name, start and end of each chunk to the last one. Raises struct.error if cut short."""
     at, name = len(PNG_SIGNATURE), b""

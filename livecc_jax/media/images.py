@@ -21,9 +21,9 @@ from livecc_jax.media.image_checks import (
     ImageKind,
     check_whole,
     image_kind,
-    is_jpeg_damaged,
     png_picture,
 )
+from livecc_jax.media.jpeg_checks import is_jpeg_damaged
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -122,7 +122,7 @@ def _load(path: str, image: Image) -> None:
         image.load()
     except Exception as error:  # decoders raise errors of many kinds at malformed data
         reason = str(error) or type(error).__name__
-        fault = "it is cut short" if "truncated" in reason else f"its data is broken ({reason})"
+        fault = "it is cut short" if "truncated" in reason.lower() else f"its data is broken ({reason})"
         raise MediaError(f"{path}: is not a whole image: {fault}") from error
 
 

@@ -20,7 +20,7 @@ def avif_tile(picture: np.ndarray) -> tuple[bytes, bytes, bytes]:
 
 
 def hevc_tile(picture: np.ndarray) -> tuple[bytes, bytes, bytes]:
-    """Returns item type, configuration box and data of a picture, uint8 [h, w, 3] RGB, coded in HEVC."""
+    """Returns item type, configuration box and data of a picture, uint8 [h, w, 3] RGB, in HEVC."""
     file = io.BytesIO()
     options = {"preset": "ultrafast", "x265-params": "log-level=none"}
     with av.open(file, "w", "matroska") as container:
@@ -64,7 +64,7 @@ def write_grid(
     while at < len(transformations):
         (length,) = struct.unpack_from(">I", transformations, at)
         properties.append(transformations[at : at + length])
-        numbers_of_grid.append(len(properties))
+        numbers_of_grid.append(0x80 | len(properties))  # essential
         at += length
     numbers = [[1, 2]] * count + [numbers_of_grid]
     associations = b"".join(
