@@ -118,6 +118,10 @@ def test_loading_casts_each_leaf_and_shards(exported):
     loaded = open_checkpoint(directory).load_params(dtypes, shardings)
     assert_bits_equal(loaded, jax.tree.map(lambda x, d: x.astype(d), params, dtypes))
     assert loaded["text"]["layers"]["mlp"]["up"]["kernel"].sharding == split
+    # Devices get no weight that is not a number; here, because the programs are compiled by now.
+    rewrite(directory, lambda t: t["model.layers.0.mlp.up_proj.weight"].__setitem__((3, 4), np.nan))
+    with pytest.raises(CheckpointError, match=r"layers\.0\.mlp\.up_proj\.weight holds NaN"):
+        open_checkpoint(directory).load_params(dtypes, shardings)
 
 
 def rewrite(directory, change):

@@ -1,7 +1,8 @@
 """Writes timeline.json: tokens and rotary positions of conversations in transformers 4.50.
 
-4.57 gives the same positions; 5.x gives others after long videos (docs/positions.md). For each conversation it holds the token ids of the rendered template with Qwen2's vocabulary, and the
-positions of `get_rope_index`. It needs
+4.57 gives the same positions, 5.x others after long videos (docs/positions.md). For each conversation
+it holds the token ids of the rendered template with Qwen2's vocabulary, and the positions of
+`get_rope_index`. It needs
 `pip install transformers==4.50.0 torch==2.13.0 jinja2`:
 
     python -m tests.goldens.make_timeline

@@ -246,3 +246,33 @@ def test_transformers_computes_the_same_for_any_architecture(tmp_path, model, sh
     )
     report = compare_traces(theirs, trace_layers(config, params, probe.row))
     assert report.first_beyond(1e-4) is None
+
+
+def test_their_positions(verify, model):
+    """4.57 places text after a long video as we do, 5 does not; both agree on streaming turns."""
+    pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    home = model[0]
+    code, out = verify(home, "--against", "transformers", "--their-positions", "--clip", CLIP)
+    lines = [line for line in out.splitlines() if line.startswith(("  streaming", "  question"))]
+    assert len(lines) == 3
+    assert "the same at all" in lines[0]
+    if int(transformers.__version__.split(".")[0]) < 5:
+        assert code == 0
+        assert "the same at all" in lines[1]
+    else:
+        assert code == 1
+        assert "by up to 10; the next token is at" in lines[1]  # 12 frame pairs, 2 merged patches
+        assert "its logits at those tokens" in out
+    # Positions of another mode are others in every version.
+    code, out = verify(
+        home, "--against", "transformers", "--their-positions", "--positions", "sequential"
+    )
+    assert code == 1
+    assert "tokens differ" in out.split("streaming conversation: ")[1].splitlines()[0]
+
+
+def test_their_positions_need_transformers(verify, model):
+    code, error = verify(model[0], model[0], "--their-positions")
+    assert code == 2
+    assert "--their-positions needs --against transformers" in error
