@@ -292,14 +292,14 @@ def _open_run(
         "dtype": args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16"),
     } | benchmark_settings
     folder = Path(args.out)
-    rules = _run_rules(args, folder)
+    rules = run_rules(args, folder)
     if rules != EARLIER:
         settings["media_rules"] = rules.to_json()
     lock_settings(folder, settings)
     return folder, settings, checkpoint, budget
 
 
-def _run_rules(args: argparse.Namespace, folder: Path) -> MediaRules:
+def run_rules(args: argparse.Namespace, folder: Path) -> MediaRules:
     """Returns the media rules of a run; one that was begun before they were recorded keeps its own."""
     from livecc_jax.evaluate.benchmarks.record_files import load_json
     from livecc_jax.media.rules import DEFAULT, EARLIER
