@@ -121,6 +121,8 @@ def scan_packets(path: str, file_size: int, rules: MediaRules = DEFAULT) -> Pack
     with container:
         if rules.version > 1:
             check_timed(path, container)
+            if rules.track is None and container.format.name == "mpegts":
+                _check_streams_overlap(path, container, stream)
         detector = RestartDetector(container.format.name, stream.time_base)
         pictures = PictureFilter(stream)
         recordings = [Recording()]
@@ -173,6 +175,32 @@ def check_timed(
             f"{name}: is a raw {codec} stream, which holds no timestamps, so that the times of its "
             "frames are not known; put it into a container at its frame rate, such as "
             "`ffmpeg -framerate 25 -i IN -c copy OUT.mp4`"
+        )
+
+
+def _check_streams_overlap(
+    path: str, container: av.container.InputContainer, stream: av.VideoStream
+) -> None:
+    """Raises MediaError if another video stream lies wholly before or after the chosen one.
+
+    Transport streams that are joined keep their streams' numbers, so that the second recording may come
+    in a stream of its own.
+    """
+    import av
+
+    if len(container.streams.video) < 2:
+        return
+    places: dict[int, list[int]] = {}
+    with av.open(path) as copy:
+        for packet in copy.demux(video=tuple(range(len(copy.streams.video)))):
+            # A stream's last packet is only read at the end of the file, wherever it lies.
+            if packet.size and packet.pos is not None:
+                places.setdefault(packet.stream.index, [packet.pos, packet.pos])[1] = packet.pos
+    first, last = places.pop(stream.index, (0, 0))
+    if any(begin > last or end < first for begin, end in places.values()):
+        raise MediaError(
+            f"{path}: holds several recordings in a row, each in a video stream of its own; put them "
+            "into one with FFmpeg's concat demuxer, or choose one by its number as a video track"
         )
 
 

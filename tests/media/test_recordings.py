@@ -8,6 +8,7 @@ import pytest
 
 from livecc_jax.errors import MediaError
 from livecc_jax.media.recordings import ContinuousClock
+from livecc_jax.media.rules import MediaRules
 from livecc_jax.media.video import iter_frames, probe
 from tests.support.media import make_video, remux
 
@@ -113,6 +114,20 @@ def test_a_recording_that_cannot_be_reached_is_not_lost_without_a_word(tmp_path,
     path.write_bytes(2 * path.read_bytes())
     with pytest.raises(MediaError, match=r"holds another recording after its first 1\.[45] s"):
         probe(path)
+
+
+def test_recordings_in_streams_of_their_own_are_refused(recordings, tmp_path):
+    """The second transport stream numbers its streams otherwise, so that it is another track."""
+    parts = []
+    for source, number in zip(recordings, ("256", "512"), strict=True):
+        with av.open(str(source)) as container:
+            remux(container, tmp_path / "part.ts", {"mpegts_start_pid": number})
+        parts.append((tmp_path / "part.ts").read_bytes())
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(b"".join(parts))
+    with pytest.raises(MediaError, match="holds several recordings in a row, each in a video stream"):
+        probe(joined)
+    assert len(probe(joined, MediaRules(track=1)).pts_us) == 15
 
 
 def test_a_live_clock_that_starts_anew():
