@@ -33,12 +33,17 @@ def read_tokenizer_file(path: Path) -> bytes:
 def _unpack(data: bytes) -> bytes:
     """Returns unpacked bytes. Raises JsonError when there are more than MAX_BYTES."""
     unpacked = b""
-    while data:
+    while data or not unpacked:
         stream = lzma.LZMADecompressor(memlimit=MAX_UNPACKING_MEMORY)
-        unpacked += stream.decompress(data, MAX_BYTES + 1 - len(unpacked))
+        try:
+            unpacked += stream.decompress(data, MAX_BYTES + 1 - len(unpacked))
+        except lzma.LZMAError:
+            if unpacked:  # what follows the last stream is not looked at, as Python's lzma does
+                break
+            raise
         if len(unpacked) > MAX_BYTES:
             raise JsonError(f"has more than {MAX_BYTES} bytes when it is unpacked")
         if not stream.eof:
             raise EOFError("it is cut short")
-        data = stream.unused_data.lstrip(b"\0")  # a file may hold several streams, and padding
+        data = stream.unused_data
     return unpacked

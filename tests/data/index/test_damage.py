@@ -75,7 +75,7 @@ def test_five_flipped_bytes_never_show_other_frames(built, template, earlier):
     files = sorted(p for p in folder.iterdir() if p.suffix == (".npy" if earlier else p.suffix))
     files = [p for p in files if p.name != "rejected.jsonl"]
     rng, said = random.Random(17), []
-    for _ in range(120):
+    for _ in range(80):
         file = rng.choice(files)
         original = file.read_bytes()
         damaged = bytearray(original)
@@ -93,7 +93,7 @@ def test_five_flipped_bytes_never_show_other_frames(built, template, earlier):
         finally:
             file.write_bytes(original)
     assert all(str(folder) in message for message in said)
-    assert len(said) > 80  # the others hit the padding of a header
+    assert len(said) > 50  # the others hit the padding of a header
 
 
 def test_a_block_is_checked_when_it_is_used(built, tmp_path):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from livecc_jax.data.index.build import build_index
 from livecc_jax.data.rows.mixture import Mixture, epoch_examples, parse_mixture
 from livecc_jax.data.rows.pipeline import RowSource
-from livecc_jax.errors import ConfigError
+from livecc_jax.errors import ConfigError, DataError
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.text.open import open_tokenizer
 
@@ -100,6 +100,32 @@ def test_epochs_and_weights(home, small_tokenizer):
         with pytest.raises(ConfigError, match=reason):
             Mixture(text.format(h=home))
     assert parse_mixture("gs://b/i@2e-1")[0].path == "gs://b/i"
+
+
+@pytest.mark.parametrize(
+    ("share", "reason"),
+    [
+        ("*999999999999", "more than 10000 epochs"),
+        ("*1e30", "more than 10000 epochs"),
+        ("*1e999999999", "is not INDEX"),
+        ("*" + "9" * 5000, "is not INDEX"),
+        ("@1e-999999999", "is not INDEX"),
+        (",x" * 2000, "names more than 1000 indexes"),
+    ],
+)
+def test_shares_are_refused_before_they_are_computed(share, reason):
+    with pytest.raises(ConfigError, match=reason):
+        parse_mixture("index" + share)
+
+
+def test_an_epoch_has_a_limit(home, small_tokenizer, monkeypatch):
+    """Of five questions 9,000 times, 45,000 examples; the limit counts those of all indexes."""
+    monkeypatch.setattr("livecc_jax.data.rows.mixture.MAX_EPOCH_EXAMPLES", 45_003)
+    assert len(Mixture(f"{home}/qa*9000")) == 5
+    with pytest.raises(ConfigError, match="an epoch would hold 45004 examples"):
+        Mixture(f"{home}/qa*9000,{home}/clips")
+    with pytest.raises(DataError, match="1000000000 epochs of 5 examples are more than"):
+        _ = source(home, small_tokenizer, "{h}/qa", epochs=10**9).packing
 
 
 def test_each_form_of_question_in_a_row(home, small_tokenizer):
