@@ -160,7 +160,7 @@ def test_turns_have_the_displayed_shape(tmp_path, pace):
     source, options = str(path), {"pace": pace}
     handler = partial(QuietHandler, directory=str(tmp_path))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         if pace == "http":
             source, options = f"http://127.0.0.1:{server.server_port}/wide.mp4", {}
         options["keep_pace"] = lambda stamp, began: None

@@ -131,7 +131,7 @@ def test_over_http_the_same_track_is_shown(tmp_path, name):
     write_tracks(tmp_path / f"tracks.{suffix}", *tracks)
     handler = partial(QuietHandler, directory=str(tmp_path))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}/tracks.{suffix}"
         turns = read_turns(address, PixelBudget.parse(64), keep_pace=lambda stamp, began: None)
         frames = np.concatenate([turn.frames for turn in turns])
