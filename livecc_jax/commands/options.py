@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from livecc_jax.stream.model import StreamModel
     from livecc_jax.text.tokenizer import Tokenizer
 
+MAX_SECONDS = 1e9  # longer than any source
+
 
 def add_timeline_options(parser: argparse.ArgumentParser) -> None:
     """Adds --positions and --pixel-budget; their defaults are the checkpoint's."""
@@ -92,6 +94,8 @@ def check_span(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and not 0 <= value < math.inf:  # also true of nan
             raise ConfigError(f"--{name} must be a number of seconds of at least 0, not {value:g}")
+        if value is not None and value > MAX_SECONDS:
+            raise ConfigError(f"--{name} must be at most {MAX_SECONDS:g} seconds, not {value:g}")
     if args.end is not None and args.end <= (args.start or 0.0):
         raise ConfigError(f"--end {args.end:g} is not after --start {args.start or 0.0:g}")
 
