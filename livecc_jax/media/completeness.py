@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from livecc_jax.errors import MediaError
-from livecc_jax.media.decode import open_video, to_microseconds
+from livecc_jax.media.decode import open_video
+from livecc_jax.media.packet_decoder import to_microseconds
 from livecc_jax.media.packets import PacketScan
 from livecc_jax.media.promises import Promise
 from livecc_jax.media.rules import DEFAULT, MediaRules

@@ -13,7 +13,6 @@ import heapq
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,8 +25,14 @@ from livecc_jax.media.display import (
     frame_orientation,
     pixel_aspect,
 )
+from livecc_jax.media.in_order import Timeline, frames_in_order
 from livecc_jax.media.non_reference import NonReferenceSkipper
-from livecc_jax.media.recordings import RestartDetector
+from livecc_jax.media.packet_decoder import (
+    decode_packet,
+    frame_stamp,
+    stamps_in_storage_order,
+    to_microseconds,
+)
 from livecc_jax.media.rules import DEFAULT, MediaRules
 from livecc_jax.media.shown import PictureFilter
 from livecc_jax.media.tracks import choose_track
@@ -45,11 +50,6 @@ SEEK_FROM_US = 1_000_000  # decoding up to earlier targets is as fast as a seek
 RETRY_MARGIN_US = 10_000_000  # how much earlier to seek when the first seek missed the target
 MAX_DISORDER_US = 2_000_000  # how much later than its timestamp a frame may be decoded
 SIZE_PACKETS = 64  # packets to decode for the size, before the codec's header is used instead
-
-
-# In place of a lead: the file holds several recordings whose clocks overlap, so that it is decoded in
-# the order of storage, and a frame's time follows from the recording in which it lies.
-IN_ORDER = -(1 << 60)
 
 
 class FrameMissing(Exception):
@@ -70,25 +70,6 @@ class DecodeStrategy:
 
 
 DECODE_ALL = DecodeStrategy()
-
-
-@dataclass(frozen=True)
-class Timeline:
-    """Where the recordings of a file lie in time.
-
-    Attributes:
-        starts: Smallest timestamp of each, in the stream's unit.
-        offsets_us: Its time in microseconds after the first frame of the file.
-    """
-
-    starts: Sequence[int]
-    offsets_us: Sequence[int]
-
-
-def to_microseconds(stamps: np.ndarray | int, unit: Fraction) -> np.ndarray | int:
-    """Converts timestamps in `unit` seconds to microseconds, rounding half up, in integers."""
-    numerator, denominator = unit.numerator * 1_000_000, unit.denominator
-    return (2 * stamps * numerator + denominator) // (2 * denominator)
 
 
 def open_video(
@@ -226,7 +207,7 @@ def decode_with(
         if timeline is None:
             decoded = _decoded_frames(container, stream, strategy, times, lead_us, decoder)
         else:
-            decoded = _frames_in_order(container, stream, timeline, decoder)
+            decoded = frames_in_order(container, stream, timeline, decoder)
         for frame, time_us in decoded:
             convert.orientation(frame)
             usable = usable or (frame.key_frame and not frame.is_corrupt)
@@ -291,47 +272,6 @@ def _decoded_frames(
                 yield frame, to_microseconds(stamp - start, stream.time_base) - lead_us
 
 
-def _frames_in_order(
-    container: av.container.InputContainer,
-    stream: av.VideoStream,
-    timeline: Timeline,
-    packet_decoder: PacketDecoder,
-) -> Iterator[tuple[av.VideoFrame, int]]:
-    """As `_decoded_frames`, of a file that holds several recordings."""
-    detector, number = RestartDetector(container.format.name, stream.time_base), 0
-
-    def with_times(frames: Sequence[av.VideoFrame]) -> Iterator[tuple[av.VideoFrame, int]]:
-        start, offset_us = timeline.starts[number], timeline.offsets_us[number]
-        for frame in frames:
-            if (stamp := frame_stamp(frame)) is not None:
-                yield frame, to_microseconds(stamp - start, stream.time_base) + offset_us
-
-    for packet in container.demux(stream):
-        if packet.size and detector.restarts(packet):
-            # Frames that wait in the decoder belong to the recording that ends here.
-            yield from with_times(drain(stream.codec_context))
-            number += 1
-        if packet.size or packet.dts is None:
-            yield from with_times(packet_decoder(stream.codec_context, packet))
-
-
-def frame_stamp(frame: av.VideoFrame) -> int | None:
-    """Returns the timestamp of a decoded frame in the stream's unit; None if it has none."""
-    return frame.pts if frame.pts is not None else frame.dts
-
-
-def drain(context: av.VideoCodecContext) -> list[av.VideoFrame]:
-    """Returns the frames that wait in a decoder, which is then ready for another recording."""
-    frames = decode_packet(context, None)
-    context.flush_buffers()
-    return frames
-
-
-def stamps_in_storage_order(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
-    """Whether timestamps follow the order of storage; then the n-th displayed frame has the n-th."""
-    return container.format.name == "avi" and stream.codec_context.has_b_frames
-
-
 def _index_of_time(times: Sequence[int], time_us: int) -> int | None:
     """Returns the index of a time in ascending times, within the tolerance; None if it is absent."""
     i = bisect.bisect_left(times, time_us - TOLERANCE_US)
@@ -347,16 +287,6 @@ def _seek(container: av.container.InputContainer, stream: av.VideoStream, target
         container.seek(offset, stream=stream)
     except (av.FFmpegError, OSError) as error:
         raise FrameMissing from error
-
-
-def decode_packet(context: av.VideoCodecContext, packet: av.Packet | None) -> list[av.VideoFrame]:
-    """Returns the frames that a packet completes; none if it is damaged. No packet is the end."""
-    import av
-
-    try:
-        return context.decode(packet)
-    except (av.FFmpegError, OSError):
-        return []
 
 
 class RGBConverter:

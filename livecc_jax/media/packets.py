@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from livecc_jax.errors import MediaError
-from livecc_jax.media.decode import (
-    FrameSizeProbe,
-    Timeline,
+from livecc_jax.media.decode import FrameSizeProbe, open_video
+from livecc_jax.media.in_order import Timeline
+from livecc_jax.media.packet_decoder import (
     decode_packet,
     drain,
     frame_stamp,
-    open_video,
     stamps_in_storage_order,
     to_microseconds,
 )

@@ -16,7 +16,8 @@ SEARCHED_BYTES = 1 << 20  # of a header, for one of its fields
 PAGE_BYTES = 27 + 255 + 255 * 255  # the longest page of an Ogg file
 
 EBML, SEGMENT, SEGMENT_INFO, CLUSTER = 0x1A45DFA3, 0x18538067, 0x1549A966, 0x1F43B675
-TIMESTAMP_SCALE, DURATION, TRACKS, CODEC_HEADER = 0x2AD7B1, 0x4489, 0x1654AE6B, 0x63A2
+TIMESTAMP_SCALE, DURATION = 0x2AD7B1, 0x4489
+TRACKS, TRACK, CODEC_HEADER = 0x1654AE6B, 0xAE, 0x63A2
 ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 ASF_FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
@@ -109,8 +110,9 @@ def _read_segment(file: BinaryIO, position: int, end: int) -> tuple[float | None
                 elif field == DURATION:
                     duration = struct.unpack(">f" if count == 4 else ">d", _peek(file, at, count))[0]
         elif number == TRACKS:
-            for _, entry, count in _children(file, place, place + length):
-                for field, at, bytes_ in _children(file, entry, entry + count):
+            for track, entry, count in _children(file, place, place + length):
+                # Other elements are checksums, whose contents are no elements.
+                for field, at, bytes_ in _children(file, entry, entry + count * (track == TRACK)):
                     if field == CODEC_HEADER:
                         codec_headers.append(_peek(file, at, min(bytes_, SEARCHED_BYTES)))
     return duration * scale / 1e9 if duration > 0 else None, codec_headers

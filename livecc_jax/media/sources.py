@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from livecc_jax.errors import MediaError
-from livecc_jax.media.decode import RGBConverter, decode_packet, to_microseconds
+from livecc_jax.media.decode import RGBConverter
 from livecc_jax.media.display import displayed_size, pixel_aspect
+from livecc_jax.media.packet_decoder import decode_packet, to_microseconds
 from livecc_jax.media.packets import RAW_FORMATS, check_timed
 from livecc_jax.media.recordings import ContinuousClock
 from livecc_jax.media.rules import DEFAULT, MediaRules

@@ -17,8 +17,10 @@ import numpy as np
 
 from livecc_jax.errors import MediaError
 from livecc_jax.media.completeness import check_complete
-from livecc_jax.media.decode import IN_ORDER, Timeline, check_file, decode_at, to_microseconds
+from livecc_jax.media.decode import check_file, decode_at
 from livecc_jax.media.image_checks import check_as_video
+from livecc_jax.media.in_order import IN_ORDER, Timeline
+from livecc_jax.media.packet_decoder import to_microseconds
 from livecc_jax.media.packets import PacketScan, find_first_decoded, place_recordings, scan_packets
 from livecc_jax.media.promises import Promise, read_promise
 from livecc_jax.media.rules import DEFAULT, MediaRules
@@ -43,7 +45,7 @@ class VideoInfo:
         width: Width in pixels as displayed: turned, and widened if pixels are not square.
         height: Height in pixels as displayed.
         lead_us: How far the first timestamp comes after the stream's nominal start (0 if none is
-            given); `decode.IN_ORDER` for a file that holds several recordings, one after the other.
+            given); `in_order.IN_ORDER` for a file that holds several recordings, one after the other.
         rules: How the file is read.
     """
 
