@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from livecc_jax.errors import MediaError
-from livecc_jax.media.decode import FrameSizeProbe, check_file, open_video, to_microseconds
+from livecc_jax.media.decode import FrameSizeProbe, check_file, open_video
+from livecc_jax.media.packet_decoder import to_microseconds
 from livecc_jax.media.rules import EARLIER, MediaRules
 from livecc_jax.media.video import VideoInfo
 
