@@ -3,12 +3,15 @@
 import contextlib
 import io
 import sys
+from pathlib import Path
 
 import pytest
 
 from livecc_jax.cli import main
 from livecc_jax.commands.terminal import SafeStream
 
+# A small one, which opens at once.
+TOKENIZER = str(Path(__file__).parents[1] / "goldens/earlier/run/tokenizer.model")
 SECRET = "hunter2"
 ADDRESS = f"rtsp://admin:{SECRET}@127.0.0.1:9/live"
 ESCAPE = "clip\x1b]0;gone\x07\x1b[2J"
@@ -17,10 +20,10 @@ ESCAPE = "clip\x1b]0;gone\x07\x1b[2J"
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["index", ADDRESS, "--out", "{tmp}/index", "--tokenizer", "data/tokenizer"],
-        ["index", ESCAPE, "--out", "{tmp}/index", "--tokenizer", "data/tokenizer"],
+        ["index", ADDRESS, "--out", "{tmp}/index", "--tokenizer", TOKENIZER],
+        ["index", ESCAPE, "--out", "{tmp}/index", "--tokenizer", TOKENIZER],
         ["dataset", f"http://u:{SECRET}@127.0.0.1:9/a.jsonl", "--out", "{tmp}"],
-        ["inspect", ESCAPE, "--tokenizer", "data/tokenizer"],
+        ["inspect", ESCAPE, "--tokenizer", TOKENIZER],
         ["train", f"{ADDRESS}{ESCAPE}"],
         ["convert", ESCAPE, "{tmp}/out", "--to", "hf"],
         ["stream", f"{ESCAPE}{ADDRESS}", "x.mp4"],
