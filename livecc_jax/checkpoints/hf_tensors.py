@@ -25,7 +25,7 @@ from livecc_jax.checkpoints.weight_names import (
 from livecc_jax.errors import CheckpointError
 from livecc_jax.model.config import ModelConfig
 
-MAX_PHRASES = 10  # of one message; a phrase may stand for several layers
+MAX_PHRASES = 40  # of one message: all parameters of a model, each phrase for its layers
 FLOATS = tuple(np.dtype(d) for d in ("float16", jnp.bfloat16, "float32", "float64"))
 
 
