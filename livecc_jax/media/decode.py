@@ -93,7 +93,8 @@ def open_video(
     import av
 
     try:
-        container = av.open(file_name(path))
+        # Titles in other encodings than UTF-8 are common in old files; they are not used.
+        container = av.open(file_name(path), metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
         raise MediaError(f"{path}: is not a readable video ({error.strerror})") from error
     try:

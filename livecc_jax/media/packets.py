@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from livecc_jax.errors import MediaError
-from livecc_jax.media.decode import FrameSizeProbe, open_video
+from livecc_jax.media.decode import FrameSizeProbe, file_name, open_video
 from livecc_jax.media.in_order import Timeline
 from livecc_jax.media.packet_decoder import (
     decode_packet,
@@ -190,7 +190,7 @@ def _check_streams_overlap(
     if len(container.streams.video) < 2:
         return
     places: dict[int, list[int]] = {}
-    with av.open(path) as copy:
+    with av.open(file_name(path), metadata_errors="replace") as copy:
         for packet in copy.demux(video=tuple(range(len(copy.streams.video)))):
             # A stream's last packet is only read at the end of the file, wherever it lies.
             if packet.size and packet.pos is not None:

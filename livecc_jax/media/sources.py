@@ -170,6 +170,7 @@ def _read_network(
                 av.open(
                     f"{scheme.lower()}://{rest}",  # FFmpeg knows protocols in lower case alone
                     options=FFMPEG_OPTIONS,
+                    metadata_errors="replace",
                     timeout=(timeouts.open, timeouts.read),
                 )
             )

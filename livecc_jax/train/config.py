@@ -234,7 +234,11 @@ class Config:
         """
         if not self.run:
             raise ConfigError("the config sets no run")
-        if Path(self.run).exists() and not Path(self.run).is_dir():
+        try:
+            is_file = Path(self.run).exists() and not Path(self.run).is_dir()
+        except (OSError, ValueError) as error:  # too long, or a NUL in it
+            raise ConfigError(f"{self.run!a:.200}: is no possible path of a run") from error
+        if is_file:
             raise ConfigError(f"{self.run}: the run must be a directory")
         if bool(self.init) == bool(self.preset):
             raise ConfigError(
