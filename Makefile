@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 LIBTPU := $(CURDIR)/$(VENV)/libtpu
 WANTED := import importlib.metadata as m; print(next(r.split(";")[0] for r in m.requires("jax") if r.startswith("libtpu")))
 
-.PHONY: demo test test-slow lint libtpu clean
+.PHONY: demo test test-slow fuzz lint libtpu clean
 
 $(VENV)/installed: setup.py
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -32,6 +32,13 @@ test: $(VENV)/installed
 
 test-slow: $(VENV)/installed
 	PYTHONPATH=$(LIBTPU)$${PYTHONPATH:+:$$PYTHONPATH} $(BIN)/python -m pytest -q -m slow
+
+# Damaged files for every reader (docs/reliability.md). SEED repeats a run; READERS names some of them.
+INPUTS ?= 6500
+SECONDS ?= 1800
+FIRST ?= 0
+fuzz: $(VENV)/installed
+	$(BIN)/python -m tests.fuzz.run --inputs $(INPUTS) --seconds $(SECONDS) --first $(FIRST) $(if $(SEED),--seed $(SEED)) $(READERS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
