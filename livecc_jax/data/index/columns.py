@@ -83,7 +83,7 @@ def open_array(file: Path, dtype: type, width: int = 0) -> np.ndarray:
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # numpy raises errors of any kind for a header that is damaged
-        raise DataError(f"{file}: is empty, cut short or not an array") from error
+        raise DataError(f"{file}: cannot be read: it is empty, cut short or not an array") from error
     if values.dtype != dtype or values.shape[1:] != (width,) * bool(width) or not values.shape:
         raise DataError(
             f"{file}: holds {values.dtype} of shape {values.shape}, "
