@@ -88,6 +88,8 @@ def probe(path: str | Path, rules: MediaRules = DEFAULT) -> VideoInfo:
         if min(scan.size) < 1:
             raise MediaError(f"{path}: has no picture size")
         pts, gap, timeline = place_recordings(scan)
+        if (pts[1:] <= pts[:-1]).any():
+            raise MediaError(f"{path}: its frames are less than a microsecond apart, as no clock is")
         first, last = scan.recordings[0], scan.recordings[-1]
         lead = int(to_microseconds(timeline.starts[0] - scan.start, scan.unit))
         end = timeline.offsets_us[-1] + max(lead, 0)

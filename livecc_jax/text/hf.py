@@ -44,7 +44,9 @@ class HFTokenizer:
             raise TokenizerError(f"{self.path}: lacks the special tokens {', '.join(missing)}")
         self.special = SpecialTokens(**ids)
         added = self._tokenizer.get_added_tokens_decoder()
-        self.vocab_size = max(self._tokenizer.get_vocab_size(), max(added, default=0) + 1)
+        # A vocabulary may leave ids out, so that its size is less than the largest id.
+        largest = max(self._tokenizer.get_vocab().values(), default=0)
+        self.vocab_size = max(self._tokenizer.get_vocab_size(), largest + 1, max(added, default=0) + 1)
         if self.vocab_size > MAX_VOCABULARY:
             raise TokenizerError(
                 f"{self.path}: has ids up to {self.vocab_size - 1}, but a vocabulary has at most "

@@ -12,10 +12,11 @@ from tests.support.media import pattern
 
 # Decoders round colours and upsample chroma in ways of their own.
 MAX_MEAN_DIFFERENCE = 4.0
+SHAPE = (40, 56, 3)
 
 
 def _prepare(folder: Path) -> None:
-    rgb = Image.fromarray(pattern(3, 40, 56))
+    rgb = Image.fromarray(pattern(3, *SHAPE[:2]))
     alpha = rgb.convert("RGBA")
     alpha.putalpha(Image.fromarray(np.tile(np.arange(56, dtype=np.uint8) * 4, (40, 1))))
     turned = Image.Exif()
@@ -53,6 +54,12 @@ def _differs(folder: Path, file: str, value) -> str:
     if bgr is None:
         return ""  # OpenCV refuses more than it has to, such as a wrong length of a comment
     expected = bgr[..., ::-1]
+    if file == "plain.ppm" and data.tobytes().split(maxsplit=4)[3] != b"255":
+        return ""  # values above the largest that the header gives mean nothing
+    if file == "plain.gif" and value.shape != SHAPE:
+        return ""  # around a picture that does not fill its canvas we show white, OpenCV a colour
+    if file == "turned.jpg" and value.shape == SHAPE:  # a damaged orientation is ignored
+        expected = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)[..., ::-1]
     if expected.shape != value.shape:
         return f"is {value.shape}, by OpenCV {expected.shape}"
     difference = np.abs(value.astype(int) - expected).mean()
