@@ -108,6 +108,10 @@ def check_whole(path: str, data: bytes, kind: ImageKind) -> None:
         MediaError: The file is cut short or damaged.
     """
     checks = {"jpeg": _check_jpeg, "png": _check_png, "gif": _check_gif, "webp": _check_webp}
+    if data[:2] == b"BM" and len(data) >= 18:
+        pixels, header = struct.unpack_from("<II", data, 10)
+        if pixels < 14 + header:  # Pillow would show the header as pixels
+            raise _damaged(path, "its pixels would begin within its header")
     if kind in checks:
         try:
             checks[kind](path, data)
