@@ -41,8 +41,8 @@ setup(
         "numpy>=2.0",
         "ml_dtypes>=0.5",
         "opencv-python-headless>=4.10",
-        # Images: alpha and transparent colours of every mode, orientation, AVIF, and no picture of a file
-        # that is cut short, all of which OpenCV passes over; its 8-bit pixels are those of OpenCV.
+        # Images: alpha and transparent colours of every mode, orientation, AVIF, and refusal of files
+        # that are cut short, none of which OpenCV does. Other 8-bit images have the same pixels.
         "pillow>=11.3",
         "av>=18",  # videos: timestamps without decoding, and decoding that can skip
         "tensorboardX>=2.6",
