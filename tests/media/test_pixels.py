@@ -71,8 +71,9 @@ def test_resizing_in_strips_equals_one_matrix_product(height, width, new_h, new_
     for frame, out in zip(frames, planes, strict=True):
         resizer(frame, out)
     ours = planes.transpose(0, 2, 3, 1)
-    np.testing.assert_array_equal(resize(frames, size), ours)
-    assert np.abs(ours - np.clip(exact, 0, 255)).max() < 0.501
+    # Products over other strips add up in another order, so that exact halves may round differently.
+    for resized in (ours, resize(frames, size)):
+        assert np.abs(resized - np.clip(exact, 0, 255)).max() < 0.501
     patches, grid = patchify(ours)
     np.testing.assert_array_equal(patches, patchify(np.ascontiguousarray(ours))[0])
     expected = ours.reshape(2, new_h, 2, 14, new_w, 2, 14, 3).transpose(1, 4, 2, 5, 7, 0, 3, 6)
