@@ -23,6 +23,7 @@ CHECKSUMS = "checksums.json"
 ALGORITHM = "crc32"
 BLOCK_BYTES = 1 << 26  # bytes of a checksum: long files have several, which are computed in parallel
 READ_BYTES = 1 << 20
+MAX_NAME_BYTES = 2048  # of a file, relative to its folder; file systems allow no more than 255 a part
 
 Entry = dict[str, Any]  # {"bytes": size of the file, "crc32": a number for each block}
 
@@ -115,6 +116,7 @@ def _read_entries(file: Path) -> dict[str, Entry] | None:
         for name, entry in entries.items():
             path = Path(name)
             valid &= not path.is_absolute() and ".." not in path.parts and "\0" not in name
+            valid &= len(name) < MAX_NAME_BYTES and all(len(p.encode()) < 256 for p in path.parts)
             valid &= set(entry) == {"bytes", ALGORITHM} and type(entry["bytes"]) is int
     except FileNotFoundError:
         return None

@@ -24,6 +24,7 @@ from tests.fuzz.readers.tokenizer_files import write_small_tokenizer
 from tests.support.media import make_video
 
 INDEX = "index"
+FRAME_US = 100_000  # duration of a frame of the video
 
 
 @cache
@@ -33,7 +34,7 @@ def _template(tokenizer: str) -> ChatTemplate:
 
 def _prepare(folder: Path) -> None:
     write_small_tokenizer(folder / "tokenizer.json")
-    make_video(folder / "a.mp4", range(0, 6000, 100))
+    make_video(folder / "a.mp4", range(0, 6000, FRAME_US // 1000))
     words = [[0.5 * i, 0.5 * i + 0.4, f"word{i}"] for i in range(12)]
     stream = [
         {"role": "user", "content": [{"type": "video", "video": "a.mp4"}]},
@@ -49,7 +50,11 @@ def _prepare(folder: Path) -> None:
     (folder / "lines.jsonl").write_text("".join(json.dumps(c) + "\n" for c in (stream, chat, stream)))
     tokenizer = _template(str(folder / "tokenizer.json")).tokenizer
     build_index([folder / "lines.jsonl"], folder / INDEX, tokenizer, PixelBudget.parse("12"))
-    shutil.copytree(folder / INDEX, folder.parent / f"{folder.name}.written", dirs_exist_ok=True)
+    written = folder.parent / f"{folder.name}.written"
+    shutil.copytree(folder / INDEX, written, dirs_exist_ok=True)
+    for i, (_, tokens, supervised) in enumerate(_read(folder, "")[1]):
+        np.save(written / f"example.{i}.tokens.npy", tokens)
+        np.save(written / f"example.{i}.supervised.npy", supervised)
 
 
 def _read(folder: Path, file: str):
@@ -62,8 +67,7 @@ def _read(folder: Path, file: str):
         except MediaError as error:
             examples.append(str(error))
             continue
-        example = encoded.ids if hasattr(encoded, "ids") else encoded.tokens
-        examples.append((index.record(i), np.asarray(example), encoded))
+        examples.append((index.record(i), encoded.encoded.tokens, encoded.encoded.supervised))
     return index, examples
 
 
@@ -78,7 +82,6 @@ def _differs(folder: Path, file: str, value) -> str:
             return f"column {name} differs"
     gaps, starts = np.load(written / "frame_gaps_us.npy"), np.load(written / "frame_starts.npy")
     first, media = np.load(written / "media_first_us.npy"), np.load(written / "media_starts.npy")
-    numbers, shapes = np.load(written / "media_file.npy"), np.load(written / "file_shape.npy")
     for i, example in enumerate(examples):
         if isinstance(example, str):
             if Path(file).name != "meta.json":
@@ -88,17 +91,13 @@ def _differs(folder: Path, file: str, value) -> str:
             first[n] + np.cumsum(gaps[starts[n] : starts[n + 1]], dtype=np.int64)
             for n in range(media[i], media[i + 1])
         ]
-        record, _, encoded = example
-        durations = [_frame_duration(encoded, k) for k in range(len(expected))]
-        times = np.concatenate([np.zeros(0, np.int64), *(e + d for e, d in zip(expected, durations))])
-        if not np.array_equal(record.frame_times_us, times):
+        record, *arrays = example
+        for values, name in zip(arrays, ("tokens", "supervised"), strict=True):
+            if not np.array_equal(values, np.load(written / f"example.{i}.{name}.npy")):
+                return f"example {i} has other {name}"
+        if not np.array_equal(record.frame_times_us, np.concatenate(expected) + FRAME_US):
             return f"example {i} has other frame times"
-    del numbers, shapes
     return ""
-
-
-def _frame_duration(encoded, k: int) -> int:
-    return 100_000  # of the video above
 
 
 def _files(folder: Path) -> list[str]:
