@@ -27,6 +27,7 @@ from livecc_jax.evaluate.run.clip_commentary import (
 )
 from livecc_jax.evaluate.run.sampled_video import sample_frames, sample_video
 from livecc_jax.evaluate.run.teacher_forced import teacher_force
+from livecc_jax.media.rules import MediaRules
 from livecc_jax.model.lora import LORA, LoraConfig, abstract_adapters
 from livecc_jax.parallel.mesh import MeshConfig, make_mesh
 from livecc_jax.stream.model import StreamModel
@@ -162,7 +163,9 @@ def test_evaluators_are_made_from_the_config(tmp_path):
     with pytest.raises(ConfigError, match="need `make_evaluators`"):
         loop.train(config(commentary="x"))
     source = SimpleNamespace(
-        mixture=SimpleNamespace(budget=BUDGET, window=64), tokenizer=None, shape=None
+        mixture=SimpleNamespace(budget=BUDGET, window=64, media_rules=lambda _: MediaRules()),
+        tokenizer=None,
+        shape=None,
     )
     for entry in ("videomme", "dance=/tmp", "mvbench="):
         with pytest.raises(ConfigError, match="must be BENCHMARK=PATH"):
