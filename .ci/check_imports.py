@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "livecc_jax"
 LAYERS = (
     ("redact",),
-    ("errors", "version", "bounded_json", "writing"),
+    ("errors", "version", "bounded_json", "writing", "directory_lock"),
     ("text", "parallel", "families"),
     ("timeline",),
     ("kernels",),

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from livecc_jax import directory_lock
 from livecc_jax.errors import ConfigError, OutputError
 from livecc_jax.train import run_lock
 from livecc_jax.train.run_lock import LOCK, RunLock, locked_run
@@ -26,7 +27,7 @@ time.sleep(60)
 
 
 def test_a_second_trainer_is_refused_until_the_first_has_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_lock, "RELEASE_SECONDS", 0.1)
+    monkeypatch.setattr(directory_lock, "RELEASE_SECONDS", 0.1)
     run = tmp_path / "run"
     first = RunLock(run)
     assert first.is_held()
@@ -42,7 +43,7 @@ def test_the_lock_of_a_killed_trainer_is_taken_at_once(tmp_path, monkeypatch, ca
     holder = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout.readline() == "held\n"
-        monkeypatch.setattr(run_lock, "RELEASE_SECONDS", 0.1)
+        monkeypatch.setattr(directory_lock, "RELEASE_SECONDS", 0.1)
         with pytest.raises(ConfigError, match=f"process {holder.pid} on"):
             RunLock(tmp_path)
     finally:
