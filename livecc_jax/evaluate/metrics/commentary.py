@@ -13,6 +13,7 @@ from itertools import pairwise
 import numpy as np
 
 from livecc_jax.evaluate.metrics.perplexity import TeacherForcedClip
+from livecc_jax.evaluate.metrics.triggers import TRIGGER_WINDOW_US, match_times, speech_onsets
 from livecc_jax.evaluate.metrics.word_alignment import WordMatch, align_words, normalize_words
 from livecc_jax.timeline.example import Word
 from livecc_jax.timeline.turns import turn_span
@@ -84,6 +85,9 @@ class ClipCounts:
         ngrams: Number of n-grams of the prediction.
         distinct_ngrams: Number of different n-grams of the prediction.
         duration_us: Length of the clip.
+        reference_onsets: Number of times at which the reference begins to speak.
+        predicted_onsets: Number of times at which the prediction begins to speak.
+        trigger_delays_us: For each pair of onsets, how much later the prediction's is.
         turns: Predicted turns, for plots.
         reference: The reference, for plots.
         teacher_forced: Cost of the reference's tokens, if it was computed.
@@ -102,6 +106,9 @@ class ClipCounts:
     ngrams: int
     distinct_ngrams: int
     duration_us: int
+    reference_onsets: int
+    predicted_onsets: int
+    trigger_delays_us: list[int]
     turns: list[PredictedTurn]
     reference: Reference
     teacher_forced: TeacherForcedClip | None = None
@@ -139,6 +146,8 @@ def count_clip(
             guarded_silence += length
             false_alarms += words
     ngrams, distinct_ngrams = count_ngrams([w for w, _ in predicted])
+    reference_onsets, predicted_onsets = speech_onsets(due_us), speech_onsets(emitted_us)
+    triggers = match_times(predicted_onsets, reference_onsets, TRIGGER_WINDOW_US)
     return ClipCounts(
         id=reference.id,
         seconds=(reference.end_us - reference.start_us) / 1e6,
@@ -153,6 +162,9 @@ def count_clip(
         ngrams=ngrams,
         distinct_ngrams=distinct_ngrams,
         duration_us=reference.end_us - reference.start_us,
+        reference_onsets=len(reference_onsets),
+        predicted_onsets=len(predicted_onsets),
+        trigger_delays_us=[int(predicted_onsets[i] - reference_onsets[j]) for i, j in triggers],
         turns=turns,
         reference=reference,
         teacher_forced=teacher_forced,

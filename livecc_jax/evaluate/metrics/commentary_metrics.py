@@ -17,7 +17,8 @@ from livecc_jax.evaluate.metrics.statistics import Interval, percentile_interval
 # Name: (unit, whether a larger value is better; None where neither is).
 # The names are keys of reports, so they do not change: "lateness" is the onset error of matched words,
 # "seconds told right" the accuracy of speech activity (both speak or both are silent), "false alarms a
-# quiet minute" the rate of words that are predicted in silence. Perplexities are teacher-forced.
+# quiet minute" the rate of words that are predicted in silence. A trigger is a moment at which speech
+# begins after a pause. Perplexities are teacher-forced.
 METRICS: dict[str, tuple[str, bool | None]] = {
     "word F1": ("%", True),
     "word precision": ("%", True),
@@ -28,6 +29,9 @@ METRICS: dict[str, tuple[str, bool | None]] = {
     "silence precision": ("%", True),
     "silence recall": ("%", True),
     "seconds told right": ("%", True),
+    "trigger F1": ("%", True),
+    "trigger delay, median": ("s", None),
+    "trigger delay, 90th percentile": ("s", False),
     "false alarms a quiet minute": ("1/min", False),
     "repeated 4-grams": ("%", False),
     "perplexity, reference's words": ("a token", False),
@@ -50,6 +54,9 @@ def compute_metrics(clips: Sequence[ClipCounts]) -> dict[str, float]:
     guarded_minutes = sum(c.guarded_silence_us for c in clips) / 60e6
     distinct, ngrams = sum(c.distinct_ngrams for c in clips), sum(c.ngrams for c in clips)
     perplexity = pool_turns(t for c in clips if c.teacher_forced for t in c.teacher_forced.turns)
+    triggers = sum(len(c.trigger_delays_us) for c in clips)
+    onsets = sum(c.reference_onsets + c.predicted_onsets for c in clips)
+    delays_s = np.array([d for c in clips for d in c.trigger_delays_us], np.float64) / 1e6
     some = len(onset_errors_s) > 0
     return {
         "word F1": 100 * _ratio(2 * matched, predicted + due),
@@ -61,6 +68,9 @@ def compute_metrics(clips: Sequence[ClipCounts]) -> dict[str, float]:
         "silence precision": 100 * _ratio(matched_silence, predicted_silence),
         "silence recall": 100 * _ratio(matched_silence, reference_silence),
         "seconds told right": 100 * _ratio(agreeing, duration),
+        "trigger F1": 100 * _ratio(2 * triggers, onsets),
+        "trigger delay, median": float(np.median(delays_s)) if triggers else math.nan,
+        "trigger delay, 90th percentile": float(np.quantile(delays_s, 0.9)) if triggers else math.nan,
         "false alarms a quiet minute": _ratio(sum(c.false_alarms for c in clips), guarded_minutes),
         "repeated 4-grams": 100 * (1 - _ratio(distinct, ngrams)),
         "perplexity, reference's words": perplexity.word_perplexity,
