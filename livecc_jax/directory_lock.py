@@ -1,9 +1,9 @@
 """The lock of a directory: two processes that write one directory would lose work of each other.
 
-`<directory>/lock.json` says which process of which host works there. Its holder also has a file lock on
-it, which the system releases when the process ends, however that happens, and touches it regularly. So a
-stale lock is recognised at once on the same machine, and after a while on another one, where a file lock
-may not be visible.
+`<directory>/lock.json` says which process of which host works there. Its holder also has a file lock
+on it, which the system releases when the process ends, however that happens, and touches it regularly.
+So a stale lock is recognised at once on the same machine, and after a while on another one, where a
+file lock may not be visible.
 """
 
 from __future__ import annotations
