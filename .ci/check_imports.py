@@ -16,7 +16,7 @@ PACKAGE = "livecc_jax"
 LAYERS = (
     ("redact",),
     ("errors", "version", "bounded_json", "writing", "directory_lock"),
-    ("text", "parallel", "families"),
+    ("text", "parallel", "families", "reports"),
     ("timeline",),
     ("kernels",),
     ("media",),
