@@ -53,6 +53,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         metavar="N",
         help="maximum number of frames of a video (default 480, as published)",
     )
+    parser.add_argument(
+        "--last-frames",
+        type=int,
+        metavar="N",
+        help="multiple choice: answer also from the last N frames alone, and print that score beside "
+        "the whole video's",
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N questions")
     parser.add_argument(
         "--share",
@@ -99,6 +106,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the benchmark, score it and write the report."""
+    from livecc_jax.commands.last_frames import check_last_frames
     from livecc_jax.commands.options import fail_fast
     from livecc_jax.errors import ConfigError
     from livecc_jax.parallel.processes import initialize_processes
@@ -109,6 +117,9 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--max-frames must be at least 2, not {args.max_frames}")
     if args.mesh and args.benchmark == COMMENTARY:
         raise ConfigError(f"{COMMENTARY} runs on one device a process: --mesh is for multiple choice")
+    check_last_frames(args.last_frames)
+    if args.last_frames and args.benchmark == COMMENTARY:
+        raise ConfigError("--last-frames is for multiple choice; the same of commentary is --memory")
     initialize_processes()
     with fail_fast("evaluate"):
         return _evaluate_commentary(args) if args.benchmark == COMMENTARY else _evaluate_choice(args)
@@ -117,6 +128,7 @@ def run(args: argparse.Namespace) -> int:
 def _evaluate_choice(args: argparse.Namespace) -> int:
     import jax
 
+    from livecc_jax.commands.last_frames import LastFrames
     from livecc_jax.evaluate.benchmarks.annotations import PROMPT_TEMPLATES, read_questions
     from livecc_jax.evaluate.benchmarks.ovobench import read_wordings
     from livecc_jax.evaluate.benchmarks.results_writer import write_results_file
@@ -150,16 +162,17 @@ def _evaluate_choice(args: argparse.Namespace) -> int:
         mesh=mesh,
     )
     del params  # the scorer has its own copy on the devices
-    progress = answer_questions(
-        scorer,
-        question_set,
-        folder,
-        budget,
-        shard=shard,
-        max_frames=args.max_frames,
-        on_progress=progress_printer("questions"),
-        rules=_settings_rules(settings, folder),
-    )
+    options = {
+        "shard": shard,
+        "max_frames": args.max_frames,
+        "rules": _settings_rules(settings, folder),
+    }
+    printer = progress_printer("questions")
+    last_frames = None
+    if args.last_frames:
+        last_frames = LastFrames(question_set, folder, settings, args.last_frames)
+        last_frames.answer(scorer, budget, **options)
+    progress = answer_questions(scorer, question_set, folder, budget, on_progress=printer, **options)
     ids = [q.id for q in question_set.questions]
     answers = gather_answers(progress, "questions", folder, ids)
     if answers is None:
@@ -172,8 +185,10 @@ def _evaluate_choice(args: argparse.Namespace) -> int:
     longer = sum(answer.get("tokens", 0) > context for answer in answers.values())
     settings |= _run_details(question_set.problem_log, answers, mesh)
     settings |= {"longer_than_the_context": longer}
-    write_report(folder, scored, settings, results_file=results.name)
     print(format_score(scored))
+    comparison = last_frames and last_frames.compare(scored)
+    named = (comparison, last_frames.name) if last_frames and comparison else None
+    write_report(folder, scored, settings, named, results_file=results.name)
     if longer:
         print(f"Longer than the model's context of {context:,} tokens: {longer:,} conversations.")
     _print_summary(folder, results.name, settings)

@@ -34,6 +34,7 @@ def answer_questions(
     shard: tuple[int, int] = (0, 1),
     max_frames: int | None = None,
     rules: MediaRules = DEFAULT,
+    last_frames: int | None = None,
     on_progress: Callable[[EvaluationProgress, int], None] = lambda progress, total: None,
 ) -> EvaluationProgress:
     """Answers the questions that have no answer in the run folder yet.
@@ -49,6 +50,7 @@ def answer_questions(
             every count-th video.
         max_frames: Maximum frames of a video; None is the published 480.
         rules: How videos are read.
+        last_frames: Shows only so many of the last frames of each video; see `sample_video`.
         on_progress: Called after each batch of videos with the progress, and the number of questions of
             this shard.
 
@@ -66,7 +68,13 @@ def answer_questions(
         if unanswered:
             todo.append(unanswered)
     with append_lines(answers_path(folder, shard)) as file:
-        load = functools.partial(_sample_video, budget=budget, max_frames=max_frames, rules=rules)
+        load = functools.partial(
+            _sample_video,
+            budget=budget,
+            max_frames=max_frames,
+            rules=rules,
+            last_frames=last_frames,
+        )
         batches = batch_loaded(prefetch(todo, load, scorer.batch_size), scorer.batch_size)
         submitted = ((batch, _submit(scorer, batch)) for batch in batches)
         for batch, wait in one_behind(submitted):
@@ -91,9 +99,13 @@ def _by_video(question_set: QuestionSet) -> list[list[Question]]:
 
 
 def _sample_video(
-    group: list[Question], budget: PixelBudget, max_frames: int | None, rules: MediaRules
+    group: list[Question],
+    budget: PixelBudget,
+    max_frames: int | None,
+    rules: MediaRules,
+    last_frames: int | None,
 ) -> SampledVideo:
-    return sample_video(group[0].source, budget, max_frames, rules)
+    return sample_video(group[0].source, budget, max_frames, rules, last_frames)
 
 
 def _submit(

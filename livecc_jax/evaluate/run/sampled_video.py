@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,7 @@ def sample_video(
     budget: PixelBudget,
     max_frames: int | None = None,
     rules: MediaRules = DEFAULT,
+    last_frames: int | None = None,
 ) -> SampledVideo:
     """Sample, decode, resize and patchify a video.
 
@@ -51,11 +53,16 @@ def sample_video(
         budget: Pixels of a frame.
         max_frames: Maximum number of frames; None is the published 480.
         rules: How videos are read.
+        last_frames: Keeps only so many of the last sampled frames, an even number, at the size that
+            they have among all: a baseline without memory.
 
     Raises:
         MediaError: The video cannot be read, or has no frame in the span.
     """
     media = slice_source(source, budget, max_frames, rules)
+    if last_frames is not None:
+        last = slice(-last_frames, None)
+        media = dataclasses.replace(media, indices=media.indices[last], times_us=media.times_us[last])
     return SampledVideo(media.load_patches(DECODER), media.grid)
 
 

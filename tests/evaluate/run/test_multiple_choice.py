@@ -16,7 +16,10 @@ import pytest
 
 from livecc_jax.cli import main
 from livecc_jax.evaluate.benchmarks.annotations import QUESTION_READERS
+from livecc_jax.evaluate.benchmarks.questions import VideoSource
 from livecc_jax.evaluate.run.run_folder import all_answers, read_answers
+from livecc_jax.evaluate.run.sampled_video import sample_video
+from livecc_jax.media.budget import PixelBudget
 from tests.support.benchmark_data import (
     BIKES,
     SMALL_OPTIONS,
@@ -158,3 +161,31 @@ def test_each_benchmark(benchmark, questions, videos, checkpoint, tmp_path, caps
     for question_id, answer in answers.items():
         best = int(np.argmax(answer["logits"]))
         assert answer["response"] == question_by_id[question_id].responses[best]
+
+
+def test_last_frames_beside_the_whole_video(checkpoint, tmp_path, capsys):
+    """The baseline without memory: its logits are those of a run that sees only those frames."""
+    data, out = write_videomme(tmp_path / "videomme"), tmp_path / "out"
+    assert run_evaluate("videomme", checkpoint, data, out, "--last-frames", "4") == 0
+    printed = capsys.readouterr().out
+    assert "overall: the last 4 frames alone" in printed
+    assert "whole videos" in printed
+    whole, last = all_answers(out), all_answers(out / "last-4-frames")
+    assert whole.keys() == last.keys()
+    assert any(a.get("logits") != last[i].get("logits") for i, a in whole.items())
+    # A video of four sampled frames has no other ones.
+    same = tmp_path / "same"
+    more = ("--last-frames", "4", "--max-frames", "4")
+    assert run_evaluate("videomme", checkpoint, data, same, *more) == 0
+    assert all_answers(same) == all_answers(same / "last-4-frames")
+    assert "difference" in json.loads((out / "report.json").read_text())
+    assert run_evaluate("videomme", checkpoint, data, tmp_path / "x", "--last-frames", "3") == 2
+    assert "even" in capsys.readouterr().err
+
+
+def test_last_frames_are_the_last(tmp_path):
+    """Their patches are the last ones of the whole video, at the same size."""
+    source, budget = VideoSource(str(BIKES)), PixelBudget.parse("reference")
+    whole, last = sample_video(source, budget), sample_video(source, budget, last_frames=4)
+    assert last.grid == (2, *whole.grid[1:])
+    np.testing.assert_array_equal(last.patches, whole.patches[-2:])
