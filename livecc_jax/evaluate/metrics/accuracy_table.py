@@ -11,6 +11,7 @@ import numpy as np
 from livecc_jax.evaluate.benchmarks.catalog import MeanRow, TableLayout
 from livecc_jax.evaluate.benchmarks.scored_answers import ScoredAnswer, ScoredAnswers
 from livecc_jax.evaluate.metrics.statistics import (
+    MIN_CLUSTERS,
     RESAMPLES,
     ClusterBootstrap,
     percentile_interval,
@@ -33,6 +34,9 @@ class TableRow:
         accuracy: Accuracy in percent; nan without answers.
         low: Lower end of the 95% bootstrap interval over videos.
         high: Upper end of that interval.
+        videos: Number of videos (units of the bootstrap) that the interval rests on.
+        chance: Percent that guessing gets right: the mean of 1 / options over the answers that count;
+            nan if the options of some are not known.
     """
 
     facet: str
@@ -43,6 +47,13 @@ class TableRow:
     accuracy: float
     low: float
     high: float
+    videos: int = 0
+    chance: float = math.nan
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether the interval says something: it rests on enough videos, and they differ."""
+        return self.videos >= MIN_CLUSTERS and self.low < self.high
 
     def to_json(self) -> dict[str, object]:
         """Returns the fields as a JSON object; nan becomes null."""
@@ -145,7 +156,12 @@ def accuracy_table(
     values = np.concatenate([member & correct_and_counted[:, None], member & counted[:, None]], axis=1)
     correct, count = (x.astype(int) for x in np.split(values.sum(0), 2))
     unanswered = (member & ~answered[:, None]).sum(0)
-    bootstrap = ClusterBootstrap([e.cluster for e in groups.answers], resamples, seed)
+    clusters = [e.cluster for e in groups.answers]
+    chance = np.array([e.chance for e in groups.answers], float)
+    # The sum of a group with an answer of unknown options is nan.
+    known = np.where(member & counted[:, None], chance[:, None], 0.0).sum(0)
+    chances = groups.with_means(safe_ratio(known, count))
+    bootstrap = ClusterBootstrap(clusters, resamples, seed)
     totals = bootstrap.totals(values)
     estimates = groups.with_means(safe_ratio(correct, count))
     resampled = groups.with_means(safe_ratio(totals[:, :width], totals[:, width:]))
@@ -153,8 +169,11 @@ def accuracy_table(
     for key, value in estimates.items():
         interval = percentile_interval(100 * resampled[key])
         numbers: tuple[int | None, ...] = (None, None, None)
+        videos = bootstrap.clusters
         if key in groups.keys:
             i = groups.keys.index(key)
             numbers = (int(correct[i]), int(count[i]), int(unanswered[i]))
-        table.append(TableRow(*key, *numbers, 100 * float(value), interval.low, interval.high))
+            videos = len({c for c, inside in zip(clusters, member[:, i] & counted) if inside})
+        percent, guess = 100 * float(value), 100 * float(chances[key])
+        table.append(TableRow(*key, *numbers, percent, interval.low, interval.high, videos, guess))
     return table

@@ -12,6 +12,7 @@ from livecc_jax.evaluate.benchmarks.catalog import TableLayout
 from livecc_jax.evaluate.benchmarks.scored_answers import ScoredAnswers
 from livecc_jax.evaluate.metrics.accuracy_table import AnswerGroups
 from livecc_jax.evaluate.metrics.statistics import (
+    MIN_CLUSTERS,
     RESAMPLES,
     ClusterBootstrap,
     bootstrap_p_value,
@@ -40,6 +41,7 @@ class PairedDifference:
         only_b: Number of items that only B answers correctly; None for a mean.
         mcnemar: p-value of McNemar's exact test; None for a mean.
         bootstrap_p: p-value of the paired bootstrap.
+        videos: Number of videos (units of the bootstrap) that interval and p-value rest on.
     """
 
     facet: str
@@ -54,6 +56,12 @@ class PairedDifference:
     only_b: int | None
     mcnemar: float | None
     bootstrap_p: float
+    videos: int = 0
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether the interval says something: it rests on enough videos, and they differ."""
+        return self.videos >= MIN_CLUSTERS and self.low < self.high
 
     def to_json(self) -> dict[str, object]:
         """Returns the fields as a JSON object; nan becomes null."""
@@ -109,7 +117,8 @@ def compare_accuracy(
     width = len(groups.keys)
     sums = values.sum(0).astype(int)
     # The same resamples for both runs: a paired bootstrap.
-    resampled = ClusterBootstrap([first_a[i].cluster for i in ids], resamples, seed).totals(values)
+    clusters = [first_a[i].cluster for i in ids]
+    resampled = ClusterBootstrap(clusters, resamples, seed).totals(values)
 
     def accuracies(totals: np.ndarray, run: int) -> dict:
         columns = slice(run * width, (run + 1) * width)
@@ -124,10 +133,11 @@ def compare_accuracy(
         interval = percentile_interval(difference_samples)
         accuracy_a, accuracy_b = 100 * float(estimates[0][key]), 100 * float(estimates[1][key])
         mcnemar: tuple = (None, None, None)
-        count = None
+        count, videos = None, len(set(clusters))
         if key in groups.keys:
             i = groups.keys.index(key)
             count = int(sums[2 * width + i])
+            videos = len({c for c, inside in zip(clusters, member[:, i]) if inside})
             only_a, only_b = int(discordant[0][i]), int(discordant[1][i])
             mcnemar = only_a, only_b, mcnemar_exact(only_a, only_b)
         differences.append(
@@ -141,6 +151,7 @@ def compare_accuracy(
                 interval.high,
                 *mcnemar,
                 bootstrap_p_value(difference_samples),
+                videos,
             )
         )
     return AccuracyComparison(len(ids), len(first_a) - len(ids), len(first_b) - len(ids), differences)

@@ -14,6 +14,9 @@ import numpy as np
 
 RESAMPLES = 2000
 CONFIDENCE_LEVEL = 0.95
+# Clusters from which a bootstrap says something: of fewer, a resample often misses whole answers, and
+# the interval is far too short.
+MIN_CLUSTERS = 20
 _CHUNK = 256  # resamples drawn at a time: 256 x 4,000 videos of float64 are 8 MB
 
 

@@ -1,8 +1,8 @@
 """When to speak: onsets of speech, and the delay of the first word after an event.
 
-An onset is a word that follows a pause. Onsets need only the times of words, so these metrics serve real
-transcripts as well; where the times of events are known, delays are measured from the events themselves.
-Times are integer microseconds in the video. Formulas are in docs/evaluation.md.
+An onset is a word that follows a pause. Onsets need only the times of words, so these metrics serve
+real transcripts as well; where the times of events are known, delays are measured from the events
+themselves. Times are integer microseconds in the video. Formulas are in docs/evaluation.md.
 """
 
 from __future__ import annotations
