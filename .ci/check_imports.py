@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "livecc_jax"
 LAYERS = (
-    ("redact",),
+    ("redact", "shipped"),
     ("errors", "version", "bounded_json", "writing", "directory_lock"),
     ("text", "parallel", "families", "reports"),
     ("timeline",),
@@ -27,6 +27,7 @@ LAYERS = (
     ("world",),
     ("verify", "planning", "evaluate"),
     ("produce", "serving"),
+    ("api",),
     ("commands",),
     ("cli",),
 )

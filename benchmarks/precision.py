@@ -33,8 +33,8 @@ import jax.numpy as jnp
 import numpy as np
 from random_weights import is_norm, random_params
 
+from livecc_jax.api.models import load_stream_model
 from livecc_jax.checkpoints.open import open_checkpoint
-from livecc_jax.commands.options import load_stream_model
 from livecc_jax.data.annotations.records import AnnotationFile
 from livecc_jax.decoding.compiled import GPU_COMPILER_OPTIONS, JitWithGpuOptions
 from livecc_jax.decoding.decoder import logits
@@ -277,8 +277,7 @@ def model_of_preset(name, tokenizer, precision, dtype):
 
 
 def model_of_checkpoint(checkpoint, precision, dtype):
-    options = {"precision": precision, "dtype": dtype, "mesh": None, "compile_cache": "none"}
-    return load_stream_model(argparse.Namespace(**options), checkpoint)
+    return load_stream_model(checkpoint, dtype, precision, mesh=None)
 
 
 def run(conversation, tokenizer, load_model, variants):

@@ -1,9 +1,10 @@
 """The run of the demo: trains a small model on the commentary of one clip in minutes on two CPU cores.
 
-livecc train configs/demo.py --data.index demo_out/index --run demo_out/run
+livecc train demo --data.index demo_out/index --run demo_out/run
 """
 
 from livecc_jax.parallel.mesh import MeshConfig
+from livecc_jax.shipped import shipped_data
 from livecc_jax.train.config import (
     CheckpointConfig,
     ComputeConfig,
@@ -14,7 +15,7 @@ from livecc_jax.train.config import (
 
 config = Config(
     preset="small",
-    tokenizer="data/tokenizer",
+    tokenizer=str(shipped_data("tokenizer")),
     positions="mrope",
     log_every=10,
     data=DataConfig(tokens=1280, windows=32, targets=128, rows_per_step=1, epochs=70),

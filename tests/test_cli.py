@@ -15,10 +15,10 @@ import jax
 import numpy as np
 import pytest
 
+from livecc_jax.api.models import configure_compilation_cache
 from livecc_jax.checkpoints.hf_config import LiveCCBlock
 from livecc_jax.checkpoints.hf_export import export_hf
 from livecc_jax.cli import main
-from livecc_jax.commands.options import configure_compilation_cache
 from livecc_jax.model.presets import fit_vocabulary, preset
 from livecc_jax.model.qwen2_vl import init_params
 from livecc_jax.text.open import open_tokenizer
@@ -250,8 +250,8 @@ def compilation_cache():
 def test_compilation_cache_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for backend, option, folder in (
-        ("cpu", None, None),
-        ("gpu", None, str(tmp_path / "livecc/programs")),
+        ("cpu", "auto", None),
+        ("gpu", "auto", str(tmp_path / "livecc/programs")),
         ("cpu", str(tmp_path), str(tmp_path)),
         ("gpu", "none", None),
     ):
@@ -259,7 +259,7 @@ def test_compilation_cache_folder(tmp_path, monkeypatch):
         configure_compilation_cache(option, backend)
         assert jax.config.jax_compilation_cache_dir == folder
     jax.config.update("jax_compilation_cache_dir", "configured")
-    configure_compilation_cache(None, "gpu")
+    configure_compilation_cache("auto", "gpu")
     assert jax.config.jax_compilation_cache_dir == "configured"
 
 

@@ -69,6 +69,10 @@ def convert(
         CheckpointError: The source is damaged or has links that lead out of it; its weights hold NaN,
             infinity, or numbers that `dtype` does not hold; or the destination exists or contains the
             source.
+        OutputError: The disk is full, or a file cannot be written for another reason.
+
+    Example:
+        >>> livecc_jax.convert_model("runs/mine", "exported", to="hf", dtype="bfloat16").parameters
     """
     if to not in LAYOUTS:
         raise CheckpointError(f"{to!r} is not a checkpoint layout; they are {', '.join(LAYOUTS)}")

@@ -12,9 +12,9 @@ from livecc_jax.commands.options import (
     add_span_options,
     add_timeline_options,
     check_span,
-    load_stream_model,
+    decoding_options,
     media_rules,
-    stream_options,
+    open_command_model,
 )
 
 if TYPE_CHECKING:
@@ -54,26 +54,26 @@ def run(args: argparse.Namespace) -> int:
     import contextlib
     import sys
 
-    from livecc_jax.checkpoints.open import open_checkpoint
-    from livecc_jax.errors import ConfigError
-    from livecc_jax.media.budget import PixelBudget
-    from livecc_jax.media.clips import sample_media
+    from livecc_jax.api.questions import check_question, open_chat
     from livecc_jax.serving.sinks import JsonLines
-    from livecc_jax.stream.ask import VideoChat
 
     check_span(args)
-    if not all(question.strip() for question in args.questions):
-        raise ConfigError("a question must say something")
-    checkpoint = open_checkpoint(args.model)
-    options = stream_options(args, checkpoint)
-    budget = PixelBudget.parse(args.pixel_budget or checkpoint.livecc.pixel_budget)
-    # Before the weights are loaded, so that an unreadable video fails at once.
-    video = sample_media(args.source, budget, args.start, args.end, args.max_frames, media_rules(args))
+    for question in args.questions:
+        check_question(question)
+    chat = open_chat(
+        open_command_model(args),
+        args.source,
+        start=args.start,
+        end=args.end,
+        max_frames=args.max_frames,
+        pixel_budget=args.pixel_budget,
+        rules=media_rules(args),
+        **decoding_options(args),
+    )
     with contextlib.ExitStack() as stack:
         lines = JsonLines(args.jsonl) if args.jsonl else None
         if lines:
             stack.callback(lines.close)
-        chat = VideoChat(load_stream_model(args, checkpoint), options, video)
         for question in args.questions or _read_questions():
             answer = chat.ask(question, args.max_new_tokens)
             if args.questions or not sys.stdin.isatty():  # otherwise the terminal shows it already

@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import math
 import sys
 import traceback
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from livecc_jax.errors import ConfigError, LiveCCError
@@ -18,14 +16,10 @@ from livecc_jax.timeline.position_modes import POSITION_MODES
 from livecc_jax.writing import write_text
 
 if TYPE_CHECKING:
-    from livecc_jax.checkpoints.open import Checkpoint
-    from livecc_jax.decoding.options import StreamOptions
+    from livecc_jax.api.models import Model
     from livecc_jax.media.budget import PixelBudget
     from livecc_jax.media.rules import MediaRules
-    from livecc_jax.stream.model import StreamModel
     from livecc_jax.text.tokenizer import Tokenizer
-
-MAX_SECONDS = 1e9  # longer than any source
 
 
 def add_timeline_options(parser: argparse.ArgumentParser) -> None:
@@ -90,14 +84,9 @@ def media_rules(args: argparse.Namespace) -> MediaRules:
 
 def check_span(args: argparse.Namespace) -> None:
     """Raises ConfigError unless --start and --end form a span."""
-    for name in ("start", "end"):
-        value = getattr(args, name)
-        if value is not None and not 0 <= value < math.inf:  # also true of nan
-            raise ConfigError(f"--{name} must be a number of seconds of at least 0, not {value:g}")
-        if value is not None and value > MAX_SECONDS:
-            raise ConfigError(f"--{name} must be at most {MAX_SECONDS:g} seconds, not {value:g}")
-    if args.end is not None and args.end <= (args.start or 0.0):
-        raise ConfigError(f"--end {args.end:g} is not after --start {args.start or 0.0:g}")
+    from livecc_jax.api import spans
+
+    spans.check_span(args.start, args.end, "--")
 
 
 def add_decoding_options(parser: argparse.ArgumentParser) -> None:
@@ -157,7 +146,7 @@ def add_cache_precision_option(parser: argparse.ArgumentParser, cache: str) -> N
 
 
 def add_device_options(parser: argparse.ArgumentParser) -> None:
-    """Adds --mesh and --compile-cache, which `load_stream_model` reads."""
+    """Adds --mesh and --compile-cache, which `open_command_model` reads."""
     parser.add_argument(
         "--mesh",
         metavar="AXIS=N,...",
@@ -172,63 +161,30 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def configure_compilation_cache(folder: str | None, backend: str) -> None:
-    """Sets JAX's persistent compilation cache.
+def open_command_model(args: argparse.Namespace) -> Model:
+    """Opens MODEL with --dtype, --precision, --mesh and --compile-cache."""
+    from livecc_jax.api.models import open_model
 
-    Args:
-        folder: Folder of the cache, or `none` for no cache. None means the default: what JAX is
-            configured with (for instance by JAX_COMPILATION_CACHE_DIR), or else a folder in the user's
-            cache directory. There is no default cache on a CPU, because a program compiled for one CPU
-            may not run on another machine that shares the home directory.
-        backend: JAX's default backend.
-    """
-    import os
-
-    import jax
-
-    if folder is None:
-        if jax.config.jax_compilation_cache_dir or backend == "cpu":
-            return
-        home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        folder = str(Path(home).expanduser() / "livecc" / "programs")
-    jax.config.update("jax_compilation_cache_dir", None if folder == "none" else folder)
-
-
-def stream_options(args: argparse.Namespace, checkpoint: Checkpoint) -> StreamOptions:
-    """Returns the decoding options of a stream or an answer; an answer has no silence control."""
-    from livecc_jax.decoding.options import StreamOptions
-
-    return StreamOptions(
-        positions=args.positions or checkpoint.livecc.positions,
-        max_new_tokens=args.max_new_tokens,
-        repetition_penalty=args.repetition_penalty,
-        temperature=args.temperature,
-        silence_base=getattr(args, "silence_base", None),
-        silence_step=getattr(args, "silence_step", 0.0),
-        context=checkpoint.config.text.max_positions,
-        seed=args.seed,
+    return open_model(
+        args.model,
+        dtype=args.dtype,
+        precision=args.precision,
+        mesh=args.mesh,
+        compile_cache=args.compile_cache or "auto",
     )
 
 
-def load_stream_model(args: argparse.Namespace, checkpoint: Checkpoint) -> StreamModel:
-    """Loads a checkpoint onto --mesh, or onto the first device, by --dtype and --precision."""
-    import jax
-
-    from livecc_jax.commands.processes import local_mesh
-    from livecc_jax.stream.model import StreamModel
-
-    backend = jax.default_backend()
-    configure_compilation_cache(args.compile_cache, backend)
-    dtype = args.dtype or ("float32" if backend == "cpu" else "bfloat16")
-    mesh = local_mesh(args.mesh)
-    if mesh is not None:
-        # Weights go from the host to the devices layer by layer, so the devices never hold two copies.
-        params = checkpoint.load_params(jax.numpy.dtype(dtype))
-        return StreamModel(checkpoint.config, params, checkpoint.open_tokenizer(), args.precision, mesh)
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    shardings = jax.tree.map(lambda _: device, checkpoint.abstract_params())
-    params = checkpoint.load_params(jax.numpy.dtype(dtype), shardings)
-    return StreamModel(checkpoint.config, params, checkpoint.open_tokenizer(), args.precision)
+def decoding_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the fields of `StreamOptions` that options set; an answer has no silence control."""
+    return {
+        "positions": args.positions,
+        "max_new_tokens": args.max_new_tokens,
+        "repetition_penalty": args.repetition_penalty,
+        "temperature": args.temperature,
+        "silence_base": getattr(args, "silence_base", None),
+        "silence_step": getattr(args, "silence_step", 0.0),
+        "seed": args.seed,
+    }
 
 
 def add_tokenizer_options(parser: argparse.ArgumentParser) -> None:
@@ -240,19 +196,10 @@ def add_tokenizer_options(parser: argparse.ArgumentParser) -> None:
 
 def resolve_timeline_settings(args: argparse.Namespace) -> tuple[Tokenizer, PixelBudget, str]:
     """Returns (tokenizer, pixel budget, position mode), from the options or the checkpoint."""
-    from livecc_jax.checkpoints.hf_config import LiveCCBlock
-    from livecc_jax.media.budget import PixelBudget
-    from livecc_jax.text.open import open_tokenizer
+    from livecc_jax.api.indexing import timeline_settings
 
-    if args.model:
-        from livecc_jax.checkpoints.open import open_checkpoint
-
-        checkpoint = open_checkpoint(args.model)
-        tokenizer, block = checkpoint.open_tokenizer(), checkpoint.livecc
-    else:
-        tokenizer, block = open_tokenizer(args.tokenizer), LiveCCBlock()
-    budget = PixelBudget.parse(args.pixel_budget or block.pixel_budget)
-    return tokenizer, budget, getattr(args, "positions", None) or block.positions
+    positions = getattr(args, "positions", None)
+    return timeline_settings(args.model, args.tokenizer, args.pixel_budget, positions)
 
 
 def parse_overrides(arguments: list[str]) -> list[tuple[str, str]]:

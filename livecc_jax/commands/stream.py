@@ -13,9 +13,9 @@ from livecc_jax.commands.options import (
     add_span_options,
     add_timeline_options,
     check_span,
-    load_stream_model,
+    decoding_options,
     media_rules,
-    stream_options,
+    open_command_model,
 )
 
 
@@ -65,47 +65,37 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Streams to the terminal and to the requested files."""
-    import itertools
-
     import numpy as np
 
-    from livecc_jax.checkpoints.open import open_checkpoint
+    from livecc_jax.api.comments import comment, reads_ahead
     from livecc_jax.errors import ConfigError
-    from livecc_jax.media.budget import PixelBudget
-    from livecc_jax.media.ingest import is_live, read_turns
-    from livecc_jax.serving.commentary import comment
-    from livecc_jax.serving.sinks import JsonLines, Srt, WebVtt
-    from livecc_jax.stream.history import FULL, ROLLING
-    from livecc_jax.stream.session import Session
     from livecc_jax.stream.turn import Answer
-    from livecc_jax.timeline.example import seconds_to_us
-    from livecc_jax.timeline.turns import stream_prompt
 
     check_span(args)
     if args.cache_precision != "weights" and args.cache != "rolling":
         raise ConfigError(f"--cache-precision {args.cache_precision} needs --cache rolling")
-    checkpoint = open_checkpoint(args.model)
-    options = stream_options(args, checkpoint)
-    questions = parse_questions(args.ask)
-    budget = PixelBudget.parse(args.pixel_budget or checkpoint.livecc.pixel_budget)
-    # Opened before the weights are loaded, so that an unreadable source fails at once.
-    rules = media_rules(args)
-    turns = read_turns(args.source, budget, start=args.start, end=args.end, pace=args.pace, rules=rules)
-    first = next(turns, None)
-    model = load_stream_model(args, checkpoint)
-    prompt = stream_prompt(args.query, args.title, args.previous)
-    offset = seconds_to_us(args.start or 0.0)
-    eviction = ROLLING if args.cache == "rolling" else FULL
-    session = Session(model, options, prompt, offset, eviction, args.cache_precision)
-    if args.warm_up and first:
-        session.warm_up(first.frames.shape[1:3])
-    kinds = {JsonLines: args.jsonl, WebVtt: args.vtt, Srt: args.srt}
-    sinks = [kind(path) for kind, path in kinds.items() if path]
-
+    results = comment(
+        open_command_model(args),
+        args.source,
+        query=args.query,
+        title=args.title,
+        previous=args.previous,
+        start=args.start,
+        end=args.end,
+        questions=parse_questions(args.ask),
+        jsonl=args.jsonl,
+        vtt=args.vtt,
+        srt=args.srt,
+        cache=args.cache,
+        cache_precision=args.cache_precision,
+        pace=args.pace,
+        pixel_budget=args.pixel_budget,
+        rules=media_rules(args),
+        warm_up=args.warm_up,
+        **decoding_options(args),
+    )
     latencies = []
-    turns = itertools.chain([first] if first else [], turns)
-    prefetch = args.pace == "fast" and not is_live(args.source)
-    for result in comment(session, turns, sinks, questions, prefetch=prefetch):
+    for result in results:
         if isinstance(result, Answer):
             print(f"{result.at:7.1f} ? {result.question}\n        > {result.text.strip()}", flush=True)
             continue
@@ -115,7 +105,9 @@ def run(args: argparse.Namespace) -> int:
         ms = 1000 * np.array(latencies[2:])  # the first two turns may compile
         print(
             f"{len(latencies)} turns; after the first two, {np.median(ms):.0f} ms a turn "
-            f"(median), {ms.max():.0f} ms at most" + ", with prefetched frames" * prefetch
+            f"(median), {ms.max():.0f} ms at most"
+            + ", with prefetched frames"
+            * reads_ahead(args.source, args.pace)
         )
     return 0
 

@@ -52,13 +52,11 @@ def run(args: argparse.Namespace) -> int:
 
     config = override(load_config(args.config), _overrides(args))
 
+    from livecc_jax.api.training import train_model
     from livecc_jax.parallel.processes import initialize_processes, is_main_process
+    from livecc_jax.train.metrics import Progress
 
     initialize_processes()
-
-    from livecc_jax.evaluate.in_training import make_evaluators
-    from livecc_jax.train.loop import train
-    from livecc_jax.train.metrics import Progress
     from livecc_jax.train.preemption import PREEMPTED_EXIT_CODE, Preempted
 
     def report(p: Progress) -> None:
@@ -74,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     is_main = is_main_process()
     with fail_fast("train"):
         try:
-            run_directory = train(config, report if is_main else None, make_evaluators)
+            run_directory = train_model(config, report=report)
         except Preempted as message:
             if is_main:
                 print(f"livecc train: {message}", file=sys.stderr)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from livecc_jax.checkpoints.open import Checkpoint
     from livecc_jax.data.inspect.conversation_row import ConversationRow
-    from livecc_jax.text.tokenizer import Tokenizer
+    from livecc_jax.verify.compare import Comparison
     from livecc_jax.verify.positions import PositionReport
     from livecc_jax.verify.transformers import TransformersModel
 
@@ -17,23 +17,13 @@ QUESTION = "What is shown?"
 NOISE_PAIRS, NOISE_SIZE = 12, 56
 
 
-def show_their_positions(
-    args: argparse.Namespace,
-    model: TransformersModel,
-    a: Checkpoint,
-    probe: ConversationRow,
-    tokenizer: Tokenizer,
-    mode: str,
-) -> bool:
+def show_their_positions(args: argparse.Namespace, comparison: Comparison) -> bool:
     """Prints a line for each conversation, and what the difference does to the logits of one.
 
     Args:
         args: The command's arguments.
-        model: The model in transformers.
-        a: The checkpoint.
-        probe: The streaming conversation that the layers are compared on.
-        tokenizer: The model's tokenizer.
-        mode: Our position mode.
+        comparison: The model, transformers' model of it, and the streaming conversation on which the
+            layers are compared.
 
     Returns:
         Whether transformers gives some token another position.
@@ -46,6 +36,8 @@ def show_their_positions(
     from livecc_jax.timeline.positions import token_positions
     from livecc_jax.verify.positions import compare_positions
 
+    model, a, probe = comparison.theirs, comparison.a, comparison.probe
+    tokenizer, mode = comparison.tokenizer, comparison.positions
     shape = (2 * NOISE_PAIRS, NOISE_SIZE, NOISE_SIZE, 3)
     noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     question = question_row(noise, QUESTION, tokenizer, mode)

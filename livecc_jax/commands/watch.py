@@ -5,14 +5,12 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
-import itertools
 import logging
 import re
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from livecc_jax.commands.options import (
@@ -21,21 +19,17 @@ from livecc_jax.commands.options import (
     add_device_options,
     add_media_options,
     add_timeline_options,
-    load_stream_model,
+    decoding_options,
     media_rules,
-    stream_options,
+    open_command_model,
 )
 from livecc_jax.commands.signals import Terminated, raise_if_stopped
-from livecc_jax.redact import HIDDEN, RedactingFilter, redact_address
+from livecc_jax.redact import RedactingFilter, redact_address
 
 if TYPE_CHECKING:
-    from livecc_jax.decoding.options import StreamOptions
-    from livecc_jax.media.budget import PixelBudget
     from livecc_jax.serving.latency import SourceStats
     from livecc_jax.serving.source import StreamOutput, WatchedSource
     from livecc_jax.serving.watch import Watch
-    from livecc_jax.stream.engine import Engine
-    from livecc_jax.stream.model import StreamModel
 
 REDRAW_SECONDS = 0.5
 MAX_LINES = 10_000  # lines that wait while the terminal takes none
@@ -104,69 +98,50 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Watches until every source is over, or until interrupted."""
-    from livecc_jax.checkpoints.open import open_checkpoint
+    from livecc_jax.api.streams import watch
     from livecc_jax.errors import ConfigError
-    from livecc_jax.media.budget import PixelBudget
-    from livecc_jax.media.live import LiveOptions
-    from livecc_jax.media.sources import is_live
-    from livecc_jax.serving.sinks import JsonLines, Srt, WebVtt
-    from livecc_jax.serving.watch import Watch
-    from livecc_jax.timeline.turns import OPENING_FRAMES, stream_prompt
+    from livecc_jax.serving.names import source_names
 
     if args.retries is not None and args.retries < 0:
         raise ConfigError(f"--retries must not be negative, not {args.retries}")
-    checkpoint = open_checkpoint(args.model)
-    options, rules = stream_options(args, checkpoint), media_rules(args)
-    budget = PixelBudget.parse(args.pixel_budget or checkpoint.livecc.pixel_budget)
-    for source in args.sources:
-        if budget.tokens is None and is_live(source):
-            raise ConfigError(f"{source}: a live source needs a fixed pixel budget, not `reference`")
-    sizes = [budget.size(*parse_size(text), OPENING_FRAMES) for text in args.warm_up]
-    names = source_names(args.sources)
-    if args.out:
-        Path(args.out).mkdir(parents=True, exist_ok=True)
-    queries = query_per_source(args.query, len(names))
-    prompts = [stream_prompt(query, args.title) for query in queries]
-    model = load_stream_model(args, checkpoint)
-    engine = make_engine(model, options, budget, prompts, args.batch, args.cache, args.cache_precision)
-    for size, prompt in itertools.product(sizes, {*prompts}):
-        engine.warm_up(size, prompt, options)
+    if len(args.query) not in (0, 1, len(args.sources)):
+        raise ConfigError(f"--query is given {len(args.query)} times for {len(args.sources)} sources")
     screen, terminated = Screen(sys.stdout), False
-    live = LiveOptions(retries=args.retries, retry_first=True)
-    sink_kinds = (JsonLines, "jsonl"), (WebVtt, "vtt"), (Srt, "srt")
-    with logs_as_lines(screen.lines, dict(zip(args.sources, names))), Watch(engine) as watch:
-        sources = [
-            watch.add(
-                source, budget, prompt, options, name=name, pace=args.pace, live=live,
-                sinks=[
-                    kind(Path(args.out) / f"{name}.{suffix}") for kind, suffix in sink_kinds if args.out
-                ],
-                on_output=screen.output_printer(name), rules=rules,
-            )
-            for source, name, prompt in zip(args.sources, names, prompts)
-        ]  # fmt: skip
+    names = source_names(args.sources)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(logs_as_lines(screen.lines, dict(zip(args.sources, names))))
+        streams = watch(
+            open_command_model(args),
+            dict(zip(names, args.sources)),
+            query=args.query,
+            title=args.title,
+            out=args.out,
+            cache=args.cache,
+            cache_precision=args.cache_precision,
+            batch=args.batch,
+            pace=args.pace,
+            retries=args.retries,
+            pixel_budget=args.pixel_budget,
+            rules=media_rules(args),
+            warm_up=[parse_size(text) for text in args.warm_up],
+            on_output=screen.print_output,
+            **decoding_options(args),
+        )
+        stack.enter_context(streams)
+        sources, running = list(streams.sources.values()), streams.engine_watch
         try:
-            while not watch.wait(REDRAW_SECONDS):
-                screen.show(watch, sources)
+            while not streams.wait(REDRAW_SECONDS):
+                screen.show(running, sources)
                 raise_if_stopped()
         except Terminated:
             terminated = True
         except KeyboardInterrupt:
             pass  # the usual way to stop watching cameras
-        watch.close()
-        screen.show(watch, sources, last=True)
+        streams.close()
+        screen.show(running, sources, last=True)
     if terminated:
         return 128 + signal.SIGTERM
     return 2 if any(source.stats().state == "failed" for source in sources) else 0
-
-
-def query_per_source(queries: list[str], sources: int) -> list[str]:
-    """Returns a query for each source. Raises ConfigError unless there are none, one, or one each."""
-    from livecc_jax.errors import ConfigError
-
-    if len(queries) not in (0, 1, sources):
-        raise ConfigError(f"--query is given {len(queries)} times for {sources} sources")
-    return queries if len(queries) == sources else (queries or [""]) * sources
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -177,67 +152,6 @@ def parse_size(text: str) -> tuple[int, int]:
     if not match:
         raise ConfigError(f"--warm-up {text!r} is not of the form WIDTHxHEIGHT, such as 1920x1080")
     return int(match[2]), int(match[1])
-
-
-def make_engine(
-    model: StreamModel,
-    options: StreamOptions,
-    budget: PixelBudget,
-    prompts: Sequence[str],
-    max_batch: int,
-    cache: str,
-    cache_precision: str,
-) -> Engine:
-    """Returns an engine with room for the context of each source, equally many per device group."""
-    from livecc_jax.stream.capacity import rolling_capacity
-    from livecc_jax.stream.engine import Engine
-    from livecc_jax.stream.history import FULL, ROLLING
-    from livecc_jax.stream.options import EngineOptions
-
-    context_size, pool_tokens = 0, options.context
-    if cache == "rolling":
-        query_tokens = max(len(model.tokenizer.encode(prompt)) for prompt in prompts)
-        context_size, pool_tokens = rolling_capacity(
-            ROLLING, budget.max_pair_patches // 4, query_tokens, options.max_new_tokens
-        )
-    groups, sources = model.shards, len(prompts)
-    rounded_up = -(-sources // groups) * groups
-    return Engine(
-        model,
-        EngineOptions(
-            max_conversations=sources,
-            max_batch=min(-(-max_batch // groups) * groups, rounded_up),
-            pool_tokens=rounded_up * pool_tokens,
-            eviction=ROLLING if cache == "rolling" else FULL,
-            max_new_tokens=options.max_new_tokens,
-            context_size=context_size,
-            cache_precision=cache_precision,
-        ),
-    )
-
-
-def source_names(sources: Sequence[str]) -> list[str]:
-    """Returns a short unique name for each source, fit for a file name and without passwords."""
-    from livecc_jax.media.sources import camera_number, is_live
-
-    names: list[str] = []
-    for source in sources:
-        camera = camera_number(source)
-        if camera is not None:
-            name = f"camera-{camera}"
-        elif is_live(source):
-            place = re.split(r"[?#]", redact_address(source).split("://", 1)[1])[0]
-            host, slash, path = place.removeprefix(f"{HIDDEN}@").partition("/")
-            name = host.lower() + slash + path
-        else:
-            name = Path(source).stem
-        name = re.sub(r"[^\w.]+", "-", name).strip("-.") or "source"
-        unique, number = name, 1
-        while unique in names:
-            number += 1
-            unique = f"{name}-{number}"
-        names.append(unique)
-    return names
 
 
 class Screen:
@@ -257,15 +171,17 @@ class Screen:
         self._drawn = 0
         self.lines: collections.deque[str] = collections.deque(maxlen=MAX_LINES)
 
-    def output_printer(self, name: str) -> Callable[[StreamOutput], None]:
-        """Returns a callback that prints the results of a source, unless there is a table."""
+    def print_output(self, name: str, output: StreamOutput) -> None:
+        """Prints a result of a source, unless there is a table.
+
+        Args:
+            name: Name of the source.
+            output: A turn or an answer.
+        """
         from livecc_jax.stream.turn import Answer
 
-        def print_output(output: StreamOutput) -> None:
-            if not self._is_terminal and not isinstance(output, Answer) and output.words:
-                self.lines.append(f"{name}: {output.start:.1f} - {output.stop:.1f} {output.words}")
-
-        return print_output
+        if not self._is_terminal and not isinstance(output, Answer) and output.words:
+            self.lines.append(f"{name}: {output.start:.1f} - {output.stop:.1f} {output.words}")
 
     def show(self, watch: Watch, sources: Sequence[WatchedSource], last: bool = False) -> None:
         """Prints new lines, and the table; without a terminal only the last table.

@@ -17,6 +17,7 @@ from livecc_jax.errors import ConfigError
 from livecc_jax.model.lora import LoraConfig
 from livecc_jax.model.remat import REMAT_POLICIES
 from livecc_jax.parallel.mesh import MeshConfig
+from livecc_jax.shipped import shipped_configs
 from livecc_jax.timeline.position_modes import POSITION_MODES
 
 GUARD_POLICIES = ("ignore", "skip", "stop")
@@ -276,11 +277,23 @@ FIXED_ON_RESUME = (
 def load_config(path: str | Path) -> Config:
     """Runs a config file and returns its `config`.
 
-    Raises ConfigError when the file is missing, fails, or defines no Config.
+    Args:
+        path: A Python file that defines `config`, or the name of a config that is installed with the
+            package: "demo", "pretrain_7b", ...
+
+    Raises:
+        ConfigError: The file is missing, fails, or defines no Config.
+
+    Example:
+        >>> livecc_jax.load_config("pretrain_7b").optim.learning_rate
+        2e-05
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"{path}: there is no such config file")
+    named = shipped_configs()
+    path = named.get(str(path).removesuffix(".py"), Path(path)) if not _is_file(path) else Path(path)
+    if not _is_file(path):
+        raise ConfigError(
+            f"{path}: there is no such config file; the shipped ones are {', '.join(named)}"
+        )
     try:
         values = runpy.run_path(str(path))
     except ConfigError:
@@ -291,6 +304,13 @@ def load_config(path: str | Path) -> Config:
     if not isinstance(config, Config):
         raise ConfigError(f"{path}: it must define `config`, a livecc_jax.train.config.Config")
     return config
+
+
+def _is_file(path: str | Path) -> bool:
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # too long, or a NUL in it
+        return False
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

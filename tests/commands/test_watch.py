@@ -3,8 +3,9 @@
 import io
 from types import SimpleNamespace
 
-from livecc_jax.commands.watch import Screen, source_names
+from livecc_jax.commands.watch import Screen
 from livecc_jax.serving.latency import SourceStats
+from livecc_jax.serving.names import source_names
 
 
 def stats(name, state="watching", last="so"):
@@ -31,9 +32,8 @@ def test_a_screen_is_redrawn():
     assert "1 watching; 2.0 steps/s; device" in second
     plain = io.StringIO()
     screen = Screen(plain)
-    print_output = screen.output_printer("door")
     for words in ("he scores", ""):
-        print_output(SimpleNamespace(start=3.0, stop=4.0, words=words))
+        screen.print_output("door", SimpleNamespace(start=3.0, stop=4.0, words=words))
     screen.show(total, sources)
     assert plain.getvalue() == "door: 3.0 - 4.0 he scores\n"
     screen.show(total, sources, last=True)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from livecc_jax.commands.watch import source_names
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.clips import sample_media
 from livecc_jax.media.sources import (
@@ -23,6 +22,7 @@ from livecc_jax.media.sources import (
     read_source,
 )
 from livecc_jax.media.video import probe, read_frames
+from livecc_jax.serving.names import source_names
 from tests.support.media import make_video
 
 CLIP = Path(__file__).parents[2] / "data/clips/bikes.mp4"

@@ -11,10 +11,10 @@ import threading
 import numpy as np
 import pytest
 
-from livecc_jax.commands.watch import source_names
 from livecc_jax.errors import LiveCCError, MediaError
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.live import LiveOptions
+from livecc_jax.serving.names import source_names
 from livecc_jax.serving.sinks import JsonLines
 from livecc_jax.serving.watch import Watch
 from livecc_jax.stream.engine import EngineFull
