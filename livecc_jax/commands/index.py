@@ -49,6 +49,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="put all words of a clip after all its frames, instead of second by second",
     )
     parser.add_argument(
+        "--silent-tail",
+        type=int,
+        default=0,
+        metavar="K",
+        help="keep up to K silent seconds at the end of a streaming clip, so that a model learns to "
+        "stay silent there (default 0, as published)",
+    )
+    parser.add_argument(
         "--provisional",
         action="store_true",
         help="believe annotations that give a file's duration and size, and do not open the file",
@@ -128,6 +136,7 @@ def run(args: argparse.Namespace) -> int:
         progress=progress,
         rules=media_rules(args),
         media_root=media_root(args),
+        silent_tail=args.silent_tail,
     )
     if sys.stderr.isatty():
         print(file=sys.stderr)

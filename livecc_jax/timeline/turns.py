@@ -144,18 +144,21 @@ def assign_words(last_times_us: np.ndarray, words: Sequence[Word]) -> np.ndarray
     return np.searchsorted(last_times_us, ends, side="left")
 
 
-def build_turns(frame_times_us: np.ndarray, words: Sequence[Word]) -> list[Turn]:
+def build_turns(frame_times_us: np.ndarray, words: Sequence[Word], silent_tail: int = 0) -> list[Turn]:
     """Assign words to turns.
 
     A word belongs to the first turn whose last frame's time is at or after the word's end; a word that
-    ends after the last frame belongs to no turn. Silent turns at the end are dropped.
+    ends after the last frame belongs to no turn. Silent turns at the end are dropped, as in LiveCC's
+    training, but for the first `silent_tail` of them.
 
     Args:
         frame_times_us: int64 [F], times of the sampled frames in the file, F even.
         words: The words in order, with times in the file.
+        silent_tail: Number of silent turns that may follow the last one with words. A model that never
+            saw any talks on when a live stream falls silent.
 
     Returns:
-        At least one turn; the last one has words.
+        At least one turn; the last one has words, or is one of the silent tail.
 
     Raises:
         ExampleError: There are fewer than 6 frames, no turn has words, or words are out of order.
@@ -175,10 +178,10 @@ def build_turns(frame_times_us: np.ndarray, words: Sequence[Word]) -> list[Turn]
         text = word.text.strip()
         if text and turn < len(texts):
             texts[turn].append(text)
-    while texts and not texts[-1]:
-        texts.pop()
-    if not texts:
+    if not any(texts):
         raise ExampleError("nothing is said within the clip")
+    last = max(i for i, text in enumerate(texts) if text)
+    del texts[last + 1 + silent_tail :]
     return [
         Turn(*turn_span(i), first_frames[i], last_frames[i] - first_frames[i] + 1, " ".join(text))
         for i, text in enumerate(texts)

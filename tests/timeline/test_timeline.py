@@ -97,8 +97,8 @@ words_lists = st.lists(
 
 
 @settings(max_examples=150, deadline=None)
-@given(words_lists, st.integers(3, 20), st.integers(0, 10_000_000))
-def test_words_are_assigned_by_the_definition(raw, pairs, origin):
+@given(words_lists, st.integers(3, 20), st.integers(0, 10_000_000), st.integers(0, 4))
+def test_words_are_assigned_by_the_definition(raw, pairs, origin, tail):
     """A word belongs to the first turn whose last frame is at or after the word's end."""
     time_us, words = origin, []
     for gap, length, text in raw:
@@ -115,10 +115,11 @@ def test_words_are_assigned_by_the_definition(raw, pairs, origin):
     texts = [" ".join(x) for x in expected]
     if not any(texts):
         with pytest.raises(ExampleError, match="nothing is said"):
-            build_turns(times, words)
+            build_turns(times, words, tail)
         return
-    turns = build_turns(times, words)
-    last = max(i for i, t in enumerate(texts) if t)
+    turns = build_turns(times, words, tail)
+    # Of the silent turns at the end, as many are kept as are asked for and as there are frames for.
+    last = min(max(i for i, t in enumerate(texts) if t) + tail, len(texts) - 1)
     assert [t.text for t in turns] == texts[: last + 1]
     assert [t.num_frames for t in turns] == [6, *[2] * last]
     assert [t.first_frame for t in turns] == [0, *range(6, 6 + 2 * last, 2)]

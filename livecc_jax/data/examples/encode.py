@@ -80,6 +80,7 @@ def encode_example(
     form: str = "stream",
     files: MediaFiles | None = None,
     count_only: bool = False,
+    silent_tail: int = 0,
 ) -> EncodedExample:
     """Encodes one example. Only timestamps are read from videos, and only the size from images.
 
@@ -91,6 +92,7 @@ def encode_example(
         form: One of FORMATS, for clips with timed words.
         files: Reads videos and images; by default they are read directly.
         count_only: Whether to count tokens without producing them; `encoded` then stays empty.
+        silent_tail: Number of silent turns at the end of a streaming example that are kept.
 
     Raises:
         ExampleError: The example is too short, silent, has its words out of order, or supervises
@@ -99,7 +101,7 @@ def encode_example(
     """
     files = files or MediaFiles()
     if isinstance(example, StreamExample):
-        unencoded = _select_stream(example, budget, context, form, files)
+        unencoded = _select_stream(example, budget, context, form, files, silent_tail)
     else:
         unencoded = _select_chat(example, budget, files)
     turns, chat = unencoded.turns, unencoded.chat
@@ -120,13 +122,18 @@ def encode_example(
 
 
 def _select_stream(
-    example: StreamExample, budget: PixelBudget, context: bool, form: str, files: MediaFiles
+    example: StreamExample,
+    budget: PixelBudget,
+    context: bool,
+    form: str,
+    files: MediaFiles,
+    silent_tail: int,
 ) -> EncodedExample:
     """Selects frames and turns of a streaming example; nothing is tokenized yet."""
     clip = example.clip
     info = files.video_info(clip)
     frames, times_us = sample_moments(info, clip.start_us, clip.end_us)
-    turns = build_turns(times_us, example.words)
+    turns = build_turns(times_us, example.words, silent_tail)
     # The whole clip sets the size, its silent end included: that is how a budget is spent.
     height, width = frame_size(clip.path, info.height, info.width, len(frames), budget)
     num_frames = len(frames) if form == "caption" else turns[-1].first_frame + turns[-1].num_frames

@@ -61,6 +61,7 @@ def build_index(
     chunk_lines: int = CHUNK_LINES,
     rules: MediaRules = DEFAULT,
     media_root: MediaRoot | None = None,
+    silent_tail: int = 0,
 ) -> Index:
     """Encodes every example and writes the index; continues an earlier build that was stopped.
 
@@ -85,6 +86,8 @@ def build_index(
         chunk_lines: Number of lines that are indexed together.
         rules: How videos and images are read; the index records them and keeps to them.
         media_root: Confines what annotations may point to; other conversations are rejected.
+        silent_tail: Number of silent turns at the end of a streaming example that are kept; 0 as
+            published.
 
     Raises:
         DataError: A file is malformed, no example is usable, or `out` exists.
@@ -95,6 +98,8 @@ def build_index(
     if workers < 0:
         raise ConfigError(f"the number of workers cannot be {workers}")
     FileCache.from_gigabytes(cache, cache_gb)
+    if silent_tail < 0:
+        raise ConfigError(f"the number of silent turns to keep cannot be {silent_tail}")
     if form not in FORMS:
         raise ConfigError(f"form {form!r} is not one of {', '.join(FORMS)}")
     if out.exists() and not (overwrite and (out / "meta.json").is_file()):
@@ -111,6 +116,7 @@ def build_index(
         settings = IndexSettings(
             budget, context, row_tokens, form, provisional, root,
             str(timestamps or work / "timestamps.sqlite"), str(cache), cache_gb, rules, media_root,
+            silent_tail,
         )  # fmt: skip
         inputs = json.dumps(
             asdict(settings)

@@ -56,6 +56,7 @@ class IndexSettings:
     cache_gb: float = DEFAULT_GB
     rules: MediaRules = DEFAULT
     media_root: MediaRoot | None = None
+    silent_tail: int = 0
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,12 @@ class ChunkIndexer:
     def _encode_line(self, example: Example) -> LineExamples:
         """Counts an example, and splits a streaming one that is longer than a row."""
         s = self.settings
-        options = {"form": s.form, "files": self._files, "count_only": True}
+        options = {
+            "form": s.form,
+            "files": self._files,
+            "count_only": True,
+            "silent_tail": s.silent_tail,
+        }
         encoded = encode_example(example, self._template, s.budget, s.context, **options)
         max_tokens = s.row_tokens - self._reserve(encoded)[0]
         if encoded.tokens <= max_tokens:

@@ -94,6 +94,7 @@ def merge_shards(
             "context": settings.context,
             "row_tokens": settings.row_tokens,
             "form": settings.form,
+            **({"silent_tail": settings.silent_tail} if settings.silent_tail else {}),
             "media_rules": settings.rules.to_json(),
             "tokenizer": tokenizer,
             "window": settings.budget.max_pair_patches,
@@ -106,7 +107,9 @@ def merge_shards(
             "reasons": dict(reasons.most_common(MAX_REASONS)),
         }
         row_settings = {k: meta[k] for k in ("pixel_budget", "context", "form", "tokenizer")}
-        if settings.rules not in (DEFAULT, EARLIER):  # digests did not name these
+        if settings.silent_tail:  # digests did not name these two
+            row_settings["silent_tail"] = settings.silent_tail
+        if settings.rules not in (DEFAULT, EARLIER):
             row_settings["media_rules"] = meta["media_rules"]
         meta["digest"], checksums = columns.finish(json.dumps(row_settings))
     seal(folder, meta, checksums)

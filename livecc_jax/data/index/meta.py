@@ -90,11 +90,12 @@ def _are_annotations(value: Any) -> bool:
     )
 
 
-_ADDED_LATER = {"reordered"}  # not in every index of this version
+_ADDED_LATER = {"reordered", "silent_tail"}  # not in every index of this version
 _FIELDS = {
     "pixel_budget": (_is_budget, "a pixel budget"),
     "context": (lambda v: isinstance(v, bool), "true or false"),
     "form": (lambda v: isinstance(v, str) and v in FORMS, f"one of {', '.join(FORMS)}"),
+    "silent_tail": (_is_count, "a number of turns"),
     "tokenizer": (_is_text, "a fingerprint"),
     "window": (lambda v: _is_count(v) and v > 0, "a number of patches"),
     "root": (_is_text, "a path"),

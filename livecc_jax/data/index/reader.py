@@ -67,6 +67,7 @@ class Index:
         self.budget = PixelBudget.parse(meta["pixel_budget"])
         self.context: bool = meta["context"]
         self.form: str = meta["form"]
+        self.silent_tail: int = meta.get("silent_tail", 0)
         self.rules = MediaRules.from_json(meta.get("media_rules"), str(self.path / META))
         self.tokenizer: str = meta["tokenizer"]
         self.window: int = meta["window"]
@@ -183,7 +184,7 @@ class Index:
         conversation = parse(raw, folder_of(file), f"{file} line {line}")
         example = encode_example(
             self._slice(i, conversation), template, self.budget, self.context,
-            form=self.form, files=files.with_rules(self.rules),
+            form=self.form, files=files.with_rules(self.rules), silent_tail=self.silent_tail,
         )  # fmt: skip
         needed = (example.tokens, example.targets, example.windows(self.window))
         reserved = self._sizes(i)

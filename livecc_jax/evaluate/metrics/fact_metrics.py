@@ -43,7 +43,7 @@ ALL_METRICS = FACT_METRICS | WORD_METRICS
 
 
 def fact_metrics(clips: Sequence[FactCounts]) -> dict[str, float]:
-    """Returns every metric by its name in ALL_METRICS, pooled over clips; nan for a share of nothing."""
+    """Returns every metric by its name in ALL_METRICS, pooled over clips; nan for a part of 0."""
     said, reference, in_time, any_time, but_names, named, named_right, scores, scores_right, true = (
         sum(getattr(c, name) for c in clips)
         for name in (

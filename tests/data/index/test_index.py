@@ -16,7 +16,7 @@ from livecc_jax.data.examples.media_slice import load_patches
 from livecc_jax.data.files.timestamps import TimestampCache
 from livecc_jax.data.index.build import build_index
 from livecc_jax.data.index.reader import Index
-from livecc_jax.errors import DataError, ExampleError, MediaError
+from livecc_jax.errors import ConfigError, DataError, ExampleError, MediaError
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.timeline.example import VideoClip
 
@@ -62,6 +62,31 @@ def test_examples_come_from_the_index_alone(home, template):
         np.testing.assert_array_equal(index.record(i).frame_times_us, wanted.frame_times_us)
         for a, b in zip(example.media, wanted.media, strict=True):
             np.testing.assert_array_equal(load_patches(a, files), load_patches(b))
+
+
+@pytest.mark.parametrize("provisional", [False, True])
+def test_a_silent_tail_is_kept(home, template, provisional):
+    """Silent turns follow the last words of a clip, in the index as in its annotation."""
+    conversation = json.loads(annotations(home)[2].read_text().splitlines()[0])
+    media = {"video_start": 0.0, "video_end": 12.0, "duration": 30.0, "width": 854, "height": 480}
+    conversation[0]["content"][0] |= media
+    conversation[1]["content"][0]["text_stream"] = [[1.0, 1.5, "Hello"], [5.0, 5.4, "again"]]
+    path = home / "annotations/tail.jsonl"
+    path.write_text(json.dumps(conversation) + "\n")
+    turns, digests = {}, set()
+    for tail in (0, 3, 99):
+        out = home / f"index{tail}"
+        options = {"provisional": provisional, "silent_tail": tail}
+        index = build_index([path], out, template.tokenizer, BUDGET, **options)
+        assert index.silent_tail == tail
+        turns[tail] = [t.text for t in index.encoded_example(0, template, MediaFiles()).turns]
+        digests.add(index.digest)
+    assert turns[0] == ["Hello", "", "", "again"]  # turns of the seconds 0 to 3, 3 to 4, ...
+    assert turns[3] == [*turns[0], "", "", ""]
+    assert turns[99] == [*turns[0], *[""] * 6]  # to the end of the clip, at 12 s
+    assert len(digests) == 3
+    with pytest.raises(ConfigError, match="silent turns"):
+        build_index([path], home / "x", template.tokenizer, BUDGET, silent_tail=-1)
 
 
 def test_index_and_data_can_be_moved(home, template, tmp_path):
