@@ -8,6 +8,8 @@ import importlib
 from livecc_jax.version import __version__
 
 COMMANDS = (
+    "captions",
+    "produce",
     "dataset",
     "index",
     "inspect",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from livecc_jax.errors import ConfigError
 from livecc_jax.produce.records import SCHEMA, digest
@@ -255,3 +256,32 @@ def digest_through(parameters: Parameters, stage: str) -> str:
     """Returns a digest of what decides the results of a stage and of all stages before it."""
     names = list(STAGE_FIELDS)
     return digest([stage_digest(parameters, name) for name in names[: names.index(stage) + 1]])
+
+
+def parse_value(name: str, text: str) -> Any:
+    """Returns the value of a parameter that is given as text; several texts are parted by commas.
+
+    Args:
+        name: Name of a field of `Parameters`.
+        text: The value.
+
+    Raises:
+        ConfigError: There is no such field, or the text is no value of it.
+    """
+    kinds = {f.name: f.type for f in dataclasses.fields(Parameters)}
+    if name not in kinds or name in ("kind", "filters"):
+        names = [n for n in kinds if n not in ("kind", "filters")]
+        raise ConfigError(f"there is no parameter {name!r}; there are {', '.join(names)}")
+    kind = kinds[name]
+    if kind == "str":
+        return text
+    if kind.startswith("tuple"):
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    if kind == "bool":
+        if text.lower() in ("true", "yes", "1", "false", "no", "0"):
+            return text.lower() in ("true", "yes", "1")
+        raise ConfigError(f"{name} must be true or false, not {text!r}")
+    try:
+        return int(text) if kind == "int" else float(text)
+    except ValueError as error:
+        raise ConfigError(f"{name} must be a number, not {text!r}") from error

@@ -1,0 +1,186 @@
+"""`livecc produce`: makes training clips of videos and their captions."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from livecc_jax.produce.parameters import Parameters
+
+KINDS = ("pretrain", "sft")
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Declares the command."""
+    parser = subparsers.add_parser(
+        "produce", help="make training clips of videos and their captions", description=__doc__
+    )
+    parser.add_argument(
+        "kind",
+        choices=KINDS,
+        help="`pretrain`: clips with what was said before; `sft`: clips that begin with a sentence",
+    )
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        metavar="SOURCES",
+        help="folders as yt-dlp leaves them, JSON lists (.jsonl), videos, globs, or addresses of these",
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="directory of the results")
+    add_parameter_options(parser)
+    parser.add_argument(
+        "--to",
+        choices=("jsonl", "tfds"),
+        default="jsonl",
+        help="annotations.jsonl alone, or a tensorflow-datasets dataset too (default jsonl)",
+    )
+    parser.add_argument(
+        "--frames",
+        metavar="reference|TOKENS",
+        help="with --to tfds: store the clips' frames at this pixel budget",
+    )
+    parser.set_defaults(run=run)
+
+
+def add_parameter_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that `parameters` reads."""
+    group = parser.add_argument_group("what is kept (defaults: the published numbers)")
+    group.add_argument(
+        "--filters",
+        metavar="none|NAME,...",
+        help="filters to run, or `none`; cutting always runs (default: all that need no model, and "
+        "those whose model is named)",
+    )
+    group.add_argument(
+        "--trailing-silence",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="show up to S seconds of silence after a clip's last word, never past the next word",
+    )
+    group.add_argument("--language", metavar="CODE", help="language of the words (default en)")
+    group.add_argument(
+        "--opt-out",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="ids, channels or addresses that must not be used, one a line; may be repeated",
+    )
+    group.add_argument(
+        "--text-model", metavar="MODEL", help="checkpoint that computes the loss of the words"
+    )
+    group.add_argument(
+        "--face-model",
+        metavar="MODEL",
+        help="checkpoint, ONNX file or plug-in that finds talking heads",
+    )
+    group.add_argument(
+        "--prompt-model", metavar="MODEL", help="checkpoint or http address of a chat model for queries"
+    )
+    group.add_argument(
+        "--speech-model",
+        metavar="MODEL",
+        help="faster-whisper model for videos without words and captions",
+    )
+    group.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="another value of a parameter, such as max_silence_ms=2000; docs/produce.md lists them",
+    )
+
+
+def parameters(args: argparse.Namespace) -> Parameters:
+    """Returns the parameters that the options choose. Raises ConfigError."""
+    import dataclasses
+
+    from livecc_jax.errors import ConfigError
+    from livecc_jax.produce.parameters import PUBLISHED, parse_value
+    from livecc_jax.produce.stages.select import read_opt_outs
+
+    changes: dict[str, Any] = {}
+    for text in args.set:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set takes NAME=VALUE, not {text!r}")
+        changes[name] = parse_value(name, value)
+    if not 0 <= args.trailing_silence <= 3600:  # also true of nan
+        raise ConfigError(
+            f"--trailing-silence must be 0 to 3600 seconds, not {args.trailing_silence:g}"
+        )
+    if args.trailing_silence:
+        changes["trailing_silence_ms"] = round(args.trailing_silence * 1000)
+    for name in ("text_model", "face_model", "prompt_model", "speech_model"):
+        if getattr(args, name):
+            changes[name] = getattr(args, name)
+    if args.language:
+        changes |= {"language": args.language, "caption_language": args.language}
+    if args.opt_out:
+        changes["opt_out"] = tuple(sorted({x for path in args.opt_out for x in read_opt_outs(path)}))
+    chosen = dataclasses.replace(PUBLISHED[args.kind], **changes)
+    if args.filters is None:
+        return chosen
+    names = [name.strip() for name in args.filters.split(",") if name.strip()]
+    if "none" in names and len(names) > 1:
+        raise ConfigError(f"--filters takes none or names of filters, not {args.filters!r}")
+    return chosen.with_filters(() if names == ["none"] else names)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Produces the clips, and prints what was kept and what was dropped for which reason."""
+    import os
+    from collections import Counter
+
+    from livecc_jax.errors import ConfigError
+    from livecc_jax.produce.annotations import annotation_line, rejected_line, write_annotations
+    from livecc_jax.produce.line.in_process import produce_clips
+    from livecc_jax.produce.records import Rejection
+    from livecc_jax.writing import atomic_file, make_folder
+
+    if args.frames and args.to != "tfds":
+        raise ConfigError("--frames goes with --to tfds")
+    chosen = parameters(args)
+    make_folder(args.out)
+    target = os.path.join(args.out, "annotations.jsonl")
+    reasons: Counter[tuple[str, str]] = Counter()
+    with atomic_file(os.path.join(args.out, "rejected.jsonl")) as rejected:
+
+        def kept() -> Any:
+            for record in produce_clips(args.sources, chosen):
+                if isinstance(record, Rejection):
+                    reasons[record.stage, record.reason] += 1
+                    rejected.write(rejected_line(record).encode())
+                else:
+                    yield annotation_line(record, args.out)
+
+        count = write_annotations(target, kept())
+    print(f"{target}: {count} clips")
+    print_reasons(reasons, os.path.join(args.out, "rejected.jsonl"))
+    if args.to == "tfds" and count:
+        write_tfds(target, args.out, args.frames)
+    return 0
+
+
+def print_reasons(reasons: Any, path: str, most: int = 15) -> None:
+    """Prints how many sources and stretches were dropped, for which reasons."""
+    from livecc_jax.redact import displayable
+
+    if not reasons:
+        return
+    print(f"  dropped: {sum(reasons.values())}, each in {path}:")
+    for (stage, reason), number in reasons.most_common(most):
+        print(f"    {number:>8}  {stage}: {displayable(reason)}")
+
+
+def write_tfds(annotations: str, out: str, frames: str | None) -> None:
+    """Writes the annotations as a tensorflow-datasets dataset beside them."""
+    from livecc_jax.data.examples.tfds_builder import StoredFrameOptions, write_dataset
+    from livecc_jax.media.budget import PixelBudget
+
+    options = StoredFrameOptions(PixelBudget.parse(frames)) if frames else None
+    folder, left_out = write_dataset([annotations], out, frames=options)
+    for file, line, reason in left_out:
+        print(f"  left out of the dataset: {file} line {line}: {reason}")
+    print(f"{folder}: index it with `livecc index {folder} --out INDEX ...`")

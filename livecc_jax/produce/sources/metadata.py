@@ -1,0 +1,20 @@
+"""What is kept of a source's metadata beside the fields of `Source`, and ids in names."""
+
+from __future__ import annotations
+
+import re
+
+# Who may have opted out, what a licence allows, and what reports group by.
+INFO_KEYS = (
+    "license", "channel", "channel_id", "channel_url", "uploader", "uploader_id", "uploader_url",
+    "webpage_url", "upload_date", "tags", "fps",
+)  # fmt: skip
+ROUNDED = "duration_is_rounded"  # in `Source.info`: the duration has whole seconds, as sites give it
+# A YouTube id as the whole name, or as yt-dlp puts it behind the title.
+_YOUTUBE_ID = re.compile(r"([A-Za-z0-9_-]{11})|.*\[([A-Za-z0-9_-]{11})\]", re.DOTALL)
+
+
+def youtube_id(name: str) -> str:
+    """Returns the YouTube id that a file name without its ending is or ends with; "" for none."""
+    match = _YOUTUBE_ID.fullmatch(name)
+    return (match[1] or match[2]) if match else ""

@@ -1,0 +1,1 @@
+"""The stages that need no weights: choosing by metadata, words, language, cutting into clips."""
