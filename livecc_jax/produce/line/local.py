@@ -1,0 +1,91 @@
+"""Runs the phases of a line on this machine, with a pool of watched worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from livecc_jax.produce.line.limits import Limits
+from livecc_jax.produce.line.phases import Phase
+from livecc_jax.produce.line.shard import Job, Line, is_finished
+from livecc_jax.produce.line.worker import Worker, run_jobs
+
+
+@dataclass
+class PhaseProgress:
+    """How far a phase is.
+
+    Attributes:
+        phase: Name of the phase.
+        stages: Names of its stages.
+        shards: Number of shards.
+        finished: Shards that have finished.
+        units: Units that have been done since the phase began, those of running shards included.
+        running: Units done so far of the shards that are running.
+    """
+
+    phase: str
+    stages: tuple[str, ...]
+    shards: int
+    finished: int = 0
+    units: int = 0
+    running: dict[Job, int] = field(default_factory=dict)
+
+
+Report = Callable[[PhaseProgress], None]
+
+
+def missing_jobs(line: Line, phase: Phase) -> list[Job]:
+    """Returns a phase's shards that have not finished with the input that they have now."""
+    jobs = [Job(phase.name, shard) for shard in range(line.workspace.shards)]
+    return [job for job in jobs if not is_finished(line, job)]
+
+
+class LocalPool:
+    """Processes on this machine, which keep their models from phase to phase.
+
+    Args:
+        workers: Number of processes.
+        limits: What a unit may take.
+    """
+
+    def __init__(self, workers: int = 1, limits: Limits | None = None) -> None:
+        self._workers = [Worker(limits or Limits()) for _ in range(workers)]
+
+    def close(self) -> None:
+        """Ends the processes."""
+        for worker in self._workers:
+            worker.close()
+
+    def run(self, line: Line, phase: Phase, report: Report) -> int:
+        """Runs a phase over all shards that are missing.
+
+        Args:
+            line: The run.
+            phase: The phase.
+            report: Called a few times a second.
+
+        Returns:
+            The number of units that were missing.
+
+        Raises:
+            LiveCCError: Something is wrong with the run, such as a full disk.
+        """
+        jobs = missing_jobs(line, phase)
+        shards = line.workspace.shards
+        progress = PhaseProgress(
+            phase.name, phase.active(line.parameters), shards, finished=shards - len(jobs)
+        )
+        report(progress)
+        total = 0
+
+        def running(units: dict[Job, int]) -> None:
+            progress.running, progress.units = units, total + sum(units.values())
+            report(progress)
+
+        for _, count in run_jobs(line, jobs, self._workers, running):
+            total += count
+            progress.finished += 1
+        progress.running, progress.units = {}, total
+        report(progress)
+        return total
