@@ -188,7 +188,8 @@ def _evaluate_choice(args: argparse.Namespace) -> int:
     print(format_score(scored))
     comparison = last_frames and last_frames.compare(scored)
     named = (comparison, last_frames.name) if last_frames and comparison else None
-    write_report(folder, scored, settings, named, results_file=results.name)
+    sources = {question.id: question.source for question in question_set.questions}
+    write_report(folder, scored, settings, named, results_file=results.name, sources=sources)
     if longer:
         print(f"Longer than the model's context of {context:,} tokens: {longer:,} conversations.")
     _print_summary(folder, results.name, settings)

@@ -61,6 +61,7 @@ _SETTINGS = {
 }
 MISSING = "This plot needs matplotlib: pip install 'livecc_jax[report]'."
 EMPTY = "There is nothing to plot."
+_GEOMETRY = ("d", "x", "y", "width", "height", "transform")  # a tenth of a pixel is enough
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 
 
@@ -160,6 +161,8 @@ def _inline(document: str, title: str, tooltips: dict[str, str]) -> str:
                 element.set(key, f"#{prefix}{value[1:]}")
             elif "url(#" in value:
                 element.set(key, value.replace("url(#", f"url(#{prefix}"))
+            elif key in _GEOMETRY:
+                element.set(key, re.sub(r"(\d+\.\d)\d+", r"\1", value))
         if element.tag.endswith("}text"):
             turn = element.get("transform", "")
             if turn.startswith("rotate(-0 "):
@@ -171,4 +174,4 @@ def _inline(document: str, title: str, tooltips: dict[str, str]) -> str:
     ElementTree.register_namespace("", _SVG)
     ElementTree.register_namespace("xlink", _XLINK)
     text = re.sub(r"\s+", " ", ElementTree.tostring(root, encoding="unicode"))
-    return re.sub(r"(\d+\.\d)\d+", r"\1", text.replace("> <", "><"))
+    return text.replace("> <", "><")

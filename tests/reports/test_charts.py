@@ -50,6 +50,13 @@ def test_an_interval_is_drawn_only_where_there_is_one():
     assert whiskers[1] > 0
 
 
+def test_numbers_in_words_stay_as_they_are():
+    plot = charts.bar_chart([Bar("0.125 of 3.75", 0.625, note="of 1.2345")], "1.5555", digits=3)
+    assert {"0.125 of 3.75", "0.625 of 1.2345"} <= set(texts(plot))
+    assert "1.5555" in plot.svg
+    assert "0.25" in texts(charts.line_chart([Line("a", [0, 1], [0, 1])], "t", "0.25", "y"))
+
+
 def test_a_reference_line_is_named():
     plot = charts.bar_chart([Bar("a", 50.0)], "t", reference=25.0, reference_name="guessing")
     assert "guessing" in texts(plot)

@@ -13,6 +13,7 @@ from typing import Any
 
 from livecc_jax.errors import DataError
 from livecc_jax.evaluate.benchmarks import answer_extraction
+from livecc_jax.evaluate.benchmarks.answer_text import answer_text
 from livecc_jax.evaluate.benchmarks.catalog import (
     DURATIONS,
     OVO_GROUP_OF,
@@ -30,6 +31,9 @@ from livecc_jax.evaluate.benchmarks.record_fields import (
 )
 from livecc_jax.evaluate.benchmarks.record_files import load_json, read_records
 from livecc_jax.evaluate.benchmarks.scored_answers import ScoredAnswer, ScoredAnswers
+
+# Tasks of OVO-Bench that are answered with a word; a count has no list of options.
+OVO_CHOICES = {"SSR": ("No", "Yes"), "CRR": ("No", "Yes")}
 
 
 def read_videomme_results(path: str | Path) -> ScoredAnswers:
@@ -60,6 +64,7 @@ def read_videomme_results(path: str | Path) -> ScoredAnswers:
                     correct=letter == string_field(question, "answer"),
                     answered=letter != "",
                     in_denominator=letter != "",
+                    text=answer_text(question),
                 )
             )
     return answers
@@ -125,8 +130,16 @@ def read_ovobench_results(path: str | Path) -> ScoredAnswers:
                 item_id += f"#{record.get('test', repeats[task, item_id] - 1)}"
             response, answer = response_field(record), string_field(record, "answer")
             correct = bool(answer) and answer_extraction.response_starts_with_answer(response, answer)
+            text = answer_text(record, options=OVO_CHOICES.get(task, ()))
             answers.add(
-                ScoredAnswer(f"{task}/{item_id}", cluster, _ovo_labels(task), correct, bool(response))
+                ScoredAnswer(
+                    f"{task}/{item_id}",
+                    cluster,
+                    _ovo_labels(task),
+                    correct,
+                    bool(response),
+                    text=text,
+                )
             )
     return answers
 
@@ -149,8 +162,11 @@ def _score_ovo_groups(path: str | Path, groups: dict[str, Any], answers: ScoredA
                 if group != "forward":
                     response, truth = response_field(record), string_field(record, "ground_truth")
                     correct = bool(response) and answer_extraction.ovo_letter_matches(response, truth)
+                    text = answer_text(record, truth)
                     answers.add(
-                        ScoredAnswer(item_id, cluster, _ovo_labels(task), correct, bool(response))
+                        ScoredAnswer(
+                            item_id, cluster, _ovo_labels(task), correct, bool(response), text=text
+                        )
                     )
                     continue
                 tests = record.get("test_info")
@@ -159,9 +175,11 @@ def _score_ovo_groups(path: str | Path, groups: dict[str, Any], answers: ScoredA
                 for k, test in enumerate(tests):
                     with SkipMalformed(answers, f"{where} test {k}"):
                         correct, answered = _score_ovo_test(task, test)
+                        labels, choices = _ovo_labels(task), OVO_CHOICES.get(task, ())
+                        text = answer_text(test, options=choices)
                         answers.add(
                             ScoredAnswer(
-                                f"{item_id}#{k}", cluster, _ovo_labels(task), correct, answered
+                                f"{item_id}#{k}", cluster, labels, correct, answered, text=text
                             )
                         )
 
@@ -188,7 +206,8 @@ def _score_first_letter(
 ) -> ScoredAnswer:
     letter = answer_extraction.extract_first_letter(response_field(question))
     correct = letter == string_field(question, "answer")
-    return ScoredAnswer(question_id, cluster, labels, correct, answered=letter != "")
+    text = answer_text(question)
+    return ScoredAnswer(question_id, cluster, labels, correct, answered=letter != "", text=text)
 
 
 def _read_video_questions(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -28,6 +29,23 @@ class ProblemLog:
 
 
 @dataclass(frozen=True)
+class AnswerText:
+    """What a results file says of an answer, for people to read; scoring does not look at it.
+
+    Attributes:
+        question: The question; empty if the file does not have it.
+        options: The options with their letters; empty if the file does not have them.
+        answer: The right answer, as the file spells it.
+        response: The response as it was given; empty if there is none.
+    """
+
+    question: str = ""
+    options: tuple[str, ...] = ()
+    answer: str = ""
+    response: str = ""
+
+
+@dataclass(frozen=True)
 class ScoredAnswer:
     """One answer, scored by the rule of its benchmark.
 
@@ -38,6 +56,7 @@ class ScoredAnswer:
         correct: Whether the answer is right.
         answered: Whether the rule could read an answer out of the response.
         in_denominator: Whether the rule includes this answer in the denominator.
+        text: The question and the answers in words, if the file has them.
     """
 
     id: str
@@ -46,6 +65,12 @@ class ScoredAnswer:
     correct: bool
     answered: bool = True
     in_denominator: bool = True
+    text: AnswerText = AnswerText()
+
+    @property
+    def chance(self) -> float:
+        """Probability that a guess among the options is right; nan if the options are not known."""
+        return 1 / len(self.text.options) if len(self.text.options) > 1 else math.nan
 
 
 @dataclass

@@ -161,6 +161,7 @@ def accuracy_table(
     # The sum of a group with an answer of unknown options is nan.
     known = np.where(member & counted[:, None], chance[:, None], 0.0).sum(0)
     chances = groups.with_means(safe_ratio(known, count))
+    unknown = groups.with_means(np.isnan(known).astype(float))  # a mean with an unknown part, too
     bootstrap = ClusterBootstrap(clusters, resamples, seed)
     totals = bootstrap.totals(values)
     estimates = groups.with_means(safe_ratio(correct, count))
@@ -174,6 +175,7 @@ def accuracy_table(
             i = groups.keys.index(key)
             numbers = (int(correct[i]), int(count[i]), int(unanswered[i]))
             videos = len({c for c, inside in zip(clusters, member[:, i] & counted) if inside})
-        percent, guess = 100 * float(value), 100 * float(chances[key])
+        percent = 100 * float(value)
+        guess = math.nan if unknown[key] > 0 else 100 * float(chances[key])
         table.append(TableRow(*key, *numbers, percent, interval.low, interval.high, videos, guess))
     return table

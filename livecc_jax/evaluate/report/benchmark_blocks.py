@@ -2,56 +2,100 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
+from livecc_jax.evaluate.metrics.accuracy_table import TableRow
 from livecc_jax.evaluate.metrics.paired_accuracy import AccuracyComparison
-from livecc_jax.evaluate.metrics.score import BenchmarkScore
-from livecc_jax.evaluate.report import svg
-from livecc_jax.evaluate.report.document import Block, Figure, Heading, Table, Text
+from livecc_jax.evaluate.metrics.score import BenchmarkScore, count_answers
 from livecc_jax.evaluate.report.formatting import (
+    MIN_CROSSED,
     describe_counts,
     format_count,
-    format_interval,
     format_number,
     format_p_value,
+    is_shown,
+    row_interval,
 )
+from livecc_jax.reports import charts
+from livecc_jax.reports.page import Block, Details, Facts, Figure, Heading, Table, Text
 
 
 def benchmark_blocks(score: BenchmarkScore) -> list[Block]:
     """Returns the headline, the counts, the table, and one bar chart for each facet."""
     headline = score.headline
-    interval = format_interval(headline.low, headline.high)
+    plain = [r for r in score.table if " / " not in r.facet]
+    crossed = [r for r in score.table if " / " in r.facet]
     blocks: list[Block] = [
         Heading(f"{score.layout.title}: {headline.name} {format_number(headline.accuracy)}%", 1),
-        Text(f"95% interval {interval}. File {score.path}, sha256 {score.sha256}."),
+        Facts(_facts(score)),
+        Text(f"File {score.path}, sha256 {score.sha256}."),
         *(Text(line.strip()) for line in describe_counts(score)),
         Heading("Table"),
-        Table(
-            ("facet", "", "right", "of", "no answer", "accuracy %", "95% interval"),
-            [
-                (
-                    r.facet,
-                    r.name,
-                    format_count(r.correct),
-                    format_count(r.count),
-                    format_count(r.unanswered),
-                    format_number(r.accuracy),
-                    format_interval(r.low, r.high),
-                )
-                for r in score.table
-            ],
-            text_columns=2,
-        ),
-        Heading("Accuracy by group"),
+        _table(plain),
     ]
-    for facet in dict.fromkeys(r.facet for r in score.table):
-        if " / " in facet:  # crossed facets are too many for a plot
-            continue
-        bars = [
-            svg.Bar(r.name, r.accuracy, r.low, r.high, f"of {r.count:,}" if r.count is not None else "")
-            for r in score.table
-            if r.facet == facet
-        ]
-        blocks.append(Figure(svg.bar_chart(bars, facet), f"{facet}: percent, with 95% intervals"))
+    if crossed:
+        large = [r for r in crossed if is_shown(r)]
+        name = f"Crossed groups of at least {MIN_CROSSED} answers: {len(large):,} of {len(crossed):,}"
+        blocks.append(Details(name, [_table(large)] if large else []))
+    blocks.append(Heading("Accuracy by group"))
+    for facet in dict.fromkeys(r.facet for r in plain):
+        rows = [r for r in plain if r.facet == facet]
+        caption = f"{facet}: percent"
+        if any(r.has_interval for r in rows):
+            caption += ", with 95% intervals where enough videos support one"
+        blocks.append(Figure(_bar_chart(rows, facet), caption))
     return blocks
+
+
+def _facts(score: BenchmarkScore) -> list[tuple[str, str, str]]:
+    headline, counts = score.headline, count_answers(score.answers)
+    note = f"95% interval {row_interval(headline)}" if headline.has_interval else ""
+    facts = [(headline.name, f"{format_number(headline.accuracy)}%", note)]
+    if math.isfinite(headline.chance):
+        facts.append(("chance", f"{headline.chance:.1f}%", "guessing among the options"))
+    size = f"of {counts['expected']:,}" if counts["expected"] else ""
+    facts.append(("answers", format_count(counts["items"]), size))
+    facts.append(("videos", format_count(headline.videos), ""))
+    return facts
+
+
+def _table(rows: Sequence[TableRow]) -> Table:
+    return Table(
+        ("facet", "", "right", "of", "no answer", "accuracy %", "chance %", "95% interval"),
+        [
+            (
+                r.facet,
+                r.name,
+                format_count(r.correct),
+                format_count(r.count),
+                format_count(r.unanswered),
+                format_number(r.accuracy),
+                format_number(r.chance),
+                row_interval(r),
+            )
+            for r in rows
+        ],
+        text_columns=2,
+    )
+
+
+def _bar_chart(rows: Sequence[TableRow], facet: str) -> charts.Plot:
+    """Draws the rows of a facet, with the level of chance if it is the same for all of them."""
+    bars = [
+        charts.Bar(
+            r.name,
+            r.accuracy,
+            *((r.low, r.high) if r.has_interval else ()),
+            note=f"of {r.count:,}" if r.count is not None else "",
+        )
+        for r in rows
+    ]
+    levels = {round(r.chance, 6) for r in rows}
+    chance = levels.pop() if len(levels) == 1 else math.nan
+    return charts.bar_chart(
+        bars, facet, "percent", limits=(0, 100), reference=chance, reference_name="chance"
+    )
 
 
 def comparison_blocks(comparison: AccuracyComparison, name: str) -> list[Block]:
@@ -69,7 +113,8 @@ def comparison_blocks(comparison: AccuracyComparison, name: str) -> list[Block]:
         Text(
             f"{comparison.common_items:,} items are in both; {comparison.unpaired_b:,} in this run "
             f"alone and {comparison.unpaired_a:,} in the other alone are not compared. "
-            "An item without an answer is wrong."
+            "An item without an answer is wrong. p-values are of each row alone, not corrected for how "
+            "many rows there are."
         ),
         Table(
             heads,
@@ -81,11 +126,12 @@ def comparison_blocks(comparison: AccuracyComparison, name: str) -> list[Block]:
                     format_number(r.a),
                     format_number(r.b),
                     format_number(r.difference),
-                    format_interval(r.low, r.high),
+                    row_interval(r),
                     format_p_value(r.mcnemar),
-                    format_p_value(r.bootstrap_p),
+                    format_p_value(r.bootstrap_p) if r.has_interval else "",
                 )
                 for r in comparison.differences
+                if is_shown(r)
             ],
             text_columns=2,
         ),

@@ -16,8 +16,7 @@ from livecc_jax.evaluate.metrics.perplexity import (
     perplexity_by_time_band,
     pool_turns,
 )
-from livecc_jax.evaluate.report import svg
-from livecc_jax.evaluate.report.document import Block, Figure, Heading, Pictures, Table, Text
+from livecc_jax.evaluate.metrics.statistics import MIN_CLUSTERS
 from livecc_jax.evaluate.report.formatting import (
     describe_perplexity,
     describe_problems,
@@ -26,7 +25,9 @@ from livecc_jax.evaluate.report.formatting import (
     format_metric,
     format_number,
 )
-from livecc_jax.evaluate.report.thumbnails import thumbnails
+from livecc_jax.evaluate.report.thumbnails import clip_thumbnails
+from livecc_jax.reports import charts
+from livecc_jax.reports.page import Block, Figure, Heading, Pictures, Table, Text
 
 MAX_TIMELINES = 5  # clips that are shown in detail
 
@@ -43,7 +44,9 @@ def commentary_blocks(score: CommentaryScore) -> list[Block]:
             (
                 f"{metric} ({unit})",
                 *(format_metric(v) for v in values),
-                format_interval(interval.low, interval.high) if interval else "-",
+                format_interval(interval.low, interval.high)
+                if interval and len(clips) >= MIN_CLUSTERS
+                else "-",
             )
         )
     return [
@@ -58,7 +61,7 @@ def commentary_blocks(score: CommentaryScore) -> list[Block]:
         Table(("", *score.metrics, "95% interval"), rows),
         Heading("Lateness of matched words (onset error)"),
         Figure(
-            svg.histogram(onset_errors_s, "lateness", "seconds after a word was due"),
+            charts.histogram(onset_errors_s, "lateness", "seconds after a word was due", mark=0.0),
             f"{len(onset_errors_s):,} matched words; left of the line: said before they were due",
         ),
         *_perplexity_blocks(score),
@@ -73,7 +76,8 @@ def _perplexity_blocks(score: CommentaryScore) -> list[Block]:
     if not clips:
         return []
     seconds = [p for p in perplexity_by_second(clips) if p.word_tokens]
-    chart = svg.log_bar_chart([(p.from_s, p.to_s, p.word_perplexity) for p in seconds], "perplexity")
+    columns = [(p.from_s, p.to_s, p.word_perplexity) for p in seconds]
+    chart = charts.column_chart(columns, "perplexity", "seconds", "perplexity", y_log=True)
     return [
         Heading("Perplexity of the reference"),
         Text(describe_perplexity(score)),
@@ -99,8 +103,8 @@ def _timeline_blocks(clip: ClipCounts) -> list[Block]:
     forced = clip.teacher_forced
     perplexities = [pool_turns([t]) for t in forced.turns] if forced else []
     reference = clip.reference
-    due = [(w.start_us / 1e6, w.end_us / 1e6, w.text) for w in reference.words]
-    predicted = [(t.start_us / 1e6, t.stop_us / 1e6, t.text) for t in clip.turns if t.text]
+    due = [charts.Span(w.start_us / 1e6, w.end_us / 1e6, w.text) for w in reference.words]
+    said = [charts.Span(t.start_us / 1e6, t.stop_us / 1e6, t.text) for t in clip.turns if t.text]
     start, end = reference.start_us / 1e6, reference.end_us / 1e6
     rows = []
     for i, (after, until) in enumerate(word_spans_by_turn(reference)):
@@ -115,11 +119,12 @@ def _timeline_blocks(clip: ClipCounts) -> list[Block]:
         span = f"{after / 1e6:.1f}-{until / 1e6:.1f}"
         rows.append((span, human, model, *([perplexity] if perplexities else [])))
     heads = ("seconds", "reference", "prediction", *(["perplexity"] if perplexities else []))
-    chart = svg.timeline_chart([("reference", due), ("prediction", predicted)], start, end, clip.id)
-    frames = [(t.jpeg, t.width, t.height, f"{t.second:.1f} s") for t in thumbnails(reference)]
+    lanes = [charts.Lane("reference", due), charts.Lane("prediction", said)]
+    chart = charts.timeline_chart(lanes, start, end, clip.id)
+    frames = clip_thumbnails(reference)
     return [
         Heading(clip.id, 3),
-        *([Pictures(frames, f"{clip.id}: {len(frames)} of its frames")] if frames else []),
+        *([Pictures(frames, f"{clip.id}: {len(frames)} of its frames", True)] if frames else []),
         Figure(chart, "when words are due, and the turns in which words are said"),
         Table(heads, rows, text_columns=3),
     ]

@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from livecc_jax.evaluate.metrics.accuracy_table import TableRow
 from livecc_jax.evaluate.metrics.commentary_score import CommentaryScore
+from livecc_jax.evaluate.metrics.paired_accuracy import PairedDifference
 from livecc_jax.evaluate.metrics.score import BenchmarkScore, count_answers, strict_accuracy
+from livecc_jax.evaluate.metrics.statistics import MIN_CLUSTERS
 
+MIN_CROSSED = 10  # answers of a crossed group that is shown; all are in the JSON report
 _PROBLEM_COUNTS = ("missing", "unanswered", "duplicate", "malformed", "missing videos")
 
 
@@ -29,6 +33,21 @@ def format_count(value: int | None) -> str:
 def format_interval(low: float, high: float) -> str:
     """Formats a confidence interval with one decimal; nan is a dash."""
     return f"[{low:.1f}, {high:.1f}]" if math.isfinite(low) else "-"
+
+
+def row_interval(row: TableRow | PairedDifference) -> str:
+    """Formats the interval of a table row; a dash where too few videos make it meaningless."""
+    return format_interval(row.low, row.high) if row.has_interval else "-"
+
+
+def is_shown(row: TableRow | PairedDifference, full: bool = True) -> bool:
+    """Whether a table shows a row: crossed groups only if asked for, and if they are large enough.
+
+    Args:
+        row: The row.
+        full: Whether crossed groups are asked for.
+    """
+    return " / " not in row.facet or (full and (row.count or 0) >= MIN_CROSSED)
 
 
 def format_p_value(value: float | None) -> str:
@@ -67,7 +86,8 @@ def describe_counts(score: BenchmarkScore) -> list[str]:
     lines += [f"  {note}" for note in score.answers.notes]
     videos = len({a.cluster for a in score.answers.items})
     lines.append(
-        f"Intervals: bootstrap over {videos:,} videos, {score.resamples} resamples, seed {score.seed}."
+        f"Intervals: bootstrap over {videos:,} videos, {score.resamples} resamples, seed {score.seed}; "
+        f"only of groups with at least {MIN_CLUSTERS} videos, since fewer say too little."
     )
     return lines
 

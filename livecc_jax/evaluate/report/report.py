@@ -6,15 +6,18 @@ import datetime
 import importlib.metadata
 import json
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from livecc_jax.evaluate.benchmarks.questions import VideoSource
 from livecc_jax.evaluate.metrics.commentary_score import CommentaryScore
 from livecc_jax.evaluate.metrics.paired_accuracy import AccuracyComparison
 from livecc_jax.evaluate.metrics.score import BenchmarkScore
 from livecc_jax.evaluate.report.benchmark_blocks import benchmark_blocks, comparison_blocks
 from livecc_jax.evaluate.report.commentary_blocks import commentary_blocks
-from livecc_jax.evaluate.report.document import Heading, Table, to_html, to_markdown
+from livecc_jax.evaluate.report.wrong_answers import wrong_answer_blocks
+from livecc_jax.reports.page import Details, Heading, Table, write_html, write_markdown
 from livecc_jax.version import __version__
 from livecc_jax.writing import make_folder, write_text
 
@@ -27,6 +30,7 @@ def write_report(
     config: dict[str, Any],
     comparison: tuple[AccuracyComparison, str] | None = None,
     results_file: str | None = None,
+    sources: Mapping[str, VideoSource] | None = None,
 ) -> None:
     """Writes report.md, report.html and report.json.
 
@@ -37,6 +41,8 @@ def write_report(
         comparison: Paired comparison with another run, and the name of that run. Differences are this
             run minus the other one.
         results_file: Name of the results file in a run folder, by which `livecc compare` finds it.
+        sources: Videos of a benchmark's questions by question id; wrong answers are shown with frames
+            of them.
 
     Raises:
         OutputError: A file cannot be written.
@@ -47,17 +53,17 @@ def write_report(
     settings = {"made": created} | versions() | config
     is_benchmark = isinstance(score, BenchmarkScore)
     blocks = benchmark_blocks(score) if is_benchmark else commentary_blocks(score)
+    if is_benchmark:
+        blocks += wrong_answer_blocks(score, sources or {})
     record = score.to_json()
     if comparison:
         blocks += comparison_blocks(*comparison)
         record["difference"] = [difference.to_json() for difference in comparison[0].differences]
-    blocks += [
-        Heading("Settings"),
-        Table(("", ""), [(k, _setting_text(v)) for k, v in settings.items()], text_columns=2),
-    ]
+    rows = [(k, _setting_text(v)) for k, v in settings.items()]
+    blocks += [Heading("Settings"), Details("Show them", [Table(("", ""), rows, text_columns=2)])]
     record |= {"setting": settings, "results": results_file}
-    write_text(folder / "report.md", to_markdown(blocks))
-    write_text(folder / "report.html", to_html(blocks))
+    write_markdown(folder / "report.md", blocks)
+    write_html(folder / "report.html", blocks)
     text = json.dumps(record, indent=1, ensure_ascii=False, default=str)
     write_text(folder / "report.json", text + "\n")
 

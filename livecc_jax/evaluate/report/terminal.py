@@ -9,16 +9,18 @@ from livecc_jax.evaluate.metrics.commentary_score import CommentaryScore, unbeat
 from livecc_jax.evaluate.metrics.paired_accuracy import AccuracyComparison
 from livecc_jax.evaluate.metrics.paired_commentary import CommentaryComparison
 from livecc_jax.evaluate.metrics.score import BenchmarkScore
+from livecc_jax.evaluate.metrics.statistics import MIN_CLUSTERS
 from livecc_jax.evaluate.report.formatting import (
     align_columns,
     describe_counts,
     describe_perplexity,
     describe_problems,
     format_count,
-    format_interval,
     format_metric,
     format_number,
     format_p_value,
+    is_shown,
+    row_interval,
 )
 
 
@@ -32,10 +34,10 @@ def format_score(score: BenchmarkScore, full: bool = False) -> str:
     headline = score.headline
     lines = [
         f"{score.layout.title}: {headline.name} {format_number(headline.accuracy)}% "
-        f"{format_interval(headline.low, headline.high)}  ({score.path})",
+        f"{row_interval(headline)}  ({score.path})",
         "",
         *align_columns(
-            ("", "", "right", "of", "no answer", "accuracy", "95% interval"),
+            ("", "", "right", "of", "no answer", "accuracy", "chance", "95% interval"),
             [
                 (
                     row.facet,
@@ -44,10 +46,11 @@ def format_score(score: BenchmarkScore, full: bool = False) -> str:
                     format_count(row.count),
                     format_count(row.unanswered),
                     format_number(row.accuracy),
-                    format_interval(row.low, row.high),
+                    format_number(row.chance),
+                    row_interval(row),
                 )
                 for row in score.table
-                if full or " / " not in row.facet
+                if is_shown(row, full)
             ],
         ),
         "",
@@ -82,14 +85,14 @@ def format_comparison(comparison: AccuracyComparison, a: str, b: str, full: bool
                     format_number(row.a),
                     format_number(row.b),
                     f"{row.difference:+.1f}" if math.isfinite(row.difference) else "-",
-                    format_interval(row.low, row.high),
+                    row_interval(row),
                     format_count(row.only_a),
                     format_count(row.only_b),
                     format_p_value(row.mcnemar),
                     format_p_value(row.bootstrap_p),
                 )
                 for row in comparison.differences
-                if full or " / " not in row.facet
+                if is_shown(row, full)
             ],
         ),
         "",
@@ -103,7 +106,7 @@ def format_commentary(score: CommentaryScore) -> str:
     rows = []
     for metric, (unit, _) in METRICS.items():
         interval = score.intervals.get(metric)
-        has_interval = interval and math.isfinite(interval.low)
+        has_interval = interval and math.isfinite(interval.low) and len(score.clips) >= MIN_CLUSTERS
         rows.append(
             (
                 metric,

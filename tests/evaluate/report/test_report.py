@@ -1,10 +1,8 @@
 """Reports: complete, self-contained, and safe against markup in responses and names."""
 
 import base64
-import html.parser
 import json
 import re
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import cv2
@@ -14,46 +12,17 @@ import pytest
 from livecc_jax.cli import main
 from livecc_jax.evaluate.report.thumbnails import MAX_BYTES, encode_jpeg
 from livecc_jax.media.video import probe, read_frames
+from tests.reports.pages import check_page
 
 ANNOTATIONS = Path(__file__).parents[3] / "data/annotations/narration.jsonl"
 CLIP = Path(__file__).parents[3] / "data/clips/bbb_espeak_narration_30s.mp4"
 MARKUP = '<script>alert("x")</script> | `_*`'
 
 
-class Page(html.parser.HTMLParser):
-    """Parses a page: checks that tags are closed, and collects tags and loaded addresses."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.loaded = [], [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.loaded += [v for k, v in attrs if k in ("src", "href")]
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
-def check_page(path):
-    """Checks that a page is well-formed and loads nothing; returns its text and its SVG drawings."""
+def check_report(path):
+    """Checks a report's page; returns its text, the parsed page and its drawings."""
     text = path.read_text()
-    page = Page(text)
-    assert page.open == []
-    assert all(address.startswith("data:image/jpeg;base64,") for address in page.loaded)
-    assert "script" not in page.tags
-    drawings = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
-    for drawing in drawings:
-        for element in ElementTree.fromstring(drawing).iter():
-            for key in ("x", "y", "width", "height"):
-                assert float(element.get(key, "0")) >= 0
-    return text, drawings
+    return text, *check_page(text)
 
 
 def test_benchmark_report(tmp_path, capsys):
@@ -80,7 +49,7 @@ def test_benchmark_report(tmp_path, capsys):
     run, baseline = results("ours.json", "AAAB"), results("theirs.json", "ABAB")
     out = tmp_path / "report"
     assert main(["score", "livesports-qa", run, "--baseline", baseline, "--report", str(out)]) == 0
-    page, drawings = check_page(out / "report.html")
+    page, _, drawings = check_report(out / "report.html")
     assert len(drawings) == 2  # overall and by question type
     assert "overall 75.0%" in page
     assert "1,170 missing" in page
@@ -92,7 +61,7 @@ def test_benchmark_report(tmp_path, capsys):
     table = [line for line in markdown.splitlines() if line.startswith("| q")]
     # The name with markup is one cell, here and in the comparison.
     assert len(table) == 4
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {8, 10}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {9, 10}
     assert re.findall(r".<script", markdown)[0] == "\\<script"
 
 
@@ -107,13 +76,13 @@ def test_commentary_report(tmp_path, capsys):
     out = tmp_path / "report"
     args = ["score", "commentary", str(predictions), "--reference", str(one), "--report", str(out)]
     assert main(args) == 0
-    page, drawings = check_page(out / "report.html")
+    page, _, drawings = check_report(out / "report.html")
     assert len(drawings) == 2  # the lateness histogram and the clip's timeline
     assert "3 matched words" in page
     assert "@0-30" in page
     record = json.loads((out / "report.json").read_text())
     assert record["metrics"]["prediction"]["word precision"] == pytest.approx(100 * 3 / 7)
-    assert not Page(page).loaded  # the clip is not next to the copied annotation
+    assert not check_page(page)[0].loaded  # the clip is not next to the copied annotation
 
 
 def test_thumbnails_are_frames_of_the_clip(tmp_path, capsys):
@@ -127,10 +96,10 @@ def test_thumbnails_are_frames_of_the_clip(tmp_path, capsys):
     out = tmp_path / "report"
     args = ["score", "commentary", str(predictions), "--reference", str(one), "--report", str(out)]
     assert main(args) == 0
-    page, _ = check_page(out / "report.html")
+    page, parsed, _ = check_report(out / "report.html")
     images = re.findall(r'<img src="(.*?)" width="(\d+)" height="(\d+)" alt="(.*?) s">', page)
     assert [float(at) for *_, at in images] == [2.5, 7.5, 12.5, 17.5, 22.5, 27.5]
-    assert [address for address, *_ in images] == Page(page).loaded
+    assert [address for address, *_ in images] == parsed.loaded
     info = probe(CLIP)
     for address, width, height, at in images:
         jpeg = base64.b64decode(address.partition("base64,")[2], validate=True)
