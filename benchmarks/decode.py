@@ -84,7 +84,7 @@ def ours(task: dict) -> dict[str, float]:
     patches = np.empty((size[0] * size[1] // 196, 1176), np.uint8)
 
     def bare(convert: bool) -> None:
-        converter = RGBConverter()
+        converter = RGBConverter("")
         with av.open(task["clip"]) as container:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1

@@ -20,7 +20,7 @@ from livecc_jax.errors import ConfigError, MediaError
 from livecc_jax.families.qwen2_vl import CHANNELS, MERGED_PATCHES, PATCH, PATCH_VALUES, TEMPORAL
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.gaps import frames_shown
-from livecc_jax.media.image_checks import is_animated_webp, is_still_heif
+from livecc_jax.media.image_checks import is_animated_webp, is_still_picture
 from livecc_jax.media.images import read_image
 from livecc_jax.media.pixels import Resizer, patchify_planes, resize
 from livecc_jax.media.rules import DEFAULT, MediaRules
@@ -317,8 +317,7 @@ def sample_media(
     """Read a whole video or image as questions about it are trained on.
 
     Args:
-        path: Path of a video, or of an image (recognised by its file name extension; a still AVIF or
-            HEIC picture by its contents).
+        path: Path of a video, or of an image (recognised by its file name extension or its contents).
         budget: Pixels of a frame.
         start: Start of the span in seconds of a video.
         end: End of the span in seconds of a video.
@@ -332,7 +331,7 @@ def sample_media(
     path = str(path)
     if max_frames < 2:
         raise ConfigError(f"max-frames must be at least 2, not {max_frames}")
-    if Path(path).suffix.lower() in IMAGE_ENDINGS or is_still_heif(path):
+    if Path(path).suffix.lower() in IMAGE_ENDINGS or is_still_picture(path):
         if start is not None or end is not None:
             raise ConfigError(f"{path}: an image has no start and end to choose")
         image = read_image(path)

@@ -21,6 +21,7 @@ from livecc_jax.errors import MediaError
 from livecc_jax.media.display import (
     AS_STORED,
     Orientation,
+    display_matrix,
     displayed_size,
     frame_orientation,
     pixel_aspect,
@@ -34,6 +35,7 @@ from livecc_jax.media.packet_decoder import (
     to_microseconds,
 )
 from livecc_jax.media.rules import DEFAULT, MediaRules
+from livecc_jax.media.seeking import FrameMissing, packets_from
 from livecc_jax.media.shown import PictureFilter
 from livecc_jax.media.tracks import choose_track
 from livecc_jax.media.transparency import over_white
@@ -50,10 +52,6 @@ SEEK_FROM_US = 1_000_000  # decoding up to earlier targets is as fast as a seek
 RETRY_MARGIN_US = 10_000_000  # how much earlier to seek when the first seek missed the target
 MAX_DISORDER_US = 2_000_000  # how much later than its timestamp a frame may be decoded
 SIZE_PACKETS = 64  # packets to decode for the size, before the codec's header is used instead
-
-
-class FrameMissing(Exception):
-    """The frame at a time was not decoded."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +109,7 @@ def open_video(
 class FrameSizeProbe:
     """Finds the displayed size of a stream's frames from its first packets."""
 
+    name: str  # of the file, for error messages
     stream: av.VideoStream
     rules: MediaRules = DEFAULT
     frame_size: tuple[int, int] | None = None  # height, width
@@ -123,8 +122,8 @@ class FrameSizeProbe:
         if self.frame_size is None and self.num_decoded < SIZE_PACKETS:
             self.num_decoded += 1
             for frame in decode_packet(self.stream.codec_context, packet):
-                aspect = pixel_aspect(self.stream, self.rules)
-                orientation = frame_orientation(frame, self.rules)
+                aspect = pixel_aspect(self.stream, self.rules, display_matrix(frame))
+                orientation = frame_orientation(self.name, frame, self.rules)
                 self.frame_size = displayed_size(frame.height, frame.width, aspect, orientation)
                 self.first_stamp, self.first_is_key = frame_stamp(frame), bool(frame.key_frame)
                 return
@@ -198,11 +197,9 @@ def decode_with(
     times = list(times_us)
     container, stream = open_video(path, threads, rules)
     with container:
-        if strategy.seek_margin_us is not None:
-            _seek(container, stream, max(0, times[0] + lead_us - strategy.seek_margin_us))
         # After a seek, frames are usable from the first key frame on.
         usable = strategy.seek_margin_us is None
-        convert, num_yielded = RGBConverter(rules), 0
+        convert, num_yielded = RGBConverter(path, rules), 0
         early: dict[int, np.ndarray] = {}  # frames that were decoded before an earlier one
         decoder = packet_decoder or decode_packet
         if timeline is None:
@@ -251,7 +248,10 @@ def _decoded_frames(
     if in_storage_order and strategy != DECODE_ALL:
         raise FrameMissing
     stamps: list[int] = []
-    for packet in container.demux(stream):
+    packets = container.demux(stream)
+    if strategy.seek_margin_us is not None:
+        packets = packets_from(container, stream, max(0, times[0] + lead_us - strategy.seek_margin_us))
+    for packet in packets:
         stamp = packet.pts if packet.pts is not None else packet.dts
         if not packet.size and stamp is not None:
             continue  # an empty packet repeats a picture; a decoder would take it for the end
@@ -279,35 +279,29 @@ def _index_of_time(times: Sequence[int], time_us: int) -> int | None:
     return i if i < len(times) and times[i] <= time_us + TOLERANCE_US else None
 
 
-def _seek(container: av.container.InputContainer, stream: av.VideoStream, target_us: int) -> None:
-    """Seek to a key frame at or before the target. Raises FrameMissing if that fails."""
-    import av
-
-    offset = int(target_us / 1_000_000 / stream.time_base) + (stream.start_time or 0)
-    try:
-        container.seek(offset, stream=stream)
-    except (av.FFmpegError, OSError) as error:
-        raise FrameMissing from error
-
-
 class RGBConverter:
     """Converts decoded frames to RGB, turned and mirrored as displayed.
 
     Frames of one format share one conversion setup.
 
     Args:
+        name: Name of the file or address, for error messages.
         rules: How videos are read.
     """
 
-    def __init__(self, rules: MediaRules = DEFAULT) -> None:
+    def __init__(self, name: str, rules: MediaRules = DEFAULT) -> None:
         from av.video.reformatter import VideoReformatter
 
-        self._reformatter, self._rules = VideoReformatter(), rules
+        self._reformatter, self._name, self._rules = VideoReformatter(), name, rules
         self._orientation = AS_STORED
 
     def orientation(self, frame: av.VideoFrame) -> Orientation:
-        """Returns how a frame is laid on the screen; to be called with every frame that is decoded."""
-        self._orientation = frame_orientation(frame, self._rules, self._orientation)
+        """Returns how a frame is laid on the screen; to be called with every frame that is decoded.
+
+        Raises:
+            MediaError: Its display matrix skews the picture.
+        """
+        self._orientation = frame_orientation(self._name, frame, self._rules, self._orientation)
         return self._orientation
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:

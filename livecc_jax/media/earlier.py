@@ -37,7 +37,7 @@ def probe_earlier(path: str | Path, rules: MediaRules = EARLIER) -> VideoInfo:
         with container:
             unit = stream.time_base
             stamps, ends = [], []
-            size_probe = FrameSizeProbe(stream, rules)
+            size_probe = FrameSizeProbe(path, stream, rules)
             for packet in container.demux(stream):
                 size_probe.try_packet(packet)
                 stamp = packet.pts if packet.pts is not None else packet.dts

@@ -274,4 +274,4 @@ def _decode(content: bytes, properties: list[tuple[bytes, bytes]]) -> np.ndarray
         if name == b"colr" and value[:4] == b"nclx":
             frames[0].colorspace = struct.unpack_from(">H", value, 8)[0]
             frames[0].color_range = 2 if value[10] & 0x80 else 1
-    return np.array(RGBConverter()(frames[0]))
+    return np.array(RGBConverter("")(frames[0]))  # it has no display matrix

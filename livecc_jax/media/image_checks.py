@@ -23,6 +23,12 @@ PNG_ANIMATION_CHUNKS = (b"acTL", b"fcTL", b"fdAT")
 AVIF_BRANDS = (b"avif", b"avis")
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
 SEQUENCE_BRANDS = (b"avis", b"hevc", b"hevx", b"hevm", b"hevs", b"msf1")
+MOTION_JPEG_ENDINGS = (".mjpeg", ".mjpg")
+PICTURE_SIGNATURES = (
+    b"II*\0", b"MM\0*", b"II+\0", b"MM\0+",  # TIFF
+    b"\0\0\0\x0cjP  \r\n\x87\n", b"\xffO\xffQ",  # JPEG 2000
+    *(b"P%d%s" % (n, space) for n in range(1, 8) for space in (b"\n", b"\r", b" ", b"\t")),  # PNM
+)  # fmt: skip
 HEAD_BYTES = 4096  # enough for a signature and a list of brands
 
 
@@ -55,6 +61,30 @@ def is_still_heif(path: str) -> bool:
     except OSError:
         return False
     return image_kind(head) in ("avif", "heic") and _brands(head)[0] not in SEQUENCE_BRANDS
+
+
+def is_still_picture(path: str) -> bool:
+    """Returns whether a file is a still picture by its contents, whatever its name is.
+
+    A GIF is none, since most are animations, nor is Motion JPEG, which begins as a JPEG does.
+    """
+    if is_still_heif(path):
+        return True
+    try:
+        with open(path, "rb") as file:
+            head = file.read(HEAD_BYTES)
+    except OSError:
+        return False
+    kind = image_kind(head)
+    if kind == "jpeg":
+        return not path.lower().endswith(MOTION_JPEG_ENDINGS)
+    if kind == "png":
+        return b"acTL" not in head  # control of an animation, before the picture
+    return kind == "webp" or head.startswith(PICTURE_SIGNATURES) or _is_bmp(head)
+
+
+def _is_bmp(head: bytes) -> bool:
+    return head[:2] == b"BM" and head[6:10] == bytes(4) and len(head) > 26
 
 
 def is_animated_webp(path: str) -> bool:
@@ -145,7 +175,7 @@ def _check_jpeg(path: str, data: bytes) -> None:
         else:
             at += 2 + struct.unpack_from(">H", data, at + 2)[0]
     if data.rfind(b"\xff\xd9") < at:
-        raise _cut_short(path)
+        raise MediaError(f"{path}: is not a whole image: it is cut short, without a marker of its end")
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:

@@ -36,7 +36,11 @@ MAX_BYTES = 1 << 31  # of a file
 PILLOW_FORMATS = (
     "AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "SUN", "TIFF", "WEBP",
 )  # fmt: skip
+READ_FORMATS = (
+    "JPEG", "PNG", "WebP", "GIF", "TIFF", "AVIF", "HEIC", "JPEG 2000", "BMP", "PNM", "HDR",
+)  # fmt: skip
 ORIENTATION = 0x0112  # EXIF and TIFF tag
+SUBFILE_TYPE = 254  # TIFF tag
 EXTRA_SAMPLES, PLANAR_CONFIGURATION, BITS_PER_SAMPLE = 338, 284, 258  # TIFF tags
 EIGHT_BIT_MODES = ("1", "L", "P", "RGB", "LA", "La", "PA", "RGBA", "RGBa", "RGBX")
 
@@ -107,6 +111,11 @@ def _open(path: str, data: bytes, kind: ImageKind) -> Image | None:
 def _check_tiff_layout(path: str, image: Image, orientation: int) -> None:
     """Raises MediaError for a TIFF that Pillow would decode wrongly."""
     tags = image.tag_v2
+    if tags.get(SUBFILE_TYPE, 0) & 1:
+        raise MediaError(
+            f"{path}: is not a readable image: its first picture is a small preview of another, as in "
+            "a camera's raw file; convert it to PNG or JPEG"
+        )
     has_alpha = image.mode in ("LA", "La", "RGBA", "RGBa")
     is_deep = max(tags.get(BITS_PER_SAMPLE, (1,))) > 8
     if tags.get(PLANAR_CONFIGURATION) == 2 and is_deep and (has_alpha or orientation != 1):
@@ -139,7 +148,14 @@ def _read_other(path: str, data: bytes) -> np.ndarray:
     """Returns an image of a kind that only OpenCV knows, such as Radiance HDR. Raises MediaError."""
     rgb = _decode_with_opencv(data)
     if rgb is None:
-        raise MediaError(f"{path}: is not a readable image")
+        raise MediaError(
+            f"{path}: is not a readable image: it is damaged, or of a format that is not read; those "
+            f"that are read are {', '.join(READ_FORMATS)}"
+        )
+    if data[:2] == b"P7" and b"_ALPHA" in data[: data.find(b"ENDHDR")]:
+        raise MediaError(
+            f"{path}: is not a readable image: a PAM with transparency is not read; convert it to PNG"
+        )
     if data[:2] in (b"II", b"MM") and _tiff_has_alpha(data):
         raise MediaError(
             f"{path}: is not a readable image: a TIFF with transparency of an unusual kind"
@@ -198,6 +214,8 @@ def _pixels(
     """Returns a decoded image as uint8 [H, W, 3] RGB."""
     from PIL import Image
 
+    if image.mode == "LAB":
+        raise ValueError("its colours are CIE Lab, which is not read; convert it to RGB")
     turned = image.format == "TIFF" and orientation != 1
     rgba = _with_alpha(image, data)
     if rgba is None:

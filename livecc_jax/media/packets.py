@@ -85,6 +85,7 @@ class PacketScan:
         listed: Number of frames that the file lists, as MP4 does; 0 for other containers.
         missing: Number of listed frames that lie beyond the end of the file.
         storage_order: Whether timestamps are in order of storage, instead of display.
+        unstamped: Number of pictures without a timestamp.
     """
 
     recordings: list[Recording]
@@ -97,6 +98,7 @@ class PacketScan:
     listed: int
     missing: int
     storage_order: bool
+    unstamped: int
 
     @property
     def num_stamps(self) -> int:
@@ -124,8 +126,8 @@ def scan_packets(path: str, file_size: int, rules: MediaRules = DEFAULT) -> Pack
                 _check_streams_overlap(path, container, stream)
         detector = RestartDetector(container.format.name, stream.time_base)
         pictures = PictureFilter(stream)
-        recordings = [Recording()]
-        size_probe = FrameSizeProbe(stream, rules)
+        recordings, unstamped = [Recording()], 0
+        size_probe = FrameSizeProbe(path, stream, rules)
         strict = stream.codec_context.codec.canonical_name in STRICT_CODECS
         for packet in container.demux(stream):
             if packet.size or packet.dts is None:  # an empty packet with a time repeats a picture
@@ -138,7 +140,11 @@ def scan_packets(path: str, file_size: int, rules: MediaRules = DEFAULT) -> Pack
             recording.has_key |= packet.is_keyframe
             shown = rules.version == 1 or pictures.shows_picture(packet)
             stamp = packet.pts if packet.pts is not None else packet.dts
-            if shown and not packet.is_discard and stamp is not None:
+            if not shown or packet.is_discard:
+                continue
+            if stamp is None:
+                unstamped += 1
+            else:
                 recording.add(stamp, packet.duration or 0)
         entries = stream.index_entries if "mp4" in container.format.name else ()
         return PacketScan(
@@ -152,6 +158,7 @@ def scan_packets(path: str, file_size: int, rules: MediaRules = DEFAULT) -> Pack
             len(entries),
             sum(entry.pos + entry.size > file_size for entry in entries),
             stamps_in_storage_order(container, stream),
+            unstamped,
         )
 
 

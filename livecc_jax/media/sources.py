@@ -18,7 +18,7 @@ import numpy as np
 
 from livecc_jax.errors import MediaError
 from livecc_jax.media.decode import RGBConverter
-from livecc_jax.media.display import displayed_size, pixel_aspect
+from livecc_jax.media.display import display_matrix, displayed_size, pixel_aspect
 from livecc_jax.media.packet_decoder import decode_packet, to_microseconds
 from livecc_jax.media.packets import RAW_FORMATS, check_timed
 from livecc_jax.media.recordings import ContinuousClock
@@ -175,7 +175,7 @@ def _read_network(
                 )
             )
             try:
-                stream, convert = choose_track(name, container, rules), RGBConverter(rules)
+                stream, convert = choose_track(name, container, rules), RGBConverter(name, rules)
             except MediaError as error:
                 raise SourceBroken(str(error)) from None
             timed = container.format.name not in UNTIMED_FORMATS
@@ -196,10 +196,12 @@ def _read_network(
                             stamp = clock.time_of(stamp)
                             keep_pace(stamp, opened)
                         latest = max(latest, stamp)
-                    size = displayed_size(
-                        frame.height, frame.width, pixel_aspect(stream, rules),
-                        convert.orientation(frame),
-                    )  # fmt: skip
+                    try:
+                        orientation = convert.orientation(frame)
+                    except MediaError as error:
+                        raise SourceBroken(str(error)) from None
+                    aspect = pixel_aspect(stream, rules, display_matrix(frame))
+                    size = displayed_size(frame.height, frame.width, aspect, orientation)
                     yield TimedPicture(stamp, lambda frame=frame: convert(frame), size)
                     last_picture = waiting_since = time.monotonic()
                 # A source may send bytes indefinitely without a picture among them.

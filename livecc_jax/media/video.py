@@ -18,7 +18,8 @@ import numpy as np
 from livecc_jax.errors import MediaError
 from livecc_jax.media.completeness import check_complete
 from livecc_jax.media.decode import check_file, decode_at
-from livecc_jax.media.image_checks import check_as_video
+from livecc_jax.media.image_checks import check_as_video, is_still_picture
+from livecc_jax.media.images import read_image
 from livecc_jax.media.in_order import IN_ORDER, Timeline
 from livecc_jax.media.packet_decoder import to_microseconds
 from livecc_jax.media.packets import PacketScan, find_first_decoded, place_recordings, scan_packets
@@ -26,6 +27,8 @@ from livecc_jax.media.promises import Promise, read_promise
 from livecc_jax.media.rules import DEFAULT, MediaRules
 
 log = logging.getLogger(__name__)
+
+MAX_UNSTAMPED = 0.1  # share of pictures that may lack a timestamp, as at a cut; they are not shown
 
 # OpenCV writes to stderr by itself; its errors are raised as MediaError instead.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -82,7 +85,11 @@ def probe(path: str | Path, rules: MediaRules = DEFAULT) -> VideoInfo:
     try:
         if rules.version > 1:
             check_as_video(path)
+            if is_still_picture(path):
+                read_image(path)  # which is whole, or refused
         scan = scan_packets(path, size, rules)
+        if rules.version > 1:
+            _check_stamped(path, scan)
         if not scan.num_stamps:
             raise MediaError(f"{path}: holds no video frame")
         if min(scan.size) < 1:
@@ -114,6 +121,16 @@ def probe(path: str | Path, rules: MediaRules = DEFAULT) -> VideoInfo:
         )  # fmt: skip
         lead = IN_ORDER
     return VideoInfo(path, pts, gap, *scan.size[::-1], lead, rules)
+
+
+def _check_stamped(path: str, scan: PacketScan) -> None:
+    """Raises MediaError if many pictures have no timestamp, as in packets of several frames."""
+    total = scan.num_stamps + scan.unstamped
+    if scan.unstamped > MAX_UNSTAMPED * total:
+        raise MediaError(
+            f"{path}: {scan.unstamped} of its {total} frames have no timestamps, so that their times "
+            "are not known; encode it anew at its frame rate, such as with `ffmpeg -r 25 -i IN OUT.mp4`"
+        )
 
 
 def _decodable(

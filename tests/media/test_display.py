@@ -1,6 +1,8 @@
 """Tests the picture on the screen: every display matrix, and pixels that are not square."""
 
+import contextlib
 import http.server
+import io
 import itertools
 import struct
 import threading
@@ -18,6 +20,7 @@ from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.display import matrix_orientation
 from livecc_jax.media.ingest import read_turns
 from livecc_jax.media.rules import EARLIER, MediaRules
+from livecc_jax.media.sources import SourceBroken, Timeouts, read_source
 from livecc_jax.media.video import probe, read_frames
 from tests.support.media import make_video
 
@@ -95,6 +98,57 @@ def test_a_picture_that_is_turned_by_any_angle(plain, tmp_path, degrees):
     assert (info.height, info.width) == (64, 80)
 
 
+@pytest.mark.parametrize(
+    ("right", "down"), [((1, 0), (1, 1)), ((1, 0), (200, 1)), ((1, 1), (1, 1)), ((1, 0.03), (0, 1))]
+)
+def test_a_matrix_that_skews_the_picture_is_refused(plain, tmp_path, right, down):
+    """Players do not agree on it, and one damaged number makes a picture a line."""
+    path = with_matrix(plain, tmp_path / "skewed.mp4", right, down)
+    with pytest.raises(MediaError, match=r"skewed\.mp4: its display matrix is damaged or skews"):
+        probe(path)
+    with serve(tmp_path) as address, pytest.raises(SourceBroken, match="display matrix is damaged"):
+        list(read_source(f"{address}/skewed.mp4", Timeouts(), lambda *_: None))
+
+
+@pytest.mark.parametrize(
+    ("right", "down", "size"),
+    [
+        ((2, 0), (0, 1), (64, 160)),
+        ((1, 0), (0, 2), (128, 80)),
+        ((0, 2), (-1, 0), (160, 64)),  # a step to the right in the picture is two down on the screen
+        ((0, -1), (-2, 0), (80, 128)),
+        ((3, 0), (0, 3), (64, 80)),  # players choose the size of the whole
+    ],
+)
+def test_a_matrix_that_stretches(plain, tmp_path, right, down, size):
+    info = probe(with_matrix(plain, tmp_path / "stretched.mp4", right, down))
+    assert (info.height, info.width) == size
+    stored, shown = read_frames(probe(plain), [1])[0], read_frames(info, [1])[0]
+    np.testing.assert_array_equal(shown, placed(stored, np.sign(right), np.sign(down)))
+
+
+def test_frames_with_side_data_that_pyav_does_not_know(tmp_path):
+    """EXIF data in Motion JPEG, here with a turn, which FFmpeg makes a display matrix of."""
+    exif = Image.Exif()
+    exif[0x0112] = 5  # transposed
+    picture = np.tile(np.arange(0, 240, 3, np.uint8)[None, :, None], (64, 1, 3))
+    data = io.BytesIO()
+    Image.fromarray(picture).save(data, "JPEG", exif=exif, quality=95)
+    path = tmp_path / "camera.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 64, 80, "yuvj420p"
+        for number in range(3):
+            packet = av.Packet(data.getvalue())
+            packet.stream, packet.pts, packet.dts = stream, number, number
+            packet.time_base = Fraction(1, 10)
+            container.mux(packet)
+    info = probe(path)
+    shown = read_frames(info, [0, 2])
+    assert (info.height, info.width) == (80, 64)
+    assert np.abs(shown - picture.transpose(1, 0, 2).astype(int)).max() < 8
+
+
 def test_a_matrix_that_shows_nothing_is_ignored():
     for numbers in ([0] * 9, [1 << 16, 0, 0, 1 << 17, 0, 0, 0, 0, 1 << 30]):
         assert matrix_orientation(np.array(numbers, np.int32)) == matrix_orientation(
@@ -158,22 +212,29 @@ def test_turns_have_the_displayed_shape(tmp_path, pace):
     """A file, a file in real time and an address give pictures of one shape, 160:64 or as stored."""
     path = wide_video(tmp_path / "wide.mp4", Fraction(2))
     source, options = str(path), {"pace": pace}
-    handler = partial(QuietHandler, directory=str(tmp_path))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    with serve(tmp_path) as address:
         if pace == "http":
-            source, options = f"http://127.0.0.1:{server.server_port}/wide.mp4", {}
+            source, options = f"{address}/wide.mp4", {}
         options["keep_pace"] = lambda stamp, began: None
         budget = PixelBudget.parse(64)
         for rules, size in ((MediaRules(), (64, 160)), (STORED, (64, 80))):
             (turn,) = read_turns(source, budget, rules=rules, **options)
             assert turn.frames.shape[1:3] == budget.size(*size, 2)
-        server.shutdown()
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *args):
         pass
+
+
+@contextlib.contextmanager
+def serve(folder):
+    """Yields the address of a server of a folder's files."""
+    handler = partial(QuietHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 def test_earlier_indexes_keep_their_orientation(plain, tmp_path):

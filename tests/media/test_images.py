@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from livecc_jax.errors import MediaError
 from livecc_jax.media.budget import PixelBudget
@@ -288,6 +289,47 @@ def test_videos_with_transparency_are_shown_over_white(tmp_path):
         container.mux(stream.encode())
     shown = read_frames(probe(tmp_path / "a.mov"), [0])
     np.testing.assert_array_equal(shown[0], over_white(RGB, ALPHA))
+
+
+def test_a_picture_is_known_by_its_contents(tmp_path):
+    """Whatever its name is, and also where it is given as a video; a cut one is refused everywhere."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image, budget = Image.fromarray(SMOOTH), PixelBudget.parse("64")
+    for kind in ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "JPEG2000", "PPM"):
+        data = (
+            encode(image, kind, exif=exif) if kind in ("JPEG", "PNG", "TIFF") else encode(image, kind)
+        )
+        (tmp_path / "photo").write_bytes(data)
+        (tmp_path / "cut").write_bytes(data[: len(data) // 2])
+        shown = read_image(tmp_path / "photo")
+        assert sample_media(tmp_path / "photo", budget).kind == "image"
+        assert sample_media(tmp_path / "photo", budget).frames.shape == (
+            2, *budget.size(*shown.shape[:2], 2), 3,
+        )  # fmt: skip
+        info = probe(tmp_path / "photo")
+        assert (info.height, info.width) == shown.shape[:2]
+        for read in (read_image, probe, lambda path: sample_media(path, budget)):
+            with pytest.raises(MediaError, match=r"cut: is not a (whole|readable) image"):
+                read(tmp_path / "cut")
+    (tmp_path / "a.gif").write_bytes(encode(image, "GIF"))
+    assert sample_media(tmp_path / "a.gif", budget).kind == "video"
+
+
+def test_pictures_whose_colours_would_come_out_wrong_say_so(tmp_path):
+    preview = ImageFileDirectory_v2()
+    preview[254] = 1  # a smaller version of another picture of the file
+    pam = b"P7\nWIDTH 32\nHEIGHT 24\nDEPTH 4\nMAXVAL 255\nTUPLTYPE RGB_ALPHA\nENDHDR\n"
+    cases = {
+        "colours are CIE Lab": encode(Image.fromarray(SMOOTH).convert("LAB"), "TIFF"),
+        "a small preview of another": encode(SMOOTH, "TIFF", tiffinfo=preview),
+        "a PAM with transparency": pam + RGBA.tobytes(),
+        "of a format that is not read; those that are read are JPEG": encode(SMOOTH, "TGA"),
+    }
+    for reason, data in cases.items():
+        (tmp_path / "image").write_bytes(data)
+        with pytest.raises(MediaError, match=f"image: is not a readable image.*{reason}"):
+            read_image(tmp_path / "image")
 
 
 def test_pictures_that_cannot_be_read_as_videos_say_so(tmp_path):
