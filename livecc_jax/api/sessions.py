@@ -34,6 +34,7 @@ class FrameSession:
         self._waiting: list[np.ndarray] = []  # resized frames of the turn that is not complete yet
         self._picture_shape: tuple[int, ...] | None = None
         self._next_us: int | None = None  # the time for which the next frame is wanted
+        self._latest_us = 0  # time of the latest frame
 
     @property
     def turns(self) -> int:
@@ -102,7 +103,8 @@ class FrameSession:
         """
         other = type(self)(self._session.fork(seed), self._budget)
         other._waiting = list(self._waiting)
-        other._picture_shape, other._next_us = self._picture_shape, self._next_us
+        other._picture_shape = self._picture_shape
+        other._next_us, other._latest_us = self._next_us, self._latest_us
         return other
 
     def _take_turn(self) -> SpokenTurn:
