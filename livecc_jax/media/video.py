@@ -18,6 +18,8 @@ import numpy as np
 from livecc_jax.errors import MediaError
 from livecc_jax.media.completeness import check_complete
 from livecc_jax.media.decode import check_file, decode_at
+from livecc_jax.media.frame_file import is_frame_file, read_header
+from livecc_jax.media.frame_file import read_frames as read_stored_frames
 from livecc_jax.media.image_checks import check_as_video, is_still_picture
 from livecc_jax.media.images import read_image
 from livecc_jax.media.in_order import IN_ORDER, Timeline
@@ -76,10 +78,15 @@ def probe(path: str | Path, rules: MediaRules = DEFAULT) -> VideoInfo:
     Raises:
         MediaError: The file is missing, empty, no video, truncated, or has an unsupported codec.
     """
-    import av
-
     path = str(path)
     check_file(path)
+    if is_frame_file(path):
+        stored = read_header(path)
+        return VideoInfo(
+            path, stored.pts_us, stored.frame_duration_us, stored.width, stored.height, rules=rules
+        )
+    import av
+
     size = os.stat(path).st_size
     promise = read_promise(path) if rules.version > 1 else Promise()
     try:
@@ -188,6 +195,9 @@ def iter_frames(
     check_file(info.path)
     counts = Counter(indices)
     times = [int(info.pts_us[i]) for i in counts]
+    if is_frame_file(info.path):
+        yield from read_stored_frames(info.path, info.pts_us[indices])
+        return
     timeline = None
     if info.lead_us == IN_ORDER:
         scan = scan_packets(info.path, os.stat(info.path).st_size, info.rules)

@@ -42,10 +42,10 @@ class Fact:
             `?Ada`.
         object: A player (pass, dribble, steal, foul; of a substitution the one who leaves), a score
             `2-1` (home, then away), a count `3`, a colour, a name, or "".
-        time: In the truth, when it happened or began to hold, in seconds of the video; of spoken words,
-            when the first of them starts.
-        until: In the truth of what holds for a while (possession, score, streaks, names, pictures), when
-            it ends; of spoken words, when the last of them ends. Equal to `time` for events.
+        time: In the truth, when it happened or began to hold, in seconds of the video; of spoken
+            words, when the first of them starts.
+        until: In the truth of what holds for a while (possession, score, streaks, names, pictures),
+            when it ends; of spoken words, when the last of them ends. Equal to `time` for events.
         words: Numbers of the first word and of the one after the last, in the list that was parsed.
         names: The names that were said in it.
     """
@@ -181,8 +181,8 @@ _COLOUR = "|".join(COLOURS)
 _PLAYER = f"{_SHIRT}|{_NAME}"
 _OTHER = f"{_PLAYER}|{'|'.join(ALL_MARKS)}"
 _SLOTS = {
-    "a": _PLAYER, "A": _SHIRT, "s": _OTHER, "o": _OTHER, "t": f"{_COLOUR}|{_TEAM_NAME}", "T": _TEAM_NAME,
-    "c": _COLOUR, "N": _NAME, "n": "|".join(NUMBERS[1:]), "r": "|".join(ORDINALS[1:]),
+    "a": _PLAYER, "A": _SHIRT, "s": _OTHER, "o": _OTHER, "t": f"{_COLOUR}|{_TEAM_NAME}",
+    "T": _TEAM_NAME, "c": _COLOUR, "N": _NAME, "n": "|".join(NUMBERS[1:]), "r": "|".join(ORDINALS[1:]),
     "x": "|".join(NUMBERS), "y": "|".join(NUMBERS),
 }  # fmt: skip
 _SPELLED_NAMES = {name.lower(): name for name in (*NAMES, *TEAMS)}
@@ -277,7 +277,7 @@ def _parse_sentence(
 def _fact(
     kind: str, action: str, found: dict[str, str], context: Context, names: dict[str, str]
 ) -> Fact | None:
-    """Returns the fact of a match of the grammar; None where it says nothing (a lead by fewer goals)."""
+    """Returns the fact that was found; None where it says nothing (a lead by fewer goals)."""
     said: list[str] = []
     actor = thing = ""
     for slot, text in found.items():

@@ -1,7 +1,7 @@
 """The commentator's grammar as data: how each fact is worded in each register.
 
-A wording is a line of words and slots. The same table speaks (`phrase`) and is parsed (`facts.parse_facts`),
-so that parsing is the exact inverse of speaking. Slots:
+A wording is a line of words and slots. The same table is spoken (`facts.speak`) and parsed
+(`facts.parse_facts`), so that parsing is the exact inverse of speaking. Slots:
 
 | slot | stands for | spelled |
 |---|---|---|
