@@ -13,6 +13,7 @@ REPORT = ["matplotlib>=3.9"]
 # The site of docs/, 60 MB: its theme, and the reference of the API from docstrings. `make docs`.
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6", "mkdocstrings-python>=1.16"]
 TEST = [
+    "setuptools>=68",  # the list of files of a wheel
     "safetensors>=0.4",
     "pytest>=8",
     "pytest-timeout>=2.3",
@@ -25,6 +26,9 @@ TEST = [
 ]
 HF = ["torch>=2.6", "transformers>=4.50", "jinja2>=3.1"]
 
+# Files beside modules that a wheel brings: pages, their styles and scripts, word lists, tables.
+PACKAGE_DATA = ["css", "csv", "html", "js", "json", "jsonl", "md", "png", "svg", "txt", "xz"]
+
 setup(
     name="livecc_jax",
     version=version,
@@ -34,7 +38,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["livecc_jax", "livecc_jax.*"]),
-    package_data={"livecc_jax.reports": ["page.html", "page.css"]},
+    package_data={
+        "": [f"*.{ending}" for ending in PACKAGE_DATA],
+        # In a checkout these are links to the repository's own data/ and configs/.
+        "livecc_jax.shipped": ["data/*", "data/*/*", "configs/*.py"],
+    },
     install_requires=[
         "jax>=0.10,<0.13",
         "flax>=0.12.8",

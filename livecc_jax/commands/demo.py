@@ -23,9 +23,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "demo", help="train on a shipped clip, stream it back, export", description=__doc__
     )
     parser.add_argument("--out", default="demo_out", help="output directory (default demo_out)")
-    parser.add_argument("--data", default="data", help="the repository's data/ (default data)")
+    parser.add_argument("--data", help="folder of clip, annotations and tokenizer (default: shipped)")
     parser.add_argument(
-        "--config", default="configs/demo.py", help="training config (default configs/demo.py)"
+        "--config", default="demo", help="training config (default: the shipped one, `demo`)"
     )
     parser.set_defaults(run=run)
 
@@ -36,14 +36,14 @@ def run(args: argparse.Namespace) -> int:
 
     from livecc_jax.bounded_json import parse_json
     from livecc_jax.errors import DataError
+    from livecc_jax.shipped import EXAMPLE_ANNOTATIONS, EXAMPLE_CLIP, shipped_data
     from livecc_jax.writing import make_folder, write_text
 
-    out, data = Path(args.out), Path(args.data)
-    annotations, tokenizer = data / "annotations/narration.jsonl", data / "tokenizer"
-    clip = data / "clips/bbb_espeak_narration_30s.mp4"
-    for path in (annotations, clip, Path(args.config)):
+    out, data = Path(args.out), _from_here(Path(args.data) if args.data else shipped_data())
+    annotations, tokenizer, clip = data / EXAMPLE_ANNOTATIONS, data / "tokenizer", data / EXAMPLE_CLIP
+    for path in (annotations, clip):
         if not path.is_file():
-            raise DataError(f"{path}: does not exist; run the demo in the repository's root")
+            raise DataError(f"{path}: the demo needs this file, which does not exist")
     if (out / "demo.json").exists():
         shutil.rmtree(out)  # output of an earlier demo
     elif out.exists():
@@ -73,8 +73,14 @@ def run(args: argparse.Namespace) -> int:
     summary = _compare(expected, streamed)
     summary["seconds"] = {k: round(v, 1) for k, v in seconds.items()}
     write_text(out / "demo.json", json.dumps(summary, indent=2) + "\n")
-    _print_summary(summary, out, clip)
+    _print_summary(summary, out, data)
     return 0 if summary["in_their_second"] >= 0.9 and not summary["words_in_silence"] else 1
+
+
+def _from_here(path: Path) -> Path:
+    """Returns a path relative to the working directory if it lies in it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _run_command(command: str, options: list[str]) -> float:
@@ -139,8 +145,11 @@ def _compare(expected: list[Turn], streamed: list[dict]) -> dict:
     }
 
 
-def _print_summary(summary: dict, out: Path, clip: Path) -> None:
+def _print_summary(summary: dict, out: Path, data: Path) -> None:
     """Prints the counts, the written files, and commands to try next."""
+    from livecc_jax.shipped import EXAMPLE_CLIP
+
+    clip = data / EXAMPLE_CLIP
     seconds = summary["seconds"]
     rows = [
         ("words in their own second", f"{summary['words_in_their_second']} of {summary['words']} "
@@ -164,6 +173,6 @@ def _print_summary(summary: dict, out: Path, clip: Path) -> None:
 What to try next
   livecc stream {out}/hf {clip} --title "{TITLE}" --start 7    from another second
   livecc stream {out}/hf 0                                     your camera
-  livecc inspect data/annotations/windows.jsonl --model {out}/hf
-  livecc train {"configs/demo.py"} --data.index {out}/index --run {out}/run2 --seed 1"""
+  livecc inspect {data}/annotations/windows.jsonl --model {out}/hf
+  livecc train demo --data.index {out}/index --run {out}/run2 --seed 1"""
     )
