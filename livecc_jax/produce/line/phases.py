@@ -100,6 +100,7 @@ PHASES = (
     Phase("shots", ("shots",), after_duplicates=True),
     Phase("prompts", ("prompts",), batch=16, after_duplicates=True),
 )
+MEDIA_READ = ("duplicates", "text", "faces", "shots", "prompts")  # stages after which a video is known
 ALWAYS = ("source", "select", "words", "cut")
 # What a stage needs besides its filter.
 NEEDS = {
