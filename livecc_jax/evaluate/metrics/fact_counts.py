@@ -130,8 +130,8 @@ def count_facts(clip: FactClip, turns: Sequence[PredictedTurn]) -> FactCounts:
 
 
 def holds(fact: Fact, truth: Sequence[Fact], late_s: float = IN_TIME_S) -> bool:
-    """Whether a said fact is true: it has happened, or holds, at most `late_s` before it is said."""
-    return any(t.key == fact.key and t.time <= fact.until <= t.until + late_s for t in truth)
+    """Whether a said fact is true: it has happened, or held, at most `late_s` before its first word."""
+    return any(t.key == fact.key and t.time <= fact.time <= t.until + late_s for t in truth)
 
 
 def mentioned_events(truth: Sequence[Fact], reference: Sequence[Fact]) -> list[Fact]:
