@@ -12,7 +12,7 @@ from livecc_jax.media.promises import Promise
 from livecc_jax.media.rules import DEFAULT, MediaRules
 
 TOLERANCE_US = 500_000  # headers round, and count the last frame in different ways
-HEADER_LENGTHS = ("ivf", "rm")  # containers whose length FFmpeg reads from the header alone
+HEADER_LENGTHS = ("ivf", "rm", "mxf")  # containers whose length FFmpeg reads from the header alone
 
 
 def check_complete(
@@ -39,12 +39,7 @@ def check_complete(
         MediaError: The file holds less than its header promises, or another recording that is not read.
     """
     seconds = end_us / 1e6
-    if promise.unread is not None:
-        raise MediaError(
-            f"{path}: holds another recording after its first {seconds:g} s, from byte "
-            f"{promise.unread:,} on, which cannot be read where it is; join recordings with FFmpeg's "
-            "concat demuxer instead of appending files"
-        )
+    check_read(path, promise, f" after its first {seconds:g} s")
     promised = promise.seconds
     if scan.length and (scan.listed or scan.format_name in HEADER_LENGTHS):
         promised = float(scan.length * scan.unit)
@@ -62,6 +57,21 @@ def check_complete(
         latest_us = max(latest_us, _latest_end(path, rules))  # sound may be longer than the video
     if latest_us + tolerance_us < promised * 1e6:
         raise MediaError(cut)
+
+
+def check_read(path: str, promise: Promise, place: str = "") -> None:
+    """Raises MediaError if a file holds another recording that FFmpeg does not read.
+
+    Args:
+        path: Path of the file.
+        promise: What its header says.
+        place: Where the recording is, for the error message.
+    """
+    if promise.unread is not None:
+        raise MediaError(
+            f"{path}: holds another recording{place}, from byte {promise.unread:,} on, which cannot be "
+            "read where it is; join recordings with FFmpeg's concat demuxer instead of appending files"
+        )
 
 
 def _latest_end(path: str, rules: MediaRules) -> int:

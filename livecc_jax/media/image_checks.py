@@ -123,7 +123,12 @@ def check_as_video(path: str) -> None:
                 "MP4, or give it as an image, which shows its first picture"
             )
         if kind in ("gif", "png", "webp"):
-            check_whole(path, head + file.read(), kind)
+            data = head + file.read()
+            check_whole(path, data, kind)
+            if kind == "png" and (at := data.find(PNG_SIGNATURE, 1)) >= 0:
+                raise MediaError(
+                    f"{path}: holds another recording, from byte {at:,} on, which FFmpeg does not read"
+                )
 
 
 def check_whole(path: str, data: bytes, kind: ImageKind) -> None:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from livecc_jax.media.appended import FragmentClocks, find_signature
+
 SEARCHED_BYTES = 1 << 20  # of a header, for one of its fields
 PAGE_BYTES = 27 + 255 + 255 * 255  # the longest page of an Ogg file
 
@@ -41,12 +43,17 @@ class Promise:
 def read_promise(path: str) -> Promise:
     """Reads a file's header. Raises OSError when the file cannot be read."""
     with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        unread = find_signature(file, size)
+        if unread is not None:
+            return Promise(unread=unread)
+        file.seek(0)
         start = file.read(16)
         for matches, reader in _READERS:
             if matches(start):
                 file.seek(0)
                 try:
-                    return reader(file, os.fstat(file.fileno()).st_size)
+                    return reader(file, size)
                 except (struct.error, IndexError, ValueError):
                     return Promise()  # a damaged header promises nothing
     return Promise()
@@ -186,8 +193,11 @@ def _read_ogg(file: BinaryIO, size: int) -> Promise:
 
 
 def _read_mp4(file: BinaryIO, size: int) -> Promise:
-    """Follows the boxes. Only the first list of frames is read; a second is another recording."""
-    position, lists = 0, 0
+    """Follows the boxes. Only the first list of frames is read; a second is another recording.
+
+    So is a fragment that begins before an earlier one.
+    """
+    position, lists, clocks = 0, 0, FragmentClocks()
     while position + 8 <= size:
         data = _peek(file, position, 16)
         length, kind = int.from_bytes(data[:4], "big"), data[4:8]
@@ -199,8 +209,31 @@ def _read_mp4(file: BinaryIO, size: int) -> Promise:
             lists += 1
             if lists == 2:
                 return Promise(unread=position)
+        if kind == b"moof":
+            content = _peek(file, position + 8, min(length - 8, SEARCHED_BYTES))
+            if clocks.restarts(content):
+                return Promise(unread=position)
         position += length
     return Promise(position if position > size else None)
+
+
+def _read_swf(file: BinaryIO, size: int) -> Promise:
+    return Promise(int.from_bytes(_peek(file, 4, 4), "little") or None)
+
+
+def _read_realmedia(file: BinaryIO, size: int) -> Promise:
+    """Follows the chunks up to the one that holds the pictures."""
+    position = 0
+    while position + 8 <= size:
+        data = _peek(file, position, 8)
+        length = int.from_bytes(data[4:], "big")
+        if length < 8:
+            return Promise()
+        position += length
+        if data[:4] == b"DATA":
+            break
+    # FFmpeg writes a length that counts the chunk's own header twice.
+    return Promise(position if position > size + 64 else None)
 
 
 def _is_fragmented(file: BinaryIO, position: int, length: int) -> bool:
@@ -212,6 +245,8 @@ _READERS: tuple[tuple[Callable[[bytes], bool], Callable[[BinaryIO, int], Promise
     (lambda start: start[:3] == b"FLV", _read_flv),
     (lambda start: start[:4] == b"RIFF" and start[8:12] == b"AVI ", _read_avi),
     (lambda start: start == ASF_HEADER, _read_asf),
+    (lambda start: start[:3] == b"FWS", _read_swf),
+    (lambda start: start[:4] == b".RMF", _read_realmedia),
     (lambda start: start[:4] == b"OggS", _read_ogg),
     (lambda start: start[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"), _read_mp4),
 )

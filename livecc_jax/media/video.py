@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from livecc_jax.errors import MediaError
-from livecc_jax.media.completeness import check_complete
+from livecc_jax.media.completeness import check_complete, check_read
 from livecc_jax.media.decode import check_file, decode_at
 from livecc_jax.media.frame_file import is_frame_file, read_header
 from livecc_jax.media.frame_file import read_frames as read_stored_frames
@@ -112,13 +112,15 @@ def probe(path: str | Path, rules: MediaRules = DEFAULT) -> VideoInfo:
         if rules.version > 1 and (len(scan.recordings) > 1 or scan.first_decoded != min(first.stamps)):
             pts = _decodable(path, scan, pts, timeline, rules)
     except (av.FFmpegError, OSError) as error:
+        check_read(path, promise)
+        if (promise.size or 0) > size:
+            raise _cut_short(path, size, promise.size) from error
         raise MediaError(f"{path}: is not a readable video ({error.strerror})") from error
     except MediaError as error:
+        if "another recording" not in str(error):
+            check_read(path, promise)
         if "cut short" not in str(error) and (promise.size or 0) > size:
-            raise MediaError(
-                f"{path}: is cut short: it holds {size:,} bytes of the {promise.size:,} that its "
-                "header promises, and cannot be read"
-            ) from error
+            raise _cut_short(path, size, promise.size) from error
         raise
     if len(scan.recordings) > 1:
         starts = ", ".join(f"{offset / 1e6:g} s" for offset in timeline.offsets_us[1:][:10])
@@ -128,6 +130,13 @@ def probe(path: str | Path, rules: MediaRules = DEFAULT) -> VideoInfo:
         )  # fmt: skip
         lead = IN_ORDER
     return VideoInfo(path, pts, gap, *scan.size[::-1], lead, rules)
+
+
+def _cut_short(path: str, size: int, promised: int) -> MediaError:
+    return MediaError(
+        f"{path}: is cut short: it holds {size:,} bytes of the {promised:,} that its header promises, "
+        "and cannot be read"
+    )
 
 
 def _check_stamped(path: str, scan: PacketScan) -> None:

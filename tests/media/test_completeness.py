@@ -49,6 +49,16 @@ def test_parts_of_a_file_are_rejected(folder, suffix):
         assert f"is cut short: {expected}" in str(error.value)
 
 
+@pytest.mark.parametrize(("suffix", "codec"), [("mxf", "mpeg2video"), ("rm", "rv20"), ("swf", "flv")])
+def test_other_headers_that_say_how_much_there_is(folder, suffix, codec):
+    path = make_video(folder / f"whole.{suffix}", range(0, 2400, 40), codec, {}, frame_rate=25)
+    assert len(probe(path).pts_us) == 60
+    content = path.read_bytes()
+    (folder / f"part.{suffix}").write_bytes(content[: len(content) // 2])
+    with pytest.raises(MediaError, match=f"part.{suffix}: is cut short: it holds"):
+        probe(folder / f"part.{suffix}")
+
+
 def test_a_file_that_cannot_be_opened_any_more(folder):
     """An MP4 whose list of frames, at its end, is missing."""
     path = make_video(folder / "whole.mp4", STAMPS, options={"g": "10"}, frame_rate=10)

@@ -1,5 +1,6 @@
 """Tests files that hold several recordings, one after the other, and clocks that start anew."""
 
+import re
 from pathlib import Path
 
 import av
@@ -107,13 +108,39 @@ def test_a_segment_with_another_codec_header_is_refused(recordings, tmp_path):
         probe(join(*recordings, tmp_path / "joined.mkv"))
 
 
-@pytest.mark.parametrize("suffix", ["mp4", "flv", "wmv"])
-def test_a_recording_that_cannot_be_reached_is_not_lost_without_a_word(tmp_path, suffix):
-    codec = {"wmv": "wmv2"}.get(suffix, "libx264")
-    path = make_video(tmp_path / f"one.{suffix}", STAMPS, codec, {}, frame_rate=10)
-    path.write_bytes(2 * path.read_bytes())
-    with pytest.raises(MediaError, match=r"holds another recording after its first 1\.[45] s"):
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [
+        ("mp4", "libx264"),
+        ("fragments.mp4", "libx264"),
+        ("flv", "libx264"),
+        ("wmv", "wmv2"),
+        ("ivf", "libvpx"),
+        ("nut", "mpeg4"),
+        ("wtv", "mpeg2video"),
+        ("mxf", "mpeg2video"),
+        ("rm", "rv20"),
+        ("y4m", "wrapped_avframe"),
+        ("apng", "apng"),
+    ],
+)
+def test_a_recording_that_cannot_be_reached_is_not_lost_without_a_word(tmp_path, suffix, codec):
+    path, step = tmp_path / f"one.{suffix}", 40 if codec == "mpeg2video" else 100
+    pix_fmt = "rgb24" if codec == "apng" else "yuv420p"
+    stamps = range(0, 15 * step, step)
+    if suffix == "fragments.mp4":
+        with av.open(str(make_video(tmp_path / "whole.mp4", stamps, frame_rate=10))) as whole:
+            remux(whole, path, {"movflags": "frag_keyframe+empty_moov"})
+    else:
+        make_video(path, stamps, codec, {}, pix_fmt=pix_fmt, frame_rate=1000 // step)
+    assert len(probe(path).pts_us) == 15
+    content = path.read_bytes()
+    path.write_bytes(content + content)
+    with pytest.raises(MediaError) as error:
         probe(path)
+    assert "holds another recording" in str(error.value)
+    place = int(re.search("from byte ([0-9,]+) on", str(error.value))[1].replace(",", ""))
+    assert len(content) <= place < 2 * len(content)
 
 
 def test_recordings_in_streams_of_their_own_are_refused(recordings, tmp_path):
