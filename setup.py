@@ -66,6 +66,9 @@ setup(
         "jinja2>=3.1",  # reports: templates that escape every text
         "rensa>=0.4",  # produce: MinHash signatures of texts, 70 us each
         "rich>=13",  # live progress
+        "scipy>=1.15",  # bootstrap and exact tests of evaluation (jax needs it too)
+        "httpx>=0.27",  # judges behind an endpoint: streamed, bounded answers, no redirects
+        "tenacity>=9.0",  # their retries: backoff with jitter, which a stop ends
         "fsspec>=2024.6",  # annotations and videos in buckets; gs:// needs gcsfs, s3:// s3fs
     ],
     extras_require={

@@ -1,24 +1,24 @@
 """A judge behind an endpoint with OpenAI's chat completions protocol, with retries and a rate limit.
 
-It needs the standard library only. The API key is sent to the server and used for nothing else: it is
-removed from every text that the server returns before that is stored or logged, and no redirect is
-followed with it.
+The API key is sent to the server and used for nothing else: it is removed from every text that the
+server returns before that is stored or logged, and no redirect is followed with it.
 """
 
 from __future__ import annotations
 
-import http.client
 import json
 import logging
 import random
 import threading
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
+
+import httpx
+import tenacity
 
 from livecc_jax.bounded_json import parse_json
 from livecc_jax.errors import ConfigError
@@ -85,7 +85,8 @@ class Endpoint:
             parts = urllib.parse.urlsplit(self.base)
             is_usable = parts.scheme in ("http", "https") and bool(parts.hostname)
             _ = parts.port  # raises ValueError where it is no number
-        except ValueError:
+            self._url = httpx.URL(self.base.rstrip("/") + "/chat/completions")
+        except (ValueError, httpx.InvalidURL):
             is_usable = False
         if not is_usable:
             raise ConfigError(f"{redact_address(self.base)}: is not an http:// or https:// address")
@@ -93,7 +94,14 @@ class Endpoint:
         self.key = (self.key or "").strip() or None
         if self.key and not (self.key.isascii() and self.key.isprintable()):
             raise ConfigError("the API key holds a character that cannot be sent in a request")
-        self._opener = urllib.request.build_opener(_NoRedirect)
+        # It follows no redirect: the request holds the API key, which no other address may receive.
+        self._client = httpx.Client(
+            follow_redirects=False,
+            timeout=self.retry_policy.timeout,
+            limits=httpx.Limits(
+                max_connections=None
+            ),  # the judging decides how many requests there are
+        )
         self._lock = threading.Lock()
         self._next_start = 0.0
 
@@ -123,92 +131,107 @@ class Endpoint:
             RequestFailed: All retries failed, or the server refuses this one request.
             EndpointError: The server refuses all requests.
         """
-        body = json.dumps(self.request_body(prompt)).encode()
-        fault, retry_after = "", 0.0
-        for attempt in range(self.retry_policy.retries + 1):
-            if attempt:
-                self.stop.wait(self._delay(attempt, retry_after))
-            self._wait_for_rate_limit()
-            if self.stop.is_set():
-                raise RequestFailed("stopped")
-            retry_after = 0.0
-            try:
-                return self._send(body)
-            except urllib.error.HTTPError as error:
-                fault, retry_after = self._check_status(error)
-            except (TimeoutError, urllib.error.URLError, http.client.HTTPException, OSError) as error:
-                reason = getattr(error, "reason", error)
-                timed_out = isinstance(reason, TimeoutError) or "timed out" in str(reason)
-                fault = "timeout" if timed_out else "connection"
-            except _InvalidResponse as error:
-                fault = str(error)
-            with self._lock:
-                self.fault_counts[fault] += 1
-            log.info("%s: %s (attempt %d)", self.address, fault, attempt + 1)
-        raise RequestFailed(
-            f"no answer after {self.retry_policy.retries + 1} attempts, the last: {fault}"
+        retrying = tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(self.retry_policy.retries + 1),
+            wait=self._delay,
+            sleep=tenacity.sleep_using_event(self.stop),
+            retry=tenacity.retry_if_exception_type(_Fault),
+            after=self._count_fault,
         )
+        try:
+            return retrying(self._attempt, json.dumps(self.request_body(prompt)).encode())
+        except tenacity.RetryError as error:
+            attempts = error.last_attempt.attempt_number
+            fault = error.last_attempt.exception()
+            raise RequestFailed(f"no answer after {attempts} attempts, the last: {fault}") from None
 
-    def _send(self, body: bytes) -> Completion:
-        headers = {"Content-Type": "application/json"}
-        if self.key:
-            headers["Authorization"] = f"Bearer {self.key}"
-        url = self.base.rstrip("/") + "/chat/completions"
-        request = urllib.request.Request(url, body, headers)
-        with self._opener.open(request, timeout=self.retry_policy.timeout) as response:
-            raw = response.read(_MAX_RESPONSE_BYTES).decode("utf-8", "replace")
+    def _attempt(self, body: bytes) -> Completion:
+        """Sends a request once. Raises _Fault where another attempt may succeed."""
+        self._wait_for_rate_limit()
+        if self.stop.is_set():
+            raise RequestFailed("stopped")
+        try:
+            raw = self._send(body)
+        except httpx.TimeoutException:
+            raise _Fault("timeout") from None
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError):
+            raise _Fault("connection") from None
+        return self._parse(raw.decode("utf-8", "replace"))
+
+    def _send(self, body: bytes) -> bytes:
+        """Returns the body of a successful response. Raises as `_check_status`, and httpx's errors."""
+        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        auth = _BearerKey(self.key) if self.key else httpx.USE_CLIENT_DEFAULT
+        with self._client.stream(
+            "POST", self._url, content=body, headers=headers, auth=auth
+        ) as response:
+            if not response.is_success:
+                self._check_status(response)
+            return _read(response, _MAX_RESPONSE_BYTES)
+
+    def _parse(self, raw: str) -> Completion:
         try:
             completion = parse_json(self._without_key(raw))
             content = completion["choices"][0]["message"]["content"]
             usage = completion.get("usage") or {}
             tokens = [int(usage.get(k) or 0) for k in ("prompt_tokens", "completion_tokens")]
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-            raise _InvalidResponse("an answer that is no chat completion") from None
+            raise _Fault("an answer that is no chat completion") from None
         if not isinstance(content, str) or not content.strip():
-            raise _InvalidResponse("an empty answer")
+            raise _Fault("an empty answer")
         # Once more: JSON may spell the key with escapes.
         content = self._without_key(content)
         model = self._without_key(str(completion.get("model") or self.model))
         return Completion(content, model, *tokens)
 
-    def _check_status(self, error: urllib.error.HTTPError) -> tuple[str, float]:
-        """Returns (fault, seconds that the server asks to wait) of a status that may be retried.
+    def _check_status(self, response: httpx.Response) -> None:
+        """Raises the error of a response that is no success.
 
         Raises:
+            _Fault: The request may be sent again.
             RequestFailed: The server refuses this request.
             EndpointError: The server refuses all requests.
         """
+        code = response.status_code
         try:
-            message = " ".join(error.read(2000).decode("utf-8", "replace").split())
-        except (OSError, http.client.HTTPException):
+            message = " ".join(_read(response, 2000).decode("utf-8", "replace").split())
+        except (httpx.HTTPError, httpx.StreamError, OSError):
             message = ""
         message = self._without_key(message)
-        if 300 <= error.code < 400:
-            location = urllib.parse.urljoin(error.url, error.headers.get("Location") or "")
+        if 300 <= code < 400:
+            location = urllib.parse.urljoin(str(self._url), response.headers.get("Location") or "")
             raise EndpointError(
                 f"{self.address}: redirects to {self._without_key(redact_address(location)):.200}; "
                 "requests are not redirected, so give the judge's own address as --endpoint"
             )
-        if error.code in FATAL_STATUS:
-            reason = self._without_key(str(error.reason))
-            raise EndpointError(f"{self.address}: answers {error.code} {reason}: {message:.200}")
-        if error.code not in RETRYABLE_STATUS:
+        if code in FATAL_STATUS:
+            reason = self._without_key(response.reason_phrase)
+            raise EndpointError(f"{self.address}: answers {code} {reason}: {message:.200}")
+        if code not in RETRYABLE_STATUS:
             with self._lock:
-                self.fault_counts[f"refused ({error.code})"] += 1
-            raise RequestFailed(f"refused with {error.code}: {message:.200}")
+                self.fault_counts[f"refused ({code})"] += 1
+            raise RequestFailed(f"refused with {code}: {message:.200}")
         try:
-            retry_after = float(error.headers.get("Retry-After") or 0)
+            retry_after = max(0.0, float(response.headers.get("Retry-After") or 0))
         except ValueError:
             retry_after = 0.0
-        return f"status {error.code}", max(0.0, retry_after)
+        raise _Fault(f"status {code}", retry_after)
 
     def _without_key(self, text: str) -> str:
         return text.replace(self.key, "[key]") if self.key else text
 
-    def _delay(self, attempt: int, retry_after: float) -> float:
-        max_delay = self.retry_policy.max_delay
-        delay = min(max_delay, self.retry_policy.initial_delay * 2 ** (attempt - 1))
-        return max(delay * random.uniform(0.5, 1.0), min(retry_after, max_delay))
+    def _count_fault(self, state: tenacity.RetryCallState) -> None:
+        fault = str(state.outcome.exception())
+        with self._lock:
+            self.fault_counts[fault] += 1
+        log.info("%s: %s (attempt %d)", self.address, fault, state.attempt_number)
+
+    def _delay(self, state: tenacity.RetryCallState) -> float:
+        """Returns the seconds to wait: exponential with jitter, or longer if the server asks for it."""
+        policy = self.retry_policy
+        exponential = tenacity.wait_exponential(policy.initial_delay, policy.max_delay)(state)
+        asked = min(state.outcome.exception().retry_after, policy.max_delay)
+        return max(exponential * random.uniform(0.5, 1.0), asked)
 
     def _wait_for_rate_limit(self) -> None:
         """Waits until the rate limit allows another request to start."""
@@ -222,13 +245,35 @@ class Endpoint:
             self.stop.wait(start - now)
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect: the request holds the API key, which no other address may receive."""
+class _BearerKey(httpx.Auth):
+    """Sends the API key, also where the address names a user, whom httpx would send in its place."""
 
-    def redirect_request(self, *_: object) -> None:
-        """Returns None, so that the redirect is raised as an HTTPError."""
-        return None
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def auth_flow(self, request: httpx.Request) -> Iterator[httpx.Request]:
+        """Adds the header to the one request that there is."""
+        request.headers["Authorization"] = f"Bearer {self._key}"
+        yield request
 
 
-class _InvalidResponse(Exception):
-    """A response that is not a chat completion; the message is the kind of fault."""
+class _Fault(Exception):
+    """A fault after which another attempt may succeed; the message is its kind.
+
+    Attributes:
+        retry_after: Seconds that the server asks to wait.
+    """
+
+    def __init__(self, kind: str, retry_after: float = 0.0) -> None:
+        super().__init__(kind)
+        self.retry_after = retry_after
+
+
+def _read(response: httpx.Response, limit: int) -> bytes:
+    """Returns at most `limit` bytes of a streamed response, as they were sent."""
+    read = bytearray()
+    for chunk in response.iter_raw():
+        read += chunk
+        if len(read) >= limit:
+            break
+    return bytes(read[:limit])

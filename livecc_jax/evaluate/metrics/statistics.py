@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 RESAMPLES = 2000
 CONFIDENCE_LEVEL = 0.95
@@ -58,15 +59,23 @@ class ClusterBootstrap:
         values = np.asarray(values, np.float64)
         cluster_sums = np.zeros((self.clusters, values.shape[1]))
         np.add.at(cluster_sums, self._cluster_index, values)
-        rng = np.random.default_rng(self._seed)
         n = self.clusters
-        totals = [np.zeros((0, values.shape[1]))]
-        for first in range(0, self._resamples, _CHUNK):
-            draws = rng.integers(0, n, (min(_CHUNK, self._resamples - first), n)) if n else None
-            if draws is not None:
-                counts = np.stack([np.bincount(d, minlength=n) for d in draws])
-                totals.append(counts @ cluster_sums)
-        return np.concatenate(totals)
+        if n < 2:  # every resample is the data
+            return np.repeat(cluster_sums, self._resamples if n else 0, axis=0)
+
+        def resampled(draws: np.ndarray, axis: int = -1) -> np.ndarray:
+            counts = np.stack([np.bincount(draw, minlength=n) for draw in np.atleast_2d(draws)])
+            return (counts @ cluster_sums).T
+
+        return stats.bootstrap(
+            (np.arange(n),),
+            resampled,
+            n_resamples=self._resamples,
+            batch=_CHUNK,
+            vectorized=True,
+            method="percentile",
+            rng=np.random.default_rng(self._seed),
+        ).bootstrap_distribution.T
 
 
 def percentile_interval(samples: np.ndarray, level: float = CONFIDENCE_LEVEL) -> Interval:
@@ -117,7 +126,4 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
         B agree on every item.
     """
     n = only_a + only_b
-    if not n:
-        return 1.0
-    tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1))
-    return min(1.0, 2 * tail / 2**n)
+    return float(stats.binomtest(min(only_a, only_b), n, 0.5).pvalue) if n else 1.0

@@ -197,6 +197,32 @@ def test_a_key_that_ends_in_a_line_break(serve, end):
     assert KEY not in repr(endpoint)
 
 
+def test_the_key_goes_before_a_user_in_the_address(serve):
+    server = serve(lambda body, count: "Commentary A")
+    address = server.url.replace("//", "//user:s3cret@")
+    assert Endpoint(address, "judge", KEY).complete("?").text == "Commentary A"
+    assert server.keys == [f"Bearer {KEY}"]
+
+
+def test_a_response_that_never_ends_is_cut(serve, monkeypatch):
+    monkeypatch.setattr("livecc_jax.evaluate.judge.endpoint._MAX_RESPONSE_BYTES", 1000)
+    server = serve(lambda body, count: (200, completion("Commentary A") + " " * 1000))
+    endpoint = Endpoint(server.url, "judge", retry_policy=RetryPolicy(0))
+    assert endpoint.complete("?").text == "Commentary A"
+    server.behave = lambda body, count: (200, " " * 1000 + completion("Commentary A"))
+    with pytest.raises(RequestFailed, match="no chat completion"):
+        endpoint.complete("?")
+
+
+def test_waiting_ends_when_the_run_is_stopped(serve):
+    server = serve(lambda body, count: (500, "busy"))
+    endpoint = Endpoint(server.url, "judge", retry_policy=RetryPolicy(3, 600.0, 600.0))
+    threading.Timer(0.2, endpoint.stop.set).start()
+    with pytest.raises(RequestFailed, match="stopped"):
+        endpoint.complete("?")
+    assert len(server.keys) == 1
+
+
 def test_a_key_that_cannot_be_sent_is_not_printed(monkeypatch, capsys, tmp_path):
     for key in (f"{KEY}\r\nHost: x", f"{KEY}\u2019"):
         monkeypatch.setenv("OPENAI_API_KEY", key)

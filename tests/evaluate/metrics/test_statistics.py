@@ -30,6 +30,19 @@ def test_bootstrap():
     assert math.isnan(percentile_interval(ClusterBootstrap([], 10).totals(np.zeros((0, 1)))[:, 0]).low)
 
 
+def test_the_same_resamples_for_one_cluster_and_for_chunks():
+    """The documented draws: integers of default_rng(seed), [256, clusters] at a time."""
+    values = np.arange(21.0).reshape(7, 3)
+    names = [str(i) for i in range(7)]
+    rng = np.random.default_rng(5)
+    expected = [values[rng.integers(0, 7, (n, 7))].sum(1) for n in (256, 44)]
+    np.testing.assert_allclose(
+        ClusterBootstrap(names, 300, 5).totals(values), np.concatenate(expected), rtol=1e-12
+    )
+    alone = ClusterBootstrap(["a", "a"], 3).totals(np.array([[1.0], [2.0]]))
+    np.testing.assert_array_equal(alone, [[3.0]] * 3)
+
+
 def test_mcnemar():
     # A fair coin thrown five times: P(0 or 5 heads) = 2/32. Concordant items do not enter.
     assert mcnemar_exact(0, 5) == pytest.approx(2 / 32)
