@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
 
 class Models:
     """Models by what they do, each loaded when it is first used."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, Any] = {}
+
+    def get(self, name: str, load: Callable[[], Any]) -> Any:
+        """Returns what was loaded under a name, and loads it if that is the first time."""
+        if name not in self._loaded:
+            self._loaded[name] = load()
+        return self._loaded[name]
 
     @cached_property
     def language(self) -> Any:
