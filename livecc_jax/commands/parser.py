@@ -10,6 +10,7 @@ from livecc_jax.version import __version__
 COMMANDS = (
     "captions",
     "produce",
+    "world",
     "dataset",
     "index",
     "inspect",

@@ -6,7 +6,7 @@ Rules, files and grammar are in docs/world.md. What others use:
 |---|---|---|
 | `parse_facts(words, context)` | `facts` | the facts that timed words state; also `parse_text`, `parse_title` |
 | `speak(fact, register, spell)` | `facts` | the words of a fact; parsing is its exact inverse |
-| `make_match(seed, options)` | `match` | a match: tracks of all players, events, camera |
+| `make_match(seed, options)` | `rules` | a match: tracks of all players, events, camera |
 | `truth(match)`, `read_truth(path)` | `truth` | every fact with its times; `Truth.holds(fact, time)` |
 | `render(match, times, size)` | `render` | frames, uint8 [n, height, width, 3] |
 | `commentate(match, style, seed)` | `commentary` | timed words with their facts; a seed is a draw |

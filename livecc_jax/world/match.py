@@ -127,15 +127,3 @@ def draw_squads(rng: np.random.Generator) -> tuple[Context, tuple[str, ...]]:
     names = rng.permutation(NAMES)[: len(shirts)].tolist()
     context = Context(home, away, {teams[0]: home, teams[1]: away}, dict(zip(names, shirts)))
     return context, tuple(shirts)
-
-
-def make_match(seed: int, options: MatchOptions = MatchOptions()) -> Match:
-    """Plays a match.
-
-    Args:
-        seed: Determines everything of it, together with the options.
-        options: How it is played.
-    """
-    from livecc_jax.world.rules import Game
-
-    return Game(seed, options).play()

@@ -33,8 +33,18 @@ MIN_PLAYERS = 3  # field players of a team, below which nobody is sent off
 HALVES_FROM = 240.0  # seconds of a match, from which on teams change sides in the middle
 
 
+def make_match(seed: int, options: MatchOptions = MatchOptions()) -> Match:
+    """Plays a match.
+
+    Args:
+        seed: Determines everything of it, together with the options.
+        options: How it is played.
+    """
+    return Game(seed, options).play()
+
+
 class Game(Motion):
-    """Plays one match: see `match.make_match`."""
+    """Plays one match: see `make_match`."""
 
     def __init__(self, seed: int, options: MatchOptions) -> None:
         super().__init__(seed)
@@ -124,7 +134,7 @@ class Game(Motion):
                 break
             self.step()
         self.orders.clear()
-        self.facing = -np.sign(self.ball) * (0.0, 1.0) if abs(self.ball[1]) > 12 else self.facing
+        self.facing = np.array([0.0, -np.sign(self.ball[1])]) if abs(self.ball[1]) > 12 else self.facing
         self.holder = player
         self.wait(wait)
 
@@ -275,18 +285,23 @@ class Game(Motion):
         gate = np.array([6.0 * (1 if team else -1), HALF_WIDTH - 0.6])
         self.frozen = True
         self.cut(CLOSE)
-        self.look_at = gate - (0.0, 4.0)
+        self.look_at = gate - np.array([0.0, 4.0])
         self.camera = self.look_at.copy()
-        self.position[leaves] = gate + (-2.6, -4.5)  # the camera cuts while the player walks there
-        self.position[comes] = gate + (2.6, 1.5)
+        self.position[leaves] = gate + np.array(
+            [-2.6, -4.5]
+        )  # the camera cuts while the player walks there
+        self.position[comes] = gate + np.array([2.6, 1.5])
         self.velocity[[leaves, comes]] = 0.0
         self.present[comes] = True
         self.orders = {
-            leaves: (gate + (-2.6, 1.8), 3.0),
+            leaves: (gate + np.array([-2.6, 1.8]), 3.0),
             comes: (self.position[comes], WALK),
         }
         self.wait(1.6)
-        self.orders = {leaves: (gate + (-2.6, 3.0), 3.0), comes: (gate + (2.6, -5.0), 3.0)}
+        self.orders = {
+            leaves: (gate + np.array([-2.6, 3.0]), 3.0),
+            comes: (gate + np.array([2.6, -5.0]), 3.0),
+        }
         self.wait(1.0)
         self.happen("substitution", comes, leaves)
         self.wait(1.4)
@@ -304,7 +319,7 @@ class Game(Motion):
         self.ball = self.position[player] + BALL_BESIDE * _unit(self.ball - self.position[player])
         began = self.time
         self.happen("foul", opponent, player)
-        self.referee_to = self.position[opponent] + (0.0, -4.2)
+        self.referee_to = self.position[opponent] + np.array([0.0, -4.2])
         self.wait(0.6)
         self.referee = self.referee_to + 7.0 * _unit(self.referee - self.referee_to)
         self.wait(1.2)
@@ -314,7 +329,7 @@ class Game(Motion):
             self.show("replay", 3.0, began - 1.8)
             self.cut()
         self.down[player], self.card = False, 0
-        self.referee_to = self.position[opponent] + (3.0, -7.0)
+        self.referee_to = self.position[opponent] + np.array([3.0, -7.0])
         self.frozen = False
         self.restart_with(player, 0.6)
 

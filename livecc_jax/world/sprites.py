@@ -1,7 +1,7 @@
 """Small pictures of players, ball, referee and cards, and the pitch; computed with numpy alone.
 
-A shape is a function of points in units of its radius, positive inside. Sprites are sampled four by four
-times a pixel, so that their edges are smooth at every size.
+A shape is a function of points in units of its radius, positive inside. Sprites are sampled four by
+four times a pixel, so that their edges are smooth at every size.
 """
 
 from __future__ import annotations
