@@ -1,0 +1,51 @@
+"""YouTube's json3: events of segments, automatic ones with the offset of every word."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from livecc_jax.errors import DataError
+from livecc_jax.produce.captions.cues import NO_TIME, Captions, Cue, clean, plain_rows, rows_of
+
+
+def read_json3(value: Mapping[str, Any]) -> Captions:
+    """Returns the cues of a json3 file. Events without segments are windows, no text.
+
+    Args:
+        value: The JSON object.
+
+    Raises:
+        DataError: Its events are no list.
+    """
+    events = value.get("events")
+    if not isinstance(events, list):
+        raise DataError("its events are no list")
+    cues, is_auto = [], False
+    for event in events:
+        segments = event.get("segs") if isinstance(event, dict) else None
+        if not isinstance(segments, list):
+            continue
+        start, duration = _ms(event.get("tStartMs")) or 0, _ms(event.get("dDurationMs"))
+        pieces, has_times = [], False
+        for segment in segments:
+            text = segment.get("utf8") if isinstance(segment, dict) else None
+            if not isinstance(text, str) or not text:
+                continue
+            offset = _ms(segment.get("tOffsetMs"))
+            has_times |= offset is not None
+            pieces.append((clean(text), NO_TIME if offset is None else start + offset))
+            is_auto |= "acAsrConf" in segment
+        is_auto |= has_times
+        rows = rows_of(pieces) if has_times else plain_rows("".join([text for text, _ in pieces]))
+        cues.append(Cue(start, None if duration is None else start + duration, rows))
+    return Captions(cues, kind=("auto" if is_auto else "manual") if cues else "")
+
+
+def _ms(value: Any) -> int | None:
+    """Returns a number of milliseconds, at least 0; None for something else."""
+    if isinstance(value, str) and value.strip().isdecimal() and len(value) < 16:
+        value = int(value)
+    if type(value) not in (int, float) or value != value or abs(value) > 1e15:
+        return None
+    return max(0, round(value))

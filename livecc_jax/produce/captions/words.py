@@ -1,0 +1,258 @@
+"""From cues to words: order, rolling rows, overlaps, sound notes, speaker marks, and the time of
+each word.
+
+The numbers are those of the rules in docs/produce.md. A word has the time that its file gives it;
+where the file times lines alone, a line's time is shared evenly over its words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from livecc_jax.produce.captions.cues import Captions, Cue, Row
+from livecc_jax.produce.records import Word
+
+LONGEST_WORD_MS = 1_000
+_NOTES = ("[", "]", "♩", "♪", "♫", "♬")
+_DASHES = ("-", "–", "—")
+_WORD = re.compile(r"\S+")
+_ARROWS = re.compile(r">{2,}")
+_OPENING, _CLOSING = "(（", ")）"
+
+
+def words_of(captions: Captions, longest_word_ms: int = LONGEST_WORD_MS) -> tuple[Word, ...]:
+    """Returns the words of captions in order of time.
+
+    Args:
+        captions: What a reader found.
+        longest_word_ms: Most time that a word with a time of its own may take. YouTube shows a line
+            until the line after the next begins, so the last word before a silence would last
+            through it.
+    """
+    cues = drop_carried(merge(in_order(captions.cues)), captions.always_rolls)
+    file_has_times = any(row.marks for cue in cues for row in cue.rows)
+    words: list[Word] = []
+    for number, cue in enumerate(cues):
+        end = cue.end_ms
+        if number + 1 < len(cues):  # rule 8
+            end = min(end, cues[number + 1].start_ms)
+        _add_words(words, cue, end, file_has_times, longest_word_ms)
+    return tuple(words)
+
+
+def in_order(cues: Sequence[Cue]) -> list[Cue]:
+    """Returns the cues that have text by their starts (rule 6), each with an end (rule 3)."""
+    cues = [cue for cue in cues if any(row.text and not row.text.isspace() for row in cue.rows)]
+    cues.sort(key=lambda cue: cue.start_ms)
+    ordered: list[Cue] = []
+    for number in range(len(cues) - 1, -1, -1):
+        start, end, rows = cues[number]
+        if end is None:  # until the next cue starts; those that start with it do not count
+            following = ordered[-1] if ordered else None
+            if following is None:
+                end = start
+            else:
+                end = following.start_ms if following.start_ms > start else following.end_ms
+        ordered.append(Cue(start, max(start, end), rows))
+    ordered.reverse()
+    return ordered
+
+
+def merge(cues: Sequence[Cue]) -> list[Cue]:
+    """Makes one cue of those that start together (rule 6). A cue that says the same until the same
+    time counts once.
+    """
+    merged: list[Cue] = []
+    parts: list[Cue] = []
+    for cue in cues:
+        if not merged or cue.start_ms != merged[-1].start_ms:
+            merged.append(cue)
+            parts = [cue]
+            continue
+        if any(part.end_ms == cue.end_ms and _said(part) == _said(cue) for part in parts):
+            continue
+        parts.append(cue)
+        last = merged[-1]
+        merged[-1] = Cue(last.start_ms, max(last.end_ms, cue.end_ms), [*last.rows, *cue.rows])
+    return merged
+
+
+def drop_carried(cues: Sequence[Cue], always: bool) -> list[Cue]:
+    """Takes out rows that are carried over from the cue before (rule 7), and cues that bring
+    nothing new.
+
+    Args:
+        cues: Cues in order.
+        always: Whether the file rolls in any case; else it does if half of its cues begin with
+            carried rows.
+    """
+    keys = [_keys(cue) for cue in cues]
+    if sum(not key[0] for key in keys) * 2 > len(keys):  # a blank first row means nothing in this file
+        for key in keys:
+            while not key[0]:
+                del key[0]
+        cues = [
+            Cue(c.start_ms, c.end_ms, c.rows[len(c.rows) - _length(c, k) :]) for c, k in zip(cues, keys)
+        ]
+    counts = [0]
+    for number in range(1, len(cues)):
+        counts.append(_carried(keys[number - 1], keys[number], cues[number].rows))
+    if not always and sum(count > 0 for count in counts) * 2 < len(cues):
+        return list(cues)
+    new = []
+    for cue, count in zip(cues, counts):
+        rows = cue.rows[count:]
+        if any(row.text and not row.text.isspace() for row in rows):
+            new.append(Cue(cue.start_ms, cue.end_ms, rows))
+    return new
+
+
+def _keys(cue: Cue) -> list[str]:
+    """Returns the rows of a cue as they are compared; blank rows at the end do not count."""
+    keys = [" ".join(row.text.split()) for row in cue.rows]
+    while not keys[-1]:
+        keys.pop()
+    return keys
+
+
+def _length(cue: Cue, keys: Sequence[str]) -> int:
+    """Returns how many rows at the end of a cue its keys stand for, with the blank rows after them."""
+    blank = 0
+    for row in reversed(cue.rows):
+        if row.text and not row.text.isspace():
+            break
+        blank += 1
+    return len(keys) + blank
+
+
+def _said(cue: Cue) -> list[str]:
+    return [key for key in (" ".join(row.text.split()) for row in cue.rows) if key]
+
+
+def _carried(before: Sequence[str], keys: Sequence[str], rows: Sequence[Row]) -> int:
+    """Returns how many rows at the beginning of a cue are those that end the cue before; the
+    longest run counts.
+
+    A row with times of words is new, and so is one below a blank row.
+    """
+    most = min(len(before), len(keys))
+    for number in range(most):
+        if rows[number].marks or not keys[number]:
+            most = number
+            break
+    for count in range(most, 0, -1):
+        if before[-count:] == list(keys[:count]):
+            return count
+    return 0
+
+
+def spoken_rows(rows: Sequence[Row]) -> list[Row]:
+    """Returns rows without those that are sound notes (rule 9), and without marks of speakers (rule
+    11).
+    """
+    kept = []
+    for row in rows:
+        text = row.text
+        if any(note in text for note in _NOTES) or _is_parenthesis(text):
+            continue
+        first = text.lstrip()
+        if first[:1] in _DASHES and (len(first) == 1 or first[1].isspace()):
+            position = len(text) - len(first)
+            text = f"{text[:position]} {text[position + 1 :]}"
+        if ">>" in text:
+            text = _without_speakers(text)
+        kept.append(Row(text, row.marks) if text is not row.text else row)
+    return kept
+
+
+def _is_parenthesis(text: str) -> bool:
+    """Returns whether a row is wholly in parentheses."""
+    stripped = text.strip()
+    if stripped[:1] not in _OPENING or stripped[-1:] not in _CLOSING or not stripped:
+        return False
+    depth = 0
+    for character in stripped:
+        if character in _OPENING:
+            depth += 1
+        elif character in _CLOSING:
+            depth = max(0, depth - 1)
+        elif depth == 0 and not character.isspace():
+            return False
+    return depth == 0
+
+
+def _without_speakers(text: str) -> str:
+    """Returns a row in which `>>` and the names after it are spaces, so that positions stay."""
+    out = list(text)
+    for arrows in _ARROWS.finditer(text):
+        out[arrows.start() : arrows.end()] = " " * (arrows.end() - arrows.start())
+        name = []
+        for match in _WORD.finditer(text, arrows.end()):
+            name.append(match[0])
+            if match[0].endswith(":") or len(name) == 3:
+                break
+        said = " ".join(name)
+        if said.endswith(":") and said == said.upper() and said != said.lower():
+            out[arrows.end() : match.end()] = " " * (match.end() - arrows.end())
+    return "".join(out)
+
+
+def _add_words(words: list[Word], cue: Cue, end: int, file_has_times: bool, longest_ms: int) -> None:
+    """Appends the words of a cue, which ends at `end` (rules 9 to 13)."""
+    rows = spoken_rows(cue.rows)
+    start = cue.start_ms
+    if not any(row.marks for row in rows):
+        texts: list[str] = []
+        for row in rows:
+            for text in row.text.split():
+                if not texts or texts[-1] != text:  # rule 12
+                    texts.append(text)
+        if texts:
+            if file_has_times and len(texts) == 1:
+                end = min(end, start + longest_ms)
+            share(words, texts, start, end)
+        return
+    # Words under one time share the stretch up to the next word's time.
+    groups: list[tuple[int, list[str]]] = []
+    last = None
+    for row in rows:
+        for text, time in _timed(row, start, end):
+            if text == last:
+                continue
+            last = text
+            time = max(time, groups[-1][0]) if groups else time
+            if groups and groups[-1][0] == time:
+                groups[-1][1].append(text)
+            else:
+                groups.append((time, [text]))
+    for number, (time, texts) in enumerate(groups):
+        until = groups[number + 1][0] if number + 1 < len(groups) else max(end, time)
+        first = len(words)
+        share(words, texts, time, until)
+        for i in range(first, len(words)):
+            if words[i].end_ms - words[i].start_ms > longest_ms:
+                words[i] = Word(words[i].start_ms, words[i].start_ms + longest_ms, words[i].text)
+
+
+def _timed(row: Row, start: int, end: int) -> list[tuple[str, int]]:
+    """Returns the words of a row with the time of the mark that each begins under, within the cue's
+    time.
+    """
+    found, marks = [], row.marks
+    time, i = start, 0
+    for match in _WORD.finditer(row.text):
+        while i < len(marks) and marks[i][0] <= match.start():
+            time = min(max(marks[i][1], start), end)
+            i += 1
+        found.append((match[0], time))
+    return found
+
+
+def share(words: list[Word], texts: Sequence[str], start: int, end: int) -> None:
+    """Appends words that share a stretch of time evenly."""
+    count, length, before = len(texts), end - start, start
+    for number, text in enumerate(texts, 1):
+        until = start + length * number // count
+        words.append(Word(before, until, text))
+        before = until
