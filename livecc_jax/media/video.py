@@ -100,7 +100,7 @@ def probe(path: str | Path, rules: MediaRules = DEFAULT) -> VideoInfo:
         if not scan.num_stamps:
             raise MediaError(f"{path}: holds no video frame")
         if min(scan.size) < 1:
-            raise MediaError(f"{path}: has no picture size")
+            raise MediaError(f"{path}: has no picture size, and none of its frames can be decoded")
         pts, gap, timeline = place_recordings(scan)
         if (pts[1:] <= pts[:-1]).any():
             raise MediaError(f"{path}: its frames are less than a microsecond apart, as no clock is")

@@ -216,7 +216,6 @@ def server():
 
 def test_redirects_and_names_that_change_do_not_lead_inside(tree, server, monkeypatch):
     """The connection itself is refused: the second resolution of a name may differ from the first."""
-    pytest.importorskip("aiohttp")
     port = server.server_port
     root = MediaRoot.of(str(tree / "root"), ("localhost",))
     cache = FileCache(tree / "cache", first_wait_s=0.001)

@@ -11,6 +11,13 @@ from tests.fuzz.reader import Reader, all_files
 from tests.support.media import make_video, remux
 
 CONTAINERS = ("mp4", "mkv", "ts", "flv", "mov")
+OTHERS = {  # codec, options and frames a second
+    "vp9.webm": ("libvpx-vp9", {"deadline": "realtime"}, None),
+    "vp8.ogv": ("libvpx", {"deadline": "realtime", "g": "5"}, 10),
+    "mpeg4.avi": ("mpeg4", {"g": "5"}, 10),
+    "mpeg2.mpg": ("mpeg2video", {"g": "5", "bf": "2"}, 25),
+    "wmv2.wmv": ("wmv2", {"g": "5"}, 10),
+}
 
 
 @cache
@@ -21,23 +28,20 @@ def _made(name: str) -> bytes:
         base = make_video(
             Path(folder) / "base.mp4", range(0, 2000, 100), options={"g": "5"}, frame_rate=10
         )
-        if name == "vp9.webm":
-            path = make_video(
-                Path(folder) / name, range(0, 1500, 100), "libvpx-vp9", {"deadline": "realtime"}
-            )
-        elif name == "mpeg4.avi":
-            path = make_video(
-                Path(folder) / name, range(0, 1500, 100), "mpeg4", {"g": "5"}, frame_rate=10
-            )
+        path = Path(folder) / name
+        if name in OTHERS:
+            codec, options, rate = OTHERS[name]
+            step = 40 if rate == 25 else 100
+            make_video(path, range(0, 15 * step, step), codec, options, frame_rate=rate)
         else:
-            path = Path(folder) / name
+            options = {"movflags": "frag_keyframe+empty_moov"} if "fragments" in name else None
             with av.open(str(base)) as source:
-                remux(source, path)
+                remux(source, path, options)
         return path.read_bytes()
 
 
 def _prepare(folder: Path) -> None:
-    for name in (*(f"h264.{c}" for c in CONTAINERS), "vp9.webm", "mpeg4.avi"):
+    for name in (*(f"h264.{c}" for c in CONTAINERS), "h264.fragments.mp4", *OTHERS):
         (folder / name).write_bytes(_made(name))
 
 
@@ -64,9 +68,11 @@ def _differs(folder: Path, file: str, value) -> str:
                 return (
                     ""  # what a decoder shows in place of damage depends on what it has decoded before
                 )
-        if any(frame.is_corrupt or frame.side_data.get("DISPLAYMATRIX") for frame in frames):
-            return ""  # likewise; turned pictures are held by tests of their own
-        decoded = [(frame.pts, frame.to_ndarray(format="rgb24")) for frame in frames]
+        if any(frame.is_corrupt for frame in frames):
+            return ""  # likewise
+        decoded = [(frame.pts, _displayed(frame, frame.to_ndarray(format="rgb24"))) for frame in frames]
+        if any(picture is None for _, picture in decoded):
+            return ""
         unit = stream.time_base
     stamps: dict[bytes, set[int | None]] = {}  # several frames may show the same picture
     for stamp, picture in decoded:
@@ -85,6 +91,25 @@ def _differs(folder: Path, file: str, value) -> str:
         if all(any(abs(t - e) <= 1.5 for t in found) for found, e in zip(times, expected, strict=True)):
             return ""
     return f"pictures of other times are given for {expected}"
+
+
+def _displayed(frame: av.VideoFrame, picture: np.ndarray) -> np.ndarray | None:
+    """Puts every pixel where the display matrix says; None if that is no multiple of 90 degrees."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return picture
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    if b == c == 0 != a * d:
+        right, down = (np.sign(a), 0), (0, np.sign(d))
+    elif a == d == 0 != b * c:
+        right, down = (0, np.sign(b)), (np.sign(c), 0)
+    else:
+        return None
+    y, x = np.mgrid[: picture.shape[0], : picture.shape[1]]
+    on_x, on_y = x * right[0] + y * down[0], x * right[1] + y * down[1]
+    shown = np.zeros((np.ptp(on_y) + 1, np.ptp(on_x) + 1, 3), np.uint8)
+    shown[on_y - on_y.min(), on_x - on_x.min()] = picture
+    return shown
 
 
 READER = Reader("containers", _prepare, all_files, _read, _differs, share=1.2, fast=10)

@@ -5,7 +5,8 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 from livecc_jax.data.rows.mixture import parse_mixture
-from livecc_jax.train.config import Config, flatten, override
+from livecc_jax.train.config import Config, flatten
+from livecc_jax.train.overrides import override
 from tests.fuzz.reader import Reader
 
 LINES = """run=out
