@@ -22,7 +22,8 @@ from livecc_jax.cli import main
 from livecc_jax.model.presets import fit_vocabulary, preset
 from livecc_jax.model.qwen2_vl import init_params
 from livecc_jax.text.open import open_tokenizer
-from livecc_jax.train.config import Config, flatten, load_config, override
+from livecc_jax.train.config import Config, flatten, load_config
+from livecc_jax.train.overrides import override
 from tests.support.media import make_video
 
 ROOT = Path(__file__).parents[1]

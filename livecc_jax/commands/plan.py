@@ -106,7 +106,8 @@ def _plan_training(
     from livecc_jax.media.budget import PixelBudget
     from livecc_jax.planning.search import search
     from livecc_jax.planning.training import plan_training
-    from livecc_jax.train.config import load_config, override
+    from livecc_jax.train.config import load_config
+    from livecc_jax.train.overrides import override
 
     config = override(load_config(args.config), parse_overrides(overrides))
     model = _model_of_config(config)
@@ -136,7 +137,8 @@ def _plan_streaming(
     from livecc_jax.media.budget import PixelBudget
     from livecc_jax.parallel.mesh import parse_mesh
     from livecc_jax.planning.streaming import StreamingLoad, default_mesh, plan_streaming
-    from livecc_jax.train.config import load_config, override
+    from livecc_jax.train.config import load_config
+    from livecc_jax.train.overrides import override
 
     if args.config.endswith(".py"):
         model = _model_of_config(override(load_config(args.config), parse_overrides(overrides)))

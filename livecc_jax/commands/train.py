@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING, NoReturn
 
 from livecc_jax.commands.media_root import add_media_root_options
 from livecc_jax.commands.options import parse_overrides
 
+if TYPE_CHECKING:
+    from livecc_jax.train.config import Config
+
 EPILOG = """Any field of the config can be set: --run DIR --optim.learning_rate 1e-5 ...
+`livecc train --help` lists them, `livecc train CONFIG --help` with the values of that config.
 --profile 3 traces three steps (or --profile 100-103).
 
 Several processes: on TPU slices and under Slurm or MPI they find each other; elsewhere set
@@ -25,13 +30,38 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         description=__doc__,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
     )
+    parser.add_argument("-h", "--help", action=_Help, nargs=0, help="show this help and all fields")
     add_media_root_options(parser)
-    parser.add_argument("config", help="Python file that defines `config`")
+    parser.add_argument(
+        "config",
+        help="Python file that defines `config`, or a shipped one: demo, pretrain_7b, sft_7b, ...",
+    )
     parser.add_argument(
         "overrides", nargs=argparse.REMAINDER, metavar="--field.sub value", help="changes to the config"
     )
     parser.set_defaults(run=run)
+
+
+class _Help(argparse.Action):
+    """Prints the command's help and that of the fields, which needs the config's libraries."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        """Prints both, and exits."""
+        from livecc_jax.train.config import Config
+
+        _print_help(parser, Config())
+
+
+def _print_help(parser: argparse.ArgumentParser | None, config: Config) -> NoReturn:
+    from livecc_jax.train.overrides import describe_fields
+
+    if parser is not None:
+        parser.print_help()
+        print()
+    print(describe_fields(config))
+    sys.exit(0)
 
 
 def _overrides(args: argparse.Namespace) -> list[tuple[str, str]]:
@@ -48,9 +78,13 @@ def _overrides(args: argparse.Namespace) -> list[tuple[str, str]]:
 def run(args: argparse.Namespace) -> int:
     """Trains, and prints one line for every report."""
     from livecc_jax.commands.options import fail_fast
-    from livecc_jax.train.config import load_config, override
+    from livecc_jax.train.config import load_config
+    from livecc_jax.train.overrides import override
 
-    config = override(load_config(args.config), _overrides(args))
+    config = load_config(args.config)
+    if {"-h", "--help"} & {*args.overrides}:
+        _print_help(None, config)
+    config = override(config, _overrides(args))
 
     from livecc_jax.api.training import train_model
     from livecc_jax.parallel.processes import initialize_processes, is_main_process

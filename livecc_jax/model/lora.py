@@ -29,7 +29,7 @@ TARGETS = ("q", "k", "v", "o", "gate", "up", "down")  # every linear map of a de
 class LoraConfig:
     """Low-rank adapters that are trained in place of the decoder; with rank 0 there are none."""
 
-    rank: int = 0
+    rank: int = 0  # inner size of the adapters; 0: none
     alpha: float = 16.0  # what adapters add is multiplied by alpha / rank
     targets: tuple[str, ...] = TARGETS  # the linear maps that are adapted
 

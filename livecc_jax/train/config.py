@@ -1,4 +1,4 @@
-"""The configuration of a training run: one frozen dataclass, its checks, and command-line overrides.
+"""The configuration of a training run: one frozen dataclass and its checks.
 
 A file under configs/ defines one value of `Config`.
 """
@@ -11,17 +11,18 @@ import runpy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args
 
 from livecc_jax.errors import ConfigError
 from livecc_jax.model.lora import LoraConfig
-from livecc_jax.model.remat import REMAT_POLICIES
+from livecc_jax.model.remat import REMAT_POLICIES, Remat
 from livecc_jax.parallel.mesh import MeshConfig
 from livecc_jax.shipped import shipped_configs
-from livecc_jax.timeline.position_modes import POSITION_MODES
+from livecc_jax.timeline.position_modes import POSITION_MODES, PositionMode
 
-GUARD_POLICIES = ("ignore", "skip", "stop")
-DTYPES = ("float32", "bfloat16")
+Guard = Literal["ignore", "skip", "stop"]
+Dtype = Literal["float32", "bfloat16"]
+GUARD_POLICIES, DTYPES = get_args(Guard), get_args(Dtype)
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
@@ -58,14 +59,15 @@ class DataConfig:
     root: str = ""  # folder that paths in the index are relative to, if its data was moved
     cache: str = ""  # folder for copies of videos in buckets, on each host; default ~/.cache/livecc
     cache_gb: float = 50.0  # maximum size of that folder
-    media_root: str = ""  # --media-root: folder that the files of an index must lie in; "": anywhere
-    allow_hosts: tuple[str, ...] = ()  # --allow-host: hosts that may be reached though not public
+    media_root: str = ""  # folder that the files of an index must lie in (--media-root); "": anywhere
+    allow_hosts: tuple[str, ...] = ()  # hosts that may be reached though not public (--allow-host)
     tokens: int = 32768  # T, tokens of a row
     windows: int = 64  # W, vision windows of a row
     targets: int = 2048  # N, supervised tokens of a row
     rows_per_step: int = 8  # global, over all hosts and micro-batches
-    weighting: str = "token"  # or "example": every example alike, as the released training
-    epochs: int = 1
+    # how losses are averaged: every token alike, or every example, as in the released training
+    weighting: Literal["token", "example"] = "token"
+    epochs: int = 1  # how often each example is seen
     workers: int = 0  # processes that decode video on each host; 0 decodes in threads
     quarantine: str = ""  # a quarantine.jsonl of an earlier run, to repeat it exactly
     max_quarantined: float = 0.1  # share of the examples; more (and more than 20) end the run
@@ -90,13 +92,13 @@ class DataConfig:
 class OptimConfig:
     """AdamW with linear warm-up and cosine decay (LiveCC, arXiv 2504.16030, section 5)."""
 
-    learning_rate: float = 2e-5
-    warmup_ratio: float = 0.03
-    weight_decay: float = 0.0
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-    clip_norm: float = 1.0
+    learning_rate: float = 2e-5  # at the end of the warm-up
+    warmup_ratio: float = 0.03  # share of the steps in which the rate rises from 0
+    weight_decay: float = 0.0  # of matrices; added to AdamW's step
+    b1: float = 0.9  # decay of the mean of gradients
+    b2: float = 0.999  # decay of the mean of their squares
+    eps: float = 1e-8  # added to the root of that mean
+    clip_norm: float = 1.0  # largest norm of all gradients together; inf clips nothing
     accumulate: int = 1  # micro-batches of a step
 
     def check(self) -> None:
@@ -117,8 +119,8 @@ class ComputeConfig:
     All fields but `freeze` and `lora` change speed and memory only, and results up to rounding.
     """
 
-    dtype: str = "bfloat16"
-    remat: str = "full"
+    dtype: Dtype = "bfloat16"  # of activations and matrix products; parameters stay in float32
+    remat: Remat = "full"  # what is computed again in the backward pass, to save memory
     unroll: bool = False  # compile the decoder layer by layer: faster on a GPU, compiling takes longer
     head_chunk: int = 512  # supervised tokens whose logits are in memory at the same time
     freeze: tuple[str, ...] = ("vision",)  # parameter paths (prefixes) that are not trainable
@@ -159,10 +161,10 @@ class CheckpointConfig:
 class GuardConfig:
     """What happens after a harmful step: "stop" the run, "skip" the update, or "ignore" it."""
 
-    nan: str = "stop"  # the loss or the gradient norm is not finite
-    spike: str = "ignore"  # the loss exceeds `factor` times the median of the last `window` good ones
-    factor: float = 3.0
-    window: int = 64
+    nan: Guard = "stop"  # the loss or the gradient norm is not finite
+    spike: Guard = "ignore"  # the loss exceeds `factor` times the median of the last `window` good ones
+    factor: float = 3.0  # of the median, from which a loss is a spike
+    window: int = 64  # good losses of which the median is taken
     most: int = 10  # maximum of consecutive skipped steps; one more ends the run
 
     def check(self) -> None:
@@ -209,13 +211,13 @@ class Config:
     """A training run. Weights come from `init`, or are random with `preset` and `tokenizer`."""
 
     run: str = ""  # directory of checkpoints and logs; if it holds a checkpoint, training resumes
-    init: str = ""
-    preset: str = ""
-    tokenizer: str = ""
-    positions: str = "mrope"
-    seed: int = 0
-    max_steps: int = 0  # 0: all epochs
-    log_every: int = 10
+    init: str = ""  # checkpoint to start from: HuggingFace directory, run, or step of a run
+    preset: str = ""  # architecture to start with random weights: tiny, small, 2b, 7b, ...
+    tokenizer: str = ""  # tokenizer file or directory of a preset
+    positions: PositionMode = "mrope"  # rotary positions; see docs/positions.md
+    seed: int = 0  # of initial weights and of the order of rows
+    max_steps: int = 0  # steps after which the run ends; 0: all epochs
+    log_every: int = 10  # steps from one report to the next
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
@@ -323,39 +325,6 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + f.name] = list(value) if isinstance(value, tuple) else value
     return flat
-
-
-def override(config: Config, changes: list[tuple[str, str]]) -> Config:
-    """Applies command-line changes such as ("optim.learning_rate", "1e-5"), one after another.
-
-    Raises ConfigError for an unknown field or a value of the wrong type. Whether the values can work
-    together is checked by `Config.check`.
-    """
-    for name, text in changes:
-        config = _replace(config, name.split("."), text, name)
-    return config
-
-
-def _replace(node: Any, path: list[str], text: str, name: str) -> Any:
-    field_names = {f.name for f in dataclasses.fields(node)}
-    if path[0] not in field_names:
-        raise ConfigError(
-            f"there is no config field {name!r}; the fields here are {', '.join(sorted(field_names))}"
-        )
-    value = getattr(node, path[0])
-    if dataclasses.is_dataclass(value) != (len(path) > 1):
-        raise ConfigError(f"config field {name!r} is not a single value that can be set")
-    if len(path) > 1:
-        return dataclasses.replace(node, **{path[0]: _replace(value, path[1:], text, name)})
-    field_type = get_type_hints(type(node))[path[0]]
-    try:
-        if field_type is bool:
-            parsed: Any = {"true": True, "false": False}[text.lower()]
-        else:
-            parsed = tuple(filter(None, text.split(","))) if get_args(field_type) else field_type(text)
-    except (ValueError, KeyError) as error:
-        raise ConfigError(f"config field {name!r} takes {field_type.__name__}, not {text!r}") from error
-    return dataclasses.replace(node, **{path[0]: parsed})
 
 
 def check_resume(old: dict[str, Any], new: Config, run: str) -> list[str]:

@@ -61,7 +61,7 @@ def test_fields_are_replaced_by_values():
         ("data.tokens", 1.5, "takes int, not 1.5"),
         ("data.tokens", True, "takes int"),
         ("data.tokens.more", 1, "not a single value"),
-        ("data", 1, "takes DataConfig"),
+        ("data", 1, "not a single value"),
         ("compute.freeze", [1], "takes"),
         ("compute.unroll", 1, "takes bool"),
     ],

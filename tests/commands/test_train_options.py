@@ -7,7 +7,8 @@ import pytest
 from livecc_jax.commands.parser import build_parser
 from livecc_jax.commands.train import _overrides
 from livecc_jax.errors import ConfigError
-from livecc_jax.train.config import Config, override
+from livecc_jax.train.config import Config
+from livecc_jax.train.overrides import override
 
 HOSTS = ["--allow-host", "a", "--allow-host", "10.0.0.0/8"]
 

@@ -9,7 +9,8 @@ from livecc_jax.model.presets import preset
 from livecc_jax.parallel.mesh import MeshConfig
 from livecc_jax.planning.chips import Topology
 from livecc_jax.planning.training import resolve_training_mesh
-from livecc_jax.train.config import flatten, load_config, override
+from livecc_jax.train.config import flatten, load_config
+from livecc_jax.train.overrides import override
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 # Published: 512 examples a step. Average number of examples of a packed row: benchmarks/packing.py.
