@@ -4,7 +4,7 @@ Rules, files and grammar are in docs/world.md. What others use:
 
 | function | module | what |
 |---|---|---|
-| `parse_facts(words, context)` | `facts` | the facts that timed words state; also `parse_text`, `parse_title` |
+| `parse_facts(words, context)` | `facts` | what timed words state; also `parse_text`, `parse_title` |
 | `speak(fact, register, spell)` | `facts` | the words of a fact; parsing is its exact inverse |
 | `make_match(seed, options)` | `rules` | a match: tracks of all players, events, camera |
 | `truth(match)`, `read_truth(path)` | `truth` | every fact with its times; `Truth.holds(fact, time)` |

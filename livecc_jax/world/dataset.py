@@ -8,8 +8,8 @@
     OUT/held_out/                  the same, second.jsonl (another draw of the commentator), and
                                    LiveSports-3K-CC.json, LiveSports-3K-QA.json for `livecc evaluate`
 
-Lines are in the order of matches, so the first lines of a file are a smaller world. The held-out matches
-do not depend on how many others there are.
+Lines are in the order of matches, so the first lines of a file are a smaller world. The held-out
+matches do not depend on how many others there are.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import multiprocessing
 import os
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -35,6 +35,7 @@ from livecc_jax.parallel.child_process import exit_with_parent
 from livecc_jax.version import __version__
 from livecc_jax.world.captions import Noise, noisy
 from livecc_jax.world.commentary import USUAL_STYLES, Style, commentate, lineup, style
+from livecc_jax.world.facts import TimedWord
 from livecc_jax.world.match import Match, MatchOptions
 from livecc_jax.world.questions import KINDS, questions
 from livecc_jax.world.render import render
@@ -42,6 +43,7 @@ from livecc_jax.world.rules import make_match
 from livecc_jax.world.texts import (
     QUERY,
     STEP,
+    Clip,
     ClipOptions,
     commentary_record,
     cut_clips,
@@ -91,14 +93,14 @@ class WorldOptions:
     matches: int
     held_out: int = 16
     seed: int = 0
-    match: MatchOptions = MatchOptions()
+    match: MatchOptions = field(default_factory=MatchOptions)
     size: tuple[int, int] = (84, 112)
     frames: str = "stored"
     fps: int = 10
     styles: tuple[str, ...] = USUAL_STYLES
     draw: int = 0
-    clips: ClipOptions = ClipOptions()
-    noise: Noise = Noise()
+    clips: ClipOptions = field(default_factory=ClipOptions)
+    noise: Noise = field(default_factory=Noise)
     questions: int = 4
     lineups: float = 0.5
 
@@ -181,11 +183,11 @@ def match_texts(match: Match, split: str, number: int, video: str, options: Worl
     before = lineup(match, manner, options.draw) if introduced else []
     texts = Texts(split, {key: [] for key in FILES[split]}, {key: [] for key in BENCHMARKS})
 
-    def clips(words, words_before, seed: int) -> list:
+    def clips(words: Sequence[TimedWord], words_before: list[str], seed: int) -> list[Clip]:
         frame = 1 / options.fps
         return cut_clips(words, words_before, match.seconds, frame, options.clips, seed)
 
-    def put(key: str, found: list, query: str) -> None:
+    def put(key: str, found: list[Clip], query: str) -> None:
         context = options.clips.context
         for clip in found:
             line = stream_annotation(clip, video, title, query, style_name, context)

@@ -1,4 +1,4 @@
-"""A match: who plays, where everybody is ten times a second, what happens, and what the camera shows."""
+"""A match: who plays, where everybody is ten times a second, what happens, what the camera shows."""
 
 from __future__ import annotations
 

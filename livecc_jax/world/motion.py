@@ -55,7 +55,8 @@ class Motion:
         self.tracks: dict[str, list] = {
             name: []
             for name in (
-                "positions", "present", "down", "cheering", "ball", "holder", "referee", "card", "camera",
+                "positions", "present", "down", "cheering", "ball", "holder", "referee", "card",
+                "camera",
             )
         }  # fmt: skip
 

@@ -105,7 +105,9 @@ def _ask(kind: str, end: float, true: Truth, rng: np.random.Generator) -> WorldQ
         return make(f"What colour do {name} wear?", team, list(COLOURS))
     if kind == "scorer":
         goals = [f for f in before if f.action == "goal"]
-        return goals and make("Who scored last?", goals[-1].actor, _others(goals[-1], true)) or None
+        if not goals:
+            return None
+        return make("Who scored last?", goals[-1].actor, _others(goals[-1], true))
     if kind == "last":
         names = {"goal": "a goal", "foul": "a foul", "save": "a save", "out": "a ball that went out"}
         last = [f for f in before if f.action in names]

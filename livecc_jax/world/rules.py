@@ -1,10 +1,10 @@
 """The rules of the game: what players do with the ball, and what follows from it.
 
-Two teams of a keeper and four field players. A player who has the ball holds it for a while, then passes,
-dribbles past an opponent, shoots, or loses it: to an opponent, over a line, or by a foul against them. A
-foul may bring a yellow card; the second of a player is a red one, and the player leaves for good. A goal
-is followed by the other team's kick-off, a ball over a line by the other team's restart, where a player
-may be replaced. Now and then nothing happens for a long while.
+Two teams of a keeper and four field players. A player who has the ball holds it for a while, then
+passes, dribbles past an opponent, shoots, or loses it: to an opponent, over a line, or by a foul. A
+foul may bring a yellow card; the second of a player is a red one, and the player leaves for good. A
+goal is followed by the other team's kick-off, a ball over a line by the other team's restart, where a
+player may be replaced. Now and then nothing happens for a long while.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import numpy as np
 from livecc_jax.world.facts import Fact
 from livecc_jax.world.match import (
     FIELD,
-    GOAL_HALF,
     HALF_LENGTH,
     HALF_WIDTH,
     SQUAD,
@@ -30,10 +29,12 @@ PASS_SPEED, SHOT_SPEED, OUT_SPEED = 14.0, 20.0, 13.0  # metres a second
 SHOOTING_DISTANCE = 19.0  # metres from the goal
 CLOSE = 24.0  # width of the picture of a replay and of a substitution, in metres
 MIN_PLAYERS = 3  # field players of a team, below which nobody is sent off
+USUAL = MatchOptions()
+BALL_BESIDE = 2.3  # metres from the centre of a player to the ball that lies there
 HALVES_FROM = 240.0  # seconds of a match, from which on teams change sides in the middle
 
 
-def make_match(seed: int, options: MatchOptions = MatchOptions()) -> Match:
+def make_match(seed: int, options: MatchOptions = USUAL) -> Match:
     """Plays a match.
 
     Args:
@@ -395,9 +396,6 @@ class Game(Motion):
             self.show("replay", 3.2, began - 1.4)
         if self.rng.random() < 0.35:
             self.show("crowd", float(self.rng.uniform(2.0, 3.5)))
-
-
-BALL_BESIDE = 2.3  # metres from the centre of a player to the ball that lies there
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:

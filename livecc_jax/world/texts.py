@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ class ClipOptions:
             raise ConfigError(
                 f"there is no context {self.context!a:.40}: they are {', '.join(CONTEXTS)}"
             )
-        if self.trailing is not None and self.trailing < 0 or self.previous_words < 0:
+        if (self.trailing or 0.0) < 0 or self.previous_words < 0:
             raise ConfigError("neither the silence after words nor the words before may be negative")
 
 
@@ -99,7 +100,7 @@ def cut_clips(
     bounds.append(seconds)
     clips = []
     spoken = [word for _, _, word in words]
-    for start, stop in zip(bounds, bounds[1:]):
+    for start, stop in pairwise(bounds):
         chosen = [i for i, word in enumerate(words) if start <= word[0] and word[1] <= stop]
         if not chosen:
             continue
@@ -167,7 +168,7 @@ def question_annotation(question: WorldQuestion, video: str, choice: bool) -> li
 
 
 def commentary_record(clip: Clip, name: str, number: int, video: str, title: str) -> dict[str, Any]:
-    """Returns a clip in the layout of LiveSports-3K CC, which `livecc evaluate livesports-cc` reads."""
+    """Returns a clip in the layout of LiveSports-3K CC, for `livecc evaluate livesports-cc`."""
     return {
         "video_id": name,
         "event_id": number,
@@ -181,7 +182,7 @@ def commentary_record(clip: Clip, name: str, number: int, video: str, title: str
 
 
 def question_record(question: WorldQuestion, name: str, number: int, video: str) -> dict[str, Any]:
-    """Returns a question in the layout of LiveSports-3K QA, which `livecc evaluate livesports-qa` reads."""
+    """Returns a question in the layout of LiveSports-3K QA, for `livecc evaluate livesports-qa`."""
     return {
         "video_id": name,
         "question_id": number,

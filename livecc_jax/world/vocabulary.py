@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from livecc_jax.world.lexicon import (
     TEAMS,
 )
 
-PIECES = 1024  # 256 of them are bytes
+PIECES = 1536  # 256 of them are bytes
 SHIRTS = tuple(f"{colour} {mark}" for colour in COLOURS for mark in ALL_MARKS)
 
 
@@ -57,14 +57,29 @@ def corpus() -> Iterator[str]:
     def pick(options: tuple[str, ...]) -> str:
         return options[int(rng.integers(len(options)))]
 
-    every = [
-        *COLOURS, *ALL_MARKS, *NUMBERS, *ORDINALS[1:], *FILLERS, *ANYTHING_MISHEARD, *NAMES, *TEAMS,
-        *(word for words in MISHEARD.values() for word in words),
-    ]  # fmt: skip
-    for word in every:
-        # A word has one piece at the beginning of a line, and one after a space.
-        for _ in range(12):
-            yield f"{word.capitalize()} {pick(tuple(every))} {word}. {pick(tuple(every))} {word}"
+    spoken = {
+        word
+        for registers in WORDINGS.values()
+        for wordings in registers.values()
+        for wording in wordings
+        for word in wording.split()
+        if not word.startswith("{")
+    }
+    common = sorted({*COLOURS, *ALL_MARKS, *NUMBERS[:10], *NAMES, *TEAMS, *spoken})
+    rare = sorted(
+        {
+            *NUMBERS,
+            *ORDINALS[1:],
+            *FILLERS,
+            *ANYTHING_MISHEARD,
+            *(w for ws in MISHEARD.values() for w in ws),
+        }
+    )
+    for word in [*common * 30, *rare * 8]:
+        # A turn may begin with any word, so each has a piece of its own there, and one after a space.
+        capital = word[0].upper() + word[1:]
+        yield f"{word} {word}. {capital} {word}"
+        yield f"{capital} {word}."
     for sentence in (*CHATTER, *ADVERTISEMENTS):
         yield from [sentence] * 12
     for _ in range(60):
@@ -75,14 +90,15 @@ def corpus() -> Iterator[str]:
             for register, wordings in registers.items():
                 for wording in range(len(wordings)):
                     words = speak(_any_fact(kind, action, pick), register, spell_shirts, wording)
+                    sentence = " ".join(words).capitalize() + "."
                     yield " ".join(words)
-                    yield " ".join(words).capitalize() + "."
+                    yield f"{sentence} {sentence}"
     for second in range(700):
         yield f"Time={second:.1f}-{second + 1:.1f}s"
     yield from [f"system user assistant {SYSTEM_PROMPT}"] * 40
 
 
-def _any_fact(kind: str, action: str, pick) -> Fact:
+def _any_fact(kind: str, action: str, pick: Callable[[tuple[str, ...]], str]) -> Fact:
     """Returns a fact whose words are any of those that the wording takes."""
     thing = pick(SHIRTS)
     if kind == "score":

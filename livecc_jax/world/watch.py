@@ -1,4 +1,4 @@
-"""Shows a match to a human: its commentary with the fact behind each word, as text and as a web page."""
+"""Shows a match to a human: its commentary with the fact behind each word, as text or web page."""
 
 from __future__ import annotations
 
