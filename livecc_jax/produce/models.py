@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 
 class Models:
-    """Models by what they do, each loaded when it is first used."""
+    """Models by what they do, each loaded when it is first used.
 
-    def __init__(self) -> None:
+    Args:
+        folder: Folder of the run in which stages keep what costs money or time to get again; None where
+            there is no run.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
         self._loaded: dict[str, Any] = {}
 
     def get(self, name: str, load: Callable[[], Any]) -> Any:

@@ -41,10 +41,13 @@ class ChoiceScores(NamedTuple):
     Attributes:
         logits: float32 [options], the logit of each option.
         prompt_tokens: Number of tokens of the prompt.
+        log_total: Logarithm of the sum of exp(logit) over the whole vocabulary, so that
+            exp(logit - log_total) is an option's probability; nan unless the scorer computes it.
     """
 
     logits: np.ndarray
     prompt_tokens: int
+    log_total: float = float("nan")
 
 
 class VideoQuestions(NamedTuple):
@@ -66,6 +69,7 @@ class ChoiceScorer:
         prompt_template: Answer prefix and option prefix of the benchmark.
         buckets: Sizes of the compiled programs.
         mesh: Devices to shard weights and videos over; None uses the default device.
+        with_log_total: Whether scores have `log_total`.
 
     Raises:
         ConfigError: The position mode is unknown, the mesh has a context axis, or the model does not
@@ -81,10 +85,12 @@ class ChoiceScorer:
         prompt_template: PromptTemplate,
         buckets: ShapeBuckets = DEFAULT_BUCKETS,
         mesh: Mesh | None = None,
+        with_log_total: bool = False,
     ) -> None:
         if positions not in POSITION_MODES:
             raise ConfigError(f"positions {positions!r} is not one of {', '.join(POSITION_MODES)}")
         self.tokenizer, self.positions = tokenizer, positions
+        self._with_log_total = with_log_total
         self.prompt_encoder = PromptEncoder(tokenizer, prompt_template)
         self.model = ChoiceModel(config, params, tokenizer.special.video_pad, buckets, mesh)
 
@@ -148,7 +154,15 @@ class ChoiceScorer:
                     logits[i, n] for logits, group in zip(fetched, groups[i]) for n in range(len(group))
                 ]
                 questions = zip(question_logits, video_option_ids, prompts[i], strict=True)
-                scores.append([ChoiceScores(x[ids], len(p.tokens)) for x, ids, p in questions])
+                scores.append(
+                    [ChoiceScores(x[ids], len(p.tokens), self._log_total(x)) for x, ids, p in questions]
+                )
             return scores
 
         return wait
+
+    def _log_total(self, logits: np.ndarray) -> float:
+        if not self._with_log_total:
+            return float("nan")
+        largest = float(logits.max())
+        return largest + float(np.log(np.exp(logits.astype(np.float64) - largest).sum()))

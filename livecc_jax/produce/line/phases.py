@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from livecc_jax.errors import LiveCCError
+from livecc_jax.produce.line.identity import file_identities
 from livecc_jax.produce.line.listing import reject_entry
 from livecc_jax.produce.models import Models
 from livecc_jax.produce.parameters import (
@@ -86,7 +87,7 @@ class Phase:
             elif name == "source":
                 values.append([SCHEMA, name, parameters.caption_language])
             else:
-                values.append(stage_digest(parameters, name))
+                values.append([stage_digest(parameters, name), *file_identities(name, parameters)])
         return digest([self.batch, *values])[:12]
 
 
