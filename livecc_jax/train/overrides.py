@@ -89,15 +89,16 @@ def _parse(config: Config, changes: Mapping[str, str]) -> Config:
     """Returns the config with these values. Raises SystemExit if one cannot be read."""
     import tyro
 
-    return tyro.cli(
-        Config,
-        args=[f"--{name}={text}" for name, text in changes.items()],
-        default=config,
-        use_underscores=True,
-        config=(tyro.conf.FlagConversionOff,),
-        registry=_registry(),
-        console_outputs=False,
-    )
+    with contextlib.redirect_stderr(io.StringIO()):  # our own sentence says what is wrong
+        return tyro.cli(
+            Config,
+            args=[f"--{name}={text}" for name, text in changes.items()],
+            default=config,
+            use_underscores=True,
+            config=(tyro.conf.FlagConversionOff,),
+            registry=_registry(),
+            console_outputs=False,
+        )
 
 
 def _registry() -> Any:

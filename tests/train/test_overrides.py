@@ -66,9 +66,10 @@ def test_the_last_value_of_a_name_counts():
         ("--run", "5", "no config field '--run'"),
     ],
 )
-def test_what_cannot_be_set(name, text, message):
+def test_what_cannot_be_set(name, text, message, capsys):
     with pytest.raises(ConfigError, match=message):
         override(Config(), [("run", "fine"), (name, text), ("seed", "3")])
+    assert capsys.readouterr() == ("", "")
 
 
 def test_choices_are_those_of_the_code():
