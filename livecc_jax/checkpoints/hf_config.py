@@ -7,13 +7,15 @@ block `"livecc"`, which says how the model was trained; without the block, the d
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from livecc_jax.checkpoints.json_fields import JsonFields, read_json
 from livecc_jax.errors import CheckpointError, ConfigError
-from livecc_jax.families.qwen2_vl import ARCHITECTURE, CHANNELS, MERGE, MODEL_TYPE, PATCH, TEMPORAL
+from livecc_jax.families import FAMILIES
+from livecc_jax.families.family import Family
 from livecc_jax.model.config import ModelConfig, SpecialIds, TextConfig, VisionConfig
 from livecc_jax.timeline.position_modes import POSITION_MODES
 
@@ -27,16 +29,6 @@ MAX_VOCABULARY = 10_000_000
 MAX_ID = 2**31 - 1
 MAX_MLP_RATIO = 1000
 
-# Fields of vision_config, with transformers' defaults: files it saved leave those out.
-_VISION = {
-    "depth": 32,
-    "embed_dim": 1280,
-    "hidden_size": 3584,
-    "num_heads": 16,
-    "patch_size": PATCH,
-    "spatial_merge_size": MERGE,
-    "temporal_patch_size": TEMPORAL,
-}
 # Our field of `SpecialIds` -> the field in config.json.
 _IDS = {
     "vision_start": "vision_start_token_id",
@@ -62,7 +54,7 @@ class LiveCCBlock:
     dtype: str | None = None
 
 
-def _rope(text: JsonFields) -> tuple[tuple[int, int, int], float]:
+def _rope(text: JsonFields, default_theta: float) -> tuple[tuple[int, int, int], float]:
     """Returns (mrope_section, theta) from rope_scaling (2024) or rope_parameters (later)."""
     name = "rope_parameters" if text.data.get("rope_parameters") is not None else "rope_scaling"
     rope = text.inside(name)
@@ -73,15 +65,16 @@ def _rope(text: JsonFields) -> tuple[tuple[int, int, int], float]:
     if len(section) != 3 or not all(type(n) is int and n >= 0 for n in section):
         raise rope.fail("mrope_section", f"is {section!s:.80}, but must be three whole numbers")
     owner = rope if rope.data.get("rope_theta") is not None else text
-    return tuple(section), owner.positive("rope_theta", 1e6)
+    return tuple(section), owner.positive("rope_theta", default_theta)
 
 
-def _text(text: JsonFields, tied: bool) -> TextConfig:
+def _text(text: JsonFields, tied: bool, family: Family) -> TextConfig:
     text.only("hidden_act", "silu")
     text.only("use_sliding_window", False, bool)
+    text.only("attention_bias", family.decoder.get("qkv_bias", True), bool)
     if any(kind != "full_attention" for kind in text.get("layer_types", list, [])):
         raise text.fail("layer_types", "has other than full_attention, which is not supported")
-    section, theta = _rope(text)
+    section, theta = _rope(text, family.rope_theta)
     heads = text.count("num_attention_heads", most=MAX_HEADS)
     return TextConfig(
         vocab_size=text.count("vocab_size", most=MAX_VOCABULARY),
@@ -95,39 +88,59 @@ def _text(text: JsonFields, tied: bool) -> TextConfig:
         norm_eps=text.positive("rms_norm_eps"),
         tied=tied,
         max_positions=text.count("max_position_embeddings", 32768, most=MAX_ID),
+        # A field of the families whose heads have a width of their own; others do not read it.
+        head_width=text.count("head_dim", 128) if family.decoder.get("qk_norm") else 0,
+        **family.decoder,
     )
 
 
-def _vision(vision: JsonFields, text_width: int) -> VisionConfig:
-    vision.only("hidden_act", "quick_gelu")
+def _vision(vision: JsonFields, text_width: int, family: Family) -> VisionConfig:
+    patches = family.patches
+    for name, value in family.vision_fixed.items():
+        vision.only(name, value, type(value))
     for name in ("in_channels", "in_chans"):
-        vision.only(name, CHANNELS, int)
+        vision.only(name, patches.channels, int)
     if vision.data.get("rope_parameters") is not None:
         rope = vision.inside("rope_parameters")
         rope.only("rope_theta", 10000, _NUMBER)
         rope.only("rope_type", "axial")
-    # The input pipeline only creates patches of this size.
-    for name in ("patch_size", "temporal_patch_size", "spatial_merge_size"):
-        vision.only(name, _VISION[name], int)
+    values = {ours: _vision_value(vision, *field) for ours, field in family.vision_fields.items()}
+    if family.vision_fields["mlp"][0] == "mlp_ratio":
+        values["mlp"] = int(values["width"] * values["mlp"])
+        if values["mlp"] < 1:
+            raise vision.fail("mlp_ratio", "makes an empty feed-forward layer")
+    if "window" in values:  # pixels on disk; a window holds whole tokens
+        pixels = values["window"]
+        values["window"] = pixels // patches.factor * patches.merge
+        if not values["window"]:
+            raise vision.fail(
+                "window_size", f"is {pixels} pixels, less than the {patches.factor} of a token"
+            )
+    if "position_grid" in values:  # places of the whole table on disk
+        side = math.isqrt(values["position_grid"])
+        if side**2 != values["position_grid"]:
+            raise vision.fail("num_position_embeddings", f"is {values['position_grid']}, not a square")
+        values["position_grid"] = side
+    width = vision.count(family.vision_out, text_width)
+    if width != text_width:
+        raise vision.fail(family.vision_out, f"is {width}, but the decoder's is {text_width}")
+    return VisionConfig(**values, family=family.model_type)
+
+
+def _vision_value(vision: JsonFields, name: str, default: Any) -> Any:
+    """Returns a field of vision_config, of the kind that its default or its name tells."""
+    if isinstance(default, tuple):
+        blocks = vision.get(name, list, list(default))
+        if not all(type(block) is int for block in blocks):
+            raise vision.fail(name, f"is {blocks!s:.80}, which is not a list of block numbers")
+        return tuple(blocks)
+    if name == "mlp_ratio":
+        ratio = vision.number(name, default)
+        if not 0 < ratio <= MAX_MLP_RATIO:
+            raise vision.fail(name, f"is {ratio:g}, which no feed-forward layer can have")
+        return ratio
     limits = {"depth": MAX_LAYERS, "num_heads": MAX_HEADS}
-    n = {
-        name: vision.count(name, default, **({"most": limits[name]} if name in limits else {}))
-        for name, default in _VISION.items()
-    }
-    ratio = vision.number("mlp_ratio", 4)
-    if not 0 < ratio <= MAX_MLP_RATIO or int(n["embed_dim"] * ratio) < 1:
-        raise vision.fail("mlp_ratio", f"is {ratio:g}, which no feed-forward layer can have")
-    if n["hidden_size"] != text_width:
-        raise vision.fail("hidden_size", f"is {n['hidden_size']}, but the decoder's is {text_width}")
-    return VisionConfig(
-        depth=n["depth"],
-        width=n["embed_dim"],
-        heads=n["num_heads"],
-        mlp=int(n["embed_dim"] * ratio),
-        patch_size=n["patch_size"],
-        temporal_patch_size=n["temporal_patch_size"],
-        merge_size=n["spatial_merge_size"],
-    )
+    return vision.count(name, default, **({"most": limits[name]} if name in limits else {}))
 
 
 def _ids(top: JsonFields, text: JsonFields) -> SpecialIds:
@@ -167,13 +180,15 @@ def parse_config(data: Any, where: Path) -> tuple[ModelConfig, LiveCCBlock]:
         where: The file, for error messages.
 
     Raises:
-        CheckpointError: The configuration is not one of Qwen2-VL, or is not supported; the message
-            names the file and the field.
+        CheckpointError: The configuration is not one of a family that is supported, or has a value that
+            is not; the message names the file and the field.
     """
     top = JsonFields(data, where)
     kind = top.get("model_type", str)
-    if kind != MODEL_TYPE:
-        raise top.fail("model_type", f"is {kind!r:.80}; only Qwen2-VL ({MODEL_TYPE!r}) is supported")
+    if kind not in FAMILIES:
+        known = ", ".join(f"{family.name} ({name!r})" for name, family in FAMILIES.items())
+        raise top.fail("model_type", f"is {kind!r:.80}; the supported families are {known}")
+    family = FAMILIES[kind]
     if data.get("quantization_config") is not None:
         raise top.fail("quantization_config", "is set; quantised weights are not supported")
     nested = data.get("text_config") is not None
@@ -181,11 +196,12 @@ def parse_config(data: Any, where: Path) -> tuple[ModelConfig, LiveCCBlock]:
     # Versions 4.52 to 4.57 save the field in text_config, others at the top, some in both.
     flags = tie_flags(data, where)
     tied = flags[0] if flags else False
+    if not nested and "flat" not in family.layouts:
+        raise top.fail("text_config", "is missing")
     try:
-        decoder = _text(text, tied)
-        config = ModelConfig(
-            decoder, _vision(top.inside("vision_config"), decoder.width), _ids(top, text)
-        )
+        decoder = _text(text, tied, family)
+        vision = _vision(top.inside("vision_config"), decoder.width, family)
+        config = ModelConfig(decoder, vision, _ids(top, text))
     except ConfigError as e:
         raise CheckpointError(f"{where}: {e}") from e
     block = JsonFields(data.get("livecc") or {}, where, "livecc.")
@@ -214,7 +230,7 @@ def to_config_json(
         config: The architecture.
         livecc: The block that says how the model was trained.
         dtype: Name of the weights' dtype, as `bfloat16`; None leaves it out.
-        layout: "flat" or "nested".
+        layout: "flat" or "nested"; a family that has one layout alone gets that one.
 
     Raises:
         CheckpointError: The layout is unknown, or HuggingFace's layout cannot express the vision
@@ -222,10 +238,9 @@ def to_config_json(
     """
     if layout not in LAYOUTS:
         raise CheckpointError(f"config layout {layout!r} is not one of {', '.join(LAYOUTS)}")
-    t, v, ids = config.text, config.vision, config.ids
-    ratio = v.mlp / v.width
-    if int(v.width * ratio) != v.mlp or v.channels != CHANNELS:
-        raise CheckpointError(f"vision.mlp {v.mlp} cannot be written as a ratio of {v.width}")
+    t, ids, family = config.text, config.ids, config.family
+    if layout not in family.layouts:
+        layout = family.layouts[0]
     dtype_field = {"torch_dtype": dtype} if dtype else {}
     text = {
         "attention_dropout": 0.0,
@@ -236,44 +251,44 @@ def to_config_json(
         "initializer_range": 0.02,
         "intermediate_size": t.mlp,
         "max_position_embeddings": t.max_positions,
-        "max_window_layers": t.layers,
         "num_attention_heads": t.heads,
         "num_hidden_layers": t.layers,
         "num_key_value_heads": t.kv_heads,
         "rms_norm_eps": t.norm_eps,
-        "rope_scaling": {"type": "mrope", "mrope_section": list(t.mrope_section)},
         "rope_theta": t.rope_theta,
-        "sliding_window": 32768,
         "use_cache": True,
-        "use_sliding_window": False,
         "vocab_size": t.vocab_size,
     }
-    vision = {
-        "depth": v.depth,
-        "embed_dim": v.width,
-        "hidden_act": "quick_gelu",
-        "hidden_size": t.width,
-        "in_channels": v.channels,
-        "in_chans": v.channels,
-        "mlp_ratio": int(ratio) if ratio.is_integer() else ratio,
-        "num_heads": v.heads,
-        "patch_size": v.patch_size,
-        "spatial_merge_size": v.merge_size,
-        "spatial_patch_size": v.patch_size,
-        "temporal_patch_size": v.temporal_patch_size,
-    }
-    out = {"architectures": [ARCHITECTURE], "model_type": MODEL_TYPE}
+    section = list(t.mrope_section)
+    if t.qk_norm:
+        text |= {
+            "attention_bias": t.qkv_bias,
+            "head_dim": t.head_dim,
+            "rope_scaling": {
+                "mrope_interleaved": t.interleaved, "mrope_section": section, "rope_type": "default",
+            },
+        }  # fmt: skip
+    else:
+        text |= {
+            "max_window_layers": t.layers,
+            "rope_scaling": {"type": "mrope", "mrope_section": section},
+            "sliding_window": 32768,
+            "use_sliding_window": False,
+        }
+    vision = _vision_json(config)
+    out = {"architectures": [family.architecture], "model_type": family.model_type}
     if layout == "flat":
         out |= text
     else:
         out["text_config"] = {
-            "model_type": "qwen2_vl_text",
+            "model_type": family.text_model_type,
             **text,
             **dtype_field,
             "tie_word_embeddings": t.tied,
         }
-        vision["model_type"] = MODEL_TYPE
-    out |= {theirs: getattr(ids, ours) for ours, theirs in _IDS.items()}
+        vision["model_type"] = family.model_type
+    names = {ours: name for ours, name in _IDS.items() if family.pad_id or ours != "vision_pad"}
+    out |= {theirs: getattr(ids, ours) for ours, theirs in names.items()}
     block = {"positions": livecc.positions, "pixel_budget": livecc.pixel_budget}
     if livecc.dtype:
         block["dtype"] = livecc.dtype
@@ -283,3 +298,29 @@ def to_config_json(
         "vision_config": vision,
         "livecc": block,
     }
+
+
+def _vision_json(config: ModelConfig) -> dict[str, Any]:
+    """Returns vision_config. Raises CheckpointError when the family's fields cannot express a value."""
+    v, family = config.vision, config.family
+    patches = family.patches
+    out: dict[str, Any] = {
+        **family.vision_fixed,
+        "in_channels": patches.channels,
+        "in_chans": patches.channels,
+        "spatial_patch_size": patches.size,
+        family.vision_out: config.text.width,
+    }
+    for ours, (name, _) in family.vision_fields.items():
+        value = getattr(v, ours)
+        if name == "mlp_ratio":
+            ratio = v.mlp / v.width
+            if int(v.width * ratio) != v.mlp:
+                raise CheckpointError(f"vision.mlp {v.mlp} cannot be written as a ratio of {v.width}")
+            value = int(ratio) if ratio.is_integer() else ratio
+        elif ours == "window":
+            value = value * patches.size
+        elif ours == "position_grid":
+            value = value**2
+        out[name] = list(value) if isinstance(value, tuple) else value
+    return out

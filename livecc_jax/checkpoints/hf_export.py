@@ -14,14 +14,6 @@ from livecc_jax.checkpoints.json_fields import write_json
 from livecc_jax.checkpoints.model_card import model_card
 from livecc_jax.checkpoints.safetensors import MAX_SHARD_BYTES, TensorToWrite, write_directory
 from livecc_jax.checkpoints.weight_source import CheckpointWeights, MemoryWeights
-from livecc_jax.families.qwen2_vl import (
-    IMAGE_MEAN,
-    IMAGE_PROCESSOR,
-    IMAGE_STD,
-    MAX_PIXELS,
-    MIN_PIXELS,
-    PROCESSOR,
-)
 from livecc_jax.model.config import ModelConfig, SpecialIds
 from livecc_jax.model.qwen2_vl import Params
 from livecc_jax.text.tokenizer import Tokenizer
@@ -37,22 +29,6 @@ def _generation_config(ids: SpecialIds) -> dict[str, Any]:
         "bos_token_id": ids.bos,
         "eos_token_id": [ids.eos, ids.bos],
         "pad_token_id": ids.bos,
-    }
-
-
-def _preprocessor_config(config: ModelConfig) -> dict[str, Any]:
-    """Settings of Qwen2-VL's image processor, with the pixel limits of its release."""
-    v = config.vision
-    return {
-        "image_processor_type": IMAGE_PROCESSOR,
-        "processor_class": PROCESSOR,
-        "image_mean": list(IMAGE_MEAN),
-        "image_std": list(IMAGE_STD),
-        "min_pixels": MIN_PIXELS,
-        "max_pixels": MAX_PIXELS,
-        "patch_size": v.patch_size,
-        "temporal_patch_size": v.temporal_patch_size,
-        "merge_size": v.merge_size,
     }
 
 
@@ -104,7 +80,8 @@ def export_hf(
     with atomic_directory(destination, overwrite, sizes.total()) as directory:
         write_json(directory / CONFIG, config_json)
         write_json(directory / GENERATION, _generation_config(config.ids))
-        write_json(directory / PREPROCESSOR, _preprocessor_config(config))
+        for name, content in config.family.preprocessors.items():
+            write_json(directory / name, content)
         if tokenizer is not None:
             tokenizer.save(directory)
         if settings is not None:

@@ -15,10 +15,10 @@ import numpy as np
 from livecc_jax.checkpoints.hf_config import CONFIG
 from livecc_jax.checkpoints.safetensors import TensorInfo, read_directory
 from livecc_jax.checkpoints.weight_names import (
-    EMBED,
     HEAD,
     WeightEntry,
     canonical_name,
+    embed_name,
     is_derived,
     weight_name_table,
 )
@@ -47,11 +47,12 @@ def find_tensors(directory: str | Path, config: ModelConfig) -> dict[str, Tensor
     tensors: dict[str, list[TensorInfo]] = {}
     for name, tensor in read_directory(directory):
         if not is_derived(name):
-            tensors.setdefault(canonical_name(name), []).append(tensor)
+            tensors.setdefault(canonical_name(name, config.family), []).append(tensor)
     problems = []
+    embed = embed_name(tensors)
     heads = tensors.pop(HEAD, []) if config.text.tied else []
-    if heads and EMBED in tensors and not all(equal_bits(t, tensors[EMBED][0]) for t in heads):
-        problems.append(f"{HEAD} differs from {EMBED} though config.json ties them")
+    if heads and embed in tensors and not all(equal_bits(t, tensors[embed][0]) for t in heads):
+        problems.append(f"{HEAD} differs from {embed} though config.json ties them")
     entries = weight_name_table(config)
     for entry in entries:
         problems += _problems(entry, tensors)

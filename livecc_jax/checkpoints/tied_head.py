@@ -15,7 +15,7 @@ from livecc_jax.checkpoints.hf_config import CONFIG, tie_flags
 from livecc_jax.checkpoints.hf_tensors import equal_bits
 from livecc_jax.checkpoints.json_fields import read_json
 from livecc_jax.checkpoints.safetensors import TensorInfo, read_directory
-from livecc_jax.checkpoints.weight_names import EMBED, HEAD, canonical_name
+from livecc_jax.checkpoints.weight_names import HEAD, canonical_name, embed_name
 from livecc_jax.errors import CheckpointError
 from livecc_jax.model.config import ModelConfig
 
@@ -34,10 +34,10 @@ def resolve_tied_head(directory: Path, config: ModelConfig) -> ModelConfig:
     tensors: dict[str, TensorInfo] = {}
     try:
         for name, tensor in read_directory(directory):
-            tensors.setdefault(canonical_name(name), tensor)
+            tensors.setdefault(canonical_name(name, config.family), tensor)
     except CheckpointError:
         return config  # damaged weights: loading them says what is wrong
-    head, embedding = tensors.get(HEAD), tensors.get(EMBED)
+    head, embedding = tensors.get(HEAD), tensors.get(embed_name(tensors))
     if head is None:
         tied = True  # one of the fields says so, and there is nothing else that the head could be
     elif embedding is not None and not equal_bits(head, embedding):

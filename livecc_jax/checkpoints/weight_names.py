@@ -1,22 +1,24 @@
 """The weight name table: our parameters and the HuggingFace tensors that hold them.
 
-Reading and writing both use this table, so they cannot disagree. Names are those of the 2024 layout
-(`families.qwen2_vl.WEIGHT_NAMES`); prefixes of later layouts are accepted on reading.
+Reading and writing both use this table, so they cannot disagree. Names are those that a family's
+checkpoints have on disk (`families.family.Family.weight_names`); other prefixes are accepted when they
+are read.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from livecc_jax.families.qwen2_vl import LATER_PREFIXES, WEIGHT_NAMES
+from livecc_jax.families import qwen2_vl
+from livecc_jax.families.family import Family
 from livecc_jax.model.config import ModelConfig
 
-EMBED = f"{WEIGHT_NAMES['text/embed']}.weight"
-HEAD = f"{WEIGHT_NAMES['text/head']}.weight"
+HEAD = "lm_head.weight"  # in every family
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,16 @@ class WeightEntry:
         return array.reshape(self.shape)
 
 
-def canonical_name(name: str) -> str:
-    """Returns the 2024 name of a tensor that may be stored under a later layout's name."""
-    for later, prefix in LATER_PREFIXES.items():
-        if name.startswith(later):
-            return prefix + name.removeprefix(later)
+def embed_name(names: Iterable[str]) -> str:
+    """Returns the name of the embedding among the names of a model's tensors; "" without one."""
+    return next((name for name in names if name.endswith("embed_tokens.weight")), "")
+
+
+def canonical_name(name: str, family: Family = qwen2_vl.FAMILY) -> str:
+    """Returns the family's name of a tensor that may be stored under another layout's name."""
+    for other, prefix in family.other_prefixes.items():
+        if name.startswith(other):
+            return prefix + name.removeprefix(other)
     return name
 
 
@@ -75,14 +82,17 @@ def is_derived(name: str) -> bool:
 def weight_name_table(config: ModelConfig) -> tuple[WeightEntry, ...]:
     """Returns every parameter of a model, in the order in which the network uses them."""
     t, v = config.text, config.vision
+    weight_names = config.family.weight_names
+    stacks = {"vision/blocks": v.depth, "vision/deepstack": len(v.deepstack), "text/layers": t.layers}
     entries: list[WeightEntry] = []
 
     def names_of(module: str, suffix: str) -> tuple[tuple[str, ...], bool]:
         """HuggingFace's names of a module's tensor, and whether our parameter is a stack of layers."""
-        name = f"{WEIGHT_NAMES[module]}.{suffix}"
-        layers = {"vision/blocks": v.depth, "text/layers": t.layers}
-        count = layers.get("/".join(module.split("/")[:2]), 0)
-        return (tuple(name.format(i=i) for i in range(count)), True) if count else ((name,), False)
+        name = f"{weight_names[module]}.{suffix}"
+        count = stacks.get("/".join(module.split("/")[:2]))
+        return (
+            ((name,), False) if count is None else (tuple(name.format(i=i) for i in range(count)), True)
+        )
 
     def vector(module: str, field: str, suffix: str, shape: tuple[int, ...]) -> None:
         """A scale, a bias or an embedding, which HuggingFace stores in the same order."""
@@ -104,34 +114,57 @@ def weight_name_table(config: ModelConfig) -> tuple[WeightEntry, ...]:
         hf_shape = hf_shape or (math.prod(outputs), size)
         entries.append(WeightEntry(path, names, stacked, (*inputs, *outputs), hf_shape, size))
 
-    def linear(module: str, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> None:
+    def linear(
+        module: str, inputs: tuple[int, ...], outputs: tuple[int, ...], bias: bool = True
+    ) -> None:
         kernel(module, inputs, outputs)
-        vector(module, "bias", "bias", outputs)
+        if bias:
+            vector(module, "bias", "bias", outputs)
 
-    def layer_norm(module: str) -> None:
-        vector(module, "scale", "weight", (v.width,))
-        vector(module, "bias", "bias", (v.width,))
+    def norm(module: str, width: int, bias: bool) -> None:
+        vector(module, "scale", "weight", (width,))
+        if bias:
+            vector(module, "bias", "bias", (width,))
 
+    # What the table of the family's names holds, the tower has.
+    layer_norms = "vision/blocks/mlp/gate" not in weight_names
+    learned_positions = "vision/pos_embed" in weight_names
     # The convolution's kernel covers exactly one patch, so it is a linear map over its values.
     conv_shape = (v.width, v.channels, v.temporal_patch_size, v.patch_size, v.patch_size)
-    kernel("vision/patch_embed", (v.patch_values,), (v.width,), field="", hf_shape=conv_shape)
+    field = "kernel" if learned_positions else ""
+    kernel("vision/patch_embed", (v.patch_values,), (v.width,), field=field, hf_shape=conv_shape)
+    if learned_positions:
+        vector("vision/patch_embed", "bias", "bias", (v.width,))
+        vector("vision/pos_embed", "", "weight", (v.position_grid**2, v.width))
     heads = (v.heads, v.head_dim)
-    layer_norm("vision/blocks/norm1")
+    norm("vision/blocks/norm1", v.width, layer_norms)
     linear("vision/blocks/attn/qkv", (v.width,), (3, *heads))
     linear("vision/blocks/attn/proj", heads, (v.width,))
-    layer_norm("vision/blocks/norm2")
-    linear("vision/blocks/mlp/fc1", (v.width,), (v.mlp,))
-    linear("vision/blocks/mlp/fc2", (v.mlp,), (v.width,))
+    norm("vision/blocks/norm2", v.width, layer_norms)
+    if "vision/blocks/mlp/gate" in weight_names:
+        linear("vision/blocks/mlp/gate", (v.width,), (v.mlp,))
+        linear("vision/blocks/mlp/up", (v.width,), (v.mlp,))
+        linear("vision/blocks/mlp/down", (v.mlp,), (v.width,))
+    else:
+        linear("vision/blocks/mlp/fc1", (v.width,), (v.mlp,))
+        linear("vision/blocks/mlp/fc2", (v.mlp,), (v.width,))
     merged_width = v.width * v.merge_size**2
-    layer_norm("vision/merger/norm")
+    norm("vision/merger/norm", v.width, layer_norms)
     linear("vision/merger/fc1", (merged_width,), (merged_width,))
     linear("vision/merger/fc2", (merged_width,), (t.width,))
+    if v.deepstack:
+        norm("vision/deepstack/norm", merged_width, True)
+        linear("vision/deepstack/fc1", (merged_width,), (merged_width,))
+        linear("vision/deepstack/fc2", (merged_width,), (t.width,))
 
     vector("text/embed", "", "weight", (t.vocab_size, t.width))
     vector("text/layers/input_norm", "", "weight", (t.width,))
-    linear("text/layers/attn/q", (t.width,), (t.heads, t.head_dim))
-    linear("text/layers/attn/k", (t.width,), (t.kv_heads, t.head_dim))
-    linear("text/layers/attn/v", (t.width,), (t.kv_heads, t.head_dim))
+    linear("text/layers/attn/q", (t.width,), (t.heads, t.head_dim), t.qkv_bias)
+    linear("text/layers/attn/k", (t.width,), (t.kv_heads, t.head_dim), t.qkv_bias)
+    linear("text/layers/attn/v", (t.width,), (t.kv_heads, t.head_dim), t.qkv_bias)
+    if t.qk_norm:
+        norm("text/layers/attn/q_norm", t.head_dim, False)
+        norm("text/layers/attn/k_norm", t.head_dim, False)
     kernel("text/layers/attn/o", (t.heads, t.head_dim), (t.width,))
     vector("text/layers/post_norm", "", "weight", (t.width,))
     kernel("text/layers/mlp/gate", (t.width,), (t.mlp,))

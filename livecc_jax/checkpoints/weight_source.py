@@ -13,7 +13,7 @@ from livecc_jax.checkpoints.adapters import adapter_paths, adapter_scale
 from livecc_jax.checkpoints.finite import cast
 from livecc_jax.checkpoints.hf_tensors import find_tensors
 from livecc_jax.checkpoints.open import Checkpoint
-from livecc_jax.checkpoints.weight_names import EMBED, HEAD, WeightEntry, weight_name_table
+from livecc_jax.checkpoints.weight_names import HEAD, WeightEntry, embed_name, weight_name_table
 from livecc_jax.errors import CheckpointError
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.lora import merge_adapter
@@ -121,7 +121,7 @@ class CheckpointWeights:
         does not hold.
         """
         if name == HEAD and name not in self.shapes:
-            name = EMBED
+            name = embed_name(self.shapes)
         return cast(self._read_as_stored(name), self.dtypes[name], name, self._checkpoint.path)
 
     def _read_as_stored(self, name: str) -> np.ndarray:

@@ -6,6 +6,8 @@ arXiv 2409.12191, and the processor files published with it).
 
 from __future__ import annotations
 
+from livecc_jax.families.family import Family, PatchRules
+
 MODEL_TYPE = "qwen2_vl"  # `model_type` in config.json
 ARCHITECTURE = "Qwen2VLForConditionalGeneration"
 
@@ -130,3 +132,43 @@ PRESETS = {
         "vision": _VISION,
     },
 }  # fmt: skip
+
+PATCHES = PatchRules(size=PATCH, mean=IMAGE_MEAN, std=IMAGE_STD)
+PREPROCESSORS = {
+    "preprocessor_config.json": {
+        "image_processor_type": IMAGE_PROCESSOR,
+        "processor_class": PROCESSOR,
+        "image_mean": list(IMAGE_MEAN),
+        "image_std": list(IMAGE_STD),
+        "min_pixels": MIN_PIXELS,
+        "max_pixels": MAX_PIXELS,
+        "patch_size": PATCH,
+        "temporal_patch_size": TEMPORAL,
+        "merge_size": MERGE,
+    }
+}
+
+FAMILY = Family(
+    name="Qwen2-VL",
+    model_type=MODEL_TYPE,
+    architecture=ARCHITECTURE,
+    patches=PATCHES,
+    weight_names=WEIGHT_NAMES,
+    other_prefixes=LATER_PREFIXES,
+    vision_fields={
+        "depth": ("depth", 32),
+        "width": ("embed_dim", 1280),
+        "heads": ("num_heads", 16),
+        "mlp": ("mlp_ratio", 4),  # a multiple of the width on disk
+    },
+    vision_fixed={
+        "hidden_act": "quick_gelu",
+        "patch_size": PATCH,
+        "temporal_patch_size": TEMPORAL,
+        "spatial_merge_size": MERGE,
+    },
+    vision_out="hidden_size",
+    text_model_type="qwen2_vl_text",
+    presets=PRESETS,
+    preprocessors=PREPROCESSORS,
+)

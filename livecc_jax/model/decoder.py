@@ -16,7 +16,7 @@ from flax import nnx
 from livecc_jax.kernels.norms import rms_norm
 from livecc_jax.model.attention import attend
 from livecc_jax.model.config import TextConfig
-from livecc_jax.model.layers import Linear, weight
+from livecc_jax.model.layers import Linear, RmsNorm, weight
 from livecc_jax.model.remat import Remat, apply_remat
 from livecc_jax.model.rope import rotate, text_angles
 from livecc_jax.parallel.rules import constrain
@@ -27,7 +27,7 @@ AttendFn = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
 
 class Attention(nnx.Module):
-    """Grouped-query attention with biased q, k, v and rotary positions.
+    """Grouped-query attention with rotary positions, with biases or norms of q and k as configured.
 
     It maps [B, T, D] to [B, T, D], and returns what `attend` returned besides.
     """
@@ -36,7 +36,12 @@ class Attention(nnx.Module):
         def projection(heads: int, axis: str) -> Linear:
             outputs = (heads, config.head_dim)
             return Linear(
-                rngs, (config.width,), outputs, ("embed", axis, "head_dim"), bias=True, stack=stack
+                rngs,
+                (config.width,),
+                outputs,
+                ("embed", axis, "head_dim"),
+                bias=config.qkv_bias,
+                stack=stack,
             )
 
         self.q = projection(config.heads, "heads")
@@ -49,9 +54,16 @@ class Attention(nnx.Module):
             ("heads", "head_dim", "embed"),
             stack=stack,
         )
+        self.qk_norm = config.qk_norm
+        if config.qk_norm:
+            self.q_norm = RmsNorm(rngs, config.head_dim, eps=config.norm_eps, stack=stack)
+            self.k_norm = RmsNorm(rngs, config.head_dim, eps=config.norm_eps, stack=stack)
 
     def __call__(self, x_BTD: jax.Array, angles: jax.Array, attend: AttendFn) -> tuple[jax.Array, Any]:
-        out_BTHD, extra = attend(rotate(self.q(x_BTD), angles), self.k(x_BTD), self.v(x_BTD))
+        q, k = self.q(x_BTD), self.k(x_BTD)
+        if self.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        out_BTHD, extra = attend(rotate(q, angles), k, self.v(x_BTD))
         return self.o(out_BTHD), extra
 
 
@@ -104,7 +116,7 @@ class Decoder(nnx.Module):
     def angles(self, positions: jax.Array) -> jax.Array:
         """Returns rotary angles float32 [B, T, head_dim / 2] for positions int32 [B, 3, T]."""
         c = self.config
-        return text_angles(positions, c.head_dim, c.rope_theta, c.mrope_section)
+        return text_angles(positions, c.head_dim, c.rope_theta, c.mrope_section, c.interleaved)
 
     def __call__(
         self,
@@ -113,6 +125,8 @@ class Decoder(nnx.Module):
         segment_ids: jax.Array,
         remat: Remat = "none",
         unroll: bool = False,
+        deepstack: jax.Array | None = None,
+        vision_index: jax.Array | None = None,
     ) -> jax.Array:
         """Runs every layer over packed rows.
 
@@ -123,6 +137,10 @@ class Decoder(nnx.Module):
             remat: What the backward pass recomputes.
             unroll: Whether to compile every layer instead of a loop over them. Nothing is then copied
                 into and out of stacks, but the program is as many times larger.
+            deepstack: [B, M, J, D], features of merged patches that join the output of the first J
+                layers at vision tokens; None without DeepStack.
+            vision_index: int32 [B, T], the merged patch of a vision token, and -1 elsewhere; needed
+                with `deepstack`.
 
         Returns:
             [B, T, D] hidden states after the final norm.
@@ -133,12 +151,24 @@ class Decoder(nnx.Module):
         def attend_within_segments(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, None]:
             return attend(q, rotate(k, angles), v, segment_ids, causal=True), None
 
-        def run_layer(x_BTD: jax.Array, layer: nnx.State) -> tuple[jax.Array, None]:
+        def run_layer(
+            x_BTD: jax.Array, numbered: tuple[jax.Array, nnx.State]
+        ) -> tuple[jax.Array, None]:
+            number, layer = numbered
             x_BTD, _ = nnx.merge(graph, layer)(x_BTD, angles, attend_within_segments)
+            if deepstack is not None:
+                # A branch, so that later layers pay nothing although all run the same program.
+                x_BTD = jax.lax.cond(
+                    number < deepstack.shape[2],
+                    lambda x: add_features(x, deepstack, number, vision_index),
+                    lambda x: x,
+                    x_BTD,
+                )
             return constrain(x_BTD, "batch", "length", None), None
 
+        numbers = jnp.arange(self.config.layers)
         with jax.named_scope("decoder_layers"):
-            x, _ = jax.lax.scan(apply_remat(run_layer, remat), x, layers, unroll=unroll)
+            x, _ = jax.lax.scan(apply_remat(run_layer, remat), x, (numbers, layers), unroll=unroll)
         return self.final(x)
 
     def final(self, x: jax.Array) -> jax.Array:
@@ -151,3 +181,19 @@ class Decoder(nnx.Module):
         return jnp.einsum(
             f"...d,{dims}->...v", hidden, weights[...], preferred_element_type=jnp.float32
         )
+
+
+def add_features(
+    x: jax.Array, deepstack: jax.Array, level: jax.Array | int, vision_index: jax.Array
+) -> jax.Array:
+    """Adds one level of DeepStack features to the hidden states of vision tokens.
+
+    Args:
+        x: [B, T, D].
+        deepstack: [B, M, J, D], features of merged patches.
+        level: The level, from 0 to J - 1.
+        vision_index: int32 [B, T], the merged patch of a vision token, and -1 elsewhere.
+    """
+    features_BMD = jax.lax.dynamic_index_in_dim(deepstack, level, axis=2, keepdims=False)
+    taken_BTD = jnp.take_along_axis(features_BMD, jnp.maximum(vision_index, 0)[..., None], axis=1)
+    return x + jnp.where(vision_index[..., None] >= 0, taken_BTD.astype(x.dtype), 0)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from livecc_jax.kernels.norms import layer_norm
+from livecc_jax.kernels.norms import layer_norm, rms_norm
 
 INIT_STD = 0.02  # standard deviation of random weights
 
@@ -88,3 +88,16 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return layer_norm(x, self.scale[...], self.bias[...], self.eps)
+
+
+class RmsNorm(nnx.Module):
+    """Root mean square normalization of [..., D] with a scale, computed in float32."""
+
+    def __init__(
+        self, rngs: nnx.Rngs, width: int, *, eps: float = 1e-6, stack: tuple[int, ...] = ()
+    ) -> None:
+        self.scale = weight(rngs, (width,), ("norm",), stack=stack, fill=1.0)
+        self.eps = eps
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return rms_norm(x, self.scale[...], self.eps)

@@ -1,4 +1,4 @@
-"""Qwen2-VL: the vision tower, the decoder, and how the two meet.
+"""The whole network of any family: the vision tower, the decoder, and how the two meet.
 
 NNX modules define and name the parameters. Everything that runs them (the training step, decoding)
 takes the parameters as a plain nested dict of arrays and calls `bind`, so that jit, grad, sharding and
@@ -18,18 +18,18 @@ from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.decoder import Decoder
 from livecc_jax.model.lora import LORA, attach_adapters
 from livecc_jax.model.remat import Remat
-from livecc_jax.model.vision import VisionTower
+from livecc_jax.model.towers import build_tower
 from livecc_jax.parallel.rules import constrain
 
 Params = dict[str, Any]  # nested dict of arrays; docs/formats.md lists every path and shape
 
 
 class Qwen2VL(nnx.Module):
-    """A streaming video-language model of the Qwen2-VL family."""
+    """A streaming video-language model of the Qwen2-VL, Qwen2.5-VL or Qwen3-VL family."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
         self.config = config
-        self.vision = VisionTower(config.vision, config.text.width, rngs)
+        self.vision = build_tower(config.vision, config.text.width, rngs)
         self.text = Decoder(config.text, rngs)
 
     def encode_patches(
@@ -43,14 +43,16 @@ class Qwen2VL(nnx.Module):
         """Runs the vision tower over the windows of packed rows.
 
         Args:
-            patches: uint8 [B, W, S, 1176].
+            patches: uint8 [B, W, S, P], P values a patch.
             pairs: int32 [B, W, S], the frame pair of its window that a patch belongs to; 0 is padding.
             rows: int32 [B, W, S], row of each patch in its frame.
             cols: int32 [B, W, S], column of each patch in its frame.
             remat: What the backward pass recomputes.
 
         Returns:
-            Merged patches [B, W * S / 4, D], in the order that `vision_index` counts them.
+            Merged patches [B, W * S / 4, (1 + J) * D], in the order that `vision_index` counts them.
+            The features of J levels of DeepStack follow each merged patch; J is 0 in families without
+            it.
         """
         b, w = patches.shape[:2]
 
@@ -68,7 +70,7 @@ class Qwen2VL(nnx.Module):
 
         Args:
             tokens: int32 [B, T].
-            merged: Merged patches [B, M, D] from the vision tower; None without pictures.
+            merged: What `encode_patches` returned, of M merged patches; None without pictures.
             vision_index: int32 [B, T], the merged patch of a vision token, and -1 elsewhere; ignored
                 without `merged`.
 
@@ -78,9 +80,20 @@ class Qwen2VL(nnx.Module):
         x_BTD = self.text.embed[...][tokens]
         if merged is None:
             return x_BTD
-        patch_BTD = jnp.take_along_axis(merged, jnp.maximum(vision_index, 0)[..., None], axis=1)
+        patches_BMD = merged[..., : self.config.text.width]
+        patch_BTD = jnp.take_along_axis(patches_BMD, jnp.maximum(vision_index, 0)[..., None], axis=1)
         x_BTD = jnp.where(vision_index[..., None] >= 0, patch_BTD.astype(x_BTD.dtype), x_BTD)
         return constrain(x_BTD, "batch", "length", None)
+
+    def deepstack_features(self, merged: jax.Array | None) -> jax.Array | None:
+        """Returns the DeepStack features [B, M, J, D] within what `encode_patches` returned.
+
+        None without pictures, and in families without DeepStack.
+        """
+        if merged is None or not self.config.vision.deepstack:
+            return None
+        width = self.config.text.width
+        return merged[..., width:].reshape(*merged.shape[:2], -1, width)
 
     def hidden_states(
         self, row: dict[str, jax.Array], remat: Remat = "none", unroll: bool = False
@@ -99,7 +112,15 @@ class Qwen2VL(nnx.Module):
             row["patches"], row["patch_pairs"], row["patch_rows"], row["patch_cols"], remat
         )
         x_BTD = self.embed(row["tokens"], merged, row["vision_index"])
-        return self.text(x_BTD, row["positions"], row["segment_ids"], remat, unroll)
+        return self.text(
+            x_BTD,
+            row["positions"],
+            row["segment_ids"],
+            remat,
+            unroll,
+            self.deepstack_features(merged),
+            row["vision_index"],
+        )
 
     def __call__(self, row: dict[str, jax.Array]) -> jax.Array:
         """Computes logits float32 [B, T, V] at every position, for comparisons; training never does."""

@@ -14,7 +14,11 @@ VISION_THETA = 10_000.0  # base of the vision tower's wavelengths
 
 
 def text_angles(
-    positions: jax.Array, head_dim: int, theta: float, section: tuple[int, int, int]
+    positions: jax.Array,
+    head_dim: int,
+    theta: float,
+    section: tuple[int, int, int],
+    interleaved: bool = False,
 ) -> jax.Array:
     """Computes multimodal rotary angles (M-RoPE, Qwen2-VL, arXiv 2409.12191, section 2.1).
 
@@ -23,12 +27,18 @@ def text_angles(
         head_dim: Width of one head; its first half and its second half rotate together.
         theta: Base of the geometric progression of wavelengths.
         section: Number of the head_dim / 2 frequencies that follow each of the three axes.
+        interleaved: Whether the axes take turns (T H W T H W ..., then T alone), as in Qwen3-VL, and do
+            not lie side by side.
 
     Returns:
         float32 [B, T, head_dim / 2], in radians.
     """
     frequency = 1.0 / theta ** (np.arange(0, head_dim, 2, dtype=np.float32) / head_dim)
     axis = np.repeat(np.arange(3), section)
+    if interleaved:
+        axis = np.zeros(head_dim // 2, int)
+        for n in (1, 2):
+            axis[n : 3 * section[n] : 3] = n
     position_BTF = jnp.moveaxis(positions.astype(jnp.float32), 1, -1)[..., axis]
     return position_BTF * frequency
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from livecc_jax.checkpoints.weight_names import EMBED, HEAD
+from livecc_jax.checkpoints.weight_names import HEAD, embed_name
 from livecc_jax.checkpoints.weight_source import WeightSource
 from livecc_jax.verify.difference import Difference, identical, tensor_difference
 
@@ -54,4 +54,6 @@ def compare_tensors(a: WeightSource, b: WeightSource) -> TensorReport:
 
 def _shape(source: WeightSource, name: str) -> tuple[int, ...] | None:
     """Returns the shape of a tensor, None if it is absent; a missing head is the embedding."""
-    return source.shapes.get(name, source.shapes.get(EMBED) if name == HEAD else None)
+    return source.shapes.get(
+        name, source.shapes.get(embed_name(source.shapes)) if name == HEAD else None
+    )

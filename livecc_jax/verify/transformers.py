@@ -20,10 +20,9 @@ from livecc_jax.checkpoints.hf_config import CONFIG
 from livecc_jax.checkpoints.hf_export import export_hf
 from livecc_jax.checkpoints.json_fields import read_json
 from livecc_jax.checkpoints.open import Checkpoint
-from livecc_jax.checkpoints.weight_names import EMBED, HEAD, canonical_name, tensor_shapes
+from livecc_jax.checkpoints.weight_names import HEAD, canonical_name, embed_name, tensor_shapes
 from livecc_jax.checkpoints.weight_source import CheckpointWeights
 from livecc_jax.errors import CheckpointError, ConfigError
-from livecc_jax.families.qwen2_vl import ARCHITECTURE
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.verify.layers import layer_names
 
@@ -93,7 +92,7 @@ class TransformersModel:
         # The argument was renamed in version 5.
         keyword = "dtype" if version >= (5, 0) else "torch_dtype"
         try:
-            self._model, report = getattr(transformers, ARCHITECTURE).from_pretrained(
+            self._model, report = getattr(transformers, config.family.architecture).from_pretrained(
                 directory,
                 output_loading_info=True,
                 attn_implementation=attention,
@@ -112,12 +111,16 @@ class TransformersModel:
                 f"{directory}: transformers {self.version} reports {'; '.join(problems)}"
             )
         self._model.eval()
-        self._tensors = {canonical_name(k): v for k, v in self._model.state_dict().items()}
+        self._tensors = {
+            canonical_name(k, config.family): v for k, v in self._model.state_dict().items()
+        }
         self.shapes = tensor_shapes(config)
 
     def read(self, name: str) -> np.ndarray:
         """Returns a weight as transformers loaded it."""
-        tensor = self._tensors[EMBED if name == HEAD and name not in self._tensors else name]
+        if name == HEAD and name not in self._tensors:
+            name = embed_name(self._tensors)
+        tensor = self._tensors[name]
         return _numpy(tensor).astype(str(tensor.dtype).removeprefix("torch."), copy=False)
 
     def positions(self, tokens: np.ndarray, grids: np.ndarray) -> np.ndarray:

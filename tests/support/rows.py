@@ -71,11 +71,12 @@ def random_segment(rng, turns=2, grid=(4, 6), pairs=1, text=5):
 
 def pack(segments, tokens, windows, patches, targets, weighting="token", video_pad=VIDEO_PAD):
     """One packed row [1, ...]: each frame pair in a window of its own unless two fit."""
+    values = next((video.shape[-1] for s in segments for video, _, _ in s.videos), 1176)
     row = {
         "tokens": np.zeros(tokens, np.int32),
         "segment_ids": np.zeros(tokens, np.int32),
         "positions": np.zeros((3, tokens), np.int32),
-        "patches": np.zeros((windows, patches, 1176), np.uint8),
+        "patches": np.zeros((windows, patches, values), np.uint8),
         "patch_pairs": np.zeros((windows, patches), np.int32),
         "patch_rows": np.zeros((windows, patches), np.int32),
         "patch_cols": np.zeros((windows, patches), np.int32),
