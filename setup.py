@@ -10,7 +10,7 @@ version = re.search(r'__version__ = "(.+?)"', (here / "livecc_jax/version.py").r
 
 # Plots of reports, 75 MB with what it needs. Without it a report has its tables, and says so.
 REPORT = ["matplotlib>=3.9"]
-# The site of docs/, 60 MB: its theme, and the reference of the API from docstrings. `make docs`.
+# The site of docs/, 140 MB with what it needs: its theme, and the reference of the API from docstrings. `make docs`.
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6", "mkdocstrings-python>=1.16"]
 TEST = [
     "setuptools>=68",  # the list of files of a wheel
@@ -71,8 +71,8 @@ setup(
         "tyro>=1.0",  # --field.sub value of `livecc train`: types, choices, help
         "httpx>=0.27",  # judges behind an endpoint: streamed, bounded answers, no redirects
         "tenacity>=9.0",  # their retries: backoff with jitter, which a stop ends
-        # produce: finds WebVTT's cues as browsers do. 0.5 parses raw text without touching its tags.
-        "webvtt-py>=0.5.1",
+        # produce: finds the cues of WebVTT as browsers do, and leaves tags and header to us
+        "webvtt-py>=0.6",
         # produce: language of a text, offline; its model is in the package (4.5 MB).
         "py3langid>=0.4",
         "fsspec>=2024.6",  # annotations and videos in buckets; gs:// needs gcsfs, s3:// s3fs

@@ -21,7 +21,7 @@ def segments_of(value: Any) -> list[Any] | None:
             `transcription` of whisper.cpp, or `words` alone), or a list of segments.
     """
     if isinstance(value, list):
-        return value if value and all(isinstance(part, Mapping) for part in value) else None
+        return value if any(isinstance(part, Mapping) for part in value) else None
     if not isinstance(value, Mapping):
         return None
     if isinstance(segments := value.get("segments"), list):
