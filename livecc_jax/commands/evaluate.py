@@ -2,31 +2,29 @@
 
 Multiple choice compares the logits of the options after a fixed answer prefix, as LiveCC's published
 numbers do; a video is encoded once for all its questions. livesports-cc streams commentary on each
-event. Running the same command again resumes the run.
+event, and world on the held-out matches of a synthetic world, whose facts are known. Running the same
+command again resumes the run.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from livecc_jax.commands.evaluation_run import open_run, print_summary, run_details, settings_rules
 from livecc_jax.commands.media_root import add_media_root_options, media_root
-from livecc_jax.commands.options import add_media_options, add_timeline_options, media_rules
+from livecc_jax.commands.options import add_media_options, add_timeline_options
 from livecc_jax.commands.processes import gather_answers, local_mesh, parse_shard, progress_printer
+from livecc_jax.commands.world_evaluation import add_world_options, evaluate_world
 from livecc_jax.writing import write_text
 
 if TYPE_CHECKING:
-    from jax.sharding import Mesh
-
-    from livecc_jax.checkpoints.open import Checkpoint
-    from livecc_jax.evaluate.benchmarks.scored_answers import ProblemLog
     from livecc_jax.evaluate.metrics.commentary import Reference
-    from livecc_jax.media.budget import PixelBudget
-    from livecc_jax.media.rules import MediaRules
 
-COMMENTARY = "livesports-cc"
-BENCHMARKS = ("videomme", "mvbench", "ovobench", "livesports-qa", COMMENTARY)
+COMMENTARY, WORLD = "livesports-cc", "world"
+STREAMED = (COMMENTARY, WORLD)  # commentary; all others are multiple choice
+BENCHMARKS = ("videomme", "mvbench", "ovobench", "livesports-qa", *STREAMED)
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -79,14 +77,19 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         choices=("float32", "bfloat16"),
         help="data type of weights and cache (default: float32 on a CPU, bfloat16 elsewhere)",
     )
-    group = parser.add_argument_group(COMMENTARY)
+    group = parser.add_argument_group(", ".join(STREAMED))
     group.add_argument(
-        "--prompting", choices=("instruct", "base"), default="instruct", help="default: instruct"
+        "--prompting",
+        choices=("instruct", "base"),
+        default="instruct",
+        help=f"{COMMENTARY}: default instruct",
     )
     group.add_argument(
         "--max-new-tokens", type=int, default=32, help="maximum tokens of a turn (default 32)"
     )
-    group.add_argument("--repetition-penalty", type=float, default=1.15, help="default 1.15")
+    group.add_argument(
+        "--repetition-penalty", type=float, help=f"default 1.15, as published; {WORLD}: 1"
+    )
     group.add_argument("--temperature", type=float, default=0.0, help="default 0, greedy")
     group.add_argument("--seed", type=int, default=0, help="seed of sampling (default 0)")
     group.add_argument(
@@ -101,6 +104,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="also compute the perplexity of the transcripts under teacher forcing (default: if the "
         "annotation has transcripts and --memory is not given)",
     )
+    add_world_options(parser.add_argument_group(WORLD))
     parser.set_defaults(run=run)
 
 
@@ -115,14 +119,17 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--limit must be at least 1, not {args.limit}")
     if args.max_frames is not None and args.max_frames < 2:
         raise ConfigError(f"--max-frames must be at least 2, not {args.max_frames}")
-    if args.mesh and args.benchmark == COMMENTARY:
-        raise ConfigError(f"{COMMENTARY} runs on one device a process: --mesh is for multiple choice")
+    if args.mesh and args.benchmark in STREAMED:
+        raise ConfigError(
+            f"{args.benchmark} runs on one device a process: --mesh is for multiple choice"
+        )
     check_last_frames(args.last_frames)
-    if args.last_frames and args.benchmark == COMMENTARY:
+    if args.last_frames and args.benchmark in STREAMED:
         raise ConfigError("--last-frames is for multiple choice; the same of commentary is --memory")
     initialize_processes()
     with fail_fast("evaluate"):
-        return _evaluate_commentary(args) if args.benchmark == COMMENTARY else _evaluate_choice(args)
+        kinds = {COMMENTARY: _evaluate_commentary, WORLD: evaluate_world}
+        return kinds.get(args.benchmark, _evaluate_choice)(args)
 
 
 def _evaluate_choice(args: argparse.Namespace) -> int:
@@ -151,7 +158,7 @@ def _evaluate_choice(args: argparse.Namespace) -> int:
         "answer_prefix": prompt_template.answer_prefix,
         "wordings": wordings or ("ours" if args.benchmark == "ovobench" else None),
     }
-    folder, settings, checkpoint, budget = _open_run(args, question_set.annotation, choice_settings)
+    folder, settings, checkpoint, budget = open_run(args, question_set.annotation, choice_settings)
     params = checkpoint.load_params(dtype=jax.numpy.dtype(settings["dtype"]))
     scorer = ChoiceScorer(
         checkpoint.config,
@@ -165,7 +172,7 @@ def _evaluate_choice(args: argparse.Namespace) -> int:
     options = {
         "shard": shard,
         "max_frames": args.max_frames,
-        "rules": _settings_rules(settings, folder),
+        "rules": settings_rules(settings, folder),
     }
     printer = progress_printer("questions")
     last_frames = None
@@ -183,7 +190,7 @@ def _evaluate_choice(args: argparse.Namespace) -> int:
     scored = score_benchmark(args.benchmark, results, expected=expected)
     context = checkpoint.config.text.max_positions
     longer = sum(answer.get("tokens", 0) > context for answer in answers.values())
-    settings |= _run_details(question_set.problem_log, answers, mesh)
+    settings |= run_details(question_set.problem_log, answers, mesh)
     settings |= {"longer_than_the_context": longer}
     print(format_score(scored))
     comparison = last_frames and last_frames.compare(scored)
@@ -192,7 +199,7 @@ def _evaluate_choice(args: argparse.Namespace) -> int:
     write_report(folder, scored, settings, named, results_file=results.name, sources=sources)
     if longer:
         print(f"Longer than the model's context of {context:,} tokens: {longer:,} conversations.")
-    _print_summary(folder, results.name, settings)
+    print_summary(folder, results.name, settings)
     return 0
 
 
@@ -222,7 +229,10 @@ def _evaluate_commentary(args: argparse.Namespace) -> int:
     if teacher_forces and not can_teacher_force:
         raise ConfigError("--perplexity needs transcripts (event_asr) and does not go with --memory")
     decoding = {
-        k: getattr(args, k) for k in ("max_new_tokens", "repetition_penalty", "temperature", "seed")
+        "max_new_tokens": args.max_new_tokens,
+        "repetition_penalty": 1.15 if args.repetition_penalty is None else args.repetition_penalty,
+        "temperature": args.temperature,
+        "seed": args.seed,
     }
     commentary_settings = {
         "events": len(event_set.events),
@@ -231,7 +241,7 @@ def _evaluate_commentary(args: argparse.Namespace) -> int:
     } | decoding
     if teacher_forces:  # absent otherwise, so that older run folders resume with --no-perplexity
         commentary_settings["perplexity"] = True
-    folder, settings, checkpoint, budget = _open_run(args, event_set.annotation, commentary_settings)
+    folder, settings, checkpoint, budget = open_run(args, event_set.annotation, commentary_settings)
     context = checkpoint.config.text.max_positions
     options = StreamOptions(positions=settings["positions"], context=context, **decoding)
     params = checkpoint.load_params(dtype=jax.numpy.dtype(settings["dtype"]))
@@ -248,7 +258,7 @@ def _evaluate_commentary(args: argparse.Namespace) -> int:
         references=transcripts if teacher_forces else None,
         shard=shard,
         on_progress=progress_printer("events"),
-        rules=_settings_rules(settings, folder),
+        rules=settings_rules(settings, folder),
     )
     answers = gather_answers(progress, "events", folder, [e.id for e in event_set.events])
     if answers is None:
@@ -260,12 +270,12 @@ def _evaluate_commentary(args: argparse.Namespace) -> int:
         for prediction in predictions
     ]
     write_text(results, "".join(line + "\n" for line in lines))
-    settings |= _run_details(event_set.problem_log, answers)
+    settings |= run_details(event_set.problem_log, answers)
     if predictions and transcripts:
         scored = score_commentary(results, event_set.annotation, media_root=root)
         write_report(folder, scored, settings, results_file=results.name)
         print(format_commentary(scored))
-    _print_summary(folder, results.name, settings)
+    print_summary(folder, results.name, settings)
     return 0
 
 
@@ -283,78 +293,3 @@ def _read_transcripts(annotation: Path) -> dict[str, Reference]:
     except DataError as error:
         logging.getLogger(__name__).warning("commentary is not scored: %s", error)
         return {}
-
-
-def _open_run(
-    args: argparse.Namespace, annotation: Path, benchmark_settings: dict[str, Any]
-) -> tuple[Path, dict[str, Any], Checkpoint, PixelBudget]:
-    """Begins or resumes the run folder; returns (folder, settings, checkpoint, budget)."""
-    import jax
-
-    from livecc_jax.checkpoints.open import open_checkpoint
-    from livecc_jax.evaluate.run.run_folder import file_hash, lock_settings
-    from livecc_jax.media.budget import PixelBudget
-    from livecc_jax.media.rules import EARLIER
-
-    checkpoint = open_checkpoint(args.model)
-    budget = PixelBudget.parse(args.pixel_budget or "reference")
-    settings = {
-        "benchmark": args.benchmark,
-        "model": str(checkpoint.path),
-        "annotation": str(annotation.absolute()),
-        "annotation_sha256": file_hash(annotation),
-        "positions": args.positions or checkpoint.livecc.positions,
-        "pixel_budget": str(budget),
-        "dtype": args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16"),
-    } | benchmark_settings
-    folder = Path(args.out)
-    rules = run_rules(args, folder)
-    if rules != EARLIER:
-        settings["media_rules"] = rules.to_json()
-    lock_settings(folder, settings)
-    return folder, settings, checkpoint, budget
-
-
-def run_rules(args: argparse.Namespace, folder: Path) -> MediaRules:
-    """Returns the media rules of a run; one that was begun before they were recorded keeps its own."""
-    from livecc_jax.evaluate.benchmarks.record_files import load_json
-    from livecc_jax.media.rules import DEFAULT, EARLIER
-
-    rules, begun = media_rules(args), folder / "run.json"
-    if rules == DEFAULT and begun.exists() and "media_rules" not in load_json(begun):
-        return EARLIER
-    return rules
-
-
-def _settings_rules(settings: dict[str, Any], folder: Path) -> MediaRules:
-    """Returns the media rules among the settings of a run."""
-    from livecc_jax.media.rules import MediaRules
-
-    return MediaRules.from_json(settings.get("media_rules"), str(folder / "run.json"))
-
-
-def _run_details(
-    problem_log: ProblemLog, answers: dict[str, dict[str, Any]], mesh: Mesh | None = None
-) -> dict[str, Any]:
-    """Returns what a report states besides the settings: the devices, the problems and the failures."""
-    import jax
-
-    failures = [f"{k}: {v['error']}" for k, v in answers.items() if "error" in v]
-    return {
-        "backend": jax.default_backend(),
-        "device": jax.devices()[0].device_kind,
-        "mesh": {axis: n for axis, n in mesh.shape.items() if n > 1} if mesh else None,
-        "processes": jax.process_count(),
-        "annotation_problems": {k: v for k, v in problem_log.problems.items() if v},
-        "annotation_notes": problem_log.notes,
-        "could_not_be_asked": len(failures),
-        "failures": failures[:20],
-    }
-
-
-def _print_summary(folder: Path, results: str, settings: dict[str, Any]) -> None:
-    if problems := settings["annotation_problems"]:
-        print(f"Annotation problems: {', '.join(f'{v:,} {k}' for k, v in problems.items())}.")
-    if failures := settings["could_not_be_asked"]:
-        print(f"Could not be answered: {failures:,}, the first: {settings['failures'][0]}")
-    print(f"written to {folder}: {results}, report.md, report.html, report.json")

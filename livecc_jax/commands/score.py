@@ -10,7 +10,7 @@ import argparse
 
 from livecc_jax.commands.options import write_json
 
-COMMENTARY = "commentary"
+COMMENTARY, WORLD = "commentary", "world"
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -18,7 +18,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     from livecc_jax.evaluate.benchmarks.catalog import TABLE_LAYOUTS
 
     parser = subparsers.add_parser("score", help="score existing predictions", description=__doc__)
-    benchmarks = (*TABLE_LAYOUTS, COMMENTARY)
+    benchmarks = (*TABLE_LAYOUTS, COMMENTARY, WORLD)
     parser.add_argument(
         "benchmark", choices=benchmarks, metavar="BENCHMARK", help=", ".join(benchmarks)
     )
@@ -29,7 +29,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="other results to compare with, item by item (commentary: shown with the baselines)",
     )
     parser.add_argument(
-        "--reference", metavar="FILE", help="commentary: annotations or LiveSports-3K-CC.json"
+        "--reference",
+        metavar="FILE",
+        help="commentary: annotations or LiveSports-3K-CC.json; world: the folder of the world",
     )
     parser.add_argument("--model", help="judge: the model whose wins count")
     parser.add_argument(
@@ -57,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.benchmark == COMMENTARY:
         return _score_commentary(args)
+    if args.benchmark == WORLD:
+        return _score_world(args)
     options = {"expected": args.expected, "resamples": args.resamples, "seed": args.seed}
     score = score_benchmark(args.benchmark, args.predictions, model=args.model, **options)
     print(format_score(score, full=args.full))
@@ -89,6 +93,27 @@ def _score_commentary(args: argparse.Namespace) -> int:
         raise ConfigError("commentary is scored against transcripts: give --reference FILE")
     score = score_commentary(args.predictions, args.reference, args.baseline, args.resamples, args.seed)
     print(format_commentary(score))
+    if args.report:
+        write_report(args.report, score, {"command": "livecc score", "reference": args.reference})
+    if args.json:
+        write_json(args.json, score.to_json())
+    return 0
+
+
+def _score_world(args: argparse.Namespace) -> int:
+    """Scores timed predictions of a synthetic world's matches by facts, together with the baselines."""
+    from pathlib import Path
+
+    from livecc_jax.errors import ConfigError
+    from livecc_jax.evaluate.metrics.world_score import score_world
+    from livecc_jax.evaluate.report.report import write_report
+    from livecc_jax.evaluate.report.world_terminal import format_world
+
+    if not args.reference:
+        raise ConfigError("a world's commentary is scored by its truth: give --reference FOLDER")
+    baselines = {Path(args.baseline).name: args.baseline} if args.baseline else None
+    score = score_world(args.predictions, args.reference, baselines, args.resamples, args.seed)
+    print(format_world(score))
     if args.report:
         write_report(args.report, score, {"command": "livecc score", "reference": args.reference})
     if args.json:

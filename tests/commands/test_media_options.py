@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from livecc_jax.cli import main
-from livecc_jax.commands.evaluate import run_rules
+from livecc_jax.commands.evaluation_run import run_rules
 from livecc_jax.commands.options import add_media_options, media_rules
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.rules import DEFAULT, EARLIER, MediaRules

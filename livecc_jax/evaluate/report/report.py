@@ -14,8 +14,10 @@ from livecc_jax.evaluate.benchmarks.questions import VideoSource
 from livecc_jax.evaluate.metrics.commentary_score import CommentaryScore
 from livecc_jax.evaluate.metrics.paired_accuracy import AccuracyComparison
 from livecc_jax.evaluate.metrics.score import BenchmarkScore
+from livecc_jax.evaluate.metrics.world_score import WorldScore
 from livecc_jax.evaluate.report.benchmark_blocks import benchmark_blocks, comparison_blocks
 from livecc_jax.evaluate.report.commentary_blocks import commentary_blocks
+from livecc_jax.evaluate.report.world_blocks import world_blocks
 from livecc_jax.evaluate.report.wrong_answers import wrong_answer_blocks
 from livecc_jax.reports.page import Details, Heading, Table, write_html, write_markdown
 from livecc_jax.version import __version__
@@ -26,7 +28,7 @@ PACKAGES = ("numpy", "jax", "jaxlib", "flax", "opencv-python-headless", "av", "t
 
 def write_report(
     folder: str | Path,
-    score: BenchmarkScore | CommentaryScore,
+    score: BenchmarkScore | CommentaryScore | WorldScore,
     config: dict[str, Any],
     comparison: tuple[AccuracyComparison, str] | None = None,
     results_file: str | None = None,
@@ -51,10 +53,12 @@ def write_report(
     make_folder(folder)
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     settings = {"made": created} | versions() | config
-    is_benchmark = isinstance(score, BenchmarkScore)
-    blocks = benchmark_blocks(score) if is_benchmark else commentary_blocks(score)
-    if is_benchmark:
-        blocks += wrong_answer_blocks(score, sources or {})
+    if isinstance(score, BenchmarkScore):
+        blocks = benchmark_blocks(score) + wrong_answer_blocks(score, sources or {})
+    elif isinstance(score, WorldScore):
+        blocks = world_blocks(score)
+    else:
+        blocks = commentary_blocks(score)
     record = score.to_json()
     if comparison:
         blocks += comparison_blocks(*comparison)
