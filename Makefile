@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 LIBTPU := $(CURDIR)/$(VENV)/libtpu
 WANTED := import importlib.metadata as m; print(next(r.split(";")[0] for r in m.requires("jax") if r.startswith("libtpu")))
 
-.PHONY: demo test test-slow fuzz lint libtpu clean
+.PHONY: demo docs test test-slow test-gpu fuzz lint libtpu clean
 
 $(VENV)/installed: setup.py
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -33,6 +33,16 @@ test: $(VENV)/installed
 test-slow: $(VENV)/installed
 	PYTHONPATH=$(LIBTPU)$${PYTHONPATH:+:$$PYTHONPATH} $(BIN)/python -m pytest -q -m slow
 
+# The tests of kernels, compiled for this machine's GPU rather than interpreted. A Python that has the
+# packages already (jax for CUDA, pytest with timeout) is named with GPU_PYTHON=python3.
+GPU_PYTHON ?= $(BIN)/python
+test-gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(VENV)/installed-cuda)
+	JAX_PLATFORMS=cuda $(GPU_PYTHON) -m pytest -q tests/kernels --durations=5
+
+$(VENV)/installed-cuda: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,cuda]'
+	touch $@
+
 # Damaged files for every reader (docs/reliability.md). SEED repeats a run; READERS names some of them.
 INPUTS ?= 6500
 SECONDS ?= 1800
@@ -45,5 +55,14 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/python .ci/check_imports.py
 
+# The site, in build/site. Strict: a link that leads nowhere ends it.
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "build/site/index.html"
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,docs]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) demo_out build *.egg-info
+	rm -rf $(VENV) .venv-newest demo_out build *.egg-info
