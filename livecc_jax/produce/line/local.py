@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from livecc_jax.produce.line.limits import Limits
 from livecc_jax.produce.line.phases import Phase
-from livecc_jax.produce.line.shard import Job, Line, is_finished
+from livecc_jax.produce.line.shard import Job, Line, is_finished, run_shard
 from livecc_jax.produce.line.worker import Worker, run_jobs
+from livecc_jax.produce.models import Models
 
 
 @dataclass
@@ -89,3 +90,27 @@ class LocalPool:
         progress.running, progress.units = {}, total
         report(progress)
         return total
+
+
+class InThisProcess:
+    """Runs phases in this process, without limits: for a debugger, and for sources that are trusted."""
+
+    def __init__(self) -> None:
+        self._models: Models | None = None
+
+    def close(self) -> None:
+        """Forgets the models."""
+        self._models = None
+
+    def run(self, line: Line, phase: Phase, report: Report) -> int:
+        """Runs a phase over all shards that are missing; see `LocalPool.run`."""
+        self._models = self._models or Models(line.workspace.root)
+        jobs, shards = missing_jobs(line, phase), line.workspace.shards
+        stages = phase.active(line.parameters)
+        progress = PhaseProgress(phase.name, stages, shards, finished=shards - len(jobs))
+        report(progress)
+        for job in jobs:
+            progress.units += run_shard(line, job, self._models)
+            progress.finished += 1
+            report(progress)
+        return progress.units
