@@ -111,9 +111,10 @@ def written_pages() -> dict[str, str]:
     pages = {COMMANDS_PAGE: overview, CONFIG_PAGE: config_page()}
     for name, command in commands.choices.items():
         about = _paragraphs(command.description or "")
+        more = f"\n```text\n{command.epilog.strip()}\n```\n" if command.epilog else ""
         usage = " ".join(command.format_usage().split()).removeprefix("usage: ")
         pages[f"{CLI}/{name}.md"] = (
-            f"# livecc {name}\n\n{about}\n\n```text\n{_wrap(usage)}\n```\n\n{_options(command)}"
+            f"# livecc {name}\n\n{about}\n\n```text\n{_wrap(usage)}\n```\n\n{_options(command)}{more}"
         )
     return pages
 
@@ -167,7 +168,7 @@ def _options(parser: argparse.ArgumentParser) -> str:
             name = {"positional arguments": "Arguments", "options": "Options"}.get(group.title or "")
             about = f"{_paragraphs(group.description)}\n\n" if group.description else ""
             title = name or f"Options: {group.title}"
-            tables.append(f"## {title}\n\n{about}| | |\n|---|---|\n{''.join(rows)}")
+            tables.append(f"## {title}\n\n{about}| | meaning |\n|---|---|\n{''.join(rows)}")
     return "\n".join(tables)
 
 

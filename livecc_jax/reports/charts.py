@@ -132,6 +132,7 @@ def bar_chart(
         ends = [v for b in bars for v in (b.value, b.high) if math.isfinite(v)]
         low, high = limits or (min(0.0, *ends), max(ends) or 1.0)
         axes.set_xlim(low, low + 1.22 * (high - low))  # room for the values
+        axes.xaxis.get_major_locator().set_params(integer=digits == 0)
         if limits:
             axes.set_xticks([t for t in axes.get_xticks() if low <= t <= high])
         _plain_numbers(axes)
