@@ -28,8 +28,9 @@ MENTIONS = MappingProxyType(
     }
 )  # fmt: skip
 URGENT = {"goal": 0, "red": 1, "yellow": 1, "foul": 1, "substitution": 1, "save": 1}
-PATIENCE = {"goal": 4.0, "substitution": 3.0, "foul": 3.0, "yellow": 3.0, "red": 3.0}
-USUAL_PATIENCE = 2.2  # seconds after an event, after which it is not mentioned any more
+LATEST = 2.8  # seconds after an event by which the first word about it is said
+PATIENCE = {"goal": 2.8, "substitution": 2.6, "foul": 2.6, "yellow": 2.6, "red": 2.8}
+USUAL_PATIENCE = 2.0  # seconds after an event, after which it is not mentioned any more
 REMARK_PATIENCE = 6.0  # likewise of what is said in a pause
 
 
@@ -220,7 +221,8 @@ def _say(plans: list[_Plan], true: Truth, speaker: _Speaker, rng: np.random.Gene
             length = (0.10 + 0.045 * len(word)) * 3.4 / speaker.manner.rate
             words.append((round(time, 2), round(time + 0.94 * length, 2), word))
             time += length
-        facts.append(replace(fact, time=words[first][0], until=words[-1][1], words=(first, len(words))))
+        said = replace(fact, words=(first, len(words)), names=tuple(speaker.names_said))
+        facts.append(said.at(words[first][0], words[-1][1]))
         began.append(happened)
         return time
 
@@ -245,7 +247,8 @@ def _say(plans: list[_Plan], true: Truth, speaker: _Speaker, rng: np.random.Gene
             if speaker.would_introduce(who):
                 fact = Fact("name", "name", who, speaker.names[who])
                 begin = utter(fact, begin, 0.0) + 0.12
-        if begin > plan.until + 2.0 or begin >= true.seconds:
+        now = begin  # an introduction has been said in any case
+        if begin >= true.seconds or (plan.fact.kind == "event" and begin > plan.fact.time + LATEST):
             continue
         now = utter(plan.fact, begin, plan.fact.time) + float(rng.uniform(0.12, 0.35))
     kept = [i for i, fact in enumerate(facts) if fact.until <= true.seconds]
@@ -262,6 +265,7 @@ class _Speaker:
         self.clubs = {colour: name for name, colour in match.context.teams.items()}
         self.introduced: set[str] = set()
         self.mentioned: set[str] = set()
+        self.names_said: list[str] = []  # in the latest sentence
 
     def would_introduce(self, who: str) -> bool:
         """Decides whether to introduce a player who is mentioned for the first time."""
@@ -272,6 +276,7 @@ class _Speaker:
 
     def sentence(self, fact: Fact) -> list[str]:
         """Returns a fact's words, with a capital at the beginning and a stop at the end."""
+        self.names_said = [fact.object] if fact.kind == "name" else []
         choices = len(WORDINGS[fact.kind, spoken_action(fact)][self.manner.register])
         words = speak(fact, self.manner.register, self._spell, int(self.rng.integers(choices)))
         if fact.kind == "name":
@@ -287,6 +292,7 @@ class _Speaker:
         if slot == "t":
             return self.clubs[who] if draw < manner.clubs else who
         if slot != "A" and who in self.introduced and draw < manner.names:
+            self.names_said.append(self.names[who])
             return self.names[who]
         if slot in "so" and self.rng.random() < manner.marks:
             return who.split(" ")[1]
