@@ -37,6 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the dataset, and prints what was left out and how to index it."""
+    from livecc_jax.commands.console import progress_bar
     from livecc_jax.data.examples.tfds_builder import StoredFrameOptions, write_dataset
     from livecc_jax.errors import ConfigError
     from livecc_jax.media.budget import PixelBudget
@@ -51,20 +52,15 @@ def run(args: argparse.Namespace) -> int:
     elif rules != DEFAULT:
         raise ConfigError("--video-track, --pixel-aspect and --gap-picture apply to --frames alone")
 
-    def progress(done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            print(f"\r{done}/{total} conversations", end="", file=sys.stderr, flush=True)
-
-    folder, rejected = write_dataset(
-        args.annotations,
-        args.out,
-        split=args.split,
-        frames=frames,
-        media_root=media_root(args),
-        on_progress=progress,
-    )
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
+    with progress_bar(sys.stderr, "conversations") as progress:
+        folder, rejected = write_dataset(
+            args.annotations,
+            args.out,
+            split=args.split,
+            frames=frames,
+            media_root=media_root(args),
+            on_progress=progress,
+        )
     for file, line, reason in rejected:
         print(f"left out: {file} line {line}: {reason}", file=sys.stderr)
     size = sum(f.stat().st_size for f in folder.iterdir())

@@ -174,12 +174,14 @@ def _evaluate_choice(args: argparse.Namespace) -> int:
         "max_frames": args.max_frames,
         "rules": settings_rules(settings, folder),
     }
-    printer = progress_printer("questions")
     last_frames = None
     if args.last_frames:
         last_frames = LastFrames(question_set, folder, settings, args.last_frames)
         last_frames.answer(scorer, budget, **options)
-    progress = answer_questions(scorer, question_set, folder, budget, on_progress=printer, **options)
+    with progress_printer("questions") as printer:
+        progress = answer_questions(
+            scorer, question_set, folder, budget, on_progress=printer, **options
+        )
     ids = [q.id for q in question_set.questions]
     answers = gather_answers(progress, "questions", folder, ids)
     if answers is None:
@@ -247,19 +249,20 @@ def _evaluate_commentary(args: argparse.Namespace) -> int:
     params = checkpoint.load_params(dtype=jax.numpy.dtype(settings["dtype"]))
     model = StreamModel(checkpoint.config, params, checkpoint.open_tokenizer())
     del params  # the model has prepared its own copy
-    progress = comment_events(
-        model,
-        event_set,
-        folder,
-        budget,
-        options,
-        args.prompting,
-        memory_frames=args.memory,
-        references=transcripts if teacher_forces else None,
-        shard=shard,
-        on_progress=progress_printer("events"),
-        rules=settings_rules(settings, folder),
-    )
+    with progress_printer("events") as printer:
+        progress = comment_events(
+            model,
+            event_set,
+            folder,
+            budget,
+            options,
+            args.prompting,
+            memory_frames=args.memory,
+            references=transcripts if teacher_forces else None,
+            shard=shard,
+            on_progress=printer,
+            rules=settings_rules(settings, folder),
+        )
     answers = gather_answers(progress, "events", folder, [e.id for e in event_set.events])
     if answers is None:
         return 0

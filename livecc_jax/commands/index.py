@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 
 from livecc_jax.commands.media_root import add_media_root_options, media_root
 from livecc_jax.commands.options import add_media_options, add_tokenizer_options, media_rules
@@ -101,45 +100,33 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Builds the index, with progress on a terminal, and prints a summary."""
+    from livecc_jax.commands.console import progress_bar
     from livecc_jax.commands.options import resolve_timeline_settings
     from livecc_jax.data.index.build import build_index
     from livecc_jax.timeline.turns import MAX_BACKWARD_US
 
     tokenizer, budget, _ = resolve_timeline_settings(args)
-    start = time.perf_counter()
-    resumed_at: int | None = None
-
-    def progress(done: int, total: int) -> None:
-        nonlocal resumed_at
-        resumed_at = done if resumed_at is None else resumed_at  # the work of an earlier build
-        if sys.stderr.isatty():
-            rate = (done - resumed_at) / (time.perf_counter() - start)
-            remaining = f", {(total - done) / rate / 60:.0f} min left" if rate else ""
-            text = f"\r{done}/{total} examples, {rate:.0f}/s{remaining}  "
-            print(text, end="", file=sys.stderr, flush=True)
-
-    index = build_index(
-        args.annotations,
-        args.out,
-        tokenizer,
-        budget,
-        context=not args.no_context,
-        row_tokens=args.row_tokens,
-        form="caption" if args.caption else "stream",
-        provisional=args.provisional,
-        root=args.root,
-        timestamps=args.timestamps,
-        cache=args.cache,
-        cache_gb=args.cache_gb,
-        workers=args.workers,
-        overwrite=args.overwrite,
-        progress=progress,
-        rules=media_rules(args),
-        media_root=media_root(args),
-        silent_tail=args.silent_tail,
-    )
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
+    with progress_bar(sys.stderr, "examples") as progress:
+        index = build_index(
+            args.annotations,
+            args.out,
+            tokenizer,
+            budget,
+            context=not args.no_context,
+            row_tokens=args.row_tokens,
+            form="caption" if args.caption else "stream",
+            provisional=args.provisional,
+            root=args.root,
+            timestamps=args.timestamps,
+            cache=args.cache,
+            cache_gb=args.cache_gb,
+            workers=args.workers,
+            overwrite=args.overwrite,
+            progress=progress,
+            rules=media_rules(args),
+            media_root=media_root(args),
+            silent_tail=args.silent_tail,
+        )
     tokens, targets, windows = (
         (int(c.sum()), int(c.max())) for c in (index.tokens, index.targets, index.windows)
     )

@@ -56,15 +56,16 @@ class LastFrames:
         """
         from livecc_jax.evaluate.run.multiple_choice import answer_questions
 
-        self._progress = answer_questions(
-            scorer,
-            self._question_set,
-            self._folder,
-            budget,
-            last_frames=self._frames,
-            on_progress=progress_printer("questions"),
-            **options,
-        )
+        with progress_printer("questions") as printer:
+            self._progress = answer_questions(
+                scorer,
+                self._question_set,
+                self._folder,
+                budget,
+                last_frames=self._frames,
+                on_progress=printer,
+                **options,
+            )
         print(f"{self.name}: ", end="")
         ids = [q.id for q in self._question_set.questions]
         self._answers = gather_answers(self._progress, "questions", self._folder, ids)

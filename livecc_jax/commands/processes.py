@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,24 +48,29 @@ def parse_shard(text: str | None) -> tuple[int, int]:
     return int(index), int(count)
 
 
-def progress_printer(items: str) -> Callable[[EvaluationProgress, int], None]:
-    """Returns a function that prints the progress now and then.
+@contextlib.contextmanager
+def progress_printer(items: str) -> Iterator[Callable[[EvaluationProgress, int], None]]:
+    """Yields a function that shows the progress: a bar in a terminal, a line now and then elsewhere.
 
     Args:
         items: What is counted, "questions" or "events".
     """
+    from livecc_jax.commands.console import progress_bar
+
     next_print = PRINT_EVERY
 
-    def print_progress(progress: EvaluationProgress, total: int) -> None:
+    def show_progress(progress: EvaluationProgress, total: int) -> None:
         nonlocal next_print
-        if sys.stderr.isatty() or progress.videos >= next_print:
+        done_now = progress.answered + progress.failed
+        done = progress.already_answered + done_now
+        show_bar(done, total)
+        if progress.videos >= next_print and not sys.stderr.isatty():
             next_print = progress.videos + PRINT_EVERY
-            done_now = progress.answered + progress.failed
-            done = progress.already_answered + done_now
             rate = 60 * done_now / max(progress.seconds, 1e-9)
             print(f"{done:,} of {total:,} {items}, {rate:.1f} a minute", file=sys.stderr, flush=True)
 
-    return print_progress
+    with progress_bar(sys.stderr, items) as show_bar:
+        yield show_progress
 
 
 def gather_answers(

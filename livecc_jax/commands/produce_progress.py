@@ -25,7 +25,6 @@ class ProduceProgress:
     def __enter__(self) -> ProduceProgress:
         """Begins to show."""
         if sys.stderr.isatty():
-            from rich.console import Console
             from rich.progress import (
                 BarColumn,
                 MofNCompleteColumn,
@@ -34,13 +33,15 @@ class ProduceProgress:
                 TimeElapsedColumn,
             )
 
+            from livecc_jax.commands.console import SafeConsole
+
             self._live = Progress(
                 TextColumn("{task.description:<16}"),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("shards  {task.fields[units]:>10,} done  {task.fields[rate]}"),
                 TimeElapsedColumn(),
-                console=Console(stderr=True),
+                console=SafeConsole(sys.stderr),
             )
             self._live.start()
         return self

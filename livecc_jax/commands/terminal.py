@@ -23,24 +23,17 @@ STREAM_NAMES = {"<stdout>": "standard output", "<stderr>": "standard error"}
 class SafeStream:
     """A text stream that makes everything displayable before it writes it.
 
-    A line may be drawn anew, as progress is: it then begins with a carriage return, at the beginning of
-    a line or after another such one.
-
     Args:
         stream: The stream to write to.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._may_return = True
 
     def write(self, text: str) -> int:
         """Writes a text without control characters."""
-        redraw = self._may_return and text.startswith("\r")
         with self._named_errors():
-            self._stream.write("\r" * redraw + displayable(text[redraw:]))
-        if text:
-            self._may_return = redraw or text.endswith("\n")
+            self._stream.write(displayable(text))
         return len(text)
 
     def flush(self) -> None:
@@ -62,9 +55,10 @@ class SafeStream:
         for line in lines:
             self.write(line)
 
-    def write_controls(self, sequence: str) -> None:
+    def write_controls(self, sequence: str) -> int:
         """Writes control characters of the command itself, such as those that move the cursor."""
-        self._stream.write(sequence)
+        with self._named_errors():
+            return self._stream.write(sequence)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -98,4 +92,22 @@ def _safe(stream: TextIO | None) -> Any:
 def _print_exception(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
+    """Prints an error that nobody expected: with the lines of code around it in a terminal."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        with contextlib.suppress(Exception):  # what cannot be drawn is printed
+            return _draw_exception(kind, error, trace)
     print(displayable("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
+
+
+def _draw_exception(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    from rich.traceback import Traceback
+
+    from livecc_jax.commands.console import SafeConsole
+
+    drawn = Traceback.from_exception(kind, error, trace)
+    for stack in drawn.trace.stacks:
+        stack.exc_value = displayable(stack.exc_value)
+        stack.notes = [displayable(note) for note in stack.notes]
+    SafeConsole(sys.stderr).print(drawn)

@@ -7,7 +7,6 @@ import collections
 import contextlib
 import logging
 import re
-import shutil
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
 REDRAW_SECONDS = 0.5
 MAX_LINES = 10_000  # lines that wait while the terminal takes none
-UNLIMITED = 10**6  # columns or lines
+UNLIMITED = 10**6  # lines
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -109,6 +108,7 @@ def run(args: argparse.Namespace) -> int:
     screen, terminated = Screen(sys.stdout), False
     names = source_names(args.sources)
     with contextlib.ExitStack() as stack:
+        stack.callback(screen.close)
         stack.enter_context(logs_as_lines(screen.lines, dict(zip(args.sources, names))))
         streams = watch(
             open_command_model(args),
@@ -165,10 +165,18 @@ class Screen:
     """
 
     def __init__(self, out: TextIO) -> None:
-        self._out = out
-        self._controls = getattr(out, "write_controls", out.write)  # past the filter of `safe_output`
-        self._is_terminal = out.isatty()
-        self._drawn = 0
+        from rich.live import Live
+
+        from livecc_jax.commands.console import SafeConsole
+
+        self._console = SafeConsole(out)
+        self._live = Live(
+            console=self._console,
+            auto_refresh=False,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            vertical_overflow="visible",
+        )
         self.lines: collections.deque[str] = collections.deque(maxlen=MAX_LINES)
 
     def print_output(self, name: str, output: StreamOutput) -> None:
@@ -180,7 +188,7 @@ class Screen:
         """
         from livecc_jax.stream.turn import Answer
 
-        if not self._is_terminal and not isinstance(output, Answer) and output.words:
+        if not self._console.is_terminal and not isinstance(output, Answer) and output.words:
             self.lines.append(f"{name}: {output.start:.1f} - {output.stop:.1f} {output.words}")
 
     def show(self, watch: Watch, sources: Sequence[WatchedSource], last: bool = False) -> None:
@@ -191,25 +199,30 @@ class Screen:
             sources: Its sources.
             last: Whether this is the last call.
         """
+        from rich.text import Text
+
+        from livecc_jax.redact import displayable
         from livecc_jax.serving.table import table
 
-        new = [self.lines.popleft() for _ in range(len(self.lines))]
-        rows: list[str] = []
-        if self._is_terminal or last:
-            width, height = shutil.get_terminal_size()
+        for line in [self.lines.popleft() for _ in range(len(self.lines))]:
+            self._console.print(Text(displayable(line)))
+        if self._console.is_terminal or last:
             stats = [source.stats() for source in sources]
-            rows = table(
-                stats,
-                summary(watch, stats),
-                width - 1 if self._is_terminal else UNLIMITED,
-                UNLIMITED if last else height,
-            )
-        if self._drawn:
-            # Move the cursor up so many lines, and clear what follows.
-            self._controls(f"\x1b[{self._drawn}F\x1b[J")
-        self._out.writelines(f"{line}\n" for line in (*new, *rows))
-        self._out.flush()
-        self._drawn = len(rows) if self._is_terminal else 0
+            height = UNLIMITED if last else self._console.height
+            drawn = table(stats, summary(watch, stats), height)
+            if not self._console.is_terminal:
+                self._console.print(drawn)
+            else:
+                if not self._live.is_started:
+                    self._live.start()
+                self._live.update(drawn, refresh=True)
+        if last:
+            self._live.stop()
+        self._console.file.flush()
+
+    def close(self) -> None:
+        """Leaves the terminal as it was, whatever has happened."""
+        self._live.stop()
 
 
 def summary(watch: Watch, stats: Sequence[SourceStats]) -> str:
