@@ -1,4 +1,7 @@
-"""Every test runs on eight fake CPU devices, so that a mesh is a mesh."""
+"""Every test runs on eight fake CPU devices, so that a mesh is a mesh.
+
+`make test-gpu` sets JAX_PLATFORMS=cuda and runs the tests of kernels on a real GPU, compiled.
+"""
 
 import os
 import tempfile
@@ -12,12 +15,13 @@ os.environ.setdefault("NPROC", "32")
 # Tests compile much and compute little, so the compiler optimises as little as it can: the suite takes
 # half the processor time. Eight devices on a busy core may wait for each other longer than the 40
 # seconds after which XLA ends the process.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_backend_optimization_level=0"
-    + " --xla_llvm_disable_expensive_passes=true"
-    + " --xla_cpu_collective_call_terminate_timeout_seconds=600"
-)
+if os.environ["JAX_PLATFORMS"] == "cpu":
+    os.environ["XLA_FLAGS"] = (
+        os.environ.get("XLA_FLAGS", "")
+        + " --xla_backend_optimization_level=0"
+        + " --xla_llvm_disable_expensive_passes=true"
+        + " --xla_cpu_collective_call_terminate_timeout_seconds=600"
+    )
 
 import jax
 import pytest

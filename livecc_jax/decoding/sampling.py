@@ -6,10 +6,16 @@ penalty comes first, silence is judged on penalized scores, and temperature come
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
 import jax
 import jax.numpy as jnp
 
 NO_SILENCE_CONTROL = -1.0  # a base below every probability, which never bans silence
+
+# A context that JAX's caches of traced and compiled functions know of, None for the best token.
+_CHOICE = jax.make_user_context(default_value=None)
 
 
 def penalize(logits: jax.Array, seen_ids: jax.Array, penalty: jax.Array) -> jax.Array:
@@ -49,9 +55,30 @@ def forbid_hasty_silence(
     return scores.at[:, silence_id].set(jnp.where(is_banned, -jnp.inf, scores[:, silence_id]))
 
 
-def greedy(scores: jax.Array) -> jax.Array:
+def best(scores: jax.Array) -> jax.Array:
     """Returns the best token of each sequence, int32 [B], from float32 [B, V]."""
     return jnp.argmax(scores, axis=-1).astype(jnp.int32)
+
+
+def choosing(choose: Callable[[jax.Array], jax.Array]) -> AbstractContextManager[None]:
+    """Makes greedy decoding choose by a function within the context.
+
+    It serves to look at the scores of whole turns, or to force an answer. What was compiled outside of
+    the context is compiled again within it.
+
+    Args:
+        choose: Takes scores float32 [B, V] and returns the chosen ids, int32 [B]. It is traced by JAX.
+    """
+    return _CHOICE(choose)
+
+
+def greedy(scores: jax.Array) -> jax.Array:
+    """Returns the token that each sequence chooses, int32 [B]: the best, unless in `choosing`.
+
+    Args:
+        scores: float32 [B, V].
+    """
+    return (_CHOICE.value or best)(scores)
 
 
 def sample(scores: jax.Array, temperature: jax.Array, keys: jax.Array) -> jax.Array:

@@ -151,7 +151,9 @@ def window_attention(qkv: jax.Array, angles: jax.Array) -> jax.Array:
         [W, S, H, D] in qkv's dtype.
     """
     if len(angles) == 1 and flash_vision.is_supported(qkv.dtype, qkv.shape[-1]):
-        return flash_vision.window_attention(rope.rotate_windows(qkv, angles))
+        kernel_serves = rope.is_supported("rotate_windows")
+        rotate_windows = rope.rotate_windows if kernel_serves else rope.rotate_windows_reference
+        return flash_vision.window_attention(rotate_windows(qkv, angles))
     q, k, v = rotate_qkv(qkv, angles)
     if _cudnn_is_supported(q, k):
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")

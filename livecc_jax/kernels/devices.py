@@ -7,13 +7,17 @@ for a GPU that can do everything.
 from __future__ import annotations
 
 import functools
+import re
 
 import jax
 
 from livecc_jax.kernels.interpret import interpreting
 
 # Compute capabilities of GPUs that programs may be compiled for on a machine that has none.
-CAPABILITIES = {"A100": 8.0, "L40": 8.9, "H100": 9.0, "H200": 9.0, "B200": 10.0}
+CAPABILITIES = {
+    "A100": 8.0, "L4": 8.9, "L40": 8.9, "L40S": 8.9,
+    "H100": 9.0, "H200": 9.0, "GH200": 9.0, "B200": 10.0,
+}  # fmt: skip
 HOPPER = 9.0  # compute capability of the H100 and H200
 E4M3_CONVERSION = 8.9  # compute capability from which on a GPU converts e4m3 floats
 HOPPER_MULTIPROCESSORS = 132  # streaming multiprocessors of an H100 or H200
@@ -64,7 +68,8 @@ def gpu_capability() -> float:
     """Compute capability of the GPU in scope, or of the first local one; 0 when it is not NVIDIA's."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     kind = device.device_kind if device is not None else ""
-    listed = (CAPABILITIES[word] for word in kind.split() if word in CAPABILITIES)
+    words = re.split(r"[\s-]+", kind)  # "NVIDIA A100-SXM4-80GB"
+    listed = (CAPABILITIES[word] for word in words if word in CAPABILITIES)
     return next(listed, None) or _local_capability()
 
 

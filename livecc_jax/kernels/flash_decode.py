@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from livecc_jax.kernels.devices import hopper_or_newer
+from livecc_jax.kernels.disabled import enabled
 from livecc_jax.kernels.gpu import MIN_SCORE, has_triton, triton, triton_call
 from livecc_jax.kernels.interpret import interpreting
 from livecc_jax.kernels.rope import rotate_and_write_reference, rotate_halves
@@ -40,7 +41,8 @@ def is_supported(qkv: jax.Array, keys: jax.Array) -> bool:
     """
     group, size = qkv.shape[3] - 2, qkv.shape[4]
     return (
-        hopper_or_newer()
+        enabled("flash_decode")
+        and hopper_or_newer()
         and is_supported_dtype(qkv, keys)
         and qkv.shape[1] == 1
         and group <= MIN_DOT

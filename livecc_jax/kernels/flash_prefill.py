@@ -23,7 +23,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from livecc_jax.kernels import merge_partials, rope
-from livecc_jax.kernels.devices import multiprocessors
+from livecc_jax.kernels.devices import hopper_or_newer, multiprocessors
+from livecc_jax.kernels.disabled import enabled
 from livecc_jax.kernels.flash_decode import is_supported_dtype
 from livecc_jax.kernels.gpu import (
     GROUP,
@@ -65,8 +66,8 @@ def is_supported(qkv: jax.Array, keys: jax.Array) -> bool:
         keys: [B, C, K, D], the keys of the cache.
     """
     return (
-        rope.is_supported()
-        and merge_partials.is_supported()
+        enabled("flash_prefill")
+        and hopper_or_newer()
         and is_supported_dtype(qkv, keys)
         and qkv.shape[-1] in (64, 128)
         and qkv.shape[1] > 1
@@ -110,13 +111,21 @@ def write_and_attend(
     batch, count, kv_heads, heads_each, _ = qkv.shape
     group = heads_each - 2
     tiles = -(-count * group // BLOCK_ROWS)
-    queries, cache = rope.rotate_and_write(qkv, angles, cache, length, tiles * BLOCK_ROWS)
+    rotate_and_write, merge = (
+        rope.rotate_and_write_reference,
+        merge_partials.merge_prefill_partials_reference,
+    )
+    if rope.is_supported("rotate_and_write"):
+        rotate_and_write = rope.rotate_and_write
+    if merge_partials.is_supported():
+        merge = merge_partials.merge_prefill_partials
+    queries, cache = rotate_and_write(qkv, angles, cache, length, tiles * BLOCK_ROWS)
     typical_keys = (cache[0].shape[1] + count) // 2
     parts = tuning.parts or default_parts(tiles * kv_heads * batch, typical_keys)
     outs, log_sums = flash_prefill_parts(
         queries, *cache, length, count * group, group, parts, tuning.block_keys
     )
-    return merge_partials.merge_prefill_partials(outs, log_sums, count, group), cache
+    return merge(outs, log_sums, count, group), cache
 
 
 # Jitted, so that the program has one function for all layers, which is compiled once.

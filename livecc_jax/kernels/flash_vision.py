@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from livecc_jax.kernels import rope
 from livecc_jax.kernels.devices import single_gpu
+from livecc_jax.kernels.disabled import enabled
 from livecc_jax.kernels.flash_prefill import LOG2_E
 from livecc_jax.kernels.gpu import (
     GROUP,
@@ -43,18 +43,18 @@ MAX_HEAD_DIM = 96  # values of a head at most: what fits in the registers of a w
 
 
 def is_supported(dtype: Any, head_dim: int) -> bool:
-    """Whether the kernel, and `rope.rotate_windows` before it, serve on the device in scope.
+    """Whether the kernel serves on the device in scope.
 
     Args:
         dtype: Data type of queries, keys and values.
         head_dim: Number of values of a head.
     """
     return (
-        single_gpu()
+        enabled("flash_vision")
+        and single_gpu()
         and (dtype in (jnp.bfloat16, jnp.float16) or (interpreting() and dtype == jnp.float32))
         and head_dim % 16 == 0
         and head_dim <= MAX_HEAD_DIM
-        and rope.is_supported()
         and has_mosaic()
     )
 

@@ -23,6 +23,7 @@ from jax import lax
 
 from livecc_jax.kernels.activations import quick_gelu
 from livecc_jax.kernels.devices import multiprocessors, single_gpu
+from livecc_jax.kernels.disabled import enabled
 from livecc_jax.kernels.fused_norm import Epilogue
 from livecc_jax.kernels.gpu import GROUP, has_mosaic, load_columns, mosaic, mosaic_call, tiled_smem
 from livecc_jax.kernels.interpret import interpreting
@@ -57,7 +58,8 @@ def is_supported(rows: int, size: int, outputs: int, dtype: Any) -> bool:
         dtype: Data type of the input and the weights.
     """
     return (
-        single_gpu()
+        enabled("fused_gemm")
+        and single_gpu()
         and (dtype in (jnp.bfloat16, jnp.float16) or (interpreting() and dtype == jnp.float32))
         and (rows >= MIN_ROWS or interpreting())
         and rows % 8 == 0

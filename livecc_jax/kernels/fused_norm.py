@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from livecc_jax.kernels.activations import quick_gelu
 from livecc_jax.kernels.devices import converts_e4m3, single_gpu
+from livecc_jax.kernels.disabled import enabled
 from livecc_jax.kernels.gpu import has_triton, triton, triton_call
 from livecc_jax.kernels.norms import LayerNorm, Norm
 from livecc_jax.kernels.quantized import E4M3, E4M3_MAX, MIN_ABS_MAX, QuantizedArray, quantize_e4m3
@@ -64,7 +65,9 @@ def is_supported(quantized: bool) -> bool:
     Args:
         quantized: Whether their result is to be in 8-bit floats.
     """
-    return single_gpu() and (not quantized or converts_e4m3()) and has_triton()
+    return (
+        enabled("fused_norm") and single_gpu() and (not quantized or converts_e4m3()) and has_triton()
+    )
 
 
 def quantize_rows_reference(

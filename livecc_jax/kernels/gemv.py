@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from livecc_jax.kernels.devices import converts_e4m3, single_gpu
+from livecc_jax.kernels.disabled import enabled
 from livecc_jax.kernels.gpu import has_triton, triton_call
 from livecc_jax.kernels.norms import RmsNorm
 
@@ -51,7 +52,8 @@ def is_supported(outputs: int, inputs: int, quantized: bool = False) -> bool:
         quantized: Whether the matrix is of 8-bit numbers.
     """
     return (
-        single_gpu()
+        enabled("gemv")
+        and single_gpu()
         and outputs % MAX_BLOCK_ROWS == 0
         and inputs % STEPS[-1] == 0
         and (not quantized or converts_e4m3())

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from livecc_jax.kernels.devices import hopper_or_newer
+from livecc_jax.kernels.disabled import enabled
 from livecc_jax.kernels.gpu import has_triton, triton, triton_call
 
 WARPS = 8  # warps of a block
@@ -58,7 +59,7 @@ def _reduce(pairwise, stacked, x: Stack) -> jax.Array:  # noqa: ANN001
 
 def is_supported() -> bool:
     """Whether the kernel serves on the device in scope, or on each of a mesh."""
-    return hopper_or_newer() and has_triton()
+    return enabled("merge_partials") and hopper_or_newer() and has_triton()
 
 
 def merge_prefill_partials_reference(

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from livecc_jax.kernels.devices import single_gpu
+from livecc_jax.kernels.disabled import enabled
 from livecc_jax.kernels.gpu import has_triton, triton, triton_call
 from livecc_jax.kernels.quantized import QuantizedArray, dequantize
 from livecc_jax.kernels.rope import rotate_halves
@@ -30,7 +31,8 @@ KeysOrValues = (
 def is_supported(cache: KeysOrValues) -> bool:
     """Whether the kernel serves on the device in scope, for keys (or values) [N, K, D] of a layer."""
     values = cache.values if isinstance(cache, QuantizedArray) else cache
-    return single_gpu() and values.size < 1 << 31 and has_triton()  # offsets are int32
+    fits_int32 = values.size < 1 << 31  # offsets are int32
+    return enabled("paged_gather") and single_gpu() and fits_int32 and has_triton()
 
 
 def paged_gather_reference(

@@ -9,20 +9,21 @@ compute the same in plain XLA.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from livecc_jax.kernels.devices import hopper_or_newer
+from livecc_jax.kernels.disabled import enabled
 from livecc_jax.kernels.gpu import has_triton, triton, triton_call
 
 WARPS = 8  # warps of a block
 
 
-def is_supported() -> bool:
-    """Whether the kernels serve on the device in scope, or on each of a mesh."""
-    return hopper_or_newer() and has_triton()
+def is_supported(kernel: Literal["rotate_windows", "rotate_and_write"]) -> bool:
+    """Whether a kernel serves on the device in scope, or on each of a mesh."""
+    return enabled(kernel) and hopper_or_newer() and has_triton()
 
 
 def rotate_halves(
@@ -41,9 +42,10 @@ def rotate_heads(x: jax.Array, angles: jax.Array) -> jax.Array:
 
 
 def rotate_windows_reference(qkv: jax.Array, angles: jax.Array) -> jax.Array:
-    """What `rotate_windows` computes, step by step."""
-    q, k, v = (qkv[:, :, i] for i in range(3))
-    return jnp.stack([rotate_heads(q, angles), rotate_heads(k, angles), v], axis=2)
+    """What `rotate_windows` computes, in plain XLA; values turn by 0, so that one kernel serves all."""
+    angles = jnp.stack([angles, angles, jnp.zeros_like(angles)], axis=2)[:, :, :, None]
+    halves = rotate_halves(*jnp.split(qkv, 2, axis=-1), jnp.cos(angles), jnp.sin(angles))
+    return jnp.concatenate(halves, axis=-1)
 
 
 def rotate_windows(qkv: jax.Array, angles: jax.Array) -> jax.Array:

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from livecc_jax.decoding.sampling import forbid_hasty_silence, penalize, sample
+from livecc_jax.decoding.sampling import choosing, forbid_hasty_silence, greedy, penalize, sample
 
 
 @settings(max_examples=50, deadline=None)
@@ -54,3 +54,13 @@ def test_a_row_draws_independently():
     np.testing.assert_allclose(share, [0.7, 0.2, 0.1], atol=0.04)
     mixed = sample(jnp.repeat(scores, 2, 0), jnp.array([0.0, 1.0]), keys[2:4])
     assert mixed.tolist() == [0, int(many[3])]
+
+
+def test_greedy_choices_can_be_forced():
+    """Also of a function that was compiled before, which chooses the best again afterwards."""
+    scores = jnp.array([[0.1, 0.9, 0.3], [0.5, 0.2, 0.4]])
+    run = jax.jit(greedy)
+    assert run(scores).tolist() == [1, 0]
+    with choosing(lambda scores: jnp.argmin(scores, axis=-1).astype(jnp.int32)):
+        assert run(scores).tolist() == [0, 1]
+    assert run(scores).tolist() == [1, 0]

@@ -7,9 +7,10 @@ import pytest
 
 from livecc_jax.decoding.attention import attend_cache, attend_causal, merge_attention
 from livecc_jax.decoding.decoder import split_qkv
-from livecc_jax.kernels import flash_decode, flash_prefill, interpreted
+from livecc_jax.kernels import flash_decode, flash_prefill, interpreted, without
 from livecc_jax.model.rope import rotate
 from livecc_jax.parallel.mesh import make_mesh, parse_mesh
+from tests.support.kernels import DTYPE, assert_close, kernels_of, kernels_serve, plain_xla
 
 
 @pytest.mark.parametrize(
@@ -20,11 +21,11 @@ def test_a_prompt_is_rotated_written_and_attends(queries, heads, lengths, parts)
     """In three kernels as step by step, in parts of which some have no keys for some queries."""
     keys = jax.random.split(jax.random.key(queries), 4)
     batch, (h, kv_heads) = len(lengths), heads
-    qkv = jax.random.normal(keys[0], (batch, queries, kv_heads, h // kv_heads + 2, 64))
+    qkv = jax.random.normal(keys[0], (batch, queries, kv_heads, h // kv_heads + 2, 64), DTYPE)
     angles = jax.random.uniform(keys[1], (batch, queries, 32), maxval=6.0)
-    cache = tuple(jax.random.normal(key, (batch, 256, kv_heads, 64)) for key in keys[2:])
+    cache = tuple(jax.random.normal(key, (batch, 256, kv_heads, 64), DTYPE) for key in keys[2:])
     length = jnp.array(lengths)
-    with interpreted():
+    with kernels_serve():
         assert flash_prefill.is_supported(qkv, cache[0])
         out, written = flash_prefill.write_and_attend(
             qkv, angles, cache, length, flash_prefill.Tuning(block_keys=64, parts=parts)
@@ -35,13 +36,37 @@ def test_a_prompt_is_rotated_written_and_attends(queries, heads, lengths, parts)
         wanted = np.array(old)
         for row, begin in enumerate(lengths):
             wanted[row, begin : begin + queries] = new[row]
-        np.testing.assert_allclose(array, wanted, atol=1e-6)
-    wanted = merge_attention([attend_cache(q, *cache, length), attend_causal(q, k, v)])
-    np.testing.assert_allclose(out, wanted, atol=3e-6)
+        assert_close(array, wanted, atol=1e-6)
+    with plain_xla():
+        wanted = merge_attention([attend_cache(q, *cache, length), attend_causal(q, k, v)])
+    assert_close(out, wanted, atol=3e-6)
     reference, _ = flash_decode.attention_reference(qkv, angles, cache, length)
-    np.testing.assert_allclose(out, reference, atol=3e-6)
+    assert_close(out, reference, atol=3e-6)
 
 
+def test_what_stands_before_and_after_the_kernel_may_be_plain():
+    """Rotation and the merge of parts, in kernels or in plain XLA, are the same attention."""
+    keys = jax.random.split(jax.random.key(5), 4)
+    qkv = jax.random.normal(keys[0], (2, 9, 2, 3 + 2, 64), DTYPE)
+    angles = jax.random.uniform(keys[1], (2, 9, 32), maxval=6.0)
+    cache = tuple(jax.random.normal(key, (2, 128, 2, 64), DTYPE) for key in keys[2:])
+
+    def attend(qkv, cache):
+        return flash_prefill.write_and_attend(qkv, angles, cache, jnp.array([0, 100]))
+
+    with kernels_serve():
+        assert kernels_of(attend, qkv, cache) == {
+            "rotate_and_write", "flash_prefill_parts", "merge_prefill_partials"
+        }  # fmt: skip
+        fused = attend(qkv, cache)
+        with without("rotate_and_write", "merge_partials"):
+            assert kernels_of(attend, qkv, cache) == {"flash_prefill_parts"}
+            plain = attend(qkv, cache)
+    for x, y in zip(jax.tree.leaves(fused), jax.tree.leaves(plain)):
+        assert_close(x, y, atol=3e-6)
+
+
+@pytest.mark.skipif(jax.device_count() < 4, reason="a mesh of four devices")
 def test_the_interpreter_does_not_serve_a_mesh():
     qkv, keys = (jax.ShapeDtypeStruct(x, jnp.float32) for x in ((2, 4, 2, 3, 64), (2, 128, 2, 64)))
     with interpreted():

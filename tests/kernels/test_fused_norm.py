@@ -8,7 +8,6 @@ import pytest
 
 from livecc_jax.decoding.linear import add_to_residual, linear, prepare_input
 from livecc_jax.decoding.quantize import quantize, quantized_linear, quantized_mlp
-from livecc_jax.kernels import interpreted
 from livecc_jax.kernels.fused_norm import (
     DeferredResidual,
     add_and_norm,
@@ -18,7 +17,7 @@ from livecc_jax.kernels.fused_norm import (
 )
 from livecc_jax.kernels.norms import LayerNorm, RmsNorm
 from livecc_jax.kernels.quantized import dequantize
-from tests.support.kernels import kernels_of
+from tests.support.kernels import assert_close, kernels_of, kernels_serve, plain_xla
 
 
 @pytest.mark.parametrize("kind", [RmsNorm, LayerNorm])
@@ -30,12 +29,12 @@ def test_the_kernels_compute_their_references(kind):
 
     norm = RmsNorm(normal(80), 1e-6) if kind is RmsNorm else LayerNorm(normal(80), normal(80))
     residual = DeferredResidual(normal(2, 3, 80), normal(6, 80))
-    with interpreted():
+    with kernels_serve():
         total, normed = add_and_norm(residual, norm, quantized=False)
         rows = quantize_rows(residual.y, norm)
     reference = add_and_norm_reference(residual, norm, quantized=False)
-    np.testing.assert_allclose(total, reference[0], rtol=1e-6)
-    np.testing.assert_allclose(normed, reference[1], rtol=1e-5, atol=1e-5)
+    assert_close(total, reference[0], rtol=1e-6)
+    assert_close(normed, reference[1], rtol=1e-5, atol=1e-5)
     # A value between two of e4m3's may be rounded to the other one.
     rows, reference = (
         dequantize(x, jnp.float32) for x in (rows, quantize_rows_reference(residual.y, norm))
@@ -66,8 +65,9 @@ def test_the_input_of_a_quantized_product_is_quantized_in_one_kernel(size):
 
     calls = [functools.partial(quantized_linear, x, first["gelu"], norm=n) for n in (rms, layer, None)]
     calls += [functools.partial(mlp, *args) for args in (("gate",), ("gelu",), ("gate", rms))]
-    plain = [run() for run in calls]
-    with interpreted():
+    with plain_xla():
+        plain = [run() for run in calls]
+    with kernels_serve():
         for run, wanted in zip(calls, plain):
             assert kernels_of(run) == {"quantize_rows"}
             # A value between two of e4m3's may be rounded to the other one, for its last bit's sake.
@@ -93,10 +93,11 @@ def test_a_residual_is_added_and_normed_in_one_kernel(kind, quantized):
     first = {"kernel": first["kernel"].reshape(2, 24, 80), "bias": normal(80)}
     if quantized:
         first, second = quantize(first, 2), quantize(second)
-    total = add_to_residual(x, out, first, 2)
-    assert not isinstance(total, DeferredResidual)
-    product = linear(total, second, norm=norm)
-    with interpreted():
+    with plain_xla():
+        total = add_to_residual(x, out, first, 2)
+        assert not isinstance(total, DeferredResidual)
+        product = linear(total, second, norm=norm)
+    with kernels_serve():
         deferred = add_to_residual(x, out, first, 2)
         assert isinstance(deferred, DeferredResidual)
         fused_total, normed, norm_left = prepare_input(deferred, norm, second)

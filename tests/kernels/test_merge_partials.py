@@ -2,15 +2,14 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from livecc_jax.kernels import interpreted
 from livecc_jax.kernels.merge_partials import (
     merge_partials,
     merge_prefill_partials,
     merge_prefill_partials_reference,
 )
+from tests.support.kernels import assert_close, kernels_serve
 
 
 def partial_results(scores, values):
@@ -31,8 +30,8 @@ def test_the_parts_are_the_whole():
         merge_partials(outs, log_sums),
         merge_partials(jnp.stack(outs), jnp.stack(log_sums)),
     ):
-        np.testing.assert_allclose(merged[0], wanted, atol=1e-6)
-        np.testing.assert_allclose(merged[1], wanted_log_sum, rtol=1e-6)
+        assert_close(merged[0], wanted, atol=1e-6)
+        assert_close(merged[1], wanted_log_sum, rtol=1e-6)
 
 
 def test_the_result_has_the_dtype_of_the_parts():
@@ -46,8 +45,8 @@ def test_a_prompts_parts_are_merged_in_one_kernel(parts):
     keys = jax.random.split(jax.random.key(parts))
     outs = jax.random.normal(keys[0], (parts, 2, 3, 16, 48))
     log_sums = jax.random.normal(keys[1], (parts, 2, 3, 16)) * 5
-    with interpreted():
+    with kernels_serve():
         merged = merge_prefill_partials(outs, log_sums, queries=5, group=2)
     wanted = merge_prefill_partials_reference(outs, log_sums, queries=5, group=2)
     assert merged.shape == (2, 5, 6, 48)
-    np.testing.assert_allclose(merged, wanted, atol=1e-6)
+    assert_close(merged, wanted, atol=1e-6)

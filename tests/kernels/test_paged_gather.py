@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from livecc_jax.decoding.paged_cache import gather_reference
-from livecc_jax.kernels import interpreted
 from livecc_jax.kernels.paged_gather import is_supported, paged_gather, paged_gather_reference
 from livecc_jax.kernels.quantized import quantize_int8
+from tests.support.kernels import assert_close, kernels_serve, plain_xla
 
 
 @pytest.mark.parametrize("quantized", [False, True])
@@ -24,13 +24,14 @@ def test_a_context_is_gathered_and_rotated_in_one_kernel(kv_heads, size, quantiz
     slots = jnp.where(in_context, slots, 7)
     angles = jax.random.uniform(keys[3], (3, 128, size // 2), maxval=6.0)
     args = cache, slots, angles, length, jnp.float32
-    assert not is_supported(cache[0])
-    with interpreted():
+    with plain_xla():
+        assert not is_supported(cache[0])
+    with kernels_serve():
         assert is_supported(cache[0])
         gathered = paged_gather(*args)
     for array, sharded, reference in zip(
         gathered, gather_reference(*args), paged_gather_reference(*args)
     ):
         wanted = np.where(in_context[..., None, None], sharded, 0)
-        np.testing.assert_allclose(array, wanted, atol=2e-6)
-        np.testing.assert_allclose(array, reference, atol=2e-6)
+        assert_close(array, wanted, atol=2e-6)
+        assert_close(array, reference, atol=2e-6)

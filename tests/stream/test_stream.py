@@ -18,10 +18,10 @@ from livecc_jax.data.annotations.records import AnnotationFile
 from livecc_jax.data.examples.encode import EncodedExample, encode_example
 from livecc_jax.data.rows.packing import RowShape
 from livecc_jax.data.rows.row import build_row
-from livecc_jax.decoding import generate
 from livecc_jax.decoding.generate import SamplingParams
 from livecc_jax.decoding.kv_cache import empty_cache
 from livecc_jax.decoding.options import StreamOptions
+from livecc_jax.decoding.sampling import best, choosing
 from livecc_jax.decoding.session_step import SlotState, TurnInput, session_step
 from livecc_jax.errors import MediaError
 from livecc_jax.media.budget import PixelBudget
@@ -102,19 +102,15 @@ class Choices:
 @pytest.fixture(scope="module", autouse=True)
 def choices():
     """Compiles every turn of this file with a callback that records its choices."""
-    recorder, original = Choices(), generate.greedy
+    recorder = Choices()
 
-    def greedy(values):
-        chosen = original(values)
+    def choose(values):
+        chosen = best(values)
         kind = jax.ShapeDtypeStruct(chosen.shape, chosen.dtype)
         return io_callback(recorder.record, kind, values, chosen, ordered=True)
 
-    # Programs compiled before have no callback, and those compiled here must not outlive the file.
-    session_step.clear_cache()
-    generate.greedy = greedy
-    yield recorder
-    generate.greedy = original
-    session_step.clear_cache()
+    with choosing(choose):
+        yield recorder
 
 
 def with_answers(encoded, answers):
