@@ -18,7 +18,7 @@ from pathlib import Path
 
 OUT = Path(__file__).with_name("strip.svg")
 CLIP = "bbb_espeak_narration_30s.mp4"
-COLUMNS, PICTURE, GAP, TEXT = 5, (176, 99), 8, 58
+COLUMNS, PICTURE, GAP, LINE = 5, (176, 99), 8, 16
 STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #1c1e21; } .time { font-size: 11px; fill: #5b6470; }
 .paper { fill: #fff; }
@@ -53,14 +53,16 @@ def draw(turns: list[dict], clip: Path) -> str:
         clip: The clip that they comment on.
     """
     frames = pictures(clip, [turn["stop"] - 0.5 for turn in turns])
+    words = [turn["text"].removesuffix("...").strip() or "…" for turn in turns]
+    lines = [textwrap.wrap(said, 25)[:2] for said in words]
+    row = PICTURE[1] + 20 + LINE * max(map(len, lines), default=1) + GAP
     rows = -(-len(turns) // COLUMNS)
     width = COLUMNS * (PICTURE[0] + GAP) + GAP
-    height = rows * (PICTURE[1] + TEXT + GAP) + GAP
+    height = rows * row + GAP
     parts = []
     for i, (turn, frame) in enumerate(zip(turns, frames)):
         x = GAP + i % COLUMNS * (PICTURE[0] + GAP)
-        y = GAP + i // COLUMNS * (PICTURE[1] + TEXT + GAP)
-        words = turn["text"].removesuffix("...").strip() or "…"
+        y = GAP + i // COLUMNS * row
         parts.append(
             f'<image x="{x}" y="{y}" width="{PICTURE[0]}" height="{PICTURE[1]}" href="{frame}"/>'
         )
@@ -68,9 +70,9 @@ def draw(turns: list[dict], clip: Path) -> str:
         parts.append(
             f'<text class="time" x="{x}" y="{below}">{turn["start"]:g} - {turn["stop"]:g} s</text>'
         )
-        for k, line in enumerate(textwrap.wrap(words, 25)[:2]):
-            parts.append(f'<text x="{x}" y="{below + 17 + 16 * k}">{escape(line)}</text>')
-    said = " ".join(t["text"].removesuffix("...").strip() for t in turns)
+        for k, line in enumerate(lines[i]):
+            parts.append(f'<text x="{x}" y="{below + 17 + LINE * k}">{escape(line)}</text>')
+    said = " ".join(words)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="{escape(" ".join(said.split()), quote=True)}"><style>{STYLE}</style>'
