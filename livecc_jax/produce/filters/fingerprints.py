@@ -39,15 +39,15 @@ def fingerprints(
 
 def plain_words(text: str) -> list[str]:
     """Returns the words of a text without case and without punctuation; words of it alone vanish."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
+    # Apostrophes join: "it's", "it\u2019s" and "its" are the same word.
+    folded = unicodedata.normalize("NFKC", text).casefold().replace("\u2019", "").replace("'", "")
     if not folded.isascii():
         kept = (c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in folded)
         return "".join(kept).split()
     return folded.translate(_SPACES).split()
 
 
-# Apostrophes join: "it's" and "its" are the same word.
-_SPACES = {i: " " for i in range(128) if not chr(i).isalnum()} | {ord("'"): ""}
+_SPACES = {i: " " for i in range(128) if not chr(i).isalnum()}
 
 
 def shingles(text: str, words: int) -> set[str]:

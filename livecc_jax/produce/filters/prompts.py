@@ -117,7 +117,8 @@ class PromptWriter:
         self._failures = 0
         record = _record(key, completion)
         # An answer that is neither YES nor NO is asked for again by the next run, if that may help.
-        if self._cache is not None and (parse_answer(record["reply"]) or self.model.deterministic):
+        readable = parse_answer(record["reply"]) is not None
+        if self._cache is not None and (readable or self.model.deterministic):
             self._cache.put(record)
         self._known[key] = record
         return record

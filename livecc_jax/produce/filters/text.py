@@ -71,16 +71,24 @@ def scored_text(clip: Clip, model: TextLoss, limit: int) -> ScoredText | None:
     from livecc_jax.produce.filters.text_loss import ScoredText
 
     words = model.pieces.encode(clip.text)
+
+    def fitting(previous: str) -> ScoredText | None:
+        ids = model.pieces.prompt(prompt(clip.title, previous))
+        return ScoredText(ids, words) if len(ids) + len(words) <= limit else None
+
+    whole = fitting(clip.previous)
+    if whole is not None or not clip.previous:
+        return whole
     previous = clip.previous.split()
-    while True:
-        ids = model.pieces.prompt(prompt(clip.title, " ".join(previous)))
-        excess = len(ids) + len(words) - limit
-        if excess <= 0:
-            return ScoredText(ids, words)
-        if not previous:
-            return None
-        # A word has at least one token, so this never cuts too little for long; nor too much.
-        previous = previous[max(1, min(len(previous), excess // 2)) :]
+    best, low, high = fitting(""), 0, len(previous)  # low of the last words fit, high do not
+    while best is not None and high - low > 1:
+        middle = (low + high) // 2
+        found = fitting(" ".join(previous[-middle:]))
+        if found is not None:
+            best, low = found, middle
+        else:
+            high = middle
+    return best
 
 
 def _decide(clip: Clip, loss: float | None, parameters: Parameters) -> Clip | Rejection:
