@@ -116,9 +116,8 @@ def _comment(
     from livecc_jax.writing import make_folder
 
     make_folder(folder)
-    progress = comment_world(
-        model, clips, folder, options=options, on_progress=progress_printer(items), **more
-    )
+    with progress_printer(items) as printer:
+        progress = comment_world(model, clips, folder, options=options, on_progress=printer, **more)
     answers = gather_answers(progress, items, folder, [c.id for c in clips])
     if answers is not None:
         said = [answers[c.id] for c in clips if "turns" in answers[c.id]]
