@@ -3,6 +3,7 @@ are said."""
 
 from __future__ import annotations
 
+import dataclasses
 import unicodedata
 from collections.abc import Sequence
 
@@ -35,13 +36,14 @@ def language(source: Source, parameters: Parameters, models: Models) -> list[Sou
         return [reject(source, "language", "nothing is said")]
     ranked = models.language.rank(text)
     probability = next((float(p) for code, p in ranked if code == wanted), None)
-    if probability is None:
+    if probability is None:  # py3langid knows 97 languages
         return [reject(source, "language", "language cannot be identified", parameters.language)]
     if not probability >= parameters.min_language_probability:
         best, best_probability = ranked[0]
         value = {"language": best, "probability": round(float(best_probability), 4)}
         return [reject(source, "language", f"not {wanted} enough", value)]
-    return [source]
+    info = {**source.info, "language_probability": round(probability, 4)}
+    return [dataclasses.replace(source, info=info)]
 
 
 def distinct(
