@@ -74,6 +74,9 @@ def test_an_interrupted_run_resumes(checkpoint, tmp_path, capsys):
         )
     for name in ("results.json", "report.md", "report.html", "report.json", "run.json"):
         assert (interrupted / name).stat().st_size
+    page = (interrupted / "report.html").read_text()
+    assert "data:image/jpeg;base64," in page  # frames of wrong answers
+    assert ">chance</text>" in page
     # Once the missing video is there, only its questions are answered.
     shutil.copy(BIKES, data / "data/gone.mp4")
     assert run_evaluate("videomme", checkpoint, data, interrupted) == 0
