@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 LIBTPU := $(CURDIR)/$(VENV)/libtpu
 WANTED := import importlib.metadata as m; print(next(r.split(";")[0] for r in m.requires("jax") if r.startswith("libtpu")))
 
-.PHONY: demo docs test test-slow test-gpu fuzz lint libtpu clean
+.PHONY: demo docs test test-slow test-beam test-gpu fuzz lint libtpu clean
 
 $(VENV)/installed: setup.py
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -43,6 +43,18 @@ $(VENV)/installed-cuda: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,cuda]'
 	touch $@
 
+# The tests of `livecc produce` on Apache Beam, which holds protobuf and pyarrow below what .venv has: in
+# an environment of their own, with what the tested part needs and nothing else.
+BEAM := .venv-beam
+$(BEAM)/installed: setup.py
+	test -x $(BEAM)/bin/python || $(PYTHON) -m venv $(BEAM)
+	$(BEAM)/bin/python -m pip install --quiet --disable-pip-version-check 'apache-beam>=2.77,<3' numpy \
+		opencv-python-headless 'av>=18' pillow jinja2 fsspec 'rensa>=0.4' py3langid pytest pytest-timeout
+	touch $@
+
+test-beam: $(BEAM)/installed
+	$(BEAM)/bin/python -m pytest -q --noconftest -p no:cacheprovider -m beam tests/produce/line/test_beam.py
+
 # Damaged files for every reader (docs/reliability.md). SEED repeats a run; READERS names some of them.
 INPUTS ?= 6500
 SECONDS ?= 1800
@@ -65,4 +77,4 @@ $(VENV)/installed-docs: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-newest demo_out build *.egg-info
+	rm -rf $(VENV) $(BEAM) .venv-newest demo_out build *.egg-info

@@ -8,6 +8,7 @@ repeated finds its units done.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,8 +90,8 @@ class BeamRunner:
                         | beam.Reshuffle()
                         | beam.ParDo(_run_shard_fn(shared, self.limits))
                     )
-            except LiveCCError:
-                raise
+            except LiveCCError as error:  # of this process; Beam adds where it was running
+                raise LiveCCError(re.sub(r" \[while running .*", "", str(error))) from error
             except Exception as error:  # Beam raises what failed with a trace of the worker as text
                 raise LiveCCError(
                     f"{line.workspace.out}: the Beam pipeline of phase {phase.name} failed: "
