@@ -89,7 +89,7 @@ def format_comparison(comparison: AccuracyComparison, a: str, b: str, full: bool
                     format_count(row.only_a),
                     format_count(row.only_b),
                     format_p_value(row.mcnemar),
-                    format_p_value(row.bootstrap_p),
+                    format_p_value(row.bootstrap_p) if row.has_interval else "",
                 )
                 for row in comparison.differences
                 if is_shown(row, full)
@@ -140,14 +140,15 @@ def format_commentary_comparison(comparison: CommentaryComparison, a: str, b: st
         a: Name of run A.
         b: Name of run B.
     """
+    enough = comparison.clips >= MIN_CLUSTERS  # fewer clips say too little about others
     rows = [
         (
             f"{m.name} ({m.unit})",
             format_metric(m.a),
             format_metric(m.b),
             "-" if math.isnan(m.difference) else f"{m.difference:+.2f}",
-            "-" if math.isnan(m.low) else f"{m.low:+.2f} to {m.high:+.2f}",
-            format_p_value(m.p),
+            f"{m.low:+.2f} to {m.high:+.2f}" if enough and not math.isnan(m.low) else "-",
+            format_p_value(m.p) if enough else "",
         )
         for m in comparison.metrics
     ]
