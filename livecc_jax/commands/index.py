@@ -105,13 +105,15 @@ def run(args: argparse.Namespace) -> int:
     from livecc_jax.data.index.build import build_index
     from livecc_jax.timeline.turns import MAX_BACKWARD_US
 
-    tokenizer, budget, _ = resolve_timeline_settings(args)
+    settings = resolve_timeline_settings(args)
+    tokenizer, budget = settings.tokenizer, settings.budget
     with progress_bar(sys.stderr, "examples") as progress:
         index = build_index(
             args.annotations,
             args.out,
             tokenizer,
             budget,
+            family=settings.family,
             context=not args.no_context,
             row_tokens=args.row_tokens,
             form="caption" if args.caption else "stream",

@@ -90,7 +90,8 @@ def run(args: argparse.Namespace) -> int:
             f"{args.annotations}: is an index; show a row with --row R, or rows a second with "
             "--throughput SECONDS"
         )
-    tokenizer, budget, mode = resolve_timeline_settings(args)
+    settings = resolve_timeline_settings(args)
+    tokenizer, budget = settings.tokenizer, settings.budget
     file = open_annotations(args.annotations)
     example = file[args.example]
     root = media_root(args)
@@ -98,16 +99,17 @@ def run(args: argparse.Namespace) -> int:
     try:
         encoded = encode_example(
             example,
-            ChatTemplate(tokenizer),
+            ChatTemplate(tokenizer, settings.family),
             budget,
             not args.no_context,
             files=MediaFiles(rules=media_rules(args), media_root=root),
         )
     except ExampleError as error:
         raise ExampleError(f"{args.annotations} line {args.example + 1}: {error}") from None
-    print(describe_example(encoded, tokenizer, budget, mode))
+    family, pairs = settings.family, settings.pair_positions
+    print(describe_example(encoded, tokenizer, budget, settings.positions, family, pairs))
     if args.npz:
-        save_example(encoded, tokenizer, mode, args.npz)
+        save_example(encoded, tokenizer, settings.positions, args.npz, family, pairs)
         print(f"arrays written to {args.npz}")
     return 0
 
@@ -158,7 +160,7 @@ def _row_source(args: argparse.Namespace) -> RowSource:
     from livecc_jax.train.config import Config, load_config
 
     config = load_config(args.config) if args.config else Config()
-    _, _, mode = resolve_timeline_settings(args)
+    settings = resolve_timeline_settings(args)
     limits = {}
     for name in ROW_LIMITS:
         limit = getattr(args, f"row_{name}")
@@ -169,7 +171,8 @@ def _row_source(args: argparse.Namespace) -> RowSource:
         args.annotations,
         tokenizer_path=args.model or args.tokenizer,
         **limits,
-        positions=mode,
+        positions=settings.positions,
+        pair_positions=settings.pair_positions,
         weighting=config.data.weighting,
         seed=config.seed if args.seed is None else args.seed,
         epochs=config.data.epochs,

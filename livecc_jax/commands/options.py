@@ -16,10 +16,9 @@ from livecc_jax.timeline.position_modes import POSITION_MODES
 from livecc_jax.writing import write_text
 
 if TYPE_CHECKING:
+    from livecc_jax.api.indexing import TimelineSettings
     from livecc_jax.api.models import Model
-    from livecc_jax.media.budget import PixelBudget
     from livecc_jax.media.rules import MediaRules
-    from livecc_jax.text.tokenizer import Tokenizer
 
 
 def add_timeline_options(parser: argparse.ArgumentParser) -> None:
@@ -192,14 +191,17 @@ def add_tokenizer_options(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--model", help="checkpoint whose tokenizer and settings apply")
     source.add_argument("--tokenizer", help="tokenizer file or directory, if there is no model yet")
+    parser.add_argument(
+        "--family", help="backbone family with --tokenizer: qwen2_vl (default), qwen2_5_vl or qwen3_vl"
+    )
 
 
-def resolve_timeline_settings(args: argparse.Namespace) -> tuple[Tokenizer, PixelBudget, str]:
-    """Returns (tokenizer, pixel budget, position mode), from the options or the checkpoint."""
+def resolve_timeline_settings(args: argparse.Namespace) -> TimelineSettings:
+    """Returns tokenizer, pixel budget, positions and family, from the options or the checkpoint."""
     from livecc_jax.api.indexing import timeline_settings
 
     positions = getattr(args, "positions", None)
-    return timeline_settings(args.model, args.tokenizer, args.pixel_budget, positions)
+    return timeline_settings(args.model, args.tokenizer, args.pixel_budget, positions, args.family)
 
 
 def parse_overrides(arguments: list[str]) -> list[tuple[str, str]]:

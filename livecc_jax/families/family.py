@@ -64,7 +64,10 @@ class Family:
         layouts: Layouts of config.json that the family has, the one for exports first.
         text_model_type: `model_type` of text_config in the nested layout.
         presets: Sizes by name, in the fields of `model.config`.
-        timestamps: Whether the time of each frame pair stands before it as text.
+        timestamps: Whether the time of each frame pair stands before it as text, and each pair is a
+            visual of its own.
+        pair_positions: Temporal positions from a frame pair to the next at 2 FPS, unless config.json
+            says otherwise.
         pad_id: Whether config.json names a padding token for vision (`vision_token_id`).
         preprocessors: Settings files of the released processor: file name -> content.
     """
@@ -84,5 +87,6 @@ class Family:
     layouts: tuple[str, ...] = ("flat", "nested")
     presets: Mapping[str, Any] = field(default_factory=dict)
     timestamps: bool = False
+    pair_positions: int = 1
     pad_id: bool = True
     preprocessors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

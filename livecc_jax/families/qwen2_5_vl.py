@@ -90,6 +90,7 @@ FAMILY = Family(
     },
     vision_out="out_hidden_size",
     text_model_type="qwen2_5_vl_text",
+    pair_positions=2,
     presets=PRESETS,
     preprocessors=qwen2_vl.PREPROCESSORS
     | {

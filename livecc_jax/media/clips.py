@@ -17,7 +17,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from livecc_jax.errors import ConfigError, MediaError
-from livecc_jax.families.qwen2_vl import CHANNELS, MERGED_PATCHES, PATCH, PATCH_VALUES, TEMPORAL
+from livecc_jax.families.qwen2_vl import CHANNELS, MERGED_PATCHES, PATCH, TEMPORAL
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.gaps import frames_shown
 from livecc_jax.media.image_checks import is_animated_webp, is_still_picture
@@ -108,8 +108,9 @@ class MediaSlice:
         indices: int64 [F], numbers of the frames, ascending, F even; empty for an image, which stands
             for a pair of itself.
         times_us: int64 [F], times of the frames in the file; empty for an image.
-        height: Height after resizing in pixels, a multiple of 28.
-        width: Width after resizing in pixels, a multiple of 28.
+        height: Height after resizing in pixels, a multiple of two patches.
+        width: Width after resizing in pixels, a multiple of two patches.
+        patch: Pixels along one side of a patch.
     """
 
     source: VideoInfo | FrameFolder | str
@@ -117,6 +118,7 @@ class MediaSlice:
     times_us: np.ndarray
     height: int
     width: int
+    patch: int = PATCH
 
     @property
     def kind(self) -> Literal["video", "image"]:
@@ -131,12 +133,21 @@ class MediaSlice:
     @property
     def rows_cols(self) -> tuple[int, int]:
         """Patches of a frame, vertically and horizontally."""
-        return self.height // PATCH, self.width // PATCH
+        return self.height // self.patch, self.width // self.patch
 
     @property
     def grid(self) -> tuple[int, int, int]:
         """Frame pairs, patch rows and patch columns."""
         return self.pairs, *self.rows_cols
+
+    @property
+    def pair_seconds(self) -> tuple[float, ...]:
+        """Mean time of the two frames of each pair, in seconds since the first frame shown.
+
+        Empty for an image.
+        """
+        times = (self.times_us - self.times_us[:1]).reshape(-1, TEMPORAL)
+        return tuple((times.mean(axis=1) / 1e6).tolist())
 
     @property
     def patches_per_pair(self) -> int:
@@ -200,13 +211,14 @@ class MediaSlice:
                 around each of these steps, to measure their time.
 
         Returns:
-            uint8 [pairs, patches_per_pair, 1176], the values of `patchify`.
+            uint8 [pairs, patches_per_pair, P], the values of `patchify`.
 
         Raises:
             MediaError: A frame cannot be read.
         """
         size = (self.height, self.width)
-        patches = np.empty((self.pairs, self.patches_per_pair, PATCH_VALUES), np.uint8)
+        values = CHANNELS * TEMPORAL * self.patch**2
+        patches = np.empty((self.pairs, self.patches_per_pair, values), np.uint8)
         pair = np.empty((TEMPORAL, CHANNELS, *size), np.uint8)
         previous, resizer = None, None
         frames = self.decode(reader)
@@ -223,7 +235,7 @@ class MediaSlice:
             previous = frame
             if i % TEMPORAL == TEMPORAL - 1:
                 with timed_section("patchify"):
-                    patchify_planes(pair, patches[i // TEMPORAL])
+                    patchify_planes(pair, patches[i // TEMPORAL], self.patch)
         return patches
 
 
@@ -275,7 +287,7 @@ def slice_video(
     else:
         height, width = video.height, video.width
     size = budget_size(video.path, height, width, len(indices), budget)
-    return MediaSlice(video, indices, times[indices], *size)
+    return MediaSlice(video, indices, times[indices], *size, budget.patch)
 
 
 def slice_image(path: str, height: int, width: int, budget: PixelBudget) -> MediaSlice:
@@ -288,7 +300,8 @@ def slice_image(path: str, height: int, width: int, budget: PixelBudget) -> Medi
         budget: Pixels of a frame.
     """
     none = np.zeros(0, np.int64)
-    return MediaSlice(path, none, none, *budget_size(path, height, width, TEMPORAL, budget))
+    size = budget_size(path, height, width, TEMPORAL, budget)
+    return MediaSlice(path, none, none, *size, budget.patch)
 
 
 @dataclass(frozen=True)

@@ -186,6 +186,6 @@ def slice_stream(
         moments = sample_moments(info, *span, max_frames=max_frames, odd="drop")
         training_frames = sample_moments(info, *span).indices
         size = budget.size(info.height, info.width, len(training_frames))
-        return MediaSlice(info, *moments, *size)
+        return MediaSlice(info, *moments, *size, budget.patch)
     except MediaError as error:
         raise MediaError(f"{path}: {error}") from None

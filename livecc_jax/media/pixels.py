@@ -1,4 +1,4 @@
-"""Resizes frames and cuts them into patches, with the values of Qwen2-VL's image processor."""
+"""Resizes frames and cuts them into patches, with the values of the families' image processors."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ import math
 import numpy as np
 
 from livecc_jax.errors import MediaError
-from livecc_jax.families.qwen2_vl import CHANNELS, IMAGE_FACTOR, MERGE, PATCH, PATCH_VALUES, TEMPORAL
+from livecc_jax.families.qwen2_vl import CHANNELS, IMAGE_FACTOR, MERGE, PATCH, TEMPORAL
 
 MAX_ASPECT = 200
 BAND = 8  # output rows or columns computed by one matrix product
 STRIP_BYTES = 3 << 20  # of float32 pixels that are resized at a time, so that they fit the caches
 
 
-def smart_resize(height: int, width: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    """Returns the size, with sides that are multiples of 28, that is nearest to the original and fits.
+def smart_resize(
+    height: int, width: int, min_pixels: int, max_pixels: int, factor: int = IMAGE_FACTOR
+) -> tuple[int, int]:
+    """Returns the size, with sides that are multiples of a factor, nearest to the original that fits.
 
     This is `smart_resize` of Qwen2-VL's image processor.
 
@@ -25,6 +27,7 @@ def smart_resize(height: int, width: int, min_pixels: int, max_pixels: int) -> t
         width: Width of the original in pixels.
         min_pixels: Minimum area of the result.
         max_pixels: Maximum area of the result.
+        factor: Pixels that both sides are multiples of; 28, or 32 in Qwen3-VL.
 
     Returns:
         Height and width.
@@ -35,16 +38,16 @@ def smart_resize(height: int, width: int, min_pixels: int, max_pixels: int) -> t
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise MediaError(f"{width}x{height} pixels: the aspect ratio is above {MAX_ASPECT}")
     # Python rounds half to even, as in the training of the released models.
-    new_h = max(IMAGE_FACTOR, round(height / IMAGE_FACTOR) * IMAGE_FACTOR)
-    new_w = max(IMAGE_FACTOR, round(width / IMAGE_FACTOR) * IMAGE_FACTOR)
+    new_h = max(factor, round(height / factor) * factor)
+    new_w = max(factor, round(width / factor) * factor)
     if new_h * new_w > max_pixels:
         beta = math.sqrt(height * width / max_pixels)
-        new_h = max(IMAGE_FACTOR, math.floor(height / beta / IMAGE_FACTOR) * IMAGE_FACTOR)
-        new_w = max(IMAGE_FACTOR, math.floor(width / beta / IMAGE_FACTOR) * IMAGE_FACTOR)
+        new_h = max(factor, math.floor(height / beta / factor) * factor)
+        new_w = max(factor, math.floor(width / beta / factor) * factor)
     elif new_h * new_w < min_pixels:
         beta = math.sqrt(min_pixels / (height * width))
-        new_h = math.ceil(height * beta / IMAGE_FACTOR) * IMAGE_FACTOR
-        new_w = math.ceil(width * beta / IMAGE_FACTOR) * IMAGE_FACTOR
+        new_h = math.ceil(height * beta / factor) * factor
+        new_w = math.ceil(width * beta / factor) * factor
     return new_h, new_w
 
 
@@ -227,40 +230,41 @@ def resize(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return planes.transpose(0, 2, 3, 1)
 
 
-def patchify(frames: np.ndarray) -> tuple[np.ndarray, tuple[int, int, int]]:
+def patchify(frames: np.ndarray, patch: int = PATCH) -> tuple[np.ndarray, tuple[int, int, int]]:
     """Cut frames into patches that span two frames.
 
     Args:
-        frames: uint8 [F, H, W, 3], F even, H and W multiples of 28.
+        frames: uint8 [F, H, W, 3], F even, H and W multiples of two patches.
+        patch: Pixels along one side of a patch.
 
     Returns:
-        (uint8 [t * h * w, 1176], (t, h, w)): the patches, frame pair by frame pair, with each 2x2 block
-        that the merger fuses contiguous; a patch's values are ordered channel, frame, row, column. The
-        grid is frame pairs, patch rows and patch columns.
+        (uint8 [t * h * w, P], (t, h, w)): the patches, frame pair by frame pair, with each 2x2 block
+        that the merger fuses contiguous; the P values of a patch (1176 where it has 14 pixels a side)
+        are ordered channel, frame, row, column. The grid is frame pairs, patch rows and patch columns.
     """
     import cv2
 
     f, height, width, _ = frames.shape
-    grid = (f // TEMPORAL, height // PATCH, width // PATCH)
+    grid = (f // TEMPORAL, height // patch, width // patch)
     planes = frames.transpose(0, 3, 1, 2)
     if not planes.flags.c_contiguous:
         planes = np.empty(planes.shape, np.uint8)
         for frame, out in zip(frames, planes, strict=True):
             for channel, plane in enumerate(out):
                 cv2.extractChannel(frame, channel, plane)
-    patches = np.empty((grid[0] * grid[1] * grid[2], PATCH_VALUES), np.uint8)
-    patchify_planes(planes, patches)
+    patches = np.empty((grid[0] * grid[1] * grid[2], CHANNELS * TEMPORAL * patch**2), np.uint8)
+    patchify_planes(planes, patches, patch)
     return patches, grid
 
 
-def patchify_planes(planes: np.ndarray, patches: np.ndarray) -> None:
-    """As `patchify`, from contiguous uint8 [F, 3, H, W] into contiguous uint8 [t * h * w, 1176]."""
+def patchify_planes(planes: np.ndarray, patches: np.ndarray, patch: int = PATCH) -> None:
+    """As `patchify`, from contiguous uint8 [F, 3, H, W] into contiguous uint8 [t * h * w, P]."""
     f, _, height, width = planes.shape
-    t, h, w = f // TEMPORAL, height // PATCH, width // PATCH
-    # A row of a patch is copied as one item of 14 bytes.
-    row = np.dtype(f"V{PATCH}")
-    x = planes.view(row).reshape(t, TEMPORAL, CHANNELS, h // MERGE, MERGE, PATCH, w // MERGE, MERGE)
-    out = patches.view(row).reshape(t, h // MERGE, w // MERGE, MERGE, MERGE, CHANNELS, TEMPORAL, PATCH)
+    t, h, w = f // TEMPORAL, height // patch, width // patch
+    # A row of a patch is copied as one item of 14 or 16 bytes.
+    row = np.dtype(f"V{patch}")
+    x = planes.view(row).reshape(t, TEMPORAL, CHANNELS, h // MERGE, MERGE, patch, w // MERGE, MERGE)
+    out = patches.view(row).reshape(t, h // MERGE, w // MERGE, MERGE, MERGE, CHANNELS, TEMPORAL, patch)
     out[...] = x.transpose(0, 3, 6, 4, 7, 2, 1, 5)
 
 

@@ -1,4 +1,4 @@
-"""Encodes conversations as tokens, in the ChatML template of Qwen2-VL.
+"""Encodes conversations as tokens, in the ChatML template that all families share.
 
 As in HuggingFace, the text between one special token and the next is tokenised at once, except that an
 answer is always tokenised separately from its prompt. So a prompt's tokens do not depend on whether
@@ -14,19 +14,29 @@ from typing import Literal
 
 import numpy as np
 
+from livecc_jax.families import DEFAULT
+from livecc_jax.families.family import Family
 from livecc_jax.families.qwen2_vl import MERGE, SYSTEM_PROMPT, TEMPORAL
 from livecc_jax.text.tokenizer import SILENCE, Tokenizer
-from livecc_jax.timeline.turns import Turn, turn_label
+from livecc_jax.timeline.turns import Turn, pair_seconds, turn_label
 
 MAX_CACHED_COUNTS = 1 << 15  # turns whose number of tokens is cached
 
 
 @dataclass(frozen=True)
 class Visual:
-    """A video or an image in a message: grid is frame pairs, patch rows and patch columns."""
+    """A video or an image in a message.
+
+    Attributes:
+        kind: Whether it is a video or an image.
+        grid: Frame pairs, patch rows and patch columns.
+        seconds: Time of each frame pair of a video in seconds since its start, which families with
+            timestamps write before the pair.
+    """
 
     kind: Literal["video", "image"]
     grid: tuple[int, int, int]
+    seconds: tuple[float, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -66,8 +76,8 @@ class EncodedChat:
 class _TokenWriter:
     """Collects tokens; text is buffered until the text to be tokenised at once is complete."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, timestamps: bool) -> None:
+        self._tokenizer, self._timestamps = tokenizer, timestamps
         self._tokens: list[int] = []
         self._supervised: list[bool] = []
         self._turns: list[int] = []
@@ -90,8 +100,17 @@ class _TokenWriter:
     def visual(self, visual: Visual) -> None:
         special = self._tokenizer.special
         pad = special.video_pad if visual.kind == "video" else special.image_pad
-        self.ids([special.vision_start, *[pad] * visual.tokens, special.vision_end])
         self._grids.append(visual.grid)
+        if not (self._timestamps and visual.kind == "video"):
+            self.ids([special.vision_start, *[pad] * visual.tokens, special.vision_end])
+            return
+        pairs = visual.grid[0]
+        if len(visual.seconds) != pairs:
+            raise ValueError(f"{len(visual.seconds)} timestamps for {pairs} frame pairs")
+        for seconds in visual.seconds:
+            # The timestamp and the text before it are tokenised at once.
+            self.text(f"<{seconds:.1f} seconds>")
+            self.ids([special.vision_start, *[pad] * (visual.tokens // pairs), special.vision_end])
 
     def _append(self, ids: Sequence[int], target: bool) -> None:
         self._tokens.extend(ids)
@@ -115,10 +134,10 @@ def _with_system(turns: Sequence[ChatTurn]) -> Sequence[ChatTurn]:
 
 
 class ChatTemplate:
-    """Qwen2-VL's chat template, applied with one tokenizer."""
+    """The chat template of a family, applied with one tokenizer."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, family: Family = DEFAULT) -> None:
+        self.tokenizer, self.family = tokenizer, family
         cached = functools.lru_cache(MAX_CACHED_COUNTS)
         self._turn_counts = cached(self._count_turn)
         self._label_count = cached(self._count_label)
@@ -129,7 +148,7 @@ class ChatTemplate:
 
         The default system turn is added unless the first turn is a system turn. Turn 0 is the system's.
         """
-        writer = _TokenWriter(self.tokenizer)
+        writer = _TokenWriter(self.tokenizer, self.family.timestamps)
         for writer.turn, turn in enumerate(_with_system(turns)):
             self._write_turn(writer, turn)
         return writer.finish()
@@ -141,13 +160,10 @@ class ChatTemplate:
         """
         tokens = targets = 0
         for turn in _with_system(turns):
-            content = []
-            for item in turn.content:
-                if isinstance(item, Visual):
-                    tokens += item.tokens
-                    item = None
-                content.append(item)
-            turn_tokens, turn_targets = self._turn_counts(turn.role, tuple(content))
+            tokens += sum(item.tokens for item in turn.content if isinstance(item, Visual))
+            turn_tokens, turn_targets = self._turn_counts(
+                turn.role, tuple(self._smallest(item) for item in turn.content)
+            )
             tokens, targets = tokens + turn_tokens, targets + turn_targets
         return tokens, targets
 
@@ -159,22 +175,32 @@ class ChatTemplate:
         pair_tokens = (rows_cols[0] // MERGE) * (rows_cols[1] // MERGE)
         for turn in turns[1:]:
             answer_tokens, answer_targets = self._stream_answer_counts(turn.text)
-            tokens += self._label_count(turn.start_us, turn.stop_us)
+            tokens += self._label_count(turn.start_us, turn.stop_us, turn.num_frames)
             tokens += turn.num_frames // TEMPORAL * pair_tokens + answer_tokens
             targets += answer_targets
         return tokens, targets
 
-    def _count_turn(self, role: str, content: tuple[str | None, ...]) -> tuple[int, int]:
-        """As `count`, for one turn and without the tokens of visuals, for which None stands."""
-        visual = Visual("video", (1, MERGE, MERGE))  # of one token
-        writer = _TokenWriter(self.tokenizer)
-        self._write_turn(writer, ChatTurn(role, tuple(visual if c is None else c for c in content)))
-        encoded = writer.finish()
-        return len(encoded.tokens) - content.count(None), int(encoded.supervised.sum())
+    def _smallest(self, item: str | Visual) -> str | Visual:
+        """Returns a visual of one token a pair with the same text around it, so that many are equal."""
+        if isinstance(item, str):
+            return item
+        if not (self.family.timestamps and item.kind == "video"):
+            return Visual("video", (1, MERGE, MERGE), (0.0,))
+        return Visual("video", (item.grid[0], MERGE, MERGE), item.seconds)
 
-    def _count_label(self, start_us: int, stop_us: int) -> int:
+    def _count_turn(self, role: str, content: Content) -> tuple[int, int]:
+        """As `count`, for one turn and without the tokens of visuals."""
+        writer = _TokenWriter(self.tokenizer, self.family.timestamps)
+        self._write_turn(writer, ChatTurn(role, content))
+        encoded = writer.finish()
+        visual_tokens = sum(item.tokens for item in content if isinstance(item, Visual))
+        return len(encoded.tokens) - visual_tokens, int(encoded.supervised.sum())
+
+    def _count_label(self, start_us: int, stop_us: int, num_frames: int) -> int:
         """Returns the tokens of a later user turn of a stream, without those of its frames."""
-        return self._count_turn("user", (turn_label(start_us, stop_us), None))[0]
+        grid = (num_frames // TEMPORAL, MERGE, MERGE)
+        visual = self._smallest(Visual("video", grid, pair_seconds(start_us, num_frames)))
+        return self._count_turn("user", (turn_label(start_us, stop_us), visual))[0]
 
     def _count_stream_answer(self, text: str) -> tuple[int, int]:
         """Returns the tokens and supervised tokens of a streaming answer."""
@@ -189,14 +215,14 @@ class ChatTemplate:
 
     def opening(self, content: Content) -> EncodedChat:
         """Encode the start of a stream: system turn, first user turn, header of the answer."""
-        writer = _TokenWriter(self.tokenizer)
+        writer = _TokenWriter(self.tokenizer, self.family.timestamps)
         self._write_turn(writer, ChatTurn("system", (SYSTEM_PROMPT,)))
         self._write_prompt(writer, content)
         return writer.finish()
 
     def continuation(self, content: Content) -> EncodedChat:
         """Encode the end of an answer, the next user turn, and the header of the next answer."""
-        writer = _TokenWriter(self.tokenizer)
+        writer = _TokenWriter(self.tokenizer, self.family.timestamps)
         self._write_end(writer)
         self._write_prompt(writer, content)
         return writer.finish()
@@ -240,7 +266,8 @@ def stream_conversation(
     """
     chat: list[ChatTurn] = []
     for i, turn in enumerate(turns):
-        visual = Visual("video", (turn.num_frames // TEMPORAL, *rows_cols))
+        grid = (turn.num_frames // TEMPORAL, *rows_cols)
+        visual = Visual("video", grid, pair_seconds(turn.start_us, turn.num_frames))
         text = (prompt,) if prompt and i == 0 else ()
         chat.append(ChatTurn("user", (turn_label(turn.start_us, turn.stop_us), visual, *text)))
         chat.append(ChatTurn("assistant", (turn.answer,)))

@@ -75,6 +75,16 @@ def turn_label(start_us: int, stop_us: int) -> str:
     return f"Time={start_us / 1e6:.1f}-{stop_us / 1e6:.1f}s"
 
 
+def pair_seconds(start_us: int, num_frames: int) -> tuple[float, ...]:
+    """Returns the nominal time of each frame pair of a turn: the mean of its two frames' times.
+
+    Args:
+        start_us: Nominal start of the turn in microseconds since the clip's start.
+        num_frames: Number of its frames, which follow one another by half a second.
+    """
+    return tuple(start_us / 1e6 + pair + 0.25 for pair in range(num_frames // TURN_FRAMES))
+
+
 def check_words(words: Sequence[Word]) -> None:
     """Raises ExampleError when a word ends before it starts, or when words are out of order."""
     for i, word in enumerate(words):

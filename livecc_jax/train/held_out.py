@@ -14,6 +14,7 @@ from livecc_jax.data.rows.pipeline import RowSource, batches
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.parallel.batch import shard_batch
 from livecc_jax.train.config import Config
+from livecc_jax.train.start import check_rows_fit
 from livecc_jax.train.state import split_trainable
 from livecc_jax.train.step import weighted_loss
 
@@ -48,7 +49,9 @@ class HeldOutLoss:
             cache_gb=data.cache_gb,
             media_root=data.media_root,
             allow_hosts=data.allow_hosts,
+            pair_positions=model.vision.pair_positions,
         )
+        check_rows_fit(model, self._source, config.positions)
         self._batch_size = data.rows_per_step // config.optim.accumulate
         self._batches = -(-min(len(self._source), config.evaluate.rows) // self._batch_size)
 

@@ -43,7 +43,7 @@ from livecc_jax.train.optimizer import make_optimizer
 from livecc_jax.train.preemption import StopSignal
 from livecc_jax.train.run_folder import RunFolderHook, describe_newest
 from livecc_jax.train.run_lock import RunLock, locked_run
-from livecc_jax.train.start import StartingPoint, resume_run, start_run
+from livecc_jax.train.start import StartingPoint, check_rows_fit, initial_model, resume_run, start_run
 from livecc_jax.train.step import compiler_options, jit_step, make_step
 from livecc_jax.train.timing import Clock, ProfilerTrace
 from livecc_jax.train.watchdog import Watchdog
@@ -251,6 +251,7 @@ def _open_rows(
     if resumed:
         where = f"{config.run} step {resumed.step}"
         quarantine = Quarantine.from_json(resumed.meta["quarantine"], where)
+    model = resumed.model if resumed else initial_model(config)
     source = RowSource(
         data.index,
         tokenizer_path=str(directory.path) if resumed else (config.init or config.tokenizer),
@@ -267,7 +268,9 @@ def _open_rows(
         cache_gb=data.cache_gb,
         media_root=data.media_root,
         allow_hosts=data.allow_hosts,
+        pair_positions=model.vision.pair_positions,
     )
+    check_rows_fit(model, source, config.positions)
     index = source.mixture
     if resumed and resumed.meta["index"] != index.digest:
         raise ConfigError(

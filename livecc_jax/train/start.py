@@ -23,6 +23,7 @@ from livecc_jax.model.lora import LORA, init_adapters
 from livecc_jax.model.presets import fit_vocabulary, preset
 from livecc_jax.model.qwen2_vl import Params, init_params
 from livecc_jax.parallel.processes import all_processes_agree, broadcast_from_main
+from livecc_jax.timeline.positions import check_positions
 from livecc_jax.train.config import Config, check_resume, flatten
 from livecc_jax.train.optimizer import make_optimizer
 from livecc_jax.train.state import (
@@ -53,6 +54,25 @@ class StartingPoint:
     state: State
     step: int = 0
     meta: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def initial_model(config: Config) -> ModelConfig:
+    """Returns the architecture that a new run starts with, before its vocabulary is known.
+
+    Raises CheckpointError or ConfigError when the initial weights or the preset cannot be used.
+    """
+    return open_checkpoint(config.init).config if config.init else preset(config.preset)
+
+
+def check_rows_fit(model: ModelConfig, source: RowSource, positions: str) -> None:
+    """Raises ConfigError when rows were indexed for another family than the model's."""
+    check_positions(positions, model.family)
+    family = source.mixture.family
+    if family is not model.family:
+        raise ConfigError(
+            f"{source.index}: was indexed for {family.name}, but the model is {model.family.name}; "
+            "index again with --model or --family"
+        )
 
 
 def start_run(

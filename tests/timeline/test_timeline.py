@@ -162,8 +162,8 @@ def test_stream_conversation_has_the_frames_of_each_turn():
     turns = build_turns(500_000 * np.arange(1, 9), [Word(0, 1, "hi"), Word(0, 3_900_000, "you")])
     conversation = stream_conversation(turns, (4, 6), "T")
     assert conversation == [
-        ChatTurn("user", ("Time=0.0-3.0s", Visual("video", (3, 4, 6)), "T")),
+        ChatTurn("user", ("Time=0.0-3.0s", Visual("video", (3, 4, 6), (0.25, 1.25, 2.25)), "T")),
         ChatTurn("assistant", ("hi ...",)),
-        ChatTurn("user", ("Time=3.0-4.0s", Visual("video", (1, 4, 6)))),
+        ChatTurn("user", ("Time=3.0-4.0s", Visual("video", (1, 4, 6), (3.25,)))),
         ChatTurn("assistant", ("you ...",)),
     ]

@@ -137,11 +137,13 @@ def _select_stream(
     # The whole clip sets the size, its silent end included: that is how a budget is spent.
     height, width = frame_size(clip.path, info.height, info.width, len(frames), budget)
     num_frames = len(frames) if form == "caption" else turns[-1].first_frame + turns[-1].num_frames
-    media = MediaSlice(info, frames[:num_frames], times_us[:num_frames], height, width)
+    shown = frames[:num_frames], times_us[:num_frames]
+    media = MediaSlice(info, *shown, height, width, budget.patch)
     prompt = stream_prompt(example.query, example.title, example.previous, context)
     if form == "caption":
         caption = " ".join(turn.text for turn in turns if turn.text)
-        question = (Visual("video", (media.pairs, *media.rows_cols)), *([prompt] if prompt else []))
+        video = Visual("video", media.grid, media.pair_seconds)
+        question = (video, *([prompt] if prompt else []))
         chat = (ChatTurn("user", question), ChatTurn("assistant", (caption,)))
         return EncodedExample(NO_TOKENS, (media,), chat=chat)
     return EncodedExample(NO_TOKENS, (media,), tuple(turns), prompt)
@@ -154,7 +156,7 @@ def _select_chat(example: ChatExample, budget: PixelBudget, files: MediaFiles) -
     def visual(item: VideoClip | ImageFile) -> Visual:
         is_clip = isinstance(item, VideoClip)
         media.append(slice_clip(item, budget, files) if is_clip else slice_image(item, budget, files))
-        return Visual("video" if is_clip else "image", (media[-1].pairs, *media[-1].rows_cols))
+        return Visual("video" if is_clip else "image", media[-1].grid, media[-1].pair_seconds)
 
     chat = tuple(
         ChatTurn(m.role, tuple(c if isinstance(c, str) else visual(c) for c in m.content))

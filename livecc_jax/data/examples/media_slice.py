@@ -7,7 +7,7 @@ import numpy as np
 from livecc_jax.data.examples.media_files import MediaFiles
 from livecc_jax.data.files.timing import add_count, timed_section
 from livecc_jax.errors import ExampleError, MediaError
-from livecc_jax.families.qwen2_vl import PATCH, TEMPORAL
+from livecc_jax.families.qwen2_vl import TEMPORAL
 from livecc_jax.media import clips
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.clips import MediaSlice
@@ -23,7 +23,7 @@ def load_patches(media: MediaSlice, files: MediaFiles | None = None) -> np.ndarr
         files: Reads videos and images; by default they are read directly.
 
     Returns:
-        uint8 [pairs, patches_per_pair, 1176].
+        uint8 [pairs, patches_per_pair, P], P values a patch.
 
     Raises:
         MediaError: The file cannot be read.
@@ -79,6 +79,6 @@ def _check_window(
     path: str, original: tuple[int, int], size: tuple[int, int], budget: PixelBudget
 ) -> None:
     """Raises MediaError when a frame pair of this size (height, width) does not fit a vision window."""
-    if (size[0] // PATCH) * (size[1] // PATCH) > budget.max_pair_patches:
+    if (size[0] // budget.patch) * (size[1] // budget.patch) > budget.max_pair_patches:
         height, width = original
         raise MediaError(f"{path}: {width}x{height} is too long and thin for pixel budget {budget}")

@@ -30,6 +30,8 @@ from livecc_jax.data.index.meta import VERSION
 from livecc_jax.data.index.reader import Index
 from livecc_jax.data.index.workers import index_chunks
 from livecc_jax.errors import ConfigError, DataError, LiveCCError, MediaError, OutputError
+from livecc_jax.families import DEFAULT as DEFAULT_FAMILY
+from livecc_jax.families.family import Family
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.rules import DEFAULT, MediaRules
 from livecc_jax.text.tokenizer import Tokenizer, fingerprint
@@ -62,6 +64,7 @@ def build_index(
     rules: MediaRules = DEFAULT,
     media_root: MediaRoot | None = None,
     silent_tail: int = 0,
+    family: Family = DEFAULT_FAMILY,
 ) -> Index:
     """Encodes every example and writes the index; continues an earlier build that was stopped.
 
@@ -88,6 +91,7 @@ def build_index(
         media_root: Confines what annotations may point to; other conversations are rejected.
         silent_tail: Number of silent turns at the end of a streaming example that are kept; 0 as
             published.
+        family: The family of the model that will be trained; the index records it.
 
     Raises:
         DataError: A file is malformed, no example is usable, or `out` exists.
@@ -98,6 +102,11 @@ def build_index(
     if workers < 0:
         raise ConfigError(f"the number of workers cannot be {workers}")
     FileCache.from_gigabytes(cache, cache_gb)
+    if budget.patch != family.patches.size:
+        raise ConfigError(
+            f"the pixel budget counts patches of {budget.patch} pixels, but those of {family.name} "
+            f"have {family.patches.size}"
+        )
     if silent_tail < 0:
         raise ConfigError(f"the number of silent turns to keep cannot be {silent_tail}")
     if form not in FORMS:
@@ -116,7 +125,7 @@ def build_index(
         settings = IndexSettings(
             budget, context, row_tokens, form, provisional, root,
             str(timestamps or work / "timestamps.sqlite"), str(cache), cache_gb, rules, media_root,
-            silent_tail,
+            silent_tail, family.model_type,
         )  # fmt: skip
         inputs = json.dumps(
             asdict(settings)

@@ -24,6 +24,8 @@ from livecc_jax.data.index import codec
 from livecc_jax.data.index.column_writer import Shard
 from livecc_jax.data.index.columns import PROVISIONAL
 from livecc_jax.errors import ExampleError, MediaError
+from livecc_jax.families import DEFAULT as DEFAULT_FAMILY
+from livecc_jax.families import FAMILIES
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.rules import DEFAULT, MediaRules
 from livecc_jax.media.video import VideoInfo
@@ -57,6 +59,7 @@ class IndexSettings:
     rules: MediaRules = DEFAULT
     media_root: MediaRoot | None = None
     silent_tail: int = 0
+    family: str = DEFAULT_FAMILY.model_type
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class ChunkIndexer:
 
     def __init__(self, settings: IndexSettings, tokenizer: Tokenizer) -> None:
         self.settings = settings
-        self._template = ChatTemplate(CachingTokenizer(tokenizer))
+        self._template = ChatTemplate(CachingTokenizer(tokenizer), FAMILIES[settings.family])
         timestamps = TimestampCache(settings.timestamps) if settings.timestamps else None
         cache = FileCache.from_gigabytes(settings.cache, settings.cache_gb)
         self._files = MediaFiles(

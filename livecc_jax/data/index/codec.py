@@ -82,7 +82,8 @@ def _decode_chat(values: list, media: tuple[MediaSlice, ...], template: ChatTemp
     def item(content: str | int) -> str | Visual:
         if isinstance(content, str):
             return content
-        return Visual(VISUALS[content], next(remaining).grid)
+        visual = next(remaining)
+        return Visual(VISUALS[content], visual.grid, visual.pair_seconds)
 
     chat = tuple(ChatTurn(role, tuple([item(c) for c in content])) for role, content in values)
     return EncodedExample(template.conversation(chat), media, chat=chat)

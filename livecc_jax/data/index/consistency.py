@@ -12,8 +12,8 @@ import numpy as np
 
 from livecc_jax.data.index.checksums import FIELD, FILE, BlockCheck, digest_of
 from livecc_jax.data.index.columns import COLUMNS, PROVISIONAL
+from livecc_jax.data.index.meta import family_of
 from livecc_jax.errors import DataError
-from livecc_jax.families.qwen2_vl import IMAGE_FACTOR, PATCH
 from livecc_jax.media.sampling import MAX_FRAMES
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,8 @@ def check_columns(folder: Path, columns: Columns, meta: Mapping[str, Any]) -> No
         DataError: A value of a column does not fit the other columns or meta.json.
     """
     lines = np.array([source["lines"] for source in meta["annotations"]], np.int64)
-    max_pixels = meta["window"] * PATCH * PATCH
+    patches = family_of(meta).patches
+    max_pixels = meta["window"] * patches.size**2
 
     def require(name: str, fits: Callable[[np.ndarray], np.ndarray], what: str) -> None:
         for first, block in _blocks(columns[name]):
@@ -111,7 +112,7 @@ def check_columns(folder: Path, columns: Columns, meta: Mapping[str, Any]) -> No
 
     def is_size(sizes: np.ndarray) -> np.ndarray:
         height, width = sizes[:, 0].astype(np.int64), sizes[:, 1].astype(np.int64)
-        whole = (height % IMAGE_FACTOR == 0) & (width % IMAGE_FACTOR == 0)
+        whole = (height % patches.factor == 0) & (width % patches.factor == 0)
         return (height > 0) & (width > 0) & whole & (height * width <= max_pixels)
 
     require("media_size", is_size, "is no size of a picture within a vision window")

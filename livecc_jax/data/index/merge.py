@@ -21,6 +21,7 @@ from livecc_jax.data.index.chunks import IndexSettings, LineChunk
 from livecc_jax.data.index.column_writer import ColumnWriter
 from livecc_jax.data.index.meta import FORMAT, META, VERSION
 from livecc_jax.errors import DataError
+from livecc_jax.families import DEFAULT as DEFAULT_FAMILY
 from livecc_jax.media.rules import DEFAULT, EARLIER
 
 log = logging.getLogger(__name__)
@@ -95,6 +96,7 @@ def merge_shards(
             "row_tokens": settings.row_tokens,
             "form": settings.form,
             **({"silent_tail": settings.silent_tail} if settings.silent_tail else {}),
+            **({"family": settings.family} if settings.family != DEFAULT_FAMILY.model_type else {}),
             "media_rules": settings.rules.to_json(),
             "tokenizer": tokenizer,
             "window": settings.budget.max_pair_patches,
@@ -109,6 +111,8 @@ def merge_shards(
         row_settings = {k: meta[k] for k in ("pixel_budget", "context", "form", "tokenizer")}
         if settings.silent_tail:  # digests did not name these two
             row_settings["silent_tail"] = settings.silent_tail
+        if "family" in meta:
+            row_settings["family"] = settings.family
         if settings.rules not in (DEFAULT, EARLIER):
             row_settings["media_rules"] = meta["media_rules"]
         meta["digest"], checksums = columns.finish(json.dumps(row_settings))

@@ -8,6 +8,8 @@ from typing import Any
 from livecc_jax.bounded_json import JsonError, read_json_file
 from livecc_jax.data.examples.encode import FORMS
 from livecc_jax.errors import ConfigError, DataError
+from livecc_jax.families import DEFAULT, FAMILIES
+from livecc_jax.families.family import Family
 from livecc_jax.media.budget import PixelBudget
 
 FORMAT, VERSION = "livecc-index", 2
@@ -90,11 +92,17 @@ def _are_annotations(value: Any) -> bool:
     )
 
 
-_ADDED_LATER = {"reordered", "silent_tail"}  # not in every index of this version
+def family_of(meta: dict[str, Any]) -> Family:
+    """Returns the family that an index was made for."""
+    return FAMILIES[meta.get("family", DEFAULT.model_type)]
+
+
+_ADDED_LATER = {"reordered", "silent_tail", "family"}  # not in every index of this version
 _FIELDS = {
     "pixel_budget": (_is_budget, "a pixel budget"),
     "context": (lambda v: isinstance(v, bool), "true or false"),
     "form": (lambda v: isinstance(v, str) and v in FORMS, f"one of {', '.join(FORMS)}"),
+    "family": (lambda v: isinstance(v, str) and v in FAMILIES, f"one of {', '.join(FAMILIES)}"),
     "silent_tail": (_is_count, "a number of turns"),
     "tokenizer": (_is_text, "a fingerprint"),
     "window": (lambda v: _is_count(v) and v > 0, "a number of patches"),

@@ -19,7 +19,7 @@ from livecc_jax.data.files.timing import timed_section
 from livecc_jax.data.index import codec
 from livecc_jax.data.index.column_reader import ColumnReader
 from livecc_jax.data.index.columns import CONVERSATION, PROVISIONAL, STREAM
-from livecc_jax.data.index.meta import META, read_meta
+from livecc_jax.data.index.meta import META, family_of, read_meta
 from livecc_jax.errors import DataError, ExampleError
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.clips import MediaSlice
@@ -64,7 +64,8 @@ class Index:
     def __init__(self, path: str | Path, root: str | None = None) -> None:
         self.path = Path(path)
         meta = read_meta(self.path)
-        self.budget = PixelBudget.parse(meta["pixel_budget"])
+        self.family = family_of(meta)
+        self.budget = PixelBudget.parse(meta["pixel_budget"], self.family.patches.size)
         self.context: bool = meta["context"]
         self.form: str = meta["form"]
         self.silent_tail: int = meta.get("silent_tail", 0)
@@ -243,7 +244,9 @@ class Index:
                 identity.lead_us, self.rules,
             )  # fmt: skip
             times_us = pts_us + identity.frame_duration_us
-            media.append(MediaSlice(video if is_video else path, indices, times_us, height, width))
+            shown = video if is_video else path
+            patch = self.budget.patch
+            media.append(MediaSlice(shown, indices, times_us, height, width, patch))
         return media
 
     def example(self, i: int) -> Example:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from livecc_jax.data.examples.encode import EncodedExample
 from livecc_jax.data.inspect.row import InspectedRow, shortened_text
 from livecc_jax.data.rows.pipeline import RowSource
 from livecc_jax.data.rows.row import Row
-from livecc_jax.families.qwen2_vl import CHANNELS, PATCH, TEMPORAL
+from livecc_jax.families.qwen2_vl import CHANNELS, TEMPORAL
 from livecc_jax.redact import displayable
 from livecc_jax.writing import atomic_file
 
@@ -32,17 +33,18 @@ def row_pictures(row: Row) -> list[np.ndarray]:
         uint8 [H, W, 3] RGB for each frame pair.
     """
     pictures = []
+    side = math.isqrt(row["patches"].shape[-1] // (CHANNELS * TEMPORAL))  # pixels of a patch
     for window in range(len(row["patches"])):
         pairs = row["patch_pairs"][window]
         for pair in range(1, int(pairs.max()) + 1):
             in_pair = np.flatnonzero(pairs == pair)
             rows, cols = row["patch_rows"][window, in_pair], row["patch_cols"][window, in_pair]
-            grid = np.zeros((rows.max() + 1, cols.max() + 1, PATCH, PATCH, CHANNELS), np.uint8)
+            grid = np.zeros((rows.max() + 1, cols.max() + 1, side, side, CHANNELS), np.uint8)
             values = row["patches"][window, in_pair]
-            values = values.reshape(-1, CHANNELS, TEMPORAL, PATCH, PATCH)
+            values = values.reshape(-1, CHANNELS, TEMPORAL, side, side)
             grid[rows, cols] = values[:, :, 1].transpose(0, 2, 3, 1)
             h, w = grid.shape[:2]
-            picture = grid.transpose(0, 2, 1, 3, 4).reshape(h * PATCH, w * PATCH, CHANNELS)
+            picture = grid.transpose(0, 2, 1, 3, 4).reshape(h * side, w * side, CHANNELS)
             pictures.append(picture)
     return pictures
 

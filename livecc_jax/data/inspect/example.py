@@ -8,7 +8,8 @@ import numpy as np
 
 from livecc_jax.data.examples.encode import EncodedExample
 from livecc_jax.data.examples.media_slice import load_patches
-from livecc_jax.families.qwen2_vl import PATCH_VALUES
+from livecc_jax.families import DEFAULT
+from livecc_jax.families.family import Family
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.text.tokenizer import SpecialTokens, Tokenizer
 from livecc_jax.timeline.positions import token_positions
@@ -16,7 +17,12 @@ from livecc_jax.writing import write_npz
 
 
 def describe_example(
-    example: EncodedExample, tokenizer: Tokenizer, budget: PixelBudget, mode: str
+    example: EncodedExample,
+    tokenizer: Tokenizer,
+    budget: PixelBudget,
+    mode: str,
+    family: Family = DEFAULT,
+    pair_positions: int | None = None,
 ) -> str:
     """Returns the example turn by turn as text of several lines.
 
@@ -25,9 +31,18 @@ def describe_example(
         tokenizer: Decodes tokens to text.
         budget: Pixel budget that the example was encoded with.
         mode: Position mode to show.
+        family: The model's family.
+        pair_positions: Temporal positions from a frame pair to the next; None is the family's.
     """
     encoded = example.encoded
-    positions, _ = token_positions(encoded.tokens, encoded.grids, tokenizer.special, mode)
+    positions, _ = token_positions(
+        encoded.tokens,
+        encoded.grids,
+        tokenizer.special,
+        mode,
+        family=family,
+        pair_positions=pair_positions,
+    )
     lines = []
     for media in example.media:
         name = media.source if isinstance(media.source, str) else media.source.path
@@ -99,21 +114,44 @@ def _token_kinds(tokens: np.ndarray, supervised: np.ndarray, special: SpecialTok
     return np.where(is_vision, 2, supervised.astype(int))
 
 
-def save_example(example: EncodedExample, tokenizer: Tokenizer, mode: str, path: str | Path) -> None:
+def save_example(
+    example: EncodedExample,
+    tokenizer: Tokenizer,
+    mode: str,
+    path: str | Path,
+    family: Family = DEFAULT,
+    pair_positions: int | None = None,
+) -> None:
     """Writes the example's arrays (docs/formats.md): the model's inputs before packing.
+
+    Args:
+        example: The encoded example.
+        tokenizer: The model's tokenizer.
+        mode: Position mode.
+        path: The npz file to write.
+        family: The model's family.
+        pair_positions: Temporal positions from a frame pair to the next; None is the family's.
 
     Raises:
         MediaError: A file cannot be decoded.
         OutputError: The npz file cannot be written.
     """
     encoded = example.encoded
-    positions, _ = token_positions(encoded.tokens, encoded.grids, tokenizer.special, mode)
-    patches = [load_patches(m).reshape(-1, PATCH_VALUES) for m in example.media]
+    positions, _ = token_positions(
+        encoded.tokens,
+        encoded.grids,
+        tokenizer.special,
+        mode,
+        family=family,
+        pair_positions=pair_positions,
+    )
+    values = family.patches.values
+    patches = [load_patches(m).reshape(-1, values) for m in example.media]
     arrays = {
         "tokens": encoded.tokens,
         "supervised": encoded.supervised,
         "positions": positions,
-        "patches": np.concatenate([np.zeros((0, PATCH_VALUES), np.uint8), *patches]),
+        "patches": np.concatenate([np.zeros((0, values), np.uint8), *patches]),
         "grid": encoded.grids,
         "frame_times": example.frame_times_us / 1e6,
     }

@@ -102,12 +102,18 @@ class Mixture:
         for other in self.indexes[1:]:
             if other.tokenizer != first.tokenizer:
                 raise ConfigError(f"{other.path} was indexed with another tokenizer than {first.path}")
+            if other.family != first.family:
+                raise ConfigError(
+                    f"{other.path} was indexed for {other.family.name}, {first.path} for "
+                    f"{first.family.name}: they cannot share rows"
+                )
             if other.window != first.window:
                 raise ConfigError(
                     f"{other.path} was indexed at pixel budget {other.budget}, {first.path} at "
                     f"{first.budget}: they cannot share rows"
                 )
         self.tokenizer, self.window, self.budget = first.tokenizer, first.window, first.budget
+        self.family = first.family
         self._ends = list(accumulate(map(len, self.indexes)))
         total = int(sum(share * size for share, size in zip(self.epochs, self.sizes)))
         if total > MAX_EPOCH_EXAMPLES:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from livecc_jax.errors import DataError
+from livecc_jax.families.qwen2_vl import CHANNELS, PATCH, TEMPORAL
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +33,19 @@ class RowShape:
         windows: Vision windows of a row, W.
         window: Patches of a vision window, S.
         targets: Supervised tokens of a row, N.
+        patch: Pixels along one side of a patch.
     """
 
     tokens: int
     windows: int
     window: int
     targets: int
+    patch: int = PATCH
+
+    @property
+    def patch_values(self) -> int:
+        """Values of a patch, P."""
+        return CHANNELS * TEMPORAL * self.patch**2
 
 
 @dataclass(frozen=True)

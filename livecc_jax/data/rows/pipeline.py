@@ -72,6 +72,8 @@ class RowSource:
         cache_gb: Size of that folder in GB at most.
         media_root: Folder that files must lie in; "" confines nothing. See `MediaRoot`.
         allow_hosts: Hosts that may be reached although they are not public.
+        pair_positions: Temporal positions from a frame pair to the next, as the model has them; None is
+            that of the family of the index.
     """
 
     index: str
@@ -89,6 +91,7 @@ class RowSource:
     cache_gb: float = DEFAULT_GB
     media_root: str = ""
     allow_hosts: tuple[str, ...] = ()
+    pair_positions: int | None = None
 
     def __getstate__(self) -> dict:
         state = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -117,7 +120,7 @@ class RowSource:
     @functools.cached_property
     def template(self) -> ChatTemplate:
         """Chat template over the tokenizer."""
-        return ChatTemplate(CachingTokenizer(self.tokenizer))
+        return ChatTemplate(CachingTokenizer(self.tokenizer), self.mixture.family)
 
     @functools.cached_property
     def files(self) -> MediaFiles:
@@ -133,7 +136,8 @@ class RowSource:
     @functools.cached_property
     def shape(self) -> RowShape:
         """Limits of a row; the pixel budget of the index sets the size of a vision window."""
-        return RowShape(self.tokens, self.windows, self.mixture.window, self.targets)
+        patch = self.mixture.family.patches.size
+        return RowShape(self.tokens, self.windows, self.mixture.window, self.targets, patch)
 
     @functools.cached_property
     def packing(self) -> Packing:
@@ -173,7 +177,13 @@ class RowSource:
                 failed.append(Quarantined(number, displayable(file), line, str(error), i))
         with timed_section("fill row"):
             row = build_row(
-                examples, self.shape, self.tokenizer.special, self.positions, self.weighting
+                examples,
+                self.shape,
+                self.tokenizer.special,
+                self.positions,
+                self.weighting,
+                self.mixture.family,
+                self.pair_positions,
             )
         return row, failed
 

@@ -8,7 +8,9 @@ import numpy as np
 
 from livecc_jax.data.examples.encode import EncodedExample
 from livecc_jax.data.rows.packing import RowShape
-from livecc_jax.families.qwen2_vl import MERGED_PATCHES, PATCH_VALUES
+from livecc_jax.families import DEFAULT
+from livecc_jax.families.family import Family
+from livecc_jax.families.qwen2_vl import MERGED_PATCHES
 from livecc_jax.media.pixels import patch_coordinates
 from livecc_jax.text.tokenizer import SpecialTokens
 from livecc_jax.timeline.positions import token_positions
@@ -25,7 +27,7 @@ def empty_row(shape: RowShape) -> Row:
         "tokens": np.zeros(t, np.int32),
         "segment_ids": np.zeros(t, np.int32),
         "positions": np.zeros((3, t), np.int32),
-        "patches": np.zeros((w, s, PATCH_VALUES), np.uint8),
+        "patches": np.zeros((w, s, shape.patch_values), np.uint8),
         "patch_pairs": np.zeros((w, s), np.int32),
         "patch_rows": np.zeros((w, s), np.int32),
         "patch_cols": np.zeros((w, s), np.int32),
@@ -41,15 +43,19 @@ def build_row(
     special: SpecialTokens,
     positions: str,
     weighting: str,
+    family: Family = DEFAULT,
+    pair_positions: int | None = None,
 ) -> Row:
     """Writes examples into a row, one after the other.
 
     Args:
-        examples: Each example with the patches of its media, uint8 [pairs, patches_per_pair, 1176].
+        examples: Each example with the patches of its media, uint8 [pairs, patches_per_pair, P].
         shape: Limits of the row.
         special: Ids of the structural tokens.
         positions: Position mode.
         weighting: `token`: every supervised token weighs 1; `example`: those of an example sum to 1.
+        family: The model's family.
+        pair_positions: Temporal positions from a frame pair to the next; None is the family's.
 
     Raises:
         ValueError: The examples do not fit.
@@ -62,7 +68,12 @@ def build_row(
         row["tokens"][span] = encoded.tokens
         row["segment_ids"][span] = segment
         row["positions"][:, span], _ = token_positions(
-            encoded.tokens, encoded.grids, special, positions
+            encoded.tokens,
+            encoded.grids,
+            special,
+            positions,
+            family=family,
+            pair_positions=pair_positions,
         )
         is_vision = (encoded.tokens == special.video_pad) | (encoded.tokens == special.image_pad)
         vision_index: list[np.ndarray] = [np.zeros(0, np.int32)]
@@ -90,7 +101,7 @@ def _fill_windows(
         window: Number of the first free window.
         size: Patches of a window.
         rows_cols: Patches of a frame, vertically and horizontally.
-        patches: uint8 [pairs, patches_per_pair, 1176].
+        patches: uint8 [pairs, patches_per_pair, P].
 
     Returns:
         The next free window, and int32 [tokens], where the merged vision features of the row hold each

@@ -109,7 +109,8 @@ def clip_frames(clip: WorldClip, budget: PixelBudget, rules: MediaRules = DEFAUL
     info = files.video_info(span)
     frames, times_us = sample_moments(info, span.start_us, span.end_us)
     height, width = frame_size(span.path, info.height, info.width, len(frames), budget)
-    return MediaSlice(info, frames, times_us, height, width).load_frames(files)
+    media = MediaSlice(info, frames, times_us, height, width, budget.patch)
+    return media.load_frames(files)
 
 
 def _load_all(
