@@ -62,7 +62,7 @@ def random_video(pairs, rows, cols, seed=0):
 
 
 def full_prompt_logits(scorer, params, video, text, options):
-    """Logits of the options from the training forward pass over one packed row with the full prompt."""
+    """Logits and probabilities of the options from the training forward pass over one packed row with the full prompt."""
     _, rows, cols = video.grid
     opening = ChatTemplate(scorer.tokenizer).opening((Visual("video", video.grid), text))
     prefix = scorer.tokenizer.encode(scorer.prompt_encoder.prompt_template.answer_prefix)
@@ -76,8 +76,10 @@ def full_prompt_logits(scorer, params, video, text, options):
         [(example, [video.patches])], shape, scorer.tokenizer.special, scorer.positions, "token"
     )
     batch = {k: jnp.asarray(v)[None] for k, v in row.items()}
-    logits = forward(scorer.model.config, params, batch, len(tokens) - 1)
-    return np.asarray(logits)[scorer.prompt_encoder.option_ids(options)]
+    logits = np.asarray(forward(scorer.model.config, params, batch, len(tokens) - 1))
+    probabilities = np.asarray(jax.nn.softmax(logits))
+    ids = scorer.prompt_encoder.option_ids(options)
+    return logits[ids], probabilities[ids]
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -96,14 +98,17 @@ QUESTIONS = [
 @pytest.mark.parametrize("mode", ["sequential", "mrope", "hybrid"])
 def test_questions_after_a_shared_prefix_equal_full_prompts(mode, config, params, tokenizer):
     """In every position mode, for short and long questions in one batch after one prefix."""
-    scorer = ChoiceScorer(config, params, tokenizer, mode, PromptTemplate(), SMALL)
+    scorer = ChoiceScorer(config, params, tokenizer, mode, PromptTemplate(), SMALL, with_log_total=True)
     video = random_video(5, 4, 6)
     batched = scorer.score(video, QUESTIONS, [OPTIONS] * 3)
     for text, scores in zip(QUESTIONS, batched, strict=True):
-        expected = full_prompt_logits(scorer, params, video, text, OPTIONS)
+        expected, probabilities = full_prompt_logits(scorer, params, video, text, OPTIONS)
         assert expected.std() > 1e-2
         assert scores.prompt_tokens > config.text.max_positions
         np.testing.assert_allclose(scores.logits, expected, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(
+            np.exp(scores.logits - scores.log_total), probabilities, rtol=1e-3, atol=1e-7
+        )
     # A question by itself has the same scores.
     alone = scorer.score(video, QUESTIONS[2:], [OPTIONS])[0]
     np.testing.assert_allclose(alone.logits, batched[2].logits, rtol=0, atol=1e-4)
