@@ -210,19 +210,51 @@ def _wrap(usage: str, width: int = 88) -> str:
     return "\n".join(lines)
 
 
-def on_config(config: Any) -> Any:
-    """Puts the pages of commands into the navigation, after the overview of commands."""
+def complete_navigation(nav: list[Any]) -> list[Any]:
+    """Adds pages to a navigation that names none of them: commands, results, and new pages of docs/.
 
-    def add(entries: list[Any]) -> None:
+    Commands follow their overview, results follow theirs, and any other page comes last in the
+    handbook, until somebody gives it a place.
+
+    Args:
+        nav: The navigation of mkdocs.yml; it is changed.
+    """
+    pages = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
+    results = sorted(p for f in included_files() if f.startswith(RESULTS) and (p := site_path(f)))
+    results = [page for page in results if page.endswith(".md")]
+    commands = sorted(page for page in written_pages() if page.startswith(f"{CLI}/"))
+    followers = {COMMANDS_PAGE: commands, "results/README.md": results}
+    named: set[str] = set()
+
+    def visit(entries: list[Any]) -> None:
         for entry in entries:
-            for children in entry.values() if isinstance(entry, dict) else ():
-                if isinstance(children, list):
-                    add(children)
-        if any(isinstance(e, dict) and COMMANDS_PAGE in e.values() for e in entries):
-            names = sorted(p for p in written_pages() if p.startswith(f"{CLI}/"))
-            entries += [{f"livecc {Path(p).stem}": p} for p in names]
+            for child in entry.values() if isinstance(entry, dict) else [entry]:
+                if isinstance(child, list):
+                    visit(child)
+                else:
+                    named.add(child)
 
-    add(config.nav)
+    def follow(entries: list[Any]) -> None:
+        here = [v for entry in entries if isinstance(entry, dict) for v in entry.values()]
+        for child in here:
+            if isinstance(child, list):
+                follow(child)
+        for page in (p for overview, some in followers.items() if overview in here for p in some):
+            if page not in named:
+                entries.append({f"livecc {Path(page).stem}": page} if page in commands else page)
+
+    visit(nav)
+    follow(nav)
+    missing = sorted(pages - named)
+    if missing:
+        [handbook] = [e["Handbook"] for e in nav if isinstance(e, dict) and "Handbook" in e]
+        handbook += missing
+    return nav
+
+
+def on_config(config: Any) -> Any:
+    """Completes the navigation."""
+    complete_navigation(config.nav)
     return config
 
 
