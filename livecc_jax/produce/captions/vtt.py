@@ -10,7 +10,7 @@ from livecc_jax.errors import DataError
 from livecc_jax.produce.captions.cues import NO_TIME, TAG, Captions, Cue, Row, clean, rows_of
 from livecc_jax.produce.captions.decode import CLOCK, clock_ms
 
-_TIME_TAG = re.compile(r"<(?:(\d+):)?(\d\d):(\d\d)[.,](\d{1,9})>")
+_TIME_TAG = re.compile(r"<(?:(\d{1,9}):)?(\d\d):(\d\d)[.,](\d{1,9})>")
 _TIMES = re.compile(rf"(?m)^[ \t]*{CLOCK}[ \t]*-->[ \t]*{CLOCK}")
 _COMMA = re.compile(r"(?m)^[ \t]*[\d:]+,\d+[ \t]*-->")  # as in SRT
 _LANGUAGE = re.compile(r"(?im)^Language:\s*([A-Za-z][\w-]*)\s*$")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from typing import Any
 
 # Who may have opted out, what a licence allows, and what reports group by.
 INFO_KEYS = (
@@ -18,3 +20,23 @@ def youtube_id(name: str) -> str:
     """Returns the YouTube id that a file name without its ending is or ends with; "" for none."""
     match = _YOUTUBE_ID.fullmatch(name)
     return (match[1] or match[2]) if match else ""
+
+
+def clean_text(text: str) -> str:
+    """Returns a text in which a question mark stands for each half of a character (a lone
+    surrogate).
+    """
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def clean_info(value: Any) -> Any:
+    """Returns a JSON value that can be written: no halves of characters, and null for what is no
+    number.
+    """
+    if isinstance(value, str):
+        return clean_text(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {clean_text(key): clean_info(part) for key, part in value.items()}
+    return [clean_info(part) for part in value] if isinstance(value, list) else value

@@ -17,7 +17,7 @@ from livecc_jax.data.files.paths import folder_of, join
 from livecc_jax.produce.parameters import Parameters
 from livecc_jax.produce.records import Rejection, Source, Word
 from livecc_jax.produce.sources.entries import Entry, FolderVideo, ListLine
-from livecc_jax.produce.sources.metadata import INFO_KEYS, youtube_id
+from livecc_jax.produce.sources.metadata import INFO_KEYS, clean_info, youtube_id
 from livecc_jax.produce.sources.ytdlp import read_folder_video
 from livecc_jax.redact import visible
 
@@ -44,7 +44,7 @@ def read_source(entry: Entry, parameters: Parameters) -> Source | Rejection:
     except _Fault as fault:
         sample = visible((entry.text or b"")[:200].decode("utf-8", "replace"))
         name = f"{entry.file} line {entry.number}"
-        return Rejection(entry.order, name, name, STAGE, str(fault), text=sample)
+        return Rejection(entry.order, name, "", STAGE, str(fault), text=sample)
 
 
 def _read_line(line: ListLine) -> Source:
@@ -77,7 +77,7 @@ def _read_line(line: ListLine) -> Source:
         width=_pixels(value, "width"),
         height=_pixels(value, "height"),
         words=_words(value.get("words")),
-        info={key: value[key] for key in INFO_KEYS if value.get(key) is not None},
+        info=clean_info({key: value[key] for key in INFO_KEYS if value.get(key) is not None}),
     )
 
 

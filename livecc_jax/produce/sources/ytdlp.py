@@ -16,7 +16,7 @@ from livecc_jax.errors import DataError
 from livecc_jax.produce.parameters import Parameters
 from livecc_jax.produce.records import Rejection, Source
 from livecc_jax.produce.sources.entries import FolderVideo
-from livecc_jax.produce.sources.metadata import INFO_KEYS, ROUNDED, youtube_id
+from livecc_jax.produce.sources.metadata import INFO_KEYS, ROUNDED, clean_info, clean_text, youtube_id
 from livecc_jax.produce.store import read_bytes
 
 MAX_INFO_BYTES = 64 << 20
@@ -58,14 +58,14 @@ def read_folder_video(entry: FolderVideo, parameters: Parameters) -> Source | Re
         id=_string(info, "id") or youtube_id(entry.name) or entry.stem,
         video=video,
         title=_string(info, "title") or _string(info, "fulltitle") or _title(entry.name, info),
-        category=_clean(category) if isinstance(category, str) else "",
+        category=clean_text(category) if isinstance(category, str) else "",
         captions=captions,
         captions_kind=kind,
         language=language,
         duration_ms=_duration_ms(duration),
         width=_pixels(info.get("width")),
         height=_pixels(info.get("height")),
-        info=_without_half_characters(kept),
+        info=clean_info(kept),
     )
 
 
@@ -155,16 +155,4 @@ def _pixels(value: Any) -> int | None:
 
 def _string(info: Mapping[str, Any], key: str) -> str:
     value = info.get(key)
-    return _clean(value) if isinstance(value, str) else ""
-
-
-def _clean(text: str) -> str:
-    return text.encode("utf-8", "replace").decode() if not text.isascii() else text
-
-
-def _without_half_characters(value: Any) -> Any:
-    if isinstance(value, str):
-        return _clean(value)
-    if isinstance(value, dict):
-        return {_clean(key): _without_half_characters(part) for key, part in value.items()}
-    return [_without_half_characters(part) for part in value] if isinstance(value, list) else value
+    return clean_text(value) if isinstance(value, str) else ""

@@ -7,6 +7,7 @@ from tests.fuzz.reader import Reader
 _FILES = (
     "json_texts", "annotations", "index_files", "quarantine_lists", "settings", "model_configs",
     "safetensors_files", "orbax_steps", "tokenizer_files", "result_files", "image_files", "containers",
+    "caption_files", "source_lists",
 )  # fmt: skip
 
 
