@@ -20,9 +20,11 @@ from livecc_jax.data.rows.packing import RowShape
 from livecc_jax.families.qwen2_vl import PATCH_VALUES
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.model.lora import LoraConfig
+from livecc_jax.stream.history import EvictionPolicy
 from livecc_jax.timeline.chat import ChatTemplate
 from livecc_jax.timeline.turns import stream_prompt
 
+LONG_CONTEXT = 12_288  # tokens of a context that keeps everything
 CAPTIONED = 32  # matches that are captioned, one by one
 
 
@@ -43,14 +45,17 @@ class Lab:
     Args:
         train_matches: Matches to train on.
         test_matches: Matches to test on.
+        long_matches: Matches of half an hour, to test long streams on.
         tokenizer: Tokenizer of the world.
         recipe: Sizes and steps.
         steps_scale: Multiplies the recipe's steps, for tries.
         log: Called with progress.
     """
 
-    def __init__(self, train_matches, test_matches, tokenizer, recipe, steps_scale=1.0, log=print):
+    def __init__(self, train_matches, test_matches, long_matches, tokenizer, recipe, steps_scale=1.0,
+                 log=print):  # fmt: skip
         self.train_matches, self.test_matches = train_matches, test_matches
+        self.long_matches = long_matches
         self.tokenizer, self.recipe, self.log = tokenizer, recipe, log
         self.steps_scale = steps_scale
         self.template = ChatTemplate(tokenizer)
@@ -147,6 +152,8 @@ class Lab:
         """Returns (counts of each test match, further entries of the result)."""
         if test.kind == "questions":
             return [], self.ask(test, params)
+        if test.kind == "long":
+            return self.stream_long(test, params)
         matches = self.test_matches
         if test.kind == "caption":
             matches = matches[:CAPTIONED]
@@ -163,6 +170,24 @@ class Lab:
         )  # fmt: skip
         sample = {"sample": [t.text for t in said[matches[0].path]]}
         return scoring.score(clips, said), sample
+
+    def stream_long(self, test, params):
+        """Streams long matches; F1 by minute is among the further entries."""
+        clips = [scoring.fact_clip(m, test.text) for m in self.long_matches]
+        size = self.recipe.size
+        streams = [scoring.streamed_clip(m, self.prompt(m, test), size) for m in self.long_matches]
+        context = LONG_CONTEXT
+        if test.window:
+            policy = EvictionPolicy(test.window, sink=64, window=192)
+            # A turn of these streams has no more than 64 tokens.
+            context = 512 * -(-policy.max_tokens(self.recipe.budget * 3 + 256, 64) // 512)
+        said = scoring.stream(
+            self.model, params, self.tokenizer, streams, positions=test.positions,
+            batch=len(streams), context=context,
+            **({"eviction": policy} if test.window else {}),
+        )  # fmt: skip
+        minutes = scoring.by_minute(clips, said)
+        return scoring.score(clips, said), {"by_minute": minutes, "context": context}
 
     def prompt(self, match, test):
         example = with_context(whole(match, test.text), test.context)

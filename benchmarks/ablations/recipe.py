@@ -28,6 +28,8 @@ class Recipe:
         seconds: Length of a match.
         test_matches: Number of matches that are tested on.
         test_batch: Number of test matches that are streamed together.
+        long_matches: Number of long matches.
+        long_seconds: Length of a long match.
     """
 
     name: str
@@ -45,6 +47,8 @@ class Recipe:
     seconds: float = 60.0
     test_matches: int = 64
     test_batch: int = 64
+    long_matches: int = 8
+    long_seconds: float = 1800.0
 
     @property
     def windows(self):
@@ -103,6 +107,8 @@ RECIPES = {
         seconds=16.0,
         test_matches=2,
         test_batch=2,
+        long_matches=2,
+        long_seconds=120.0,
     ),
     # For a look on a CPU.
     "cpu": Recipe("cpu", 128, 3, 4, 384, (2, 64, 2, 256), 2304, 384, 2, 150, 2e-3),

@@ -29,6 +29,7 @@ from benchmarks.ablations.recipe import RECIPES  # noqa: E402
 from benchmarks.ablations.variants import BASE_MATCHES, TEXTS, all_jobs  # noqa: E402
 
 TEST_SEEDS = 900_000  # matches from this seed on are tested on
+LONG_SEEDS = 950_000  # likewise, those of half an hour
 
 
 def parse_args():
@@ -46,10 +47,11 @@ def parse_args():
     return parser.parse_args()
 
 
-def specs(first, count, recipe):
+def specs(first, count, recipe, seconds=0.0):
     from livecc_jax.world.match import MatchOptions
 
-    options = MatchOptions(seconds=(recipe.seconds, recipe.seconds))
+    seconds = seconds or recipe.seconds
+    options = MatchOptions(seconds=(seconds, seconds))
     return [MatchSpec(first + i, options, recipe.size, TEXTS) for i in range(count)]
 
 
@@ -92,10 +94,10 @@ def work(worker, jobs, args, data, began):
     def log(text):
         print(f"[{time.time() - began:6.1f} s, worker {worker}] {text}", flush=True)
 
-    train_matches, test_matches = data
+    train_matches, test_matches, long_matches = data
     tokenizer = open_tokenizer(f"{args.data}/tokenizer")
     recipe = RECIPES[args.recipe]
-    lab = Lab(train_matches, test_matches, tokenizer, recipe, args.steps_scale, log)
+    lab = Lab(train_matches, test_matches, long_matches, tokenizer, recipe, args.steps_scale, log)
     out = Path(args.out) / "results.jsonl"
     slowest = 0.0  # of the seconds of a job, by its cost
     while (job := jobs.get()) is not None:
@@ -137,6 +139,10 @@ def main():
     size = "x".join(map(str, recipe.size))
     train_matches = make_matches(specs(0, args.matches, recipe), f"{args.data}/train-{size}")
     test_matches = make_matches(specs(TEST_SEEDS, test_count, recipe), f"{args.data}/test-{size}")
+    long_matches = []
+    if any(job.arm == 9 for job in jobs):
+        found = specs(LONG_SEEDS, recipe.long_matches, recipe, recipe.long_seconds)
+        long_matches = make_matches(found, f"{args.data}/long-{size}", chunk=1)
     asked = tuple({text for m in train_matches[:64] for text, _, _ in m.questions})
     train_tokenizer(f"{args.data}/tokenizer", (*sorted(asked), *(f"Answer: {x}" for x in "ABCD")))
     print(
@@ -149,7 +155,7 @@ def main():
         queue.put(job)
     for _ in range(args.workers):
         queue.put(None)
-    data = train_matches, test_matches
+    data = train_matches, test_matches, long_matches
     workers = [
         context.Process(target=work, args=(i, queue, args, data, began)) for i in range(args.workers)
     ]

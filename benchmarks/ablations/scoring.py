@@ -111,3 +111,19 @@ def errors(counts):
     """Facts by what is wrong with them."""
     total = sum((c.errors for c in counts), start=type(counts[0].errors)())
     return dict(total)
+
+
+def by_minute(clips, said):
+    """F1 of facts in time of every minute, over all clips."""
+    counts = {}
+    for clip in clips:
+        reference = clip.reference
+        for minute in range(reference.end_us // 60_000_000):
+            start, end = 60_000_000 * minute, 60_000_000 * (minute + 1)
+            words = tuple(w for w in reference.words if start < w.end_us <= end)
+            part = dataclasses.replace(
+                clip, reference=dataclasses.replace(reference, start_us=start, end_us=end, words=words)
+            )
+            turns = [t for t in said[reference.id] if start < t.stop_us <= end]
+            counts.setdefault(minute, []).append(count_facts(part, turns))
+    return [rounded(fact_metrics(c))["fact F1, in time"] for _, c in sorted(counts.items())]

@@ -62,7 +62,7 @@ class Test:
 
     Attributes:
         variant: Name of the result.
-        kind: `stream`, `caption` (all words at the end), `questions`, `long` (30 minutes).
+        kind: `stream`, `caption` (all words at the end), `questions`, `long` (half an hour).
         text: Reference commentary; its second draw is the ceiling.
         context: Form of context.
         positions: Position mode.
@@ -178,9 +178,15 @@ def later_arms(seed):
         ), cost=1.3)  # fmt: skip
 
 
+def long_streams(seed):
+    """Arm 9: streams of half an hour, with a full context to its limit and with rolling ones."""
+    windows = [Test(f"rolling, {n} turns", "long", window=n) for n in (8, 16, 32)]
+    return Job(9, "long", seed, ((Stage(), (Test("full", "long"), *windows)),), cost=3.0)
+
+
 def all_jobs():
     """Every job, in the order in which they are worth their time."""
-    jobs = [*first_arms(0), *later_arms(0)]
+    jobs = [*first_arms(0), *later_arms(0), long_streams(0)]
     for seed in (1, 2):
         jobs += first_arms(seed)
     return jobs
