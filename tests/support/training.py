@@ -13,6 +13,7 @@ from livecc_jax.text.open import open_tokenizer
 from livecc_jax.train.config import CheckpointConfig, ComputeConfig, Config, DataConfig, OptimConfig
 from livecc_jax.train.loop import train
 
+CLIP_SECONDS = 5
 ROOT = Path(__file__).parents[2]
 CLIPS, ANNOTATIONS = ROOT / "data/clips", ROOT / "data/annotations"
 
@@ -24,12 +25,21 @@ def make_run_data(folder, tokenizer):
     shutil.copy(CLIPS / "bbb_espeak_narration_30s.mp4", folder / "clips")
     shutil.copy(CLIPS / "bbb_oddsize_317x179_derived.mp4", folder / "clips/fragile.mp4")
     lines = (ANNOTATIONS / "windows.jsonl").read_text().splitlines()[:-1]
-    fragile = json.loads(lines[0])
+    conversations = [_first_seconds(json.loads(line)) for line in lines]
+    fragile = _first_seconds(json.loads(lines[0]))
     fragile[0]["content"][0] = {"type": "video", "video": "../clips/fragile.mp4"}
-    lines.append(json.dumps(fragile))
+    lines = [json.dumps(conversation) for conversation in (*conversations, fragile)]
     (folder / "annotations").mkdir()
     (folder / "annotations/train.jsonl").write_text("\n".join(lines) + "\n")
     index_clips(folder, "train.jsonl", folder / "index")
+
+
+def _first_seconds(conversation):
+    """Cuts a conversation to the first seconds of its clip, so that its row is small."""
+    clip, words = conversation[0]["content"][0], conversation[1]["content"][0]
+    clip["video_end"] = clip["video_start"] + CLIP_SECONDS
+    words["text_stream"] = [word for word in words["text_stream"] if word[1] <= clip["video_end"]]
+    return conversation
 
 
 def index_clips(folder, annotations, out):
@@ -47,7 +57,7 @@ def run_config(folder, run, **changes):
         seed=3,
         log_every=1,
         data=DataConfig(
-            index=str(folder / "index"), tokens=1024, windows=24, targets=256, rows_per_step=1, epochs=3
+            index=str(folder / "index"), tokens=512, windows=12, targets=96, rows_per_step=1, epochs=4
         ),
         optim=OptimConfig(learning_rate=3e-3, warmup_ratio=0.2),
         compute=ComputeConfig(dtype="float32", remat="none"),

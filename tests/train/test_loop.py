@@ -102,7 +102,7 @@ def test_a_run_ends_when_nothing_can_be_read(home, straight):
 
 def test_a_run_resumes_on_another_mesh(home, straight):
     """From one device to eight in the middle of the run: the same rows, the losses up to rounding."""
-    data = dataclasses.replace(run_config(home, "").data, rows_per_step=4, epochs=6)
+    data = dataclasses.replace(run_config(home, "").data, rows_per_step=4, epochs=8)
     settings = {"data": data, "max_steps": 4}
     one_device = train_losses(run_config(home, home / "one_device", **settings))
     run = home / "moved"

@@ -25,8 +25,13 @@ from livecc_jax.text.open import open_tokenizer
 from livecc_jax.train.config import ComputeConfig, OptimConfig
 from livecc_jax.train.loop import train
 from livecc_jax.train.optimizer import make_optimizer
-from livecc_jax.train.state import check_trainable, param_shardings, split_trainable
-from livecc_jax.train.step import make_step
+from livecc_jax.train.state import (
+    abstract_state,
+    check_trainable,
+    init_opt_state,
+    param_shardings,
+)
+from livecc_jax.train.step import jit_step, make_step
 from tests.support.rows import VOCAB, pack, random_segment, stack
 from tests.support.training import run_config, train_losses
 
@@ -87,12 +92,18 @@ def test_merged_weights_give_the_same_logits(params, rows):
 def steps(params, rows, mesh):
     """Two steps: (metrics, state)."""
     optimizer = make_optimizer(OptimConfig(learning_rate=1e-2, warmup_ratio=0.0), 10)
-    sharded = jax.device_put(params, param_shardings(MODEL, mesh, RANK_4))
-    opt_state = optimizer.init(split_trainable(sharded, COMPUTE.frozen)[0])
+    # A copy, because the step donates it.
+    shardings = param_shardings(MODEL, mesh, RANK_4)
+    sharded = jax.device_put(jax.tree.map(np.array, params), shardings)
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), sharded
+    )
+    abstract = abstract_state(shapes, optimizer, COMPUTE.frozen, mesh)
+    opt_state = init_opt_state(optimizer, abstract, COMPUTE.frozen)(sharded)
     state = {"params": sharded, "opt_state": opt_state}
     with jax.set_mesh(mesh):
         batch = shard_batch(mesh, rows, 1)
-        step = jax.jit(make_step(MODEL, COMPUTE, optimizer))
+        step = jit_step(make_step(MODEL, COMPUTE, optimizer), state).lower(state, batch).compile()
         for _ in range(2):
             state, metrics = step(state, batch)
     return jax.device_get(metrics), state
