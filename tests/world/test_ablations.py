@@ -1,6 +1,7 @@
 """The ablations train on what `livecc world`, `livecc index` and the input pipeline give, in memory."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -65,7 +66,7 @@ def test_clips_that_are_cut_hold_every_word_once(matches):
         for tail in (0, 4_000_000):
             clips = cut_at_silences(match, "calm", tail)
             assert [w for c in clips for w in c.words] == list(words)
-            for clip, following in zip(clips, clips[1:]):
+            for clip, following in itertools.pairwise(clips):
                 assert clip.words[0].start_us >= clip.clip.start_us
                 assert clip.clip.end_us >= clip.words[-1].end_us
                 assert following.words[0].start_us - clip.words[-1].end_us > 3_000_000
