@@ -10,7 +10,8 @@ version = re.search(r'__version__ = "(.+?)"', (here / "livecc_jax/version.py").r
 
 # Plots of reports, 75 MB with what it needs. Without it a report has its tables, and says so.
 REPORT = ["matplotlib>=3.9"]
-# The site of docs/, 140 MB with what it needs: its theme, and the reference of the API from docstrings. `make docs`.
+# The site of docs/, 140 MB with what it needs: its theme, and the reference of the API from docstrings
+# (`make docs`).
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6", "mkdocstrings-python>=1.16"]
 TEST = [
     "setuptools>=68",  # the list of files of a wheel
@@ -62,7 +63,8 @@ setup(
         # Images: alpha and transparent colours of every mode, orientation, AVIF, and refusal of files
         # that are cut short, none of which OpenCV does. Other 8-bit images have the same pixels.
         "pillow>=11.3",
-        "av>=18",  # videos: timestamps without decoding, and decoding that can skip
+        # Videos: timestamps without decoding, and decoding that can skip. av 19 has another `open`.
+        "av>=18,<19",
         "tensorboardX>=2.6",
         "jinja2>=3.1",  # reports: templates that escape every text
         "rensa>=0.4",  # produce: MinHash signatures of texts, 70 us each

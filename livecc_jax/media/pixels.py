@@ -1,4 +1,8 @@
-"""Resizes frames and cuts them into patches, with the values of the families' image processors."""
+"""Resizes frames and cuts them into patches, with the values of the families' image processors.
+
+Ours: Pillow's bicubic rounds between both axes and OpenCV's does not antialias, but pixels must equal
+those of the released processors.
+"""
 
 from __future__ import annotations
 

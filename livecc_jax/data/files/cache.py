@@ -1,4 +1,8 @@
-"""A folder of limited size with local copies of remote files, shared by all processes of a host."""
+"""A folder of limited size with local copies of remote files, shared by all processes of a host.
+
+Ours, not fsspec's `filecache`, which has no largest size, no lock on a copy in use, and no answer to a
+full disk or to a store that stops sending.
+"""
 
 from __future__ import annotations
 

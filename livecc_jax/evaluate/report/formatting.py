@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from livecc_jax.evaluate.metrics.accuracy_table import TableRow
 from livecc_jax.evaluate.metrics.commentary_score import CommentaryScore
@@ -58,15 +63,23 @@ def format_p_value(value: float | None) -> str:
 
 
 def align_columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Returns the lines of a table: the first two columns left-aligned, the others right-aligned."""
-    widths = [max(len(r[i]) for r in (heads, *rows)) for i in range(len(heads))]
+    """Returns the lines of a table: the first two columns left-aligned, the others right-aligned.
 
-    def line(cells: Sequence[str]) -> str:
-        left = [cell.ljust(w) for cell, w in zip(cells[:2], widths)]
-        right = [cell.rjust(w) for cell, w in zip(cells[2:], widths[2:])]
-        return "  ".join([*left, *right]).rstrip()
-
-    return [line(heads), *(line(row) for row in rows)]
+    Args:
+        heads: Headings of the columns.
+        rows: The cells of each line.
+    """
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
+    for i in range(len(heads)):
+        table.add_column(justify="left" if i < 2 else "right", no_wrap=True)
+    for cells in (heads, *rows):
+        table.add_row(*map(Text, cells))
+    width = 2 * len(heads) + sum(
+        max(Text(row[i]).cell_len for row in (heads, *rows)) for i in range(len(heads))
+    )
+    text = io.StringIO()
+    Console(file=text, width=width, color_system=None).print(table)
+    return [line.rstrip() for line in text.getvalue().splitlines()]
 
 
 def describe_counts(score: BenchmarkScore) -> list[str]:
