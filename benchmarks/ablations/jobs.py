@@ -91,7 +91,7 @@ class Lab:
     def train(self, stage, seed, params):
         r = self.recipe
         matches = self.train_matches[: stage.times * BASE_MATCHES]
-        files = (GreyFiles if stage.blind else StoredFiles)(matches)
+        files = (GreyFiles if stage.blind else StoredFiles)(self.train_matches)
         examples = self.examples(stage, matches)
         options = {"form": stage.form}
         if stage.tail:
@@ -120,8 +120,10 @@ class Lab:
             examples = [e for m in matches for e in cut(m, stage.text, context=stage.context)]
         else:
             examples = [whole(m, stage.text, stage.context) for m in matches]
+        examples *= stage.repeat
         if stage.questions:
-            examples += [e for m in matches for e in question_examples(m)]
+            asked = self.train_matches[: stage.questions * BASE_MATCHES]
+            examples += [e for m in asked for e in question_examples(m)]
         return examples
 
     def split(self, examples, encoded, stage, files):

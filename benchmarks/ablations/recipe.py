@@ -30,6 +30,7 @@ class Recipe:
         test_batch: Number of test matches that are streamed together.
         long_matches: Number of long matches.
         long_seconds: Length of a long match.
+        unroll: Whether training compiles layer by layer.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Recipe:
     test_batch: int = 64
     long_matches: int = 8
     long_seconds: float = 1800.0
+    unroll: bool = False
 
     @property
     def windows(self):
@@ -86,7 +88,9 @@ class Recipe:
         import jax
 
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-        return ComputeConfig(dtype=dtype, remat="none", freeze=(), head_chunk=512, **changes)
+        return ComputeConfig(
+            dtype=dtype, remat="none", freeze=(), head_chunk=512, unroll=self.unroll, **changes
+        )
 
 
 RECIPES = {
@@ -114,6 +118,6 @@ RECIPES = {
     "cpu": Recipe("cpu", 128, 3, 4, 384, (2, 64, 2, 256), 2304, 384, 2, 150, 2e-3),
     # 12 million parameters.
     "small": Recipe("small", 384, 6, 6, 1024, (4, 192, 4, 768), 2304, 512, 16, 700, 1e-3),
-    "rows8": Recipe("rows8", 384, 6, 6, 1024, (4, 192, 4, 768), 2304, 512, 8, 1400, 1e-3),
+    "rows8": Recipe("rows8", 384, 6, 6, 1024, (4, 192, 4, 768), 2304, 512, 8, 1400, 1e-3, unroll=True),
     "narrow": Recipe("narrow", 256, 4, 4, 768, (4, 192, 4, 768), 2304, 512, 16, 800, 2e-3),
 }

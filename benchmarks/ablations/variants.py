@@ -24,7 +24,8 @@ class Stage:
     Attributes:
         text: Which commentary is trained on; "" for questions alone.
         times: How many times `BASE_MATCHES` matches.
-        questions: Whether questions are in the mixture.
+        questions: How many times `BASE_MATCHES` matches questions are asked about, in the mixture.
+        repeat: How often an epoch of a mixture holds each commentary.
         form: `stream` or `caption`.
         context: One of `examples.CONTEXTS`.
         positions: Position mode.
@@ -41,7 +42,8 @@ class Stage:
 
     text: str = CLEAN
     times: int = 8
-    questions: bool = False
+    questions: int = 0
+    repeat: int = 1
     form: str = "stream"
     context: str = "title or previous"
     positions: str = "mrope"
@@ -140,7 +142,7 @@ def first_arms(seed):
     yield Job(4, "noisy then clean and questions", seed, (
         (Stage(NOISY, times=16), ()),
         (
-            Stage(CLEAN, times=2, questions=True, share=0.5, rate=0.5),
+            Stage(CLEAN, times=2, questions=16, repeat=6, share=0.5, rate=0.5),
             (Test("noisy then clean and questions"), asked),
         ),
     ), cost=1.5)  # fmt: skip
