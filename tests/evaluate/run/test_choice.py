@@ -62,7 +62,7 @@ def random_video(pairs, rows, cols, seed=0):
 
 
 def full_prompt_logits(scorer, params, video, text, options):
-    """Logits and probabilities of the options from the training forward pass over one packed row with the full prompt."""
+    """Logits and probabilities of the options by the training forward pass over the full prompt."""
     _, rows, cols = video.grid
     opening = ChatTemplate(scorer.tokenizer).opening((Visual("video", video.grid), text))
     prefix = scorer.tokenizer.encode(scorer.prompt_encoder.prompt_template.answer_prefix)

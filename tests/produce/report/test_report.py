@@ -28,9 +28,8 @@ BIKES = str(Path(__file__).parents[3] / "data/clips/bbb_espeak_narration_30s.mp4
 def reported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reported")
     sources = write_sources(folder / "sources.jsonl", 20)
-    with open(sources, "a") as file:
-        file.write(json.dumps(source_line(31, title="<script>alert(1)</script>", video=BIKES)) + "\n")
-        file.write("no json\n")
+    first = json.dumps(source_line(31, title="<script>alert(1)</script>", video=BIKES))
+    sources.write_text(f"{first}\n{sources.read_text()}no json\n")
     produced = run_produce(sources, folder / "out")
     return produced, write_report(produced), folder / "out"
 
@@ -44,10 +43,8 @@ def test_the_numbers_agree_with_the_files(reported):
     for row in data["reasons"]:
         same = [r for r in rejections if (r["stage"], r["reason"]) == (row["stage"], row["reason"])]
         assert len(same) == row["count"]
-    seconds = sum(
-        c[1]["content"][0]["text_stream"][-1][1] - c[1]["content"][0]["text_stream"][0][0]
-        for c in clips
-    )
+    streams = [c[1]["content"][0]["text_stream"] for c in clips]
+    seconds = sum(words[-1][1] - words[0][0] for words in streams)
     assert data["hours"] == pytest.approx(seconds / 3600, abs=1e-3)
     for found in data["distributions"].values():
         assert sum(found["counts"]) == len(clips)
