@@ -174,14 +174,12 @@ class _Canvas:
         chosen = np.flatnonzero(inside if where is None else inside & where)
         if not len(chosen):
             return
-        span = np.arange(2 * half + 1) - half + self.margin
-        index = (
-            chosen[:, None, None],
-            at[chosen, 1][:, None, None] + span[None, :, None],
-            at[chosen, 0][:, None, None] + span[None, None, :],
-        )
-        below = self.pixels[index].astype(np.uint16)
-        self.pixels[index] = picture.colour + (below * picture.keep + 127) // 255
+        corner = at - half + self.margin
+        side = 2 * half + 1
+        for i in chosen.tolist():
+            x, y = corner[i].tolist()
+            below = self.pixels[i, y : y + side, x : x + side]
+            below[...] = picture.colour + ((below * picture.keep + 128) >> 8)
 
 
 def _draw(match: Match, view: View, size: tuple[int, int]) -> np.ndarray:

@@ -76,7 +76,7 @@ class Sprite(NamedTuple):
 
     Attributes:
         colour: uint16 [s, s, 3], times the alpha of the pixel.
-        keep: uint16 [s, s, 1]: 255 minus alpha, what is kept of the picture below.
+        keep: uint16 [s, s, 1]: 256ths of the picture below that are kept.
     """
 
     colour: np.ndarray
@@ -121,8 +121,8 @@ def sprite(
     pool = (side, SAMPLES, side, SAMPLES, -1)
     alpha_mean = alpha.reshape(pool).mean((1, 3))
     colour_mean = (picture * alpha).reshape(pool).mean((1, 3))
-    keep = 255 - np.round(255 * alpha_mean)
-    return Sprite(np.round(colour_mean).astype(np.uint16), keep.astype(np.uint16))
+    keep = np.round(256 * (1 - alpha_mean))
+    return Sprite(np.floor(colour_mean).astype(np.uint16), keep.astype(np.uint16))
 
 
 def player_sprite(shirt: str, scale: float, down: bool = False) -> Sprite:
