@@ -9,12 +9,9 @@ import numpy as np
 from livecc_jax.decoding.attention import attend_masked, write_and_attend, write_and_attend_is_supported
 from livecc_jax.decoding.decoder import split_qkv
 from livecc_jax.decoding.linear import linear
-from livecc_jax.decoding.paged_cache import gather_reference
 from livecc_jax.decoding.quantize import quantize, quantize_head, quantized_head_logits, quantized_mlp
 from livecc_jax.decoding.vision import rotate_qkv, window_attention
 from livecc_jax.kernels.norms import RmsNorm
-from livecc_jax.kernels.paged_gather import paged_gather
-from livecc_jax.kernels.quantized import quantize_int8
 from livecc_jax.model.rope import rotate
 
 
@@ -55,16 +52,6 @@ def check_attention():
         difference = relative_difference(out, plain)
         differences.append([difference] * 3)
         print(f"attention of {patches} patches, difference: {difference:.1e}", flush=True)
-    layer = tuple(jax.random.normal(k, (9000, 4, 128), jnp.bfloat16) for k in keys[:2])
-    slots = jax.random.permutation(keys[2], 9000)[: 2 * 4096].reshape(2, 4096)
-    angles = jax.random.uniform(keys[3], (2, 4096, 64), maxval=6.0)
-    for cache, name in ((layer, "a pool"), (tuple(map(quantize_int8, layer)), "an int8 pool")):
-        context = cache, slots, angles, jnp.array([0, 4000]), jnp.bfloat16
-        gathered, plain = paged_gather(*context), gather_reference(*context)
-        empty = float(max(jnp.abs(x[0]).max() for x in gathered))  # of the row without a context
-        arrays = zip(gathered, plain)
-        differences.append([*(relative_difference(x[1, :4000], y[1, :4000]) for x, y in arrays), empty])
-        print(f"contexts of {name}, difference: {max(differences[-1]):.1e}", flush=True)
     if not np.max(differences) <= 0.02:
         raise SystemExit("the attention kernels differ from plain JAX")
 

@@ -4,19 +4,21 @@
     python benchmarks/kernel_savings.py tiny:full tiny:2 --interpreted --size 56x84 --dtype float32 \
         --depth 0.5 --turns 3 --rounds 1      # on a CPU: proves the script, measures nothing
 
-A run is PRESET:STREAMS[:PRECISION][=KERNEL,...], where A+B turns off both. `full` is one stream with a
-contiguous cache, timed from text to text as a file's turns follow each other; a number is an engine
-step of so many streams with full rolling contexts. In one process and on the same streams, kernels are
-turned off in turn (`livecc_jax.kernels.without`), in interleaved rounds, so that what drifts touches
-all alike.
+A run is PRESET:STREAMS[:PRECISION][@MS][=KERNEL,...], where A+B turns off both. `full` is one stream
+with a contiguous cache, timed from text to text as a file's turns follow each other; a number is an
+engine step of so many streams with full rolling contexts. In one process and on the same streams,
+kernels are turned off in turn (`livecc_jax.kernels.without`), in interleaved rounds, so that what
+drifts touches all alike.
 
 Programs of fewer layers compile in a fraction of the time: --depth is the share of the layers of
 decoder and tower. A kernel saves the same in every layer, so a saving is divided by the share; the
 whole turn is extrapolated from that depth and twice that depth, since what is the same at any depth
-(the head, the host) counts once.
+(the head, the host) counts once; @MS gives the milliseconds of the whole turn if they are known. The
+last layer computes little of a prompt, so that what a prompt's kernels save is slightly understated.
 """
 
 import argparse
+import concurrent.futures
 import contextlib
 import dataclasses
 import itertools
@@ -45,9 +47,10 @@ FILL = 18  # steps until rolling contexts are full
 SETTLED = 4  # turns of a stream that are not timed, since they follow on a compilation
 # The kernels in order: first those that may save little.
 ORDER = (
-    "paged_gather", "rotate_windows", "rotate_and_write", "merge_partials", "fused_norm", "fused_gemm",
-    "flash_vision", "gemv", "flash_prefill", "flash_decode",
+    "merge_partials", "rotate_and_write", "fused_norm", "fused_gemm", "flash_vision", "gemv",
+    "flash_prefill", "flash_decode",
 )  # fmt: skip
+COMPILED_TOGETHER = ("flash_vision", "gemv", "flash_prefill", "flash_decode")
 MIN_SAVING = 0.02  # of a turn or a step: a kernel that saves less is not kept
 
 
@@ -128,6 +131,7 @@ def typical(times):
 def measure(spec, args):
     """Measures a run and returns its lines of Markdown."""
     spec, _, chosen = spec.partition("=")
+    spec, _, whole_ms = spec.partition("@")
     name, streams, precision = [*spec.split(":"), "weights"][:3]
     tokenizer, began = open_tokenizer(args.tokenizer), time.perf_counter()
     height, width = map(int, args.size.split("x"))
@@ -140,31 +144,50 @@ def measure(spec, args):
         model = StreamModel(config, random_params(config, args.dtype), tokenizer, precision)
         return make_run(streams, model, frames, args)
 
-    deeper = prepare(min(1.0, 2 * args.depth))
-    deeper_times = [deeper(()) for _ in range(args.rounds)]
-    del deeper
+    deeper_times = None
+    if not whole_ms:
+        deeper = prepare(min(1.0, 2 * args.depth))
+        deeper_times = [deeper(()) for _ in range(args.rounds)]
+        del deeper
     run = prepare(args.depth)
     names = chosen.split(",") if chosen else [k for k in ORDER if k not in unused(streams)]
     variants = {"": (), **{name: name.split("+") for name in names}}
-    for label, off in list(variants.items()):
+
+    def compile_variant(label):
         if time.perf_counter() - began > args.limit:
-            print(f"  out of time: {label} is left out", flush=True)
-            del variants[label]
-            continue
-        run(off)
+            return
+        run(variants[label])
+        compiled.append(label)
         print(f"  {spec} without {label or 'none'}: {time.perf_counter() - began:.0f} s", flush=True)
+
+    # Streams are independent and compile together, except where XLA tries out ways of new products:
+    # what else runs meanwhile would disturb it.
+    compiled, together = [], [x for x in variants if streams == "full" and x in COMPILED_TOGETHER]
+    for label in [x for x in variants if x not in together]:
+        compile_variant(label)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        list(pool.map(compile_variant, together))
+    variants = {label: off for label, off in variants.items() if label in compiled}
     times = {label: [] for label in variants}
     for _ in range(args.rounds):
         for label, off in variants.items():
             times[label].append(run(off))
     base = typical(times[""])
-    slope = (typical(deeper_times) - base) / (min(1.0, 2 * args.depth) - args.depth)
-    turn = base + slope * (1 - args.depth)
+    if whole_ms:
+        turn = float(whole_ms) / 1e3
+        source = f"as measured before; {1e3 * base:.2f} ms with {args.depth:g} of the layers"
+    else:
+        deeper = typical(deeper_times)
+        slope = (deeper - base) / (min(1.0, 2 * args.depth) - args.depth)
+        turn = base + slope * (1 - args.depth)
+        source = (
+            f"extrapolated from {1e3 * base:.2f} ms with {args.depth:g} of the layers and "
+            f"{1e3 * deeper:.2f} with twice as many"
+        )
     kind = "turn of one stream" if streams == "full" else f"step of {streams} streams"
     lines = [
-        f"{name} in {precision}, a {kind}: {1e3 * turn:.1f} ms with all kernels (extrapolated from "
-        f"{1e3 * base:.2f} ms of {args.depth:g} of the layers and {1e3 * typical(deeper_times):.2f} of "
-        f"twice as many; {np.size(times[''])} timed)",
+        f"{name} in {precision}, a {kind}: {1e3 * turn:.1f} ms with all kernels ({source}; "
+        f"{np.size(times[''])} timed)",
         "",
         "| without | ms more | of the whole | between rounds |",
         "|---|---|---|---|",
@@ -186,7 +209,7 @@ def measure(spec, args):
 
 def unused(streams):
     """Kernels that such a run never calls."""
-    return ("paged_gather",) if streams == "full" else ("gemv",) if streams != "1" else ()
+    return () if streams in ("full", "1") else ("gemv",)
 
 
 def main():
@@ -194,8 +217,8 @@ def main():
     parser.add_argument("runs", nargs="+", help="PRESET:STREAMS[:PRECISION][=KERNEL,...]")
     parser.add_argument("--tokenizer", default="data/tokenizer")
     parser.add_argument("--depth", type=float, default=0.25, help="share of the layers")
-    parser.add_argument("--turns", type=int, default=24, help="timed turns of a stream in a round")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--turns", type=int, default=36, help="timed turns of a stream in a round")
+    parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--limit", type=float, default=240, help="seconds of a run in which to compile")
     parser.add_argument("--size", default="448x672", help="height and width of a frame")
     parser.add_argument("--context", type=int, default=CONTEXT, help="tokens of an engine's context")

@@ -3,12 +3,11 @@
     python benchmarks/row_kernels.py --presets 7b,2b --rows 1,16
     python benchmarks/row_kernels.py --presets 2b --rows 1,16 --whole
 
-For so many streams that take a turn at once: the tower's attention, and the rotation before it; a
-layer's context out of the paged cache; products with gate or GELU behind them; residual and norm; and
-with quantization residual, norm, gate or GELU. Beside each stands its floor: the bytes it has to move
-at the measured rate of reading, or its FLOPs at the measured rate of products. Stops if a kernel is
-wrong. With --whole it times the tower from pixels to embeddings instead, with all kernels and then
-without one kind at a time.
+For so many streams that take a turn at once: the tower's attention; products with gate or GELU behind
+them; residual and norm; and with quantization residual, norm, gate or GELU. Beside each stands its
+floor: the bytes it has to move at the measured rate of reading, or its FLOPs at the measured rate of
+products. Stops if a kernel is wrong. With --whole it times the tower from pixels to embeddings instead,
+with all kernels and then without one kind at a time.
 """
 
 import argparse
@@ -22,10 +21,9 @@ from random_weights import random_params
 from streaming import measure_rates, seconds
 
 from livecc_jax.decoding.compiled import GPU_COMPILER_OPTIONS
-from livecc_jax.decoding.paged_cache import gather_reference, workspace_size
 from livecc_jax.decoding.vision import encode_frames, rotate_qkv
 from livecc_jax.decoding.weights import prepare_weights
-from livecc_jax.kernels import flash_vision, fused_gemm, rope, without
+from livecc_jax.kernels import flash_vision, fused_gemm, without
 from livecc_jax.kernels.activations import quick_gelu
 from livecc_jax.kernels.fused_norm import (
     DeferredResidual,
@@ -35,14 +33,12 @@ from livecc_jax.kernels.fused_norm import (
     quantize_rows_reference,
 )
 from livecc_jax.kernels.norms import LayerNorm, RmsNorm
-from livecc_jax.kernels.paged_gather import paged_gather
-from livecc_jax.kernels.quantized import QuantizedArray, dequantize, quantize_int8
+from livecc_jax.kernels.quantized import QuantizedArray, dequantize
 from livecc_jax.model.presets import preset
 
 FRAME_SIZE = (448, 672)
 PATCHES = 1536  # patches of a frame pair of this size, which are whole blocks of the kernel
 PROMPT = 416  # tokens of a prompt with a frame pair
-CONTEXT = 8246  # tokens in the context of a stream
 ROUNDS, UNROLLED = 20, 5
 TOLERANCE = 0.02  # in standard deviations; 8-bit values may be rounded the other way
 
@@ -98,24 +94,18 @@ def compare(name, floor, kernel, plain, *args, valid=lambda x: x):
         raise SystemExit("the kernel and the plain way differ")
 
 
-def tower(sizes, rows, flops, bandwidth):
-    """Rotation, attention and the first linear map of the MLP."""
+def tower(sizes, rows, flops):
+    """Attention and the first linear map of the MLP."""
     qkv = random_array(0, rows, PATCHES, 3, sizes.heads, sizes.head_dim)
     angles = jax.random.uniform(jax.random.key(1), (1, PATCHES, sizes.head_dim // 2), maxval=6.0)
-    moved = 2 * qkv.nbytes * 2 // 3  # queries and keys, read and written
-
-    def rotate(qkv, angles):
-        return jnp.stack(rotate_qkv(qkv, angles), axis=2)
-
-    name = "rotation, and a copy for it"
-    compare(name, moved / bandwidth, rope.rotate_windows, rotate, qkv, angles)
+    qkv = jnp.stack(rotate_qkv(qkv, angles), axis=2)
 
     def cudnn(qkv):
         q, k, v = (qkv[:, :, i] for i in range(3))
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
 
     floor = 4 * rows * PATCHES**2 * sizes.width / flops
-    compare("attention", floor, flash_vision.window_attention, cudnn, rotate(qkv, angles))
+    compare("attention", floor, flash_vision.window_attention, cudnn, qkv)
     x, kernel = random_array(2, rows * PATCHES, sizes.width), random_array(3, sizes.width, sizes.mlp)
     kernel, bias = kernel * sizes.width**-0.5, random_array(4, sizes.mlp)
     compare(
@@ -135,33 +125,6 @@ def gate_and_up(rows, width, outputs, flops):
 
     kernel = functools.partial(fused_gemm.fused_gemm, epilogue="gate")
     compare("a product and its gate", 2 * rows * weights.size / flops, kernel, plain, x, weights)
-
-
-def context(sizes, rows, bandwidth, quantized):
-    """A layer's keys and values of contexts as full as the rolling cache has them by default."""
-    cache = tuple(random_array(i, rows * CONTEXT, sizes.kv_heads, sizes.head_dim) for i in (2, 3))
-    cache = tuple(map(quantize_int8, cache)) if quantized else cache
-    capacity = workspace_size(CONTEXT + PROMPT)
-    slots = jax.random.permutation(jax.random.key(4), rows * CONTEXT).reshape(rows, -1)
-    slots = jnp.pad(slots, ((0, 0), (0, capacity - CONTEXT)))
-    angles = jax.random.uniform(jax.random.key(5), (rows, capacity, sizes.head_dim // 2), maxval=6.0)
-    length = jnp.full(rows, CONTEXT)
-    written = 2 * rows * capacity * sizes.kv_heads * sizes.head_dim * 2
-    moved = written + sum(x.nbytes for x in jax.tree.leaves(cache))
-    leaves, structure = jax.tree.flatten(cache)
-
-    def by(gather):
-        def run(slots, *leaves):
-            cache = jax.tree.unflatten(structure, leaves)
-            return gather(cache, slots, angles, length, jnp.bfloat16)
-
-        return run
-
-    name = "a layer's context" + (", in int8" if quantized else "")
-    compare(
-        name, moved / bandwidth, by(paged_gather), by(gather_reference), slots, *leaves,
-        valid=lambda x: x[:, :CONTEXT],
-    )  # fmt: skip
 
 
 def between_products(name, rows, size, bandwidth, norm=None, epilogue=None, quantized=True):
@@ -237,7 +200,7 @@ def main():
                 scale, bias = random_array(6, v.depth, v.width), random_array(7, v.depth, v.width)
                 layer = LayerNorm(1 + scale, bias, 3)
                 print(f"the tower, {rows} rows of {PATCHES} patches", flush=True)
-                tower(v, rows, flops, bandwidth)
+                tower(v, rows, flops)
                 time_of = functools.partial(between_products, rows=rows * PATCHES, bandwidth=bandwidth)
                 time_of("residual and norm", size=v.width, norm=layer, quantized=False)
                 time_of("residual and norm, to eight bits", size=v.width, norm=layer)
@@ -245,8 +208,6 @@ def main():
             t = c.text
             norm = RmsNorm(1 + random_array(8, t.width), 1e-6)
             print(f"{name}, {rows} rows of {PROMPT} tokens", flush=True)
-            context(t, rows, bandwidth, quantized=False)
-            context(t, rows, bandwidth, quantized=True)
             gate_and_up(rows * PROMPT, t.width, t.mlp, flops)
             time_of = functools.partial(between_products, rows=rows * PROMPT, bandwidth=bandwidth)
             time_of("residual and norm", size=t.width, norm=norm, quantized=False)

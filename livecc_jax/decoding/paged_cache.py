@@ -21,7 +21,6 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
 from livecc_jax.decoding.kv_cache import KVCache, LayerCache, NewKV, append_returning_kv
-from livecc_jax.kernels import paged_gather
 from livecc_jax.kernels.quantized import QuantizedArray, dequantize, quantize_int8
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.qwen2_vl import Params, Qwen2VL
@@ -131,21 +130,19 @@ def paged_prefill(
 
     def workspace() -> Iterator[LayerCache]:
         for layer in cache:
-            kernel_serves = paged_gather.is_supported(layer[0])
-            gather = paged_gather.paged_gather if kernel_serves else gather_reference
-            yield gather(layer, slots, angles, context.length, x.dtype)
+            yield gather_context(layer, slots, angles, context.length, x.dtype)
 
     return append_returning_kv(model, layers, workspace(), x, positions, context.length, last)
 
 
-def gather_reference(
+def gather_context(
     layer: tuple[SlotArray, SlotArray],
     slots: jax.Array,
     angles: jax.Array,
     length: jax.Array,
     dtype: Any,
 ) -> LayerCache:
-    """Computes what `kernels.paged_gather` does, on any devices and over a mesh.
+    """Gathers keys and values of a batch of contexts out of a layer of the paged cache.
 
     Args:
         layer: Keys (not rotated) and values of a layer of the paged cache.

@@ -18,8 +18,9 @@ from livecc_jax.decoding.linear import (
 )
 from livecc_jax.decoding.weights import DecodingWeights
 from livecc_jax.families.qwen2_vl import MERGE, PATCH, TEMPORAL
-from livecc_jax.kernels import flash_vision, rope
+from livecc_jax.kernels import flash_vision
 from livecc_jax.kernels.norms import LayerNorm, layer_norm
+from livecc_jax.kernels.rope import rotate_halves
 from livecc_jax.media.pixels import patch_coordinates
 from livecc_jax.model import attention_cudnn
 from livecc_jax.model.attention import attend
@@ -151,9 +152,7 @@ def window_attention(qkv: jax.Array, angles: jax.Array) -> jax.Array:
         [W, S, H, D] in qkv's dtype.
     """
     if len(angles) == 1 and flash_vision.is_supported(qkv.dtype, qkv.shape[-1]):
-        kernel_serves = rope.is_supported("rotate_windows")
-        rotate_windows = rope.rotate_windows if kernel_serves else rope.rotate_windows_reference
-        return flash_vision.window_attention(rotate_windows(qkv, angles))
+        return flash_vision.window_attention(_rotate_windows(qkv, angles))
     q, k, v = rotate_qkv(qkv, angles)
     if _cudnn_is_supported(q, k):
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
@@ -173,6 +172,13 @@ def _padded_window_attention(qkv: jax.Array, angles: jax.Array, counts: jax.Arra
         )  # fmt: skip
     is_real_WS = (jnp.arange(q.shape[1]) < counts[:, None]).astype(jnp.int32)
     return attend(q, k, v, is_real_WS, causal=False, axes=("flat_windows", None))
+
+
+def _rotate_windows(qkv: jax.Array, angles: jax.Array) -> jax.Array:
+    """Rotates queries and keys of qkv [W, S, 3, H, D]; values turn by 0, so XLA needs one kernel."""
+    angles = jnp.stack([angles, angles, jnp.zeros_like(angles)], axis=2)[:, :, :, None]
+    halves = rotate_halves(*jnp.split(qkv, 2, axis=-1), jnp.cos(angles), jnp.sin(angles))
+    return jnp.concatenate(halves, axis=-1)
 
 
 def rotate_qkv(qkv: jax.Array, angles: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 
 import jax
 
-# What can be turned off by itself: a module, or one of the kernels of `rope`.
+# What can be turned off by itself.
 NAMES = (
     "flash_decode",
     "flash_prefill",
@@ -19,9 +19,7 @@ NAMES = (
     "fused_norm",
     "gemv",
     "merge_partials",
-    "paged_gather",
     "rotate_and_write",
-    "rotate_windows",
 )
 
 # A context that JAX's caches of traced and compiled functions know of: a function that was compiled

@@ -115,7 +115,7 @@ def write_and_attend(
         rope.rotate_and_write_reference,
         merge_partials.merge_prefill_partials_reference,
     )
-    if rope.is_supported("rotate_and_write"):
+    if rope.is_supported():
         rotate_and_write = rope.rotate_and_write
     if merge_partials.is_supported():
         merge = merge_partials.merge_prefill_partials

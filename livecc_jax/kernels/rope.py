@@ -1,15 +1,15 @@
-"""Rotary embedding of projected queries and keys, written where attention reads them, by Triton.
+"""Rotary embedding of a prompt's queries and keys, written where attention reads them, by Triton.
 
 Plain XLA makes a kernel for each of queries, keys and values, which takes longer to start than to run.
 Here a kernel serves all three.
 
-`is_supported` says where the kernels serve; `rotate_windows_reference` and `rotate_and_write_reference`
-compute the same in plain XLA.
+`is_supported` says where the kernel serves; `rotate_and_write_reference` computes the same in plain
+XLA.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +21,9 @@ from livecc_jax.kernels.gpu import has_triton, triton, triton_call
 WARPS = 8  # warps of a block
 
 
-def is_supported(kernel: Literal["rotate_windows", "rotate_and_write"]) -> bool:
-    """Whether a kernel serves on the device in scope, or on each of a mesh."""
-    return enabled(kernel) and hopper_or_newer() and has_triton()
+def is_supported() -> bool:
+    """Whether the kernel serves on the device in scope, or on each of a mesh."""
+    return enabled("rotate_and_write") and hopper_or_newer() and has_triton()
 
 
 def rotate_halves(
@@ -39,49 +39,6 @@ def rotate_heads(x: jax.Array, angles: jax.Array) -> jax.Array:
     """Rotates heads in plain XLA: x [B, T, H, D] by angles float32 [B or 1, T, D / 2]."""
     cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
     return jnp.concatenate(rotate_halves(*jnp.split(x, 2, axis=-1), cos, sin), axis=-1)
-
-
-def rotate_windows_reference(qkv: jax.Array, angles: jax.Array) -> jax.Array:
-    """What `rotate_windows` computes, in plain XLA; values turn by 0, so that one kernel serves all."""
-    angles = jnp.stack([angles, angles, jnp.zeros_like(angles)], axis=2)[:, :, :, None]
-    halves = rotate_halves(*jnp.split(qkv, 2, axis=-1), jnp.cos(angles), jnp.sin(angles))
-    return jnp.concatenate(halves, axis=-1)
-
-
-def rotate_windows(qkv: jax.Array, angles: jax.Array) -> jax.Array:
-    """Rotates queries and keys of the vision tower's windows in place, all windows alike.
-
-    Args:
-        qkv: [W, S, 3, H, D], queries, keys and values of S patches in each of W windows.
-        angles: float32 [1, S, D / 2].
-
-    Returns:
-        [W, S, 3, H, D].
-    """
-    from jax.experimental import pallas as pl
-
-    windows, length, _, heads, size = qkv.shape
-    half, width = size // 2, heads * size
-
-    def kernel(qkv_ref, cos_ref, sin_ref, out_ref) -> None:  # noqa: ANN001
-        tile = _HeadTile(heads, half)
-        cos, sin = (tile.load_angles(ref) for ref in (cos_ref, sin_ref))
-        for i in range(2):
-            begin = i * width + tile.head * size
-            tile.store(out_ref, rotate_halves(*tile.load(qkv_ref, begin), cos, sin), begin)
-
-    patch_spec = pl.BlockSpec((None, None, 3 * width), lambda w, s: (w, s, 0))
-    out = triton_call(
-        kernel,
-        warps=WARPS,
-        grid=(windows, length),
-        in_specs=[patch_spec, *[pl.BlockSpec((None, half), lambda w, s: (s, 0))] * 2],
-        out_specs=patch_spec,
-        out_shape=jax.ShapeDtypeStruct((windows, length, 3 * width), qkv.dtype),
-        input_output_aliases={0: 0},
-        name="rotate_windows",
-    )(qkv.reshape(windows, length, 3 * width), jnp.cos(angles[0]), jnp.sin(angles[0]))
-    return out.reshape(qkv.shape)
 
 
 def rotate_and_write_reference(

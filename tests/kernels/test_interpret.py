@@ -39,7 +39,7 @@ def test_kernels_still_refuse_shapes_that_they_cannot_compute():
 
 @pytest.mark.parametrize("precision", ["weights", "fp8"])
 def test_whole_decoder_steps_are_the_plain_ones(precision):
-    """The tower, a prompt over a cache, and a token: every kernel but the paged gather.
+    """The tower, a prompt over a cache, and a token: every kernel.
 
     On a GPU tower and prompt have as many rows as `fused_gemm` needs to pay.
     """
@@ -68,7 +68,7 @@ def test_whole_decoder_steps_are_the_plain_ones(precision):
         names = kernels_of(steps, weights, jnp.asarray(frames), x)
         fused = steps(weights, jnp.asarray(frames), x)
     assert names == {
-        "rotate_windows", "window_attention", "rotate_and_write", "flash_prefill_parts",
+        "window_attention", "rotate_and_write", "flash_prefill_parts",
         "merge_prefill_partials", "flash_decode_parts", "flash_decode_merge", "gemv", "add_and_norm",
         "fused_gemm" if precision == "weights" else "quantize_rows",
     }  # fmt: skip

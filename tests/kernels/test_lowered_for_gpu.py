@@ -40,7 +40,7 @@ def test_a_turn_on_an_h100_is_made_of_these_kernels(precision):
     h100 = AbstractDevice("NVIDIA H100 80GB HBM3", None, "gpu")
     with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=h100)):
         between = {"add_and_norm", "quantize_rows" if precision == "fp8" else "fused_gemm"}
-        tower = {"rotate_windows", "window_attention"} | between
+        tower = {"window_attention"} | between
         frames = jax.ShapeDtypeStruct((1, 16, 112, 224, 3), jnp.uint8)
         encode = functools.partial(encode_frames, config)
         assert kernels_lowered_for_cuda(encode, weights, frames) == tower
