@@ -56,7 +56,7 @@ from livecc_jax.text.open import open_tokenizer
 from livecc_jax.timeline.chat import ChatTemplate, stream_conversation
 from livecc_jax.timeline.example import StreamExample
 from livecc_jax.timeline.positions import token_positions
-from livecc_jax.timeline.turns import OPENING_FRAMES, TURN_FRAMES, Turn, stream_prompt, turn_label
+from livecc_jax.timeline.turns import OPENING_FRAMES, TURN_FRAMES, Turn, stream_prompt
 
 ROOT = Path(__file__).parents[1]
 WORDS = "A big rabbit comes out of his burrow and looks around the green meadow in the morning"
@@ -115,9 +115,9 @@ def force_turns(template, conversation):
     """The conversation turn by turn, with the prompts that sessions build."""
     forced, start = [], 0
     for number, (turn, frames) in enumerate(zip(conversation.turns, conversation.turn_frames())):
-        label = turn_label(turn.start_us, turn.stop_us)
+        span = turn.start_us, turn.stop_us
         prompt = make_prompt(
-            template, frames, label, conversation.prompt, first=number == 0,
+            template, frames, span, conversation.prompt, first=number == 0,
             positions=conversation.positions, start=start,
         )  # fmt: skip
         answer = template.tokenizer.encode(turn.answer)

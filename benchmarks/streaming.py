@@ -39,6 +39,7 @@ from livecc_jax.stream.options import EngineOptions
 from livecc_jax.stream.prompt import make_prompt
 from livecc_jax.stream.session import Session
 from livecc_jax.text.open import open_tokenizer
+from livecc_jax.timeline.turns import turn_span
 
 QUERY, NEW_TOKENS = "Comment on the video.", 6
 
@@ -159,7 +160,7 @@ def print_lower_bounds(model, frames, flops, bandwidth):
     c = model.config
     v, t = c.vision, c.text
     prompt = make_prompt(
-        model.template, frames[1], "Time=3.0-4.0s", "", first=False, positions="mrope", start=0
+        model.template, frames[1], turn_span(1), "", first=False, positions="mrope", start=0
     )
     patches = frames[1].shape[1] // 14 * frames[1].shape[2] // 14
     block = 2 * patches * (4 * v.width**2 + 2 * v.width * v.mlp) + 4 * patches**2 * v.width

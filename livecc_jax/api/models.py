@@ -98,7 +98,8 @@ class Model:
 
     def budget(self, pixel_budget: str | int | None = None) -> PixelBudget:
         """Returns a pixel budget; None is the model's. Raises ConfigError if it is none."""
-        return PixelBudget.parse(self.pixel_budget if pixel_budget is None else pixel_budget)
+        budget = self.pixel_budget if pixel_budget is None else pixel_budget
+        return PixelBudget.parse(budget, self.checkpoint.config.vision.patch_size)
 
     def __repr__(self) -> str:
         return f"<livecc_jax.Model {self.path}>"

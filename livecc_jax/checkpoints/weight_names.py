@@ -127,7 +127,7 @@ def weight_name_table(config: ModelConfig) -> tuple[WeightEntry, ...]:
             vector(module, "bias", "bias", (width,))
 
     # What the table of the family's names holds, the tower has.
-    layer_norms = "vision/blocks/mlp/gate" not in weight_names
+    layer_norms = not config.family.gated_tower
     learned_positions = "vision/pos_embed" in weight_names
     # The convolution's kernel covers exactly one patch, so it is a linear map over its values.
     conv_shape = (v.width, v.channels, v.temporal_patch_size, v.patch_size, v.patch_size)
@@ -141,7 +141,7 @@ def weight_name_table(config: ModelConfig) -> tuple[WeightEntry, ...]:
     linear("vision/blocks/attn/qkv", (v.width,), (3, *heads))
     linear("vision/blocks/attn/proj", heads, (v.width,))
     norm("vision/blocks/norm2", v.width, layer_norms)
-    if "vision/blocks/mlp/gate" in weight_names:
+    if config.family.gated_tower:
         linear("vision/blocks/mlp/gate", (v.width,), (v.mlp,))
         linear("vision/blocks/mlp/up", (v.width,), (v.mlp,))
         linear("vision/blocks/mlp/down", (v.mlp,), (v.width,))

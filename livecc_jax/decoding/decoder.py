@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,13 @@ from livecc_jax.decoding.linear import (
     gated_mlp,
     linear,
     prepare_input,
+    resolve_residual,
 )
 from livecc_jax.decoding.quantize import quantized_head_logits
 from livecc_jax.decoding.weights import DecodingWeights
-from livecc_jax.kernels.norms import RmsNorm
+from livecc_jax.kernels.norms import RmsNorm, rms_norm
 from livecc_jax.model.config import TextConfig
+from livecc_jax.model.decoder import add_features
 from livecc_jax.model.qwen2_vl import Params, Qwen2VL
 
 # Takes qkv [B, T, K, G + 2, D], each key head with its G queries, its key and its value, none rotated.
@@ -52,6 +54,8 @@ def decoder_layer(
         norm = RmsNorm(weights["input_norm"], config.norm_eps)
         x, attn_input, norm = prepare_input(x, norm, weights["qkv"])
         qkv_BTKGD = linear(attn_input, weights["qkv"], norm=norm, dtype=x.dtype)
+        if config.qk_norm:
+            qkv_BTKGD = norm_queries_and_keys(qkv_BTKGD, weights["qk_norm"], config.norm_eps)
         out_BTHD, extra = attend(qkv_BTKGD)
         x = add_to_residual(x if last is None else select_token(x, last), out_BTHD, weights["o"], 2)
     with jax.named_scope("mlp"):
@@ -60,9 +64,45 @@ def decoder_layer(
         return gated_mlp(x, mlp_input, weights["gate_up"], weights["down"], norm), extra
 
 
+def norm_queries_and_keys(qkv_BTKGD: jax.Array, scales: jax.Array, eps: float) -> jax.Array:
+    """Normalises each head's queries and keys, and leaves its values.
+
+    Args:
+        qkv_BTKGD: [B, T, K, G + 2, D], each key head with its G queries, its key and its value.
+        scales: [2, D], scales of queries and of keys.
+        eps: Added to the mean of squares.
+    """
+    groups = qkv_BTKGD.shape[-2] - 2
+    scale_GD = jnp.concatenate([jnp.repeat(scales[:1], groups, axis=0), scales[1:]])
+    normed = rms_norm(qkv_BTKGD[..., :-1, :], scale_GD, eps)
+    return jnp.concatenate([normed, qkv_BTKGD[..., -1:, :]], axis=-2)
+
+
 def select_token(x: jax.Array, index: jax.Array) -> jax.Array:
     """Takes one token of each sequence: x [B, T, ...] at int32 [B] gives [B, 1, ...]."""
     return jnp.take_along_axis(x, index.reshape(-1, *[1] * (x.ndim - 1)), axis=1)
+
+
+class DeepStack(NamedTuple):
+    """Features of new vision tokens for the first decoder layers (`model.decoder.add_features`)."""
+
+    features: jax.Array  # [B, M, J, D]
+    vision_index: jax.Array  # int32 [B, T], the merged patch of a vision token, and -1 elsewhere
+
+    @staticmethod
+    def of(
+        model: Qwen2VL, merged: jax.Array | None, vision_index: jax.Array | None
+    ) -> DeepStack | None:
+        """Returns the features within what the vision tower made; None if there are none."""
+        features = model.deepstack_features(merged)
+        return None if features is None else DeepStack(features, vision_index)
+
+
+def join_deepstack(x: ResidualStream, deepstack: DeepStack | None, layer: int) -> ResidualStream:
+    """Adds the features that belong after a layer, if any, to the residual stream [B, T, D]."""
+    if deepstack is None or layer >= deepstack.features.shape[2]:
+        return x
+    return add_features(resolve_residual(x), deepstack.features, layer, deepstack.vision_index)
 
 
 def logits(model: Qwen2VL, weights: DecodingWeights, hidden: jax.Array) -> jax.Array:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from livecc_jax.decoding.compiled import GPU_COMPILER_OPTIONS, JitWithGpuOptions
+from livecc_jax.decoding.decoder import DeepStack
 from livecc_jax.decoding.generate import PrefillOutput, SamplingParams, StopIds, generate
 from livecc_jax.decoding.paged_cache import Context, PagedCache, paged_prefill, paged_write
 from livecc_jax.decoding.session_step import TurnInput
@@ -75,7 +76,15 @@ def engine_step(
     batch_index = jnp.arange(batch)
     x_BTD = model.embed(turn.tokens, turn.vision_features, turn.vision_index)
     hidden_B1D, workspace, prompt_kv = paged_prefill(
-        model, weights.layers, cache, context, x_BTD, turn.positions, max_tokens, last=turn.count - 1
+        model,
+        weights.layers,
+        cache,
+        context,
+        x_BTD,
+        turn.positions,
+        max_tokens,
+        last=turn.count - 1,
+        deepstack=DeepStack.of(model, turn.vision_features, turn.vision_index),
     )
     is_context_BC = jnp.arange(context.tokens.shape[1]) < context.length[:, None]
     is_prompt_BQ = jnp.arange(bucket) < turn.count[:, None]

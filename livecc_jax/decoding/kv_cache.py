@@ -20,7 +20,13 @@ from livecc_jax.decoding.attention import (
     write_and_attend,
     write_and_attend_is_supported,
 )
-from livecc_jax.decoding.decoder import decoder_layer, select_token, split_qkv
+from livecc_jax.decoding.decoder import (
+    DeepStack,
+    decoder_layer,
+    join_deepstack,
+    select_token,
+    split_qkv,
+)
 from livecc_jax.decoding.linear import resolve_residual
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.qwen2_vl import Params, Qwen2VL
@@ -66,9 +72,10 @@ def append(
     positions: jax.Array,
     start: jax.Array,
     last: jax.Array | None = None,
+    deepstack: DeepStack | None = None,
 ) -> tuple[jax.Array, KVCache]:
     """As `append_returning_kv`, without the keys and values of the new tokens."""
-    return append_returning_kv(model, layers, cache, x, positions, start, last)[:2]
+    return append_returning_kv(model, layers, cache, x, positions, start, last, deepstack)[:2]
 
 
 def append_returning_kv(
@@ -79,6 +86,7 @@ def append_returning_kv(
     positions: jax.Array,
     start: jax.Array,
     last: jax.Array | None = None,
+    deepstack: DeepStack | None = None,
 ) -> tuple[jax.Array, KVCache, NewKV]:
     """Runs new tokens through every layer, and writes their keys and values to the cache.
 
@@ -94,6 +102,7 @@ def append_returning_kv(
         start: int32 [B], the slot of each sequence's first new token.
         last: int32 [B], the new token of each sequence whose hidden state is wanted; None for all of
             them. The last layer then computes only the keys and values of the other tokens.
+        deepstack: Features that join the first layers at the vision tokens among the new ones.
 
     Returns:
         Hidden states after the final norm, [B, Q, D], or [B, 1, D] with `last`; the cache; and the keys
@@ -126,6 +135,7 @@ def append_returning_kv(
 
         with jax.named_scope(f"layer_{i}"):
             x, (layer_cache, layer_kv) = decoder_layer(model.config.text, weights, x, attend, only)
+            x = join_deepstack(x, deepstack, i)
         new_cache.append(layer_cache)
         new_kv.append(layer_kv)
     return model.text.final(resolve_residual(x)), new_cache, new_kv
@@ -167,7 +177,12 @@ def _write_and_attend(
 
 
 def prefill_empty_cache(
-    model: Qwen2VL, layers: list[Params], x: jax.Array, positions: jax.Array, capacity: int
+    model: Qwen2VL,
+    layers: list[Params],
+    x: jax.Array,
+    positions: jax.Array,
+    capacity: int,
+    deepstack: DeepStack | None = None,
 ) -> tuple[jax.Array, KVCache]:
     """As `append` to an empty cache, which is allocated on the way.
 
@@ -177,6 +192,7 @@ def prefill_empty_cache(
         x: [B, Q, D] embedded tokens.
         positions: int32 [B, 3, Q].
         capacity: Number of tokens that each sequence of the cache has room for, at least Q.
+        deepstack: Features that join the first layers at the vision tokens.
 
     Returns:
         Hidden states after the final norm, [B, Q, D], and the cache.
@@ -193,5 +209,6 @@ def prefill_empty_cache(
     for i, weights in enumerate(layers):
         with jax.named_scope(f"layer_{i}"):
             x, layer_cache = decoder_layer(model.config.text, weights, x, attend)
+            x = join_deepstack(x, deepstack, i)
         cache.append(layer_cache)
     return model.text.final(resolve_residual(x)), cache

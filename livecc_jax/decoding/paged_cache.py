@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
+from livecc_jax.decoding.decoder import DeepStack
 from livecc_jax.decoding.kv_cache import KVCache, LayerCache, NewKV, append_returning_kv
 from livecc_jax.kernels.quantized import QuantizedArray, dequantize, quantize_int8
 from livecc_jax.model.config import ModelConfig
@@ -103,6 +104,7 @@ def paged_prefill(
     positions: jax.Array,
     max_new_tokens: int,
     last: jax.Array | None = None,
+    deepstack: DeepStack | None = None,
 ) -> tuple[jax.Array, KVCache, NewKV]:
     """Runs prompts through every layer, each attending to its context and to itself.
 
@@ -115,6 +117,7 @@ def paged_prefill(
         positions: int32 [B, 3, Q].
         max_new_tokens: Number of tokens that the answer may have.
         last: int32 [B], the token of each prompt whose hidden state is wanted; None for all of them.
+        deepstack: Features that join the first layers at the vision tokens of the prompts.
 
     Returns:
         Hidden states after the final norm, [B, Q, D], or [B, 1, D] with `last`; the workspace, a cache
@@ -132,7 +135,9 @@ def paged_prefill(
         for layer in cache:
             yield gather_context(layer, slots, angles, context.length, x.dtype)
 
-    return append_returning_kv(model, layers, workspace(), x, positions, context.length, last)
+    return append_returning_kv(
+        model, layers, workspace(), x, positions, context.length, last, deepstack
+    )
 
 
 def gather_context(

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from livecc_jax.decoding.compiled import GPU_COMPILER_OPTIONS, JitWithGpuOptions
+from livecc_jax.decoding.decoder import DeepStack
 from livecc_jax.decoding.generate import PrefillOutput, SamplingParams, StopIds, generate
 from livecc_jax.decoding.kv_cache import KVCache, append
 from livecc_jax.decoding.vision import encode_frames
@@ -36,7 +37,7 @@ class TurnInput(NamedTuple):
     positions: jax.Array  # int32 [B, 3, Q]
     next_position: jax.Array  # int32 [B], position of the first generated token
     vision_index: jax.Array  # int32 [B, Q], as in `Qwen2VL.embed`
-    vision_features: jax.Array | None  # [B, P, D] from `encode_frames_step`; None without frames
+    vision_features: jax.Array | None  # from `encode_frames_step`; None without frames
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -53,7 +54,7 @@ def encode_frames_step(
         frames: uint8 [F, height, width, 3] for each sequence of the batch.
 
     Returns:
-        Merged patches [B, P, D], as `vision.encode_frames` gives them.
+        Merged patches [B, P, (1 + J) * D], as `vision.encode_frames` gives them.
     """
     return encode_frames(config, weights, jnp.stack(frames))
 
@@ -72,8 +73,16 @@ def prefill(
     """
     model = bind(config, weights.other)
     x_BTD = model.embed(turn.tokens, turn.vision_features, turn.vision_index)
+    deepstack = DeepStack.of(model, turn.vision_features, turn.vision_index)
     hidden_B1D, cache = append(
-        model, weights.layers, cache, x_BTD, turn.positions, length, last=turn.count - 1
+        model,
+        weights.layers,
+        cache,
+        x_BTD,
+        turn.positions,
+        length,
+        last=turn.count - 1,
+        deepstack=deepstack,
     )
     return hidden_B1D[:, 0], cache
 

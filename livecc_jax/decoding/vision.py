@@ -17,7 +17,7 @@ from livecc_jax.decoding.linear import (
     resolve_residual,
 )
 from livecc_jax.decoding.weights import DecodingWeights
-from livecc_jax.families.qwen2_vl import MERGE, PATCH, TEMPORAL
+from livecc_jax.families.qwen2_vl import MERGE, TEMPORAL
 from livecc_jax.kernels import flash_vision
 from livecc_jax.kernels.norms import LayerNorm, layer_norm
 from livecc_jax.kernels.rope import rotate_halves
@@ -26,12 +26,19 @@ from livecc_jax.model import attention_cudnn
 from livecc_jax.model.attention import attend
 from livecc_jax.model.attention_layout import layout_in_scope
 from livecc_jax.model.config import ModelConfig, VisionConfig
-from livecc_jax.model.qwen2_vl import Params
+from livecc_jax.model.qwen2_vl import Params, bind
 from livecc_jax.model.rope import rotate, vision_angles
 from livecc_jax.model.vision import normalize
 
+LAID_OUT = ("qwen2_vl",)  # families whose tower `weights.prepare_weights` takes apart
+
 # Takes qkv [W, S, 3, H, D], not rotated, and angles float32 [1 or W, S, D / 2]; returns [W, S, H, D].
 WindowAttention = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def is_laid_out(config: VisionConfig) -> bool:
+    """Whether the tower has a layout of its own for decoding; others run as in training."""
+    return config.family in LAID_OUT
 
 
 def encode_frames(config: ModelConfig, weights: DecodingWeights, frames: jax.Array) -> jax.Array:
@@ -40,19 +47,29 @@ def encode_frames(config: ModelConfig, weights: DecodingWeights, frames: jax.Arr
     Args:
         config: The architecture.
         weights: Prepared weights that include the vision tower.
-        frames: uint8 [B, F, height, width, 3], F even, height and width multiples of 28 pixels.
+        frames: uint8 [B, F, height, width, 3], F even, height and width multiples of two patches.
 
     Returns:
-        Merged patches [B, F / 2 * height / 28 * width / 28, D] in the weights' dtype, where D is the
-        decoder's width.
+        What `Qwen2VL.encode_patches` returns, for the tokens of all F / 2 pairs of each clip.
     """
     batch, count, height, width, _ = frames.shape
     tower, sizes = weights.other["vision"], config.vision
+    patch = sizes.patch_size
+    if not is_laid_out(sizes):
+        patches = patchify_frames(frames, patch)
+        patches = patches.reshape(batch * count // TEMPORAL, *patches.shape[2:])
+        rows, cols = (
+            jnp.broadcast_to(x, patches.shape[:2])
+            for x in patch_coordinates(height // patch, width // patch)
+        )
+        model = bind(config, weights.other)
+        merged = model.vision(patches, jnp.ones(patches.shape[:2], jnp.int32), rows, cols)
+        return merged.reshape(batch, -1, merged.shape[-1])
     with jax.named_scope("patch_embed"):
         kernel = tower["patch_embed"]
-        patches_BTSP = normalize(patchify_frames(frames), sizes).astype(kernel.dtype)
+        patches_BTSP = normalize(patchify_frames(frames, patch), sizes).astype(kernel.dtype)
         x_WSD = patches_BTSP.reshape(batch * count // TEMPORAL, -1, patches_BTSP.shape[-1]) @ kernel
-    rows, cols = patch_coordinates(height // PATCH, width // PATCH)
+    rows, cols = patch_coordinates(height // patch, width // patch)
     angles = vision_angles(jnp.asarray(rows), jnp.asarray(cols), sizes.head_dim)[None]
     x = _run_blocks(sizes, weights, x_WSD, angles, window_attention)
     return _merge(tower["merger"], x, (batch, -1, sizes.width * sizes.merge_size**2))
@@ -70,14 +87,17 @@ def encode_padded_windows(
     Args:
         config: The architecture.
         weights: Prepared weights that include the vision tower.
-        patches: uint8 [W, S, 1176].
+        patches: uint8 [W, S, P], P values a patch.
         rows_cols: int32 [2, W, S], the row and the column of each patch in its frame.
         counts: int32 [W], the number of real patches; 0 for a window that is padding.
 
     Returns:
-        Merged patches [W, S / 4, D] in the weights' dtype, where D is the decoder's width.
+        What `Qwen2VL.encode_patches` returns, for each window.
     """
     tower, sizes = weights.other["vision"], config.vision
+    if not is_laid_out(sizes):
+        pairs = (jnp.arange(patches.shape[1]) < counts[:, None]).astype(jnp.int32)
+        return bind(config, weights.other).vision(patches, pairs, *rows_cols)
     with jax.named_scope("patch_embed"):
         kernel = tower["patch_embed"]
         x_WSD = normalize(patches, sizes).astype(kernel.dtype) @ kernel
@@ -87,18 +107,19 @@ def encode_padded_windows(
     return _merge(tower["merger"], x, (len(x_WSD), -1, sizes.width * sizes.merge_size**2))
 
 
-def patchify_frames(frames: jax.Array) -> jax.Array:
+def patchify_frames(frames: jax.Array, patch: int) -> jax.Array:
     """Cuts frames into patches on the device, in the order of `media.pixels.patchify`.
 
     Args:
-        frames: uint8 [B, F, height, width, 3], F even, height and width multiples of 28 pixels.
+        frames: uint8 [B, F, height, width, 3], F even, height and width multiples of two patches.
+        patch: Pixels along one side of a patch.
 
     Returns:
-        uint8 [B, F / 2, height / 14 * width / 14, 1176].
+        uint8 [B, F / 2, S, P]: the S patches of a pair, of P values each.
     """
     b, f, height, width, channels = frames.shape
-    t, h, w = f // TEMPORAL, height // PATCH, width // PATCH
-    x = frames.reshape(b, t, TEMPORAL, h // MERGE, MERGE, PATCH, w // MERGE, MERGE, PATCH, channels)
+    t, h, w = f // TEMPORAL, height // patch, width // patch
+    x = frames.reshape(b, t, TEMPORAL, h // MERGE, MERGE, patch, w // MERGE, MERGE, patch, channels)
     return x.transpose(0, 1, 3, 6, 4, 7, 9, 2, 5, 8).reshape(b, t, h * w, -1)
 
 

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from livecc_jax.decoding.quantize import quantize, quantize_head
 from livecc_jax.errors import ConfigError
-from livecc_jax.model.config import ModelConfig
+from livecc_jax.model.config import ModelConfig, TextConfig
 from livecc_jax.model.qwen2_vl import Params, logical_axes
 from livecc_jax.parallel.rules import sharding_tree
 
@@ -48,18 +48,22 @@ PRECISIONS = ("weights", "fp8")
 # The norms of a vision block stay stacked: its kernels take the stack and the block's number.
 VISION_NORMS = "norm1", "norm2"
 
-# Logical axes of a prepared decoder layer; `parallel.rules` maps them to mesh axes.
-LAYER_AXES: Params = {
-    "input_norm": ("norm",),
-    "qkv": {
-        "kernel_t": ("kv_heads", None, "head_dim", "embed"),
-        "bias": ("kv_heads", None, "head_dim"),
-    },
-    "o": {"kernel_t": ("embed", "heads", "head_dim")},
-    "post_norm": ("norm",),
-    "gate_up": {"kernel_t": (None, "mlp", "embed")},
-    "down": {"kernel_t": ("embed", "mlp")},
-}
+
+def layer_axes(config: TextConfig) -> Params:
+    """Returns the logical axes of a prepared decoder layer; `parallel.rules` maps them to mesh axes."""
+    axes: Params = {
+        "input_norm": ("norm",),
+        "qkv": {"kernel_t": ("kv_heads", None, "head_dim", "embed")},
+        "o": {"kernel_t": ("embed", "heads", "head_dim")},
+        "post_norm": ("norm",),
+        "gate_up": {"kernel_t": (None, "mlp", "embed")},
+        "down": {"kernel_t": ("embed", "mlp")},
+    }
+    if config.qkv_bias:
+        axes["qkv"]["bias"] = ("kv_heads", None, "head_dim")
+    if config.qk_norm:
+        axes["qk_norm"] = (None, "norm")
+    return axes
 
 
 def prepare_weights(
@@ -102,10 +106,10 @@ def prepare_weights(
     axes = logical_axes(shard_over[0]) if shard_over else None
     block_axes = _unstacked_axes(axes["vision"]["blocks"]) if axes else None
     other_axes = {k: {name: axes[k][name] for name in v} for k, v in other.items()} if axes else None
-    layer_axes = _map_linear(LAYER_AXES, _untransposed_axes)
+    fused_axes = _map_linear(layer_axes(shard_over[0].text), _untransposed_axes) if shard_over else None
     # One layer at a time, so that host and device never hold a second copy of more than one.
     layers = [
-        _map_linear(put(_fuse(layer), layer_axes), prepare_layer_map)
+        _map_linear(put(_fuse(layer), fused_axes), prepare_layer_map)
         for layer in _unstack(text["layers"])
     ]
     blocks = _unstack(tower["blocks"]) if vision else []
@@ -144,9 +148,13 @@ def _fuse(layer: Params) -> Params:
         q = q.reshape(*outer, kv_heads, heads // kv_heads, head_dim)
         return xp.concatenate([q, k[..., None, :], v[..., None, :]], axis=-2)
 
+    qk_norm = {}
+    if "q_norm" in attn:
+        qk_norm["qk_norm"] = xp.stack([attn["q_norm"]["scale"], attn["k_norm"]["scale"]])
     return {
         "input_norm": layer["input_norm"],
-        "qkv": {"kernel": fuse_by_key_head("kernel"), "bias": fuse_by_key_head("bias")},
+        "qkv": {name: fuse_by_key_head(name) for name in attn["q"]},
+        **qk_norm,
         "o": {"kernel": attn["o"]["kernel"]},
         "post_norm": layer["post_norm"],
         "gate_up": {"kernel": xp.stack([mlp["gate"]["kernel"], mlp["up"]["kernel"]], axis=1)},

@@ -90,3 +90,8 @@ class Family:
     pair_positions: int = 1
     pad_id: bool = True
     preprocessors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def gated_tower(self) -> bool:
+        """Whether the tower's feed-forward layers have a gate, and RMSNorm in place of LayerNorm."""
+        return "vision/blocks/mlp/gate" in self.weight_names

@@ -310,13 +310,15 @@ class SampledFrames:
 
     Attributes:
         kind: Whether it is a video or an image.
-        frames: uint8 [F, h, w, 3] RGB, F even, h and w multiples of 28; an image comes twice.
+        frames: uint8 [F, h, w, 3] RGB, F even, h and w multiples of two patches; an image comes twice.
         end_time: Time of the last frame, in seconds of the file.
+        seconds: Mean time of each frame pair of a video, in seconds since its first frame shown.
     """
 
     kind: Literal["video", "image"]
     frames: np.ndarray
     end_time: float = 0.0
+    seconds: tuple[float, ...] = ()
 
 
 def sample_media(
@@ -356,4 +358,5 @@ def sample_media(
     span = [None if seconds is None else seconds_to_us(seconds) for seconds in (start, end)]
     media = slice_video(probe(path, rules), budget, *span, max_frames)
     frames = media.load_frames(LocalFiles(threads=0))
-    return SampledFrames("video", frames, float(media.times_us[-1]) / 1e6)
+    end = float(media.times_us[-1]) / 1e6
+    return SampledFrames("video", frames, end, media.pair_seconds)

@@ -184,9 +184,10 @@ class ModelConfig:
     ids: SpecialIds = field(default_factory=SpecialIds)
 
     def __post_init__(self) -> None:
-        if len(self.vision.deepstack) > self.text.layers:
+        # The last layer of a prompt runs for its last token alone, which is text.
+        if len(self.vision.deepstack) >= self.text.layers:
             raise ConfigError(
-                f"vision.deepstack {self.vision.deepstack} needs as many decoder layers, "
+                f"vision.deepstack {self.vision.deepstack} needs more decoder layers than blocks, "
                 f"but there are {self.text.layers}"
             )
 

@@ -24,14 +24,17 @@ def forward_flops(config: ModelConfig, rows: dict[str, np.ndarray]) -> dict[str,
     """
     v, t = config.vision, config.text
     patches = int(np.count_nonzero(rows["patch_pairs"]))
-    per_patch = 2 * v.patch_values * v.width + v.depth * 2 * (4 * v.width**2 + 2 * v.width * v.mlp)
+    mlp_flops = (3 if config.family.gated_tower else 2) * v.width * v.mlp
+    per_patch = 2 * v.patch_values * v.width + v.depth * 2 * (4 * v.width**2 + mlp_flops)
     merged_width = v.width * v.merge_size**2
-    per_merged_patch = 2 * (merged_width**2 + merged_width * t.width)
+    per_merged_patch = 2 * (merged_width**2 + merged_width * t.width) * (1 + len(v.deepstack))
     pair_squares = _sum_of_squares(rows["patch_pairs"].reshape(-1, rows["patch_pairs"].shape[-1]))
+    windowed = v.depth - len(v.full_blocks) if v.window else 0
+    attended = (v.depth - windowed) * pair_squares
+    if windowed:
+        attended += windowed * _window_squares(rows, v.window)
     vision = (
-        patches * per_patch
-        + patches // v.merge_size**2 * per_merged_patch
-        + v.depth * 4 * v.width * pair_squares
+        patches * per_patch + patches // v.merge_size**2 * per_merged_patch + 4 * v.width * attended
     )
 
     tokens = int(np.count_nonzero(rows["segment_ids"]))
@@ -74,6 +77,21 @@ def step_flops(
     t = config.text
     weights = t.layers * tokens * per_token_flops(config) + 2 * t.width * t.vocab_size * targets
     return vision + 3 * text - weights + 3 * 2 * tokens * adapters
+
+
+def _window_squares(rows: dict[str, np.ndarray], window: int) -> float:
+    """Sums (number of patches)^2 over the attention windows of packed rows.
+
+    Rows without the places of their patches count as if every window were whole.
+    """
+    pairs = rows["patch_pairs"]
+    if "patch_rows" not in rows:
+        return float(np.count_nonzero(pairs)) * window**2
+    real = pairs > 0
+    of_row = np.broadcast_to(np.arange(pairs[..., 0].size).reshape(*pairs.shape[:-1], 1), pairs.shape)
+    places = [of_row, pairs, rows["patch_rows"] // window, rows["patch_cols"] // window]
+    _, counts = np.unique(np.stack([x[real] for x in places]), axis=1, return_counts=True)
+    return float(np.sum(counts.astype(np.float64) ** 2))
 
 
 def _sum_of_squares(ids: np.ndarray) -> float:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 
 from livecc_jax.errors import ConfigError
-from livecc_jax.families import qwen2_vl
+from livecc_jax.families import FAMILIES
 from livecc_jax.model.config import ModelConfig, SpecialIds, TextConfig, VisionConfig
 from livecc_jax.text.tokenizer import Tokenizer
 
 PRESETS: dict[str, ModelConfig] = {
     name: ModelConfig(TextConfig(**sizes["text"]), VisionConfig(**sizes["vision"]))
-    for name, sizes in qwen2_vl.PRESETS.items()
+    for family in FAMILIES.values()
+    for name, sizes in family.presets.items()
 }
 
 VOCAB_MULTIPLE = 128  # the vocabulary is rounded up to it, so that it divides over a tensor axis

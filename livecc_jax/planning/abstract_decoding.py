@@ -14,7 +14,8 @@ from livecc_jax.decoding.engine_step import CacheSlots
 from livecc_jax.decoding.generate import SamplingParams
 from livecc_jax.decoding.paged_cache import PAGED_CACHE_AXES, Context
 from livecc_jax.decoding.session_step import TurnInput
-from livecc_jax.decoding.weights import LAYER_AXES, DecodingWeights, prepare_weights
+from livecc_jax.decoding.vision import is_laid_out
+from livecc_jax.decoding.weights import DecodingWeights, layer_axes, prepare_weights
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.qwen2_vl import abstract_params, logical_axes
 from livecc_jax.parallel.rules import partition_spec, sharding_tree
@@ -70,7 +71,8 @@ def abstract_cache(
 def abstract_weights(config: ModelConfig, mesh: Mesh, dtype: Any) -> DecodingWeights:
     """Returns the shapes and shardings of the weights that `prepare_weights` returns on a mesh."""
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), abstract_params(config))
-    shapes: DecodingWeights = jax.eval_shape(prepare_weights, params)
+    prepare = functools.partial(prepare_weights, vision=is_laid_out(config.vision))
+    shapes: DecodingWeights = jax.eval_shape(prepare, params)
     axes = logical_axes(config)
     stacked_axes = axes["vision"]["blocks"]
     block_axes = jax.tree.map(lambda a: a[1:], stacked_axes, is_leaf=lambda a: isinstance(a, tuple))
@@ -85,7 +87,7 @@ def abstract_weights(config: ModelConfig, mesh: Mesh, dtype: Any) -> DecodingWei
 
     return DecodingWeights(
         with_shardings(shapes.other, other_axes),
-        [with_shardings(layer, LAYER_AXES) for layer in shapes.layers],
+        [with_shardings(layer, layer_axes(config.text)) for layer in shapes.layers],
         [with_shardings(block, {k: block_axes[k] for k in block}) for block in shapes.vision_blocks],
         with_shardings(shapes.vision_norms, {k: stacked_axes[k] for k in shapes.vision_norms}),
         {},

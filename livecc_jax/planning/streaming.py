@@ -268,7 +268,7 @@ def _trace_steps(
 
     pair, limit = load.pair_tokens, load.max_new_tokens
     prompt = -(-(pair + PROMPT_TEXT_TOKENS) // PROMPT_BUCKET) * PROMPT_BUCKET
-    features = batch_array(dtype, pair, config.text.width)
+    features = batch_array(dtype, pair, (1 + len(config.vision.deepstack)) * config.text.width)
     turn, sampling = abstract_turn_inputs(batch_array, prompt, features)
     context, slots = abstract_cache_context(batch_array, context_tokens, prompt, limit)
     # Frames of as many tokens as a pair has, as square as possible; a token is 28 x 28 pixels.

@@ -178,7 +178,8 @@ def plan_training(
     sizes = resolve_training_mesh(config, model, topology)
     mesh = make_mesh(sizes, topology.devices())
     data = config.data
-    shape = RowShape(data.tokens, data.windows, window, data.targets)
+    patch = model.vision.patch_size
+    shape = RowShape(data.tokens, data.windows, window, data.targets, patch)
     optimizer = make_optimizer(config.optim, SCHEDULE_STEPS)
     state = abstract_training_state(config, model, mesh, frozen_dtype)
     batch = _abstract_batch(mesh, shape, data.rows_per_step, config.optim.accumulate)

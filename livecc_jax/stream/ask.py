@@ -13,7 +13,6 @@ import numpy as np
 
 from livecc_jax.decoding.options import StreamOptions
 from livecc_jax.errors import MediaError
-from livecc_jax.families.qwen2_vl import PATCH
 from livecc_jax.media.clips import SampledFrames
 from livecc_jax.stream.model import StreamModel
 from livecc_jax.stream.prompt import encode_prompt
@@ -58,7 +57,9 @@ class VideoChat:
         count, height, width = video.frames.shape[:3]
         if count == 0 or count % 2:
             raise MediaError(f"a conversation shows an even number of frames, not {count}")
-        self._visual = Visual(video.kind, (count // 2, height // PATCH, width // PATCH))
+        patch = model.config.vision.patch_size
+        grid = (count // 2, height // patch, width // patch)
+        self._visual = Visual(video.kind, grid, video.seconds)
         self._end_time = video.end_time
         self._answered = 0
         # Silence control is for streams.

@@ -24,7 +24,7 @@ from livecc_jax.stream.cache_store import CachedContext, Row
 from livecc_jax.stream.model import StreamModel
 from livecc_jax.stream.prompt import Prompt, encode_prompt, make_prompt
 from livecc_jax.stream.turn import Answer, ContextFull, Frames, LatencyStats, QueuedTurn, SpokenTurn
-from livecc_jax.timeline.turns import turn_label, turn_span
+from livecc_jax.timeline.turns import turn_span
 
 NO_GRIDS = np.zeros((0, 3), np.int32)
 
@@ -294,7 +294,7 @@ class Conversation:
         return make_prompt(
             template,
             turn.frames,
-            "" if turn.number is None else turn_label(*turn_span(turn.number)),
+            None if turn.number is None else turn_span(turn.number),
             turn.question if turn.number is None else self.prompt,
             first=turn.number == 0,
             positions=self.options.positions,

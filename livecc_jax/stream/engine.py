@@ -26,6 +26,7 @@ from livecc_jax.stream.paged_store import PagedStore
 from livecc_jax.stream.scheduler import Scheduler
 from livecc_jax.stream.slot_allocator import PoolFull
 from livecc_jax.stream.turn import Answer, ContextFull, Frames, QueuedTurn, SpokenTurn
+from livecc_jax.timeline.positions import check_positions
 from livecc_jax.timeline.turns import OPENING_FRAMES, TURN_FRAMES
 
 LATE_TURN_NUMBER = 1_000_000  # after eleven days: time labels do not get longer
@@ -104,6 +105,7 @@ class Engine:
                 f"max-new-tokens {options.max_new_tokens} is more than the engine's "
                 f"{self.options.max_new_tokens}"
             )
+        check_positions(options.positions, self.model.config.family)
         check_silence_control(self.model, options)
         prompt_tokens = len(self.model.tokenizer.encode(prompt))
         if prompt_tokens >= options.context and not self._single_stream:

@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from livecc_jax.decoding.generate import StopIds
 from livecc_jax.decoding.session_step import encode_frames_step
+from livecc_jax.decoding.vision import is_laid_out
 from livecc_jax.decoding.weights import prepare_weights
 from livecc_jax.errors import ConfigError
 from livecc_jax.model.config import ModelConfig
@@ -60,11 +61,14 @@ class StreamModel:
         self.config, self.mesh, self.precision = config, mesh, precision
         self.shards = shard_count(mesh, "batch") if mesh else 1
         self.weights = prepare_weights(
-            params, precision=precision, shard_over=(config, mesh) if mesh else None
+            params,
+            vision=is_laid_out(config.vision),
+            precision=precision,
+            shard_over=(config, mesh) if mesh else None,
         )
         self.dtype = params["text"]["embed"].dtype
         self.tokenizer = tokenizer
-        self.template = ChatTemplate(tokenizer)
+        self.template = ChatTemplate(tokenizer, config.family, config.vision.pair_positions)
         special = tokenizer.special
         self.stop = StopIds((special.im_end, special.endoftext), tokenizer.silence_id)
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from livecc_jax.decoding.session_step import TurnInput
 from livecc_jax.errors import MediaError
-from livecc_jax.families.qwen2_vl import PATCH
 from livecc_jax.timeline.chat import ChatTemplate, Visual
 from livecc_jax.timeline.positions import token_positions
+from livecc_jax.timeline.turns import pair_seconds, turn_label
 
 PROMPT_BUCKET = 32  # prompts are padded to a multiple, so that turns share compiled programs
 
@@ -61,7 +61,9 @@ def encode_prompt(
         start: Position of the first token.
     """
     special = template.tokenizer.special
-    token_at, next_position = token_positions(tokens, grids, special, positions, start)
+    token_at, next_position = token_positions(
+        tokens, grids, special, positions, start, template.family, template.pair_positions
+    )
     is_vision = (tokens == special.video_pad) | (tokens == special.image_pad)
     vision_index = np.where(is_vision, np.cumsum(is_vision) - 1, -1).astype(np.int32)
     return Prompt(tokens, token_at, next_position, vision_index)
@@ -70,7 +72,7 @@ def encode_prompt(
 def make_prompt(
     template: ChatTemplate,
     frames: np.ndarray | jax.Array | None,
-    label: str,
+    span: tuple[int, int] | None,
     text: str,
     *,
     first: bool,
@@ -82,8 +84,9 @@ def make_prompt(
 
     Args:
         template: Chat template of the tokenizer.
-        frames: uint8 [F, H, W, 3], F even, sides multiples of 28; None for a question.
-        label: The `Time=...` label of the turn; a question does not use it.
+        frames: uint8 [F, H, W, 3], F even, sides multiples of two patches; None for a question.
+        span: Nominal start and end of the turn in microseconds since the stream's start, for its label
+            and timestamps; None for a question.
         text: The text that follows the first turn's frames, or the question.
         first: Whether this prompt opens the conversation.
         positions: Position mode.
@@ -98,8 +101,10 @@ def make_prompt(
         if len(frames) == 0 or len(frames) % 2:
             raise MediaError(f"a turn takes an even number of frames, not {len(frames)}")
         count, height, width, _ = frames.shape
-        visual = Visual("video", (count // 2, height // PATCH, width // PATCH))
-        content = (label, visual, *filter(None, [text if first else ""]))
+        patch = template.family.patches.size
+        grid = (count // 2, height // patch, width // patch)
+        visual = Visual("video", grid, pair_seconds(span[0], count))
+        content = (turn_label(*span), visual, *filter(None, [text if first else ""]))
     encoded = template.opening(content) if first else template.continuation(content)
     tokens = np.concatenate([np.array(pending, np.int32), encoded.tokens]).astype(np.int32)
     mode = positions

@@ -15,7 +15,6 @@ import numpy as np
 
 from livecc_jax.decoding.options import StreamOptions
 from livecc_jax.errors import ConfigError, LiveCCError
-from livecc_jax.families.qwen2_vl import PATCH
 from livecc_jax.stream.capacity import rolling_capacity
 from livecc_jax.stream.contiguous_store import ContiguousStore
 from livecc_jax.stream.conversation import Conversation
@@ -181,7 +180,8 @@ class Session:
         if self.eviction.turns is None:
             return contiguous_engine(self.model, self.options)
         count, height, width = opening_shape[:3]
-        pair_tokens = Visual("video", (1, height // PATCH, width // PATCH)).tokens
+        patch = self.model.config.vision.patch_size
+        pair_tokens = Visual("video", (1, height // patch, width // patch)).tokens
         query_tokens = len(self.model.tokenizer.encode(self.prompt))
         limit = self.options.max_new_tokens
         context, pool = rolling_capacity(self.eviction, pair_tokens, query_tokens, limit, count // 2)

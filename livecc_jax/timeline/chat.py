@@ -134,10 +134,22 @@ def _with_system(turns: Sequence[ChatTurn]) -> Sequence[ChatTurn]:
 
 
 class ChatTemplate:
-    """The chat template of a family, applied with one tokenizer."""
+    """The chat template of a family, applied with one tokenizer.
 
-    def __init__(self, tokenizer: Tokenizer, family: Family = DEFAULT) -> None:
-        self.tokenizer, self.family = tokenizer, family
+    Args:
+        tokenizer: The model's tokenizer.
+        family: The model's family.
+        pair_positions: Temporal positions from a frame pair to the next, for `token_positions`; None is
+            the family's.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        family: Family = DEFAULT,
+        pair_positions: int | None = None,
+    ) -> None:
+        self.tokenizer, self.family, self.pair_positions = tokenizer, family, pair_positions
         cached = functools.lru_cache(MAX_CACHED_COUNTS)
         self._turn_counts = cached(self._count_turn)
         self._label_count = cached(self._count_label)
@@ -185,7 +197,7 @@ class ChatTemplate:
         if isinstance(item, str):
             return item
         if not (self.family.timestamps and item.kind == "video"):
-            return Visual("video", (1, MERGE, MERGE), (0.0,))
+            return Visual("image", (1, MERGE, MERGE))
         return Visual("video", (item.grid[0], MERGE, MERGE), item.seconds)
 
     def _count_turn(self, role: str, content: Content) -> tuple[int, int]:

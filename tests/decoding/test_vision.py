@@ -15,7 +15,7 @@ from livecc_jax.model.qwen2_vl import abstract_params
 def test_frames_become_the_patches_of_the_host():
     frames = np.random.default_rng(0).integers(0, 256, (2, 4, 56, 84, 3), np.uint8)
     expected = np.stack([patchify(clip)[0].reshape(2, -1, 1176) for clip in frames])
-    np.testing.assert_array_equal(patchify_frames(jnp.asarray(frames)), expected)
+    np.testing.assert_array_equal(patchify_frames(jnp.asarray(frames), 14), expected)
 
 
 def test_windows_have_one_shape_on_every_device():

@@ -38,6 +38,7 @@ from livecc_jax.evaluate.run.choice_steps import (
 )
 from livecc_jax.evaluate.run.prompt_encoder import EncodedPrompt
 from livecc_jax.evaluate.run.sampled_video import SampledVideo
+from livecc_jax.families import DEFAULT
 from livecc_jax.families.qwen2_vl import PATCH_VALUES
 from livecc_jax.media.pixels import patch_coordinates
 from livecc_jax.model.config import ModelConfig
@@ -79,6 +80,10 @@ class ChoiceModel:
         self.batch_size = shard_count(mesh, "batch") if mesh else 1
         # Layers are unstacked where the weights are (views, on the host) and moved afterwards, so that
         # no device holds them twice.
+        if config.family is not DEFAULT:
+            raise ConfigError(
+                f"questions with options are not asked of {config.family.name} models yet"
+            )
         self.weights = prepare_weights(params, shard_over=(config, mesh) if mesh else None)
         self.dtype = params["text"]["embed"].dtype
         with self.mesh_scope():

@@ -25,13 +25,14 @@ from livecc_jax.data.examples.encode import EncodedExample
 from livecc_jax.data.files.media_root import MediaRoot
 from livecc_jax.data.rows.packing import Packing, RowShape, pack_rows
 from livecc_jax.data.rows.row import Row, build_row
-from livecc_jax.errors import DataError, LiveCCError
+from livecc_jax.errors import ConfigError, DataError, LiveCCError
 from livecc_jax.evaluate.benchmarks.annotations import PROMPT_TEMPLATES, read_questions
 from livecc_jax.evaluate.benchmarks.questions import Question
 from livecc_jax.evaluate.benchmarks.results_writer import write_results_file
 from livecc_jax.evaluate.metrics.score import score_benchmark
 from livecc_jax.evaluate.run.prompt_encoder import PromptEncoder
 from livecc_jax.evaluate.run.sampled_video import sample_video, sampled_grid
+from livecc_jax.families import DEFAULT as DEFAULT_FAMILY
 from livecc_jax.families.qwen2_vl import PATCH
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.clips import MediaSlice
@@ -96,6 +97,8 @@ class PackedChoiceEvaluator:
         rules: MediaRules = DEFAULT,
         media_root: MediaRoot | None = None,
     ) -> None:
+        if model.family is not DEFAULT_FAMILY:
+            raise ConfigError(f"questions with options are not asked of {model.family.name} models yet")
         self.benchmark, self._mesh, self._batch_rows = benchmark, mesh, rows
         self._tokenizer, self._positions = tokenizer, positions
         self._shape = dataclasses.replace(shape, targets=MAX_QUESTIONS_PER_ROW)

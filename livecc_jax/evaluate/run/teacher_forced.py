@@ -16,10 +16,12 @@ import numpy as np
 from livecc_jax.decoding.decoder import logits
 from livecc_jax.decoding.kv_cache import KVCache, append, empty_cache, grow_cache
 from livecc_jax.decoding.weights import DecodingWeights
+from livecc_jax.errors import ConfigError
 from livecc_jax.evaluate.metrics.commentary import Reference, word_spans_by_turn
 from livecc_jax.evaluate.metrics.perplexity import TeacherForcedClip, TeacherForcedTurn
 from livecc_jax.evaluate.run.buckets import bucket_size, pad_last_axis
 from livecc_jax.evaluate.run.choice_steps import embed_tokens, scatter_patches
+from livecc_jax.families import DEFAULT as DEFAULT_FAMILY
 from livecc_jax.families.qwen2_vl import PATCH
 from livecc_jax.model.config import ModelConfig
 from livecc_jax.model.qwen2_vl import bind
@@ -86,6 +88,10 @@ def teacher_force(
         context: Maximum number of tokens; turns that end beyond it are left out.
         chunk: Tokens that go through the layers at a time.
     """
+    if model.config.family is not DEFAULT_FAMILY:
+        raise ConfigError(
+            f"the words of references are not scored by {model.config.family.name} models yet"
+        )
     turns, words_left_out = reference_turns(reference, len(frames))
     rows_cols = (frames.shape[1] // PATCH, frames.shape[2] // PATCH)
     chat = stream_conversation(turns, rows_cols, prompt)
