@@ -44,7 +44,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["livecc_jax", "livecc_jax.*"]),
     package_data={
-        "": [f"*.{ending}" for ending in PACKAGE_DATA],
+        "": ["py.typed", *(f"*.{ending}" for ending in PACKAGE_DATA)],
         # In a checkout these are links to the repository's own data/ and configs/.
         "livecc_jax.shipped": ["data/*", "data/*/*", "configs/*.py"],
     },
