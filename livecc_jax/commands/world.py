@@ -43,6 +43,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--tempo", type=float, default=1.0, help="how fast play goes, 0.2 to 3 (default 1)"
     )
     parser.add_argument(
+        "--league",
+        choices=("full", "small"),
+        default="full",
+        help="full (default), or small: two colours, three marks, two field players, one picture",
+    )
+    parser.add_argument(
         "--style",
         default="calm,lively,terse,club",
         metavar="NAME,...",
@@ -125,7 +131,7 @@ def _options(args: argparse.Namespace) -> WorldOptions:
     from livecc_jax.errors import ConfigError
     from livecc_jax.world.captions import Noise
     from livecc_jax.world.dataset import WorldOptions
-    from livecc_jax.world.match import MatchOptions
+    from livecc_jax.world.match import MatchOptions, small_league
     from livecc_jax.world.texts import ClipOptions
 
     size = re.fullmatch(r"(\d{1,4})x(\d{1,4})", args.size)
@@ -135,7 +141,9 @@ def _options(args: argparse.Namespace) -> WorldOptions:
         args.matches,
         args.held_out,
         args.seed,
-        MatchOptions(_span(args.seconds, "--seconds"), args.tempo),
+        (small_league if args.league == "small" else MatchOptions)(
+            _span(args.seconds, "--seconds"), args.tempo
+        ),
         (int(size[2]), int(size[1])),
         args.frames,
         args.fps,

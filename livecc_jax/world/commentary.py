@@ -17,7 +17,7 @@ import numpy as np
 from livecc_jax.errors import ConfigError
 from livecc_jax.world.facts import Fact, TimedWord, speak, spoken_action
 from livecc_jax.world.grammar import REGISTERS, WORDINGS
-from livecc_jax.world.match import FIELD, SQUAD, Match
+from livecc_jax.world.match import Match
 from livecc_jax.world.truth import Truth, truth
 
 MENTIONS = MappingProxyType(
@@ -126,11 +126,14 @@ def lineup(match: Match, manner: Style, seed: int) -> list[str]:
     """Returns the words in which the players who begin are introduced before the match."""
     speaker = _Speaker(match, manner, np.random.default_rng([match.seed, seed, 12]))
     words: list[str] = []
-    for team in range(2):
-        for player in range(team * SQUAD, team * SQUAD + 1 + FIELD):
-            shirt = match.shirts[player]
-            words += speaker.sentence(Fact("name", "name", shirt, match.named(shirt)))
+    for shirt in _beginning(match):
+        words += speaker.sentence(Fact("name", "name", shirt, match.named(shirt)))
     return words
+
+
+def _beginning(match: Match) -> list[str]:
+    """Returns the players who begin."""
+    return [shirt for shirt, present in zip(match.shirts, match.present[0]) if present]
 
 
 def commentate(
@@ -153,8 +156,7 @@ def commentate(
     rng = np.random.default_rng([match.seed, seed, 11])
     speaker = _Speaker(match, manner, rng)
     if introduced:
-        for team in range(2):
-            speaker.introduced.update(match.shirts[team * SQUAD : team * SQUAD + 1 + FIELD])
+        speaker.introduced.update(_beginning(match))
     return _say(_plans(true, manner, rng), true, speaker, rng)
 
 

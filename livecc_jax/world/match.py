@@ -27,11 +27,21 @@ class MatchOptions:
         seconds: Shortest and longest match in seconds; each match's length is drawn between them.
         tempo: How fast play goes: holding times are divided by it.
         quiet: Probability, each time a player has the ball, that a long quiet spell begins.
+        colours: Colours that teams are drawn from, at least two.
+        marks: Marks that field players are drawn from, one for each; those left over are substitutes.
+        players: Field players of a team, 2 to 4.
+        whole: Whether the camera stands still and shows the whole pitch, instead of following the ball.
+        cuts: Whether there are replays, views of the crowd, and cuts between widths of the picture.
     """
 
     seconds: tuple[float, float] = (60.0, 60.0)
     tempo: float = 1.0
     quiet: float = 0.05
+    colours: tuple[str, ...] = tuple(COLOURS)
+    marks: tuple[str, ...] = MARKS
+    players: int = FIELD
+    whole: bool = False
+    cuts: bool = True
 
     def __post_init__(self) -> None:
         low, high = self.seconds
@@ -41,6 +51,25 @@ class MatchOptions:
             )
         if not 0.2 <= self.tempo <= 3.0 or not 0.0 <= self.quiet <= 0.5:
             raise ConfigError("the tempo of matches is 0.2 to 3, and their share of quiet 0 to 0.5")
+        for chosen, known, least in (
+            (self.colours, tuple(COLOURS), 2),
+            (self.marks, MARKS, self.players),
+        ):
+            if len(set(chosen)) < max(least, len(chosen)) or not set(chosen) <= set(known):
+                raise ConfigError(
+                    f"a league needs {least} or more of {', '.join(known)}, each once, not "
+                    f"{', '.join(chosen)!a:.80}"
+                )
+        if not 2 <= self.players <= FIELD:
+            raise ConfigError(f"a team has 2 to {FIELD} field players, not {self.players}")
+
+
+def small_league(seconds: tuple[float, float] = (60.0, 60.0), tempo: float = 1.0) -> MatchOptions:
+    """Returns the options of a league that little models learn: two teams, few marks, one picture."""
+    marks = ("circle", "square", "triangle")
+    return MatchOptions(
+        seconds, tempo, colours=("red", "blue"), marks=marks, players=2, whole=True, cuts=False
+    )
 
 
 @dataclass(frozen=True)
@@ -116,14 +145,23 @@ class Match:
         return next(name for name, shirt in self.context.names.items() if shirt == who)
 
 
-def draw_squads(rng: np.random.Generator) -> tuple[Context, tuple[str, ...]]:
-    """Draws colours, names of teams and players, and the marks of both teams."""
-    home, away = rng.permutation(list(COLOURS))[:2].tolist()
+def draw_squads(
+    rng: np.random.Generator, options: MatchOptions
+) -> tuple[Context, tuple[str, ...], int]:
+    """Draws colours, names of teams and players, and the marks of both teams.
+
+    Returns:
+        The context, all shirts, and the number of substitutes of a team. Places of a squad that are not
+        needed have shirts too, but never play.
+    """
+    home, away = rng.permutation(list(options.colours))[:2].tolist()
     teams = rng.permutation(TEAMS)[:2].tolist()
     shirts = []
     for colour in (home, away):
-        marks = rng.permutation(MARKS)[: FIELD + SUBSTITUTES].tolist()
+        marks = rng.permutation(options.marks).tolist()
+        marks += [mark for mark in MARKS if mark not in marks]
         shirts += [f"{colour} {mark}" for mark in (KEEPER, *marks)]
     names = rng.permutation(NAMES)[: len(shirts)].tolist()
     context = Context(home, away, {teams[0]: home, teams[1]: away}, dict(zip(names, shirts)))
-    return context, tuple(shirts)
+    substitutes = min(SUBSTITUTES, len(options.marks) - options.players)
+    return context, tuple(shirts), substitutes

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from livecc_jax.world.match import FIELD, HALF_LENGTH, HALF_WIDTH, PLAYER_RADIUS, SQUAD, TICKS
+from livecc_jax.world.match import (
+    HALF_LENGTH,
+    HALF_WIDTH,
+    PLAYER_RADIUS,
+    SQUAD,
+    TICKS,
+    MatchOptions,
+)
 
 DT = 1.0 / TICKS
 PLAYERS = 2 * SQUAD
@@ -15,7 +22,10 @@ BESIDE = 2.3  # metres from a player's centre to the ball at the feet
 SPACE = 2 * PLAYER_RADIUS + 0.4  # players closer than this are pushed apart
 # Places of the field players, for a team that attacks to the right, with the ball in the centre.
 SPOTS = np.array([(-12.0, -6.0), (-10.0, 7.0), (3.0, -8.0), (6.0, 5.0)])
+# Which of them are taken by teams of two, three and four field players.
+FORMATIONS = {2: (0, 3), 3: (0, 1, 3), 4: (0, 1, 2, 3)}
 CAMERA_WIDTHS = (34.0, 42.0)
+WHOLE_WIDTH = 59.0
 
 
 class Motion:
@@ -33,7 +43,7 @@ class Motion:
         pace: Metres a second at which players keep their places.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, options: MatchOptions) -> None:
         self.rng = np.random.default_rng([seed, 1])
         self.time = 0.0
         self.position = np.zeros((PLAYERS, 2))
@@ -42,7 +52,10 @@ class Motion:
         self.down = np.zeros(PLAYERS, bool)
         self.cheering = np.zeros(PLAYERS, bool)
         self.keepers = np.array([0, SQUAD])
-        self.order = [list(range(t * SQUAD + 1, t * SQUAD + 1 + FIELD)) for t in range(2)]
+        first = [t * SQUAD + 1 for t in range(2)]
+        self.order = [list(range(p, p + options.players)) for p in first]
+        self.spots = SPOTS[list(FORMATIONS[options.players])]
+        self.whole = options.whole
         self.direction = np.array([1.0, -1.0])  # each team attacks towards this side
         self.orders: dict[int, tuple[np.ndarray, float]] = {}
         self.holder, self.ball = -1, np.zeros(2)
@@ -50,7 +63,11 @@ class Motion:
         self.referee, self.referee_to = np.array([0.0, -8.0]), np.array([0.0, -8.0])
         self.referee_beside = np.array([-5.0, -7.0])
         self.card, self.frozen, self.pace = 0, False, RUN
-        self.camera, self.look_at, self.width = np.zeros(2), None, CAMERA_WIDTHS[0]
+        self.camera, self.look_at, self.width = (
+            np.zeros(2),
+            None,
+            WHOLE_WIDTH if options.whole else CAMERA_WIDTHS[0],
+        )
         self.sway = self.rng.uniform(0, 2 * np.pi, (PLAYERS, 2))
         self.tracks: dict[str, list] = {
             name: []
@@ -74,7 +91,7 @@ class Motion:
         holding = TEAM[self.holder] if self.holder >= 0 else -1
         for team in range(2):
             ahead = self.direction[team]
-            for spot, player in zip(SPOTS, self.order[team]):
+            for spot, player in zip(self.spots, self.order[team]):
                 forward = 4.0 if team == holding else -4.0
                 x = ahead * (spot[0] + forward) + 0.55 * self.ball[0]
                 target[player] = x, spot[1] * ahead + 0.35 * self.ball[1]
@@ -125,6 +142,8 @@ class Motion:
         self._keep_referee_away()
         subject = self.ball if self.look_at is None else self.look_at
         self.camera += 0.16 * (subject - self.camera)
+        if self.whole:
+            self.camera = np.zeros(2)
         self.time = len(self.tracks["ball"]) * DT
 
     def _keep_referee_away(self) -> None:
@@ -178,7 +197,7 @@ class Motion:
         for team in range(2):
             ahead = self.direction[team]
             self.position[self.keepers[team]] = -ahead * (HALF_LENGTH - 1.8), 0.0
-            for spot, player in zip(SPOTS, self.order[team]):
+            for spot, player in zip(self.spots, self.order[team]):
                 self.position[player] = ahead * (min(spot[0], -3.0) - 4.0), spot[1] * ahead
         self.velocity[:] = 0.0
         self.ball[:] = self.camera[:] = 0.0

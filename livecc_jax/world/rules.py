@@ -13,7 +13,6 @@ import numpy as np
 
 from livecc_jax.world.facts import Fact
 from livecc_jax.world.match import (
-    FIELD,
     HALF_LENGTH,
     HALF_WIDTH,
     SQUAD,
@@ -23,7 +22,7 @@ from livecc_jax.world.match import (
     Shot,
     draw_squads,
 )
-from livecc_jax.world.motion import CAMERA_WIDTHS, RUN, TEAM, WALK, Motion
+from livecc_jax.world.motion import CAMERA_WIDTHS, RUN, TEAM, WALK, WHOLE_WIDTH, Motion
 
 PASS_SPEED, SHOT_SPEED, OUT_SPEED = 14.0, 20.0, 13.0  # metres a second
 SHOOTING_DISTANCE = 19.0  # metres from the goal
@@ -48,16 +47,17 @@ class Game(Motion):
     """Plays one match: see `make_match`."""
 
     def __init__(self, seed: int, options: MatchOptions) -> None:
-        super().__init__(seed)
+        super().__init__(seed, options)
         self.seed, self.options = seed, options
-        self.context, self.shirts = draw_squads(self.rng)
+        self.context, self.shirts, substitutes = draw_squads(self.rng, options)
         low, high = options.seconds
         self.seconds = round(float(self.rng.uniform(low, high)) * 2) / 2
         self.events: list[Fact] = []
         self.shots: list[Shot] = []
         self.shot_start = 0.0
         self.booked: set[int] = set()
-        self.bench = [list(range(t * SQUAD + 1 + FIELD, (t + 1) * SQUAD)) for t in range(2)]
+        first = [t * SQUAD + 1 + options.players for t in range(2)]
+        self.bench = [list(range(p, p + substitutes)) for p in first]
         self.present[[*self.keepers, *self.order[0], *self.order[1]]] = True
         self.changed_sides = self.seconds < HALVES_FROM
         self.last_quiet = 0.0
@@ -100,9 +100,16 @@ class Game(Motion):
             self.shots.append(Shot(self.shot_start, round(self.time, 3), "play", self.width))
         self.shot_start = round(self.time, 3)
         self.width = width or float(self.rng.choice(CAMERA_WIDTHS, p=(0.7, 0.3)))
+        if self.options.whole:
+            self.width = WHOLE_WIDTH
+        elif not self.options.cuts:
+            self.width = CAMERA_WIDTHS[0]
 
     def show(self, kind: str, seconds: float, source: float = 0.0) -> None:
         """Shows a replay or the crowd while time passes."""
+        if not self.options.cuts:
+            self.wait(seconds)
+            return
         self.cut()
         start, speed = self.shot_start, 0.8
         self.wait(seconds)
@@ -279,7 +286,7 @@ class Game(Motion):
 
     def substitute(self, team: int) -> None:
         """Replaces a field player of a team, if one is left on its bench."""
-        if not self.bench[team] or len(self.on_pitch(team)) < FIELD:
+        if not self.bench[team] or len(self.on_pitch(team)) < self.options.players:
             return
         leaves = int(self.rng.choice(self.on_pitch(team)))
         comes = self.bench[team].pop(0)

@@ -203,13 +203,13 @@ def test_bad_options_end_with_one_sentence(tmp_path, capsys, options):
 
 def test_watch_shows_the_words_and_the_facts_behind_them(tmp_path, capsys):
     page = tmp_path / "match.html"
-    arguments = ["world", "--watch", "--seed", "3", "--seconds", "20:20", "--page", str(page)]
+    arguments = ["world", "--watch", "--seed", "3", "--seconds", "12:12", "--page", str(page)]
     assert main(arguments) == 0
     out = capsys.readouterr().out
     assert "kickoff" in out
     assert "[event: " in out
     text = page.read_text()
-    assert text.count("data:image/png;base64,") == 80
+    assert text.count("data:image/png;base64,") == 48
     assert "<script>" in text
     assert "DATA" not in text
     assert "TITLE" not in text

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from livecc_jax.errors import ConfigError
 from livecc_jax.world.facts import team_of
 from livecc_jax.world.lexicon import COLOURS, KEEPER
-from livecc_jax.world.match import HALF_LENGTH, HALF_WIDTH, TICKS, Match, MatchOptions
+from livecc_jax.world.match import HALF_LENGTH, HALF_WIDTH, TICKS, Match, MatchOptions, small_league
+from livecc_jax.world.render import visible
 from livecc_jax.world.rules import make_match
 from livecc_jax.world.truth import truth
 
@@ -153,8 +154,13 @@ def test_matches_differ_by_seed_and_by_nothing_else():
 
 
 @pytest.mark.parametrize(
-    "options", [{"seconds": (5.0, 6.0)}, {"seconds": (60.0, 30.0)}, {"tempo": 9.0}, {"quiet": -1.0}]
-)
+    "options",
+    [
+        {"seconds": (5.0, 6.0)}, {"seconds": (60.0, 30.0)}, {"tempo": 9.0}, {"quiet": -1.0},
+        {"colours": ("red",)}, {"colours": ("red", "green")}, {"colours": ("red", "red", "blue")},
+        {"marks": ("circle", "square")}, {"players": 1}, {"players": 5},
+    ],
+)  # fmt: skip
 def test_impossible_options_are_refused(options):
     with pytest.raises(ConfigError):
         MatchOptions(**options)
@@ -166,3 +172,18 @@ def test_a_long_match_changes_sides_and_has_quiet_spells():
     assert keeper[200] * keeper[-200] < 0, "the home keeper is on the other side after the break"
     times = [0.0, *(e.time for e in match.events), match.seconds]
     assert np.diff(times).max() > 7.0
+
+
+@settings(max_examples=8, deadline=None)
+@given(SEEDS)
+def test_a_small_league_shows_everything_in_one_picture(seed):
+    match = make_match(seed, small_league((30.0, 40.0), tempo=1.5))
+    assert {match.context.home, match.context.away} == {"red", "blue"}
+    assert {shot.kind for shot in match.shots} == {"play"}
+    assert len({shot.width for shot in match.shots}) == 1
+    assert match.present.sum(1).max() <= 7  # two teams of a keeper and two, and one more in a change
+    playing = {shirt for shirt, on in zip(match.shirts, match.present.any(0), strict=True) if on}
+    marks = {shirt.split()[1] for shirt in playing}
+    assert marks <= {"circle", "square", "triangle", KEEPER}
+    for event in match.events:
+        assert event.action == "kickoff" or visible(match, event.actor, event.time)
