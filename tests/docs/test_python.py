@@ -1,7 +1,6 @@
 """Python that a document prints is Python, and what it imports from the package is there."""
 
 import ast
-import re
 
 import pytest
 

@@ -10,6 +10,7 @@ from livecc_jax.evaluate.metrics.paired_accuracy import AccuracyComparison
 from livecc_jax.evaluate.metrics.score import BenchmarkScore, count_answers
 from livecc_jax.evaluate.report.formatting import (
     MIN_CROSSED,
+    accuracy_columns,
     describe_counts,
     format_count,
     format_number,
@@ -61,23 +62,8 @@ def _facts(score: BenchmarkScore) -> list[tuple[str, str, str]]:
 
 
 def _table(rows: Sequence[TableRow]) -> Table:
-    return Table(
-        ("facet", "", "right", "of", "no answer", "accuracy %", "chance %", "95% interval"),
-        [
-            (
-                r.facet,
-                r.name,
-                format_count(r.correct),
-                format_count(r.count),
-                format_count(r.unanswered),
-                format_number(r.accuracy),
-                format_number(r.chance),
-                row_interval(r),
-            )
-            for r in rows
-        ],
-        text_columns=2,
-    )
+    heads, cells = accuracy_columns(rows)
+    return Table(heads, cells, text_columns=2)
 
 
 def _bar_chart(rows: Sequence[TableRow], facet: str) -> charts.Plot:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -43,6 +43,26 @@ def format_interval(low: float, high: float) -> str:
 def row_interval(row: TableRow | PairedDifference) -> str:
     """Formats the interval of a table row; a dash where too few videos make it meaningless."""
     return format_interval(row.low, row.high) if row.has_interval else "-"
+
+
+def accuracy_columns(rows: Sequence[TableRow]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Returns heads and cells of an accuracy table; chance has a column only where it is known.
+
+    Args:
+        rows: Rows that are shown.
+    """
+    columns: dict[str, Callable[[TableRow], str]] = {
+        "facet": lambda r: r.facet,
+        "": lambda r: r.name,
+        "right": lambda r: format_count(r.correct),
+        "of": lambda r: format_count(r.count),
+        "no answer": lambda r: format_count(r.unanswered),
+        "accuracy %": lambda r: format_number(r.accuracy),
+    }
+    if any(math.isfinite(row.chance) for row in rows):
+        columns["chance %"] = lambda r: format_number(r.chance)
+    columns["95% interval"] = row_interval
+    return tuple(columns), [tuple(cell(row) for cell in columns.values()) for row in rows]
 
 
 def is_shown(row: TableRow | PairedDifference, full: bool = True) -> bool:

@@ -11,6 +11,7 @@ from livecc_jax.evaluate.metrics.paired_commentary import CommentaryComparison
 from livecc_jax.evaluate.metrics.score import BenchmarkScore
 from livecc_jax.evaluate.metrics.statistics import MIN_CLUSTERS
 from livecc_jax.evaluate.report.formatting import (
+    accuracy_columns,
     align_columns,
     describe_counts,
     describe_perplexity,
@@ -36,23 +37,7 @@ def format_score(score: BenchmarkScore, full: bool = False) -> str:
         f"{score.layout.title}: {headline.name} {format_number(headline.accuracy)}% "
         f"{row_interval(headline)}  ({score.path})",
         "",
-        *align_columns(
-            ("", "", "right", "of", "no answer", "accuracy", "chance", "95% interval"),
-            [
-                (
-                    row.facet,
-                    row.name,
-                    format_count(row.correct),
-                    format_count(row.count),
-                    format_count(row.unanswered),
-                    format_number(row.accuracy),
-                    format_number(row.chance),
-                    row_interval(row),
-                )
-                for row in score.table
-                if is_shown(row, full)
-            ],
-        ),
+        *align_columns(*accuracy_columns([row for row in score.table if is_shown(row, full)])),
         "",
         *describe_counts(score),
     ]

@@ -61,7 +61,7 @@ def test_benchmark_report(tmp_path, capsys):
     table = [line for line in markdown.splitlines() if line.startswith("| q")]
     # The name with markup is one cell, here and in the comparison.
     assert len(table) == 4
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {9, 10}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {8, 10}
     assert re.findall(r".<script", markdown)[0] == "\\<script"
 
 
