@@ -28,6 +28,7 @@ PROJECT_PAGES = {
     "CHANGELOG.md": "project/changelog.md",
     "CONTRIBUTING.md": "project/contributing.md",
     "benchmarks/README.md": "results/benchmarks.md",
+    "benchmarks/ablations/README.md": "results/run_ablations.md",
     "data/README.md": "project/data.md",
     "livecc_jax/kernels/README.md": "project/kernels.md",
 }

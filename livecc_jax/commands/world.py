@@ -107,7 +107,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--watch",
         action="store_true",
-        help="write nothing, but show the first match with its commentary and the facts behind it",
+        help="write nothing, but show a match with its commentary and the facts behind its words",
+    )
+    parser.add_argument(
+        "--match",
+        type=int,
+        default=0,
+        metavar="N",
+        help="with --watch: which match, from 0 (default 0)",
     )
     parser.add_argument("--page", metavar="HTML", help="with --watch: also write it as a web page")
     parser.set_defaults(run=run)
@@ -119,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
 
     options = _options(args)
     if args.watch:
-        return _watch(options, args.page)
+        return _watch(options, args.match, args.page)
     if not args.out:
         raise ConfigError("--out names the folder to write; --watch shows a match instead")
     if args.page:
@@ -214,7 +221,8 @@ def _tokens(size: tuple[int, int]) -> int:
     return max(1, size[0] // 28 * (size[1] // 28))
 
 
-def _watch(options: WorldOptions, page_path: str | None) -> int:
+def _watch(options: WorldOptions, number: int, page_path: str | None) -> int:
+    from livecc_jax.errors import ConfigError
     from livecc_jax.world.commentary import commentate, lineup
     from livecc_jax.world.dataset import draw_style, match_seed
     from livecc_jax.world.rules import make_match
@@ -222,7 +230,9 @@ def _watch(options: WorldOptions, page_path: str | None) -> int:
     from livecc_jax.world.watch import page, timeline
     from livecc_jax.writing import write_text
 
-    match = make_match(match_seed(options, "train", 0), options.match)
+    if number < 0:
+        raise ConfigError(f"matches are counted from 0, so there is no match {number}")
+    match = make_match(match_seed(options, "train", number), options.match)
     true = truth(match)
     name, manner, introduced = draw_style(match, options)
     spoken = commentate(match, manner, options.draw, introduced, true)

@@ -1,11 +1,13 @@
 """What is said is true, known and seen when it is said; noise stays within its rates."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from livecc_jax.errors import ConfigError
+from livecc_jax.errors import ConfigError, DataError
 from livecc_jax.timeline.example import Word
 from livecc_jax.timeline.turns import check_words
 from livecc_jax.world.captions import MAX_LAG, Noise, noisy
@@ -79,14 +81,35 @@ def test_styles_call_players_and_teams_in_their_own_way():
 
 
 def test_truth_files_hold_everything(tmp_path):
-    import json
-
     true = truth(make_match(3, OPTIONS))
     path = tmp_path / "truth.json"
     path.write_text(json.dumps(to_json(true)))
     again = read_truth(path)
     assert again == true
     assert [(f.time, f.until) for f in again.facts] == [(f.time, f.until) for f in true.facts]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda data: "no json", "no truth file"),
+        (lambda data: {**data, "version": 2}, "its version is 2, not 1"),
+        (lambda data: {k: v for k, v in data.items() if k != "home"}, "no truth file"),
+        (lambda data: {**data, "facts": [[1, 2]]}, "a row has not 6 values"),
+        (lambda data: {**data, "shots": [["a", "b", "play"]]}, "no truth file"),
+        (lambda data: {**data, "facts": 7}, "no truth file"),
+        (lambda data: [], "no truth file"),
+    ],
+)
+def test_damaged_truth_files_are_refused_in_a_sentence(tmp_path, change, reason):
+    path = tmp_path / "truth.json"
+    changed = change(to_json(truth(make_match(3, MatchOptions((10.0, 10.0))))))
+    path.write_text(changed if isinstance(changed, str) else json.dumps(changed))
+    with pytest.raises(DataError, match=reason) as caught:
+        read_truth(path)
+    assert "truth.json" in str(caught.value)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_truth(tmp_path / "none.json")
 
 
 def test_noise_stays_within_its_rates():

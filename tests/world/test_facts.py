@@ -175,3 +175,26 @@ def test_shirts_are_spelled_as_they_are():
     fact = Fact("event", "pass", "red square", "red ring")
     assert speak(fact, "calm", spell_shirts) == ["red", "square", "passes", "to", "red", "ring"]
     assert team_of(fact.actor) == "red"
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.text(max_size=6),
+            st.sampled_from(
+                ["red", "square", "Ada", "passes", "to", "two", "one", "lead", "the", ".", "is"]
+            ),
+        ),
+        max_size=25,
+    )
+)
+def test_any_words_are_parsed_without_an_error_and_only_whole_phrases_count(words):
+    context = parse_title(TITLE)
+    timed_words = [(float(i), i + 0.5, word) for i, word in enumerate(words)]
+    last = 0
+    for fact in parse_facts(timed_words, context):
+        assert last <= fact.words[0] < fact.words[1] <= len(words)
+        assert (fact.time, fact.until) == (float(fact.words[0]), fact.words[1] - 0.5)
+        assert parse_facts(timed_words[slice(*fact.words)], context)[0].action == fact.action
+        last = fact.words[1]
