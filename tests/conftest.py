@@ -23,6 +23,9 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
         + " --xla_cpu_collective_call_terminate_timeout_seconds=600"
     )
 
+# Also programs that compile in less than a second, the default: many tests compile the same ones.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
 import jax
 import pytest
 

@@ -28,6 +28,8 @@ MAX_HEADS = 10_000
 MAX_VOCABULARY = 10_000_000
 MAX_ID = 2**31 - 1
 MAX_MLP_RATIO = 1000
+EPSILONS = {"least": 1e-30, "most": 1.0}  # of a norm, in float32
+THETAS = {"least": 1.0, "most": 1e12}  # bases of rotary positions
 
 # Our field of `SpecialIds` -> the field in config.json.
 _IDS = {
@@ -65,7 +67,7 @@ def _rope(text: JsonFields, default_theta: float) -> tuple[tuple[int, int, int],
     if len(section) != 3 or not all(type(n) is int and n >= 0 for n in section):
         raise rope.fail("mrope_section", f"is {section!s:.80}, but must be three whole numbers")
     owner = rope if rope.data.get("rope_theta") is not None else text
-    return tuple(section), owner.positive("rope_theta", default_theta)
+    return tuple(section), owner.positive("rope_theta", default_theta, **THETAS)
 
 
 def _text(text: JsonFields, tied: bool, family: Family) -> TextConfig:
@@ -85,7 +87,7 @@ def _text(text: JsonFields, tied: bool, family: Family) -> TextConfig:
         mlp=text.count("intermediate_size"),
         rope_theta=theta,
         mrope_section=section,
-        norm_eps=text.positive("rms_norm_eps"),
+        norm_eps=text.positive("rms_norm_eps", **EPSILONS),
         tied=tied,
         max_positions=text.count("max_position_embeddings", 32768, most=MAX_ID),
         # A field of the families whose heads have a width of their own; others do not read it.

@@ -76,11 +76,30 @@ class JsonFields:
             raise self.fail(name, f"is {value!r}, which is not a finite number")
         return float(value)
 
-    def positive(self, name: str, default: float | None = None) -> float:
-        """Returns a number above 0, or raises CheckpointError; for `default` see `count`."""
+    def positive(
+        self,
+        name: str,
+        default: float | None = None,
+        *,
+        least: float = 0.0,
+        most: float = float("inf"),
+    ) -> float:
+        """Returns a number above 0.
+
+        Args:
+            name: Name of the field.
+            default: Value of a missing field; see `count`.
+            least: Smallest value that is accepted.
+            most: Largest value that is accepted.
+
+        Raises:
+            CheckpointError: The field is no such number.
+        """
         value = self.number(name, default)
         if value <= 0:
             raise self.fail(name, f"is {value:g}, but must be positive")
+        if not least <= value <= most:
+            raise self.fail(name, f"is {value:g}, but must lie between {least:g} and {most:g}")
         return value
 
     def only(self, name: str, supported: Any, kind: type | tuple[type, ...] = str) -> None:

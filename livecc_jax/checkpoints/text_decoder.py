@@ -17,7 +17,15 @@ import numpy as np
 from flax import traverse_util
 
 from livecc_jax.checkpoints.finite import ValueCheck, quiet_cast
-from livecc_jax.checkpoints.hf_config import CONFIG, MAX_HEADS, MAX_ID, MAX_LAYERS, MAX_VOCABULARY
+from livecc_jax.checkpoints.hf_config import (
+    CONFIG,
+    EPSILONS,
+    MAX_HEADS,
+    MAX_ID,
+    MAX_LAYERS,
+    MAX_VOCABULARY,
+    THETAS,
+)
 from livecc_jax.checkpoints.json_fields import JsonFields, read_json
 from livecc_jax.checkpoints.open import open_checkpoint
 from livecc_jax.checkpoints.safetensors import TensorInfo, read_directory
@@ -99,10 +107,10 @@ def _text_config(path: Path) -> TextConfig:
             heads=heads,
             kv_heads=text.count("num_key_value_heads", heads, most=MAX_HEADS),
             mlp=text.count("intermediate_size"),
-            rope_theta=rope.positive("rope_theta", 10_000.0),
+            rope_theta=rope.positive("rope_theta", 10_000.0, **THETAS),
             # Every frequency follows the first of three axes, which is the plain position.
             mrope_section=(width // heads // 2, 0, 0),
-            norm_eps=text.positive("rms_norm_eps", 1e-6),
+            norm_eps=text.positive("rms_norm_eps", 1e-6, **EPSILONS),
             tied=tied,
             max_positions=text.count("max_position_embeddings", 32768, most=MAX_ID),
         )

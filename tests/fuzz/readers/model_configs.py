@@ -32,7 +32,7 @@ def _differs(folder: Path, file: str, value) -> str:
     text = top.get("text_config") if top.get("text_config") is not None else top
     for name, field in FIELDS.items():
         found, stored = getattr(config.text, field), text.get(name)
-        if stored is not None and found != stored:
+        if stored is not None and found != (float(stored) if isinstance(found, float) else stored):
             return f"{name} is {found}, not {stored}"
         if not math.isfinite(found) or found <= 0:
             return f"{name} is {found}"
