@@ -281,7 +281,8 @@ def load_config(path: str | Path) -> Config:
 
     Args:
         path: A Python file that defines `config`, or the name of a config that is installed with the
-            package: "demo", "pretrain_7b", ...
+            package: "demo", "pretrain_7b", ...; a file `demo.py` goes before the shipped `demo.py`, but
+            the name `demo` is always the shipped one.
 
     Raises:
         ConfigError: The file is missing, fails, or defines no Config.
@@ -291,7 +292,9 @@ def load_config(path: str | Path) -> Config:
         2e-05
     """
     named = shipped_configs()
-    path = named.get(str(path).removesuffix(".py"), Path(path)) if not _is_file(path) else Path(path)
+    path = named.get(str(path), Path(path))
+    if not _is_file(path):
+        path = named.get(str(path).removesuffix(".py"), path)
     if not _is_file(path):
         raise ConfigError(
             f"{path}: there is no such config file; the shipped ones are {', '.join(named)}"

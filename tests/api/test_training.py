@@ -71,8 +71,14 @@ def test_fields_that_cannot_be_replaced(name, value, message):
         replace_fields(livecc_jax.Config(), {name: value})
 
 
-def test_shipped_configs_have_names():
+def test_shipped_configs_have_names(tmp_path, monkeypatch):
     for name in ("demo", "demo.py", "pretrain_2b", "sft_7b"):
         assert isinstance(livecc_jax.load_config(name), livecc_jax.Config)
     with pytest.raises(livecc_jax.ConfigError, match=r"nothing: there is no .*pretrain_7b"):
         livecc_jax.load_config("nothing")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").write_text("config = 3\n")
+    (tmp_path / "sft_7b.py").write_text("from livecc_jax import Config\nconfig = Config(seed=5)\n")
+    assert livecc_jax.load_config("demo").preset == "small"
+    assert livecc_jax.load_config("sft_7b.py").seed == 5
+    assert livecc_jax.load_config("sft_7b").seed == 0

@@ -46,6 +46,7 @@ def test_the_wheel_lists_every_file(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_the_demo_of_a_wheel(tmp_path):
     """Built from a copy, installed beside the libraries of this environment, run in an empty folder."""
     copy, wheels, site, empty = (tmp_path / name for name in ("copy", "wheels", "site", "empty"))
