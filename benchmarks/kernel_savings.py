@@ -18,7 +18,6 @@ last layer computes little of a prompt, so that what a prompt's kernels save is 
 """
 
 import argparse
-import concurrent.futures
 import contextlib
 import dataclasses
 import itertools
@@ -50,7 +49,6 @@ ORDER = (
     "merge_partials", "rotate_and_write", "fused_norm", "fused_gemm", "flash_vision", "gemv",
     "flash_prefill", "flash_decode",
 )  # fmt: skip
-COMPILED_TOGETHER = ("flash_vision", "gemv", "flash_prefill", "flash_decode")
 MIN_SAVING = 0.02  # of a turn or a step: a kernel that saves less is not kept
 
 
@@ -152,22 +150,13 @@ def measure(spec, args):
     run = prepare(args.depth)
     names = chosen.split(",") if chosen else [k for k in ORDER if k not in unused(streams)]
     variants = {"": (), **{name: name.split("+") for name in names}}
-
-    def compile_variant(label):
+    for label, off in list(variants.items()):
         if time.perf_counter() - began > args.limit:
-            return
-        run(variants[label])
-        compiled.append(label)
+            print(f"  out of time: {label} is left out", flush=True)
+            del variants[label]
+            continue
+        run(off)
         print(f"  {spec} without {label or 'none'}: {time.perf_counter() - began:.0f} s", flush=True)
-
-    # Streams are independent and compile together, except where XLA tries out ways of new products:
-    # what else runs meanwhile would disturb it.
-    compiled, together = [], [x for x in variants if streams == "full" and x in COMPILED_TOGETHER]
-    for label in [x for x in variants if x not in together]:
-        compile_variant(label)
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        list(pool.map(compile_variant, together))
-    variants = {label: off for label, off in variants.items() if label in compiled}
     times = {label: [] for label in variants}
     for _ in range(args.rounds):
         for label, off in variants.items():

@@ -38,7 +38,7 @@ def test_persistent_blocks_go_from_tile_to_tile(epilogue, outputs):
         out = fused_gemm(x, matrix, bias, epilogue=epilogue, tuning=Tuning(blocks=2, band=2))
     assert out.shape == (360, outputs)
     reference = fused_gemm_reference(x, matrix, bias, epilogue=epilogue)
-    assert_close(out, reference, atol=1e-5)
+    assert_close(out, reference, atol=1e-5, rtol=2e-6)  # sums of 320 products
 
 
 @pytest.mark.parametrize(("epilogue", "outputs"), [("gate", 128), ("gelu", 256)])
