@@ -10,12 +10,14 @@ import cv2
 import numpy as np
 import pytest
 
+from livecc_jax.data.files.media_root import MediaRoot
 from livecc_jax.evaluate.benchmarks.questions import VideoSource
 from livecc_jax.evaluate.benchmarks.scored_answers import AnswerText, ScoredAnswer
 from livecc_jax.evaluate.metrics.paired_accuracy import compare_accuracy
 from livecc_jax.evaluate.metrics.score import score_benchmark
 from livecc_jax.evaluate.report.report import write_report
 from livecc_jax.evaluate.report.terminal import format_score
+from livecc_jax.evaluate.report.thumbnails import question_thumbnails
 from livecc_jax.evaluate.report.wrong_answers import choose_evenly
 from livecc_jax.media.video import probe, read_frames
 from tests.reports.pages import check_page
@@ -85,6 +87,22 @@ def test_wrong_answers_have_frames_and_options(tmp_path):
     assert "<img" not in cases[1]  # its video cannot be read; the case is shown all the same
     assert "Question 3?" in cases[1]
     assert "q1" not in "".join(parsed.texts)  # a right answer is no case
+
+
+def test_frames_of_a_folder_and_of_a_confined_video(tmp_path):
+    """A folder of frames is shown too; a video outside the media root is not."""
+    for i in range(1, 13):
+        picture = np.full((20, 40, 3), 20 * i, np.uint8)
+        cv2.imwrite(str(tmp_path / f"{i:05d}.png"), picture)
+    pictures = question_thumbnails(VideoSource(str(tmp_path), frames_per_second=3.0))
+    assert [(p.width, p.height) for p in pictures] == [(40, 20)] * len(pictures)
+    shades = [cv2.imdecode(np.frombuffer(p.jpeg, np.uint8), cv2.IMREAD_COLOR).mean() for p in pictures]
+    assert shades == sorted(shades)
+    assert len(shades) == 4
+    assert shades[0] == pytest.approx(20, abs=3)
+    assert shades[-1] == pytest.approx(240, abs=3)
+    elsewhere = MediaRoot.of(str(tmp_path), ())
+    assert question_thumbnails(VideoSource(str(CLIP), media_root=elsewhere)) == []
 
 
 def test_every_group_has_its_turn():
