@@ -4,15 +4,20 @@ what was dropped.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from array import array
 from collections.abc import Iterable
+from json.encoder import encode_basestring
 from pathlib import Path
 from typing import Any
 
 from livecc_jax.data.files.paths import is_remote
 from livecc_jax.produce.records import Clip, Rejection, dumps
 from livecc_jax.writing import atomic_file
+
+# ".0", ".001", ...: what follows the whole seconds of a number of milliseconds.
+_FRACTIONS = [str(ms / 1000)[1:] for ms in range(1000)]
 
 
 def annotation(clip: Clip, folder: str = "") -> list[dict[str, Any]]:
@@ -80,7 +85,17 @@ def rejected_line(rejection: Rejection) -> str:
 
 def annotation_line(clip: Clip, folder: str = "") -> str:
     """Returns the line of `annotations.jsonl` for a clip, with its line break; see `annotation`."""
-    return dumps(annotation(clip, folder)) + "\n"
+    user, assistant = annotation(dataclasses.replace(clip, words=()), folder)
+    # Most of a line are words; writing them so takes half the time, and gives the same text as `dumps`.
+    words = ",".join(
+        [
+            f"[{start // 1000}{_FRACTIONS[start % 1000]},{end // 1000}{_FRACTIONS[end % 1000]},"
+            f"{encode_basestring(word)}]"
+            for start, end, word in clip.words
+        ]
+    )
+    before, _, after = dumps(assistant).rpartition('"text_stream":[]')
+    return f'[{dumps(user)},{before}"text_stream":[{words}]{after}]\n'
 
 
 def write_annotations(path: str | Path, lines: Iterable[str | bytes]) -> int:

@@ -17,7 +17,7 @@ from livecc_jax.produce.annotations import (
     relative_path,
     write_annotations,
 )
-from livecc_jax.produce.parameters import PRETRAIN, SFT
+from livecc_jax.produce.parameters import PRETRAIN
 from livecc_jax.produce.records import Clip, Source, Word, dumps
 from livecc_jax.produce.stages.cut import cut
 from tests.support.media import make_video
@@ -160,7 +160,9 @@ def test_records_are_written_in_one_way():
     clip = Clip(0, 0, "a", "v", 0, 1, (Word(0, 1, "é"),), measures={"text_loss": 2.5})
     assert Clip.from_json(json.loads(dumps(clip.to_json()))) == clip
     assert "duration" not in annotation(clip)[0]["content"][0]
-    assert SFT.kind == "sft"
+    words = tuple(Word(t, t + 7, '"\\\u2028é\n') for t in (*range(1, 3000, 7), 10**12, 0))
+    clip = Clip(0, 0, 'a"text_stream":[]', "v", 0, 1, words, title='"text_stream":[]')
+    assert annotation_line(clip) == dumps(annotation(clip)) + "\n"
 
 
 def test_captions_command(tmp_path, capsys):

@@ -60,7 +60,7 @@ def read_asr(segments: Sequence[Any]) -> tuple[Word, ...]:
                 start = found[-1].end_ms if found else 0
             if end is None:
                 end = next((s for s, _ in spans[number + 1 :] if s is not None), start)
-            share(found, texts, start, max(start, end))
+            found += share(texts, start, max(start, end))
             continue
         found += _filled(words, start, end, found[-1].end_ms if found else 0)
     return _in_order(found)
@@ -148,7 +148,7 @@ def _filled(words: list[_Timed], start: int | None, end: int | None, before: int
             j += 1
         stop = _next_start(words, j, last if end is None else end)
         low = min(last, stop) if j < len(words) else last
-        share(found, [text for _, _, text in words[i:j]], low, max(low, stop))
+        found += share([text for _, _, text in words[i:j]], low, max(low, stop))
         last = found[-1].end_ms
         i = j
     return found

@@ -49,6 +49,7 @@ class Captions:
         cues: The cues in the order of the file.
         kind: "manual" or "auto" where the format tells; else "".
         language: Language that the file states; "" for none.
+        has_times: Whether the file times words; then lines of one word are no longer than others.
         always_rolls: Whether rows may be carried over from cue to cue however few are (WebVTT with
             word times).
     """
@@ -57,6 +58,7 @@ class Captions:
     kind: str = ""
     language: str = ""
     always_rolls: bool = False
+    has_times: bool = False
 
 
 # A `<` that a letter, a slash or a time follows; `< 2` and `<3` are text.

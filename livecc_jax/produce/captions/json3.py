@@ -32,18 +32,25 @@ def read_json3(value: Mapping[str, Any]) -> Captions:
             text = segment.get("utf8") if isinstance(segment, dict) else None
             if not isinstance(text, str) or not text:
                 continue
-            offset = _ms(segment.get("tOffsetMs"))
-            has_times |= offset is not None
-            pieces.append((clean(text), NO_TIME if offset is None else start + offset))
-            is_auto |= "acAsrConf" in segment
-        is_auto |= has_times
+            offset = segment.get("tOffsetMs")
+            if offset is not None:
+                offset = _ms(offset)
+                has_times = has_times or offset is not None
+            if "<" in text or "&" in text or not text.isascii():
+                text = clean(text)
+            pieces.append((text, NO_TIME if offset is None else start + offset))
+            is_auto = is_auto or "acAsrConf" in segment
+        is_auto = is_auto or has_times
         rows = rows_of(pieces) if has_times else plain_rows("".join([text for text, _ in pieces]))
         cues.append(Cue(start, None if duration is None else start + duration, rows))
-    return Captions(cues, kind=("auto" if is_auto else "manual") if cues else "")
+    kind = "auto" if is_auto else "manual"
+    return Captions(cues, kind if cues else "", has_times=is_auto)
 
 
 def _ms(value: Any) -> int | None:
     """Returns a number of milliseconds, at least 0; None for something else."""
+    if type(value) is int and 0 <= value < 10**15:
+        return value
     if isinstance(value, str) and value.strip().isdecimal() and len(value) < 16:
         value = int(value)
     if type(value) not in (int, float) or value != value or abs(value) > 1e15:

@@ -107,9 +107,10 @@ def parse_captions(
     """
     text = decode(data)
     start = text.lstrip("\ufeff \t\n")
-    if not start.strip("\0"):
+    if start[:1] in ("", "\0") and not start.strip("\0"):
         raise DataError("is empty")
-    if start[0] in "{[" and not _SECTION.match(start) and not _SRT.search(start):
+    is_srt = "-->" in start and _SRT.search(start)
+    if start[0] in "{[" and not is_srt and not _SECTION.match(start):
         return _from_json(start, longest_word_ms)
     format, captions = _from_text(start, name, language)
     if any(cue.start_ms > MAX_TIME_MS or (cue.end_ms or 0) > MAX_TIME_MS for cue in captions.cues):

@@ -37,7 +37,7 @@ def read_srv(text: str) -> Captions:
             keys = ("start", "dur", 1000) if "start" in element.attrib else ("t", "d", 1)
             cues.append(_cue(element, *keys, plain_rows(said)))
     kind = ("auto" if timed else "manual") if is_srv3 else ""
-    return Captions([cue for cue in cues if cue is not None], kind)
+    return Captions([cue for cue in cues if cue is not None], kind, has_times=timed)
 
 
 def _cue(element: Element, start_key: str, length_key: str, unit: int, rows: list) -> Cue | None:

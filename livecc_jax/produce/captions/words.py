@@ -8,16 +8,23 @@ where the file times lines alone, a line's time is shared evenly over its words.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
+from functools import partial
+from itertools import zip_longest
+from operator import eq
 
 from livecc_jax.produce.captions.cues import Captions, Cue, Row
 from livecc_jax.produce.records import Word
 
 LONGEST_WORD_MS = 1_000
-_NOTES = ("[", "]", "♩", "♪", "♫", "♬")
+_NOTES = re.compile(r"[\[\]♩♪♫♬]")
 _DASHES = ("-", "–", "—")
 _WORD = re.compile(r"\S+")
+# Words are made by the million; this is twice as fast as `Word(...)`.
+_new_word = partial(tuple.__new__, Word)
 _ARROWS = re.compile(r">{2,}")
+_BEFORE_NOTES = ("(", "-", " ", "\t")  # a row that begins so is looked at more closely
 _OPENING, _CLOSING = "(（", ")）"
 
 
@@ -31,19 +38,18 @@ def words_of(captions: Captions, longest_word_ms: int = LONGEST_WORD_MS) -> tupl
             through it.
     """
     cues = drop_carried(merge(in_order(captions.cues)), captions.always_rolls)
-    file_has_times = any(row.marks for cue in cues for row in cue.rows)
+    file_has_times = captions.has_times or any(row.marks for cue in cues for row in cue.rows)
     words: list[Word] = []
-    for number, cue in enumerate(cues):
-        end = cue.end_ms
-        if number + 1 < len(cues):  # rule 8
-            end = min(end, cues[number + 1].start_ms)
-        _add_words(words, cue, end, file_has_times, longest_word_ms)
+    starts = [cue.start_ms for cue in cues[1:]]  # rule 8: a cue ends where the next one starts
+    for cue, following in zip_longest(cues, starts, fillvalue=sys.maxsize):
+        end = min(cue.end_ms, following)
+        words += _words_of_cue(cue, end, file_has_times, longest_word_ms)
     return tuple(words)
 
 
 def in_order(cues: Sequence[Cue]) -> list[Cue]:
     """Returns the cues that have text by their starts (rule 6), each with an end (rule 3)."""
-    cues = [cue for cue in cues if any(row.text and not row.text.isspace() for row in cue.rows)]
+    cues = [cue for cue in cues if _has_text(cue.rows)]
     cues.sort(key=lambda cue: cue.start_ms)
     ordered: list[Cue] = []
     for number in range(len(cues) - 1, -1, -1):
@@ -57,6 +63,10 @@ def in_order(cues: Sequence[Cue]) -> list[Cue]:
         ordered.append(Cue(start, max(start, end), rows))
     ordered.reverse()
     return ordered
+
+
+def _has_text(rows: Sequence[Row]) -> bool:
+    return any([row.text.strip() for row in rows])
 
 
 def merge(cues: Sequence[Cue]) -> list[Cue]:
@@ -103,17 +113,23 @@ def drop_carried(cues: Sequence[Cue], always: bool) -> list[Cue]:
     new = []
     for cue, count in zip(cues, counts):
         rows = cue.rows[count:]
-        if any(row.text and not row.text.isspace() for row in rows):
+        if _has_text(rows):
             new.append(Cue(cue.start_ms, cue.end_ms, rows))
     return new
 
 
 def _keys(cue: Cue) -> list[str]:
     """Returns the rows of a cue as they are compared; blank rows at the end do not count."""
-    keys = [" ".join(row.text.split()) for row in cue.rows]
+    keys = [_key(row.text) for row in cue.rows]
     while not keys[-1]:
         keys.pop()
     return keys
+
+
+def _key(text: str) -> str:
+    """Returns a row as rows are compared: white space is one space."""
+    text = text.strip()
+    return " ".join(text.split()) if "  " in text or "\t" in text or "\xa0" in text else text
 
 
 def _length(cue: Cue, keys: Sequence[str]) -> int:
@@ -127,7 +143,7 @@ def _length(cue: Cue, keys: Sequence[str]) -> int:
 
 
 def _said(cue: Cue) -> list[str]:
-    return [key for key in (" ".join(row.text.split()) for row in cue.rows) if key]
+    return [key for key in (_key(row.text) for row in cue.rows) if key]
 
 
 def _carried(before: Sequence[str], keys: Sequence[str], rows: Sequence[Row]) -> int:
@@ -136,6 +152,8 @@ def _carried(before: Sequence[str], keys: Sequence[str], rows: Sequence[Row]) ->
 
     A row with times of words is new, and so is one below a blank row.
     """
+    if keys[0] not in before:
+        return 0
     most = min(len(before), len(keys))
     for number in range(most):
         if rows[number].marks or not keys[number]:
@@ -154,9 +172,12 @@ def spoken_rows(rows: Sequence[Row]) -> list[Row]:
     kept = []
     for row in rows:
         text = row.text
-        if any(note in text for note in _NOTES) or _is_parenthesis(text):
+        if _is_plain(text):
+            kept.append(row)
             continue
         first = text.lstrip()
+        if _NOTES.search(text) or (first[:1] in _OPENING and _is_parenthesis(text)):
+            continue
         if first[:1] in _DASHES and (len(first) == 1 or first[1].isspace()):
             position = len(text) - len(first)
             text = f"{text[:position]} {text[position + 1 :]}"
@@ -164,6 +185,17 @@ def spoken_rows(rows: Sequence[Row]) -> list[Row]:
             text = _without_speakers(text)
         kept.append(Row(text, row.marks) if text is not row.text else row)
     return kept
+
+
+def _is_plain(text: str) -> bool:
+    """Returns whether nothing of rules 9 and 11 can apply to a row, which is so for most."""
+    return (
+        text.isascii()
+        and text[:1] not in _BEFORE_NOTES
+        and "[" not in text
+        and "]" not in text
+        and ">>" not in text
+    )
 
 
 def _is_parenthesis(text: str) -> bool:
@@ -198,61 +230,86 @@ def _without_speakers(text: str) -> str:
     return "".join(out)
 
 
-def _add_words(words: list[Word], cue: Cue, end: int, file_has_times: bool, longest_ms: int) -> None:
-    """Appends the words of a cue, which ends at `end` (rules 9 to 13)."""
-    rows = spoken_rows(cue.rows)
-    start = cue.start_ms
-    if not any(row.marks for row in rows):
-        texts: list[str] = []
+def _words_of_cue(cue: Cue, end: int, file_has_times: bool, longest_ms: int) -> list[Word]:
+    """Returns the words of a cue, which ends at `end` (rules 9 to 13)."""
+    rows, start = cue.rows, cue.start_ms
+    if len(rows) > 1 or not _is_plain(rows[0].text):
+        rows = spoken_rows(rows)
+    texts: list[str] = []
+    if not any([row.marks for row in rows]):
         for row in rows:
-            for text in row.text.split():
-                if not texts or texts[-1] != text:  # rule 12
-                    texts.append(text)
-        if texts:
-            if file_has_times and len(texts) == 1:
-                end = min(end, start + longest_ms)
-            share(words, texts, start, end)
-        return
-    # Words under one time share the stretch up to the next word's time.
-    groups: list[tuple[int, list[str]]] = []
+            texts += row.text.split()
+        if any(map(eq, texts, texts[1:])):  # rule 12
+            texts = [text for i, text in enumerate(texts) if not i or text != texts[i - 1]]
+        if file_has_times and len(texts) == 1:
+            end = min(end, start + longest_ms)
+        return share(texts, start, end)
+    # The time of each word, ascending; words under one time share the stretch up to the next.
+    times: list[int] = []
     last = None
+    latest = start
     for row in rows:
-        for text, time in _timed(row, start, end):
-            if text == last:
-                continue
-            last = text
-            time = max(time, groups[-1][0]) if groups else time
-            if groups and groups[-1][0] == time:
-                groups[-1][1].append(text)
-            else:
-                groups.append((time, [text]))
-    for number, (time, texts) in enumerate(groups):
-        until = groups[number + 1][0] if number + 1 < len(groups) else max(end, time)
-        first = len(words)
-        share(words, texts, time, until)
-        for i in range(first, len(words)):
-            if words[i].end_ms - words[i].start_ms > longest_ms:
-                words[i] = Word(words[i].start_ms, words[i].start_ms + longest_ms, words[i].text)
+        for text, time in _timed(row, latest):
+            if text != last:
+                latest = max(latest, min(time, end))
+                texts.append(text)
+                times.append(latest)
+                last = text
+    times.append(max(end, latest))
+    words: list[Word] = []
+    first, count = 0, len(texts)
+    while first < count:
+        time, stop = times[first], first + 1
+        while stop < count and times[stop] == time:
+            stop += 1
+        if stop == first + 1:
+            words.append(_new_word((time, min(times[stop], time + longest_ms), texts[first])))
+        else:
+            for begin, until, text in share(texts[first:stop], time, times[stop]):
+                words.append(_new_word((begin, min(until, begin + longest_ms), text)))
+        first = stop
+    return words
 
 
-def _timed(row: Row, start: int, end: int) -> list[tuple[str, int]]:
-    """Returns the words of a row with the time of the mark that each begins under, within the cue's
-    time.
+def _timed(row: Row, time: int) -> list[tuple[str, int]]:
+    """Returns the words of a row with the time of the mark that each begins under.
+
+    Args:
+        row: The row.
+        time: Time of words before the first mark.
     """
-    found, marks = [], row.marks
-    time, i = start, 0
-    for match in _WORD.finditer(row.text):
+    text, found, position = row.text, [], 0
+    for at, mark in row.marks:
+        if at and not (text[at].isspace() or text[at - 1].isspace()):  # within a word
+            return _timed_parts(row, time, found, position)
+        for word in text[position:at].split():
+            found.append((word, time))
+        position, time = at, mark
+    for word in text[position:].split():
+        found.append((word, time))
+    return found
+
+
+def _timed_parts(
+    row: Row, time: int, found: list[tuple[str, int]], position: int
+) -> list[tuple[str, int]]:
+    """Returns what `_timed` does, where a mark stands within a word: the word has the time of its
+    beginning.
+    """
+    marks = [mark for mark in row.marks if mark[0] > position]
+    i = 0
+    for match in _WORD.finditer(row.text, position):
         while i < len(marks) and marks[i][0] <= match.start():
-            time = min(max(marks[i][1], start), end)
+            time = marks[i][1]
             i += 1
         found.append((match[0], time))
     return found
 
 
-def share(words: list[Word], texts: Sequence[str], start: int, end: int) -> None:
-    """Appends words that share a stretch of time evenly."""
-    count, length, before = len(texts), end - start, start
-    for number, text in enumerate(texts, 1):
-        until = start + length * number // count
-        words.append(Word(before, until, text))
-        before = until
+def share(texts: Sequence[str], start: int, end: int) -> list[Word]:
+    """Returns words that share a stretch of time evenly."""
+    count, length = len(texts), end - start
+    if count == 1:
+        return [_new_word((start, end, texts[0]))]
+    bounds = [start + length * number // count for number in range(count + 1)] if count else []
+    return list(map(_new_word, zip(bounds, bounds[1:], texts)))

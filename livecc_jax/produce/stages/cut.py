@@ -8,7 +8,7 @@ ends of words, and take for a sentence's beginning only a word that is wholly up
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from operator import le
 
 from livecc_jax.data.annotations.conversations import MAX_TEXT_CHARACTERS
 from livecc_jax.produce.models import Models
@@ -106,8 +106,7 @@ class _Cutter:
 
     def __init__(self, source: Source, words: Sequence[Word], parameters: Parameters) -> None:
         self.source, self.words, self.parameters = source, words, parameters
-        self._text = ""
-        self._offsets: list[int] = []  # where each word begins in the text
+        self._texts: list[str] = []
 
     def clip_or_rejection(self, index: int, start: int, stop: int) -> Clip | Rejection:
         fault, value = self._fault(start, stop)
@@ -174,7 +173,7 @@ class _Cutter:
         """Returns the end of the window in milliseconds: late enough that frames show the last word."""
         p, words = self.parameters, self.words
         last = words[stop - 1].end_ms
-        latest = max(word.end_ms for word in words[max(start, stop - 50) : stop])
+        latest = max([word[1] for word in words[max(start, stop - 50) : stop]])
         end = min(latest + p.tail_ms, last + max(MAX_TAIL_MS, p.tail_ms))
         if p.trailing_silence_ms:
             quiet = last + p.trailing_silence_ms
@@ -187,27 +186,25 @@ class _Cutter:
 
     def _previous(self, start: int, taken: Sequence[Word]) -> str:
         """Returns what is said before a word; the end of it where a conversation holds no more."""
-        if not self._offsets:
-            texts = [word.text for word in self.words]
-            self._text = " ".join(texts)
-            self._offsets = [0, *accumulate(len(text) + 1 for text in texts)]
-        end = max(0, self._offsets[start] - 1)
-        used = sum(len(word.text) for word in taken) + len(self.source.title)
+        if not start:
+            return ""
+        self._texts = self._texts or [word.text for word in self.words]
+        text = " ".join(self._texts[:start])
+        used = sum([len(word[2]) for word in taken]) + len(self.source.title)
         room = max(0, MAX_TEXT_CHARACTERS - used - len(self.source.category))
-        if end <= room:
-            return self._text[:end]
-        return self._text[end - room : end].partition(" ")[2]
+        return text if len(text) <= room else text[-room:].partition(" ")[2]
 
 
 def _runs_backward_ms(words: Sequence[Word]) -> int:
     """Returns the most by which a word starts or ends before an earlier one, or before it starts."""
-    latest_start = latest_end = min(words[0].start_ms, words[0].end_ms)
+    starts, ends = [word[0] for word in words], [word[1] for word in words]
+    # Sorting what is sorted is fast.
+    if starts == sorted(starts) and ends == sorted(ends) and all(map(le, starts, ends)):
+        return 0
+    latest_start = latest_end = min(starts[0], ends[0])
     worst = 0
-    for start, end, _ in words:
-        if start < latest_start or end < latest_end or end < start:
-            worst = max(worst, latest_start - start, latest_end - end, start - end)
-            latest_start = max(latest_start, min(start, end))
-            latest_end = max(latest_end, start, end)
-        else:
-            latest_start, latest_end = start, end
+    for start, end in zip(starts, ends):
+        worst = max(worst, latest_start - start, latest_end - end, start - end)
+        latest_start = max(latest_start, min(start, end))
+        latest_end = max(latest_end, start, end)
     return worst
