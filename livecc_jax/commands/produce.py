@@ -66,6 +66,23 @@ def add_line_options(parser: argparse.ArgumentParser) -> None:
         "--shards", type=int, default=0, metavar="N", help="shards (default: by the number of sources)"
     )
     group.add_argument(
+        "--estimate",
+        type=int,
+        default=0,
+        metavar="VIDEOS",
+        help="say what so many videos would take, from what this run measured",
+    )
+    group.add_argument(
+        "--cores", type=int, default=64, metavar="N", help="cores of that estimate (default 64)"
+    )
+    group.add_argument(
+        "--accelerators",
+        type=int,
+        default=0,
+        metavar="M",
+        help="accelerators of that estimate, like the one that was measured (default 0)",
+    )
+    group.add_argument(
         "--timeout",
         type=float,
         default=300,
@@ -208,6 +225,12 @@ def run(args: argparse.Namespace) -> int:
     for row in data["not_run"]:
         if row["published"]:
             print(f"  the published filter {row['filter']} did not run: {row['reason']}")
+    if args.estimate:
+        from livecc_jax.produce.report.estimate import estimate, summary
+
+        rows = estimate(data, args.estimate, args.cores, args.accelerators)
+        for sentence in summary(rows, args.estimate, args.cores, args.accelerators):
+            print(f"  {sentence}")
     for sentence in data["advice"]:
         print(f"  {sentence}")
     print(f"  {os.path.join(args.out, 'report.html')}")
@@ -227,6 +250,8 @@ def runner(args: argparse.Namespace) -> Any:
     workers = args.workers or max(1, os.cpu_count() or 1)
     if workers < 1 or args.shards < 0 or args.shards > MAX_SHARDS:
         raise ConfigError(f"--workers must be at least 1, and --shards 1 to {MAX_SHARDS:,}")
+    if args.estimate < 0 or args.cores < 1 or args.accelerators < 0:
+        raise ConfigError("--cores must be at least 1, --estimate and --accelerators not below 0")
     if args.timeout <= 0 or args.model_timeout <= 0 or args.memory < 0:
         raise ConfigError("--timeout and --model-timeout must be above 0, and --memory not below")
     limits = Limits(args.timeout, args.model_timeout, args.memory)

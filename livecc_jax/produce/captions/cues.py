@@ -114,4 +114,4 @@ def rows_of(pieces: Iterable[tuple[str, int]]) -> list[Row]:
 
 def plain_rows(text: str) -> list[Row]:
     """Returns the rows of a text without times of words."""
-    return [Row(line) for line in text.split("\n")]
+    return [Row(line) for line in text.split("\n")] if "\n" in text else [Row(text)]

@@ -41,7 +41,8 @@ def read_json3(value: Mapping[str, Any]) -> Captions:
             pieces.append((text, NO_TIME if offset is None else start + offset))
             is_auto = is_auto or "acAsrConf" in segment
         is_auto = is_auto or has_times
-        rows = rows_of(pieces) if has_times else plain_rows("".join([text for text, _ in pieces]))
+        text = "".join([text for text, _ in pieces])
+        rows = rows_of(pieces) if has_times else plain_rows(text)
         cues.append(Cue(start, None if duration is None else start + duration, rows))
     kind = "auto" if is_auto else "manual"
     return Captions(cues, kind if cues else "", has_times=is_auto)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from itertools import zip_longest
-from operator import eq
+from operator import eq, itemgetter
 
 from livecc_jax.produce.captions.cues import Captions, Cue, Row
 from livecc_jax.produce.records import Word
@@ -42,15 +42,22 @@ def words_of(captions: Captions, longest_word_ms: int = LONGEST_WORD_MS) -> tupl
     words: list[Word] = []
     starts = [cue.start_ms for cue in cues[1:]]  # rule 8: a cue ends where the next one starts
     for cue, following in zip_longest(cues, starts, fillvalue=sys.maxsize):
-        end = min(cue.end_ms, following)
-        words += _words_of_cue(cue, end, file_has_times, longest_word_ms)
+        start, end, rows = cue
+        end = min(end, following)
+        texts = _plain_texts(rows)
+        if texts and (len(texts) > 1 or not file_has_times):  # most cues of most files
+            count, length = len(texts), end - start
+            bounds = [start + length * number // count for number in range(count + 1)]
+            words += map(_new_word, zip(bounds, bounds[1:], texts))
+        else:
+            words += _words_of_cue(cue, end, file_has_times, longest_word_ms)
     return tuple(words)
 
 
 def in_order(cues: Sequence[Cue]) -> list[Cue]:
     """Returns the cues that have text by their starts (rule 6), each with an end (rule 3)."""
-    cues = [cue for cue in cues if _has_text(cue.rows)]
-    cues.sort(key=lambda cue: cue.start_ms)
+    cues = [cue for cue in cues if cue[2] and (cue[2][0][0].strip() or _has_text(cue[2]))]
+    cues.sort(key=itemgetter(0))
     ordered: list[Cue] = []
     for number in range(len(cues) - 1, -1, -1):
         start, end, rows = cues[number]
@@ -60,7 +67,10 @@ def in_order(cues: Sequence[Cue]) -> list[Cue]:
                 end = start
             else:
                 end = following.start_ms if following.start_ms > start else following.end_ms
-        ordered.append(Cue(start, max(start, end), rows))
+            cues[number] = Cue(start, max(start, end), rows)
+        elif end < start:
+            cues[number] = Cue(start, start, rows)
+        ordered.append(cues[number])
     ordered.reverse()
     return ordered
 
@@ -107,7 +117,8 @@ def drop_carried(cues: Sequence[Cue], always: bool) -> list[Cue]:
         ]
     counts = [0]
     for number in range(1, len(cues)):
-        counts.append(_carried(keys[number - 1], keys[number], cues[number].rows))
+        before, key = keys[number - 1], keys[number]
+        counts.append(_carried(before, key, cues[number].rows) if key[0] in before else 0)
     if not always and sum(count > 0 for count in counts) * 2 < len(cues):
         return list(cues)
     new = []
@@ -120,7 +131,7 @@ def drop_carried(cues: Sequence[Cue], always: bool) -> list[Cue]:
 
 def _keys(cue: Cue) -> list[str]:
     """Returns the rows of a cue as they are compared; blank rows at the end do not count."""
-    keys = [_key(row.text) for row in cue.rows]
+    keys = [_key(text) for text, _ in cue[2]]
     while not keys[-1]:
         keys.pop()
     return keys
@@ -152,8 +163,6 @@ def _carried(before: Sequence[str], keys: Sequence[str], rows: Sequence[Row]) ->
 
     A row with times of words is new, and so is one below a blank row.
     """
-    if keys[0] not in before:
-        return 0
     most = min(len(before), len(keys))
     for number in range(most):
         if rows[number].marks or not keys[number]:
@@ -230,11 +239,20 @@ def _without_speakers(text: str) -> str:
     return "".join(out)
 
 
+def _plain_texts(rows: Sequence[Row]) -> list[str] | None:
+    """Returns the words of a cue of one row to which no rule applies; None for another cue."""
+    if len(rows) != 1:
+        return None
+    text, marks = rows[0]
+    if marks or not _is_plain(text):
+        return None
+    texts = text.split()
+    return None if any(map(eq, texts, texts[1:])) else texts
+
+
 def _words_of_cue(cue: Cue, end: int, file_has_times: bool, longest_ms: int) -> list[Word]:
     """Returns the words of a cue, which ends at `end` (rules 9 to 13)."""
-    rows, start = cue.rows, cue.start_ms
-    if len(rows) > 1 or not _is_plain(rows[0].text):
-        rows = spoken_rows(rows)
+    rows, start = spoken_rows(cue.rows), cue.start_ms
     texts: list[str] = []
     if not any([row.marks for row in rows]):
         for row in rows:

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 Stage = Callable[[Record, Parameters, Models], list[Record | Rejection]]
 BatchStage = Callable[[Sequence[Record], Parameters, Models], list[list[Record | Rejection]]]
+CPU = " cpu"  # behind a stage's name: seconds of a processor, rather than by the clock
 RECORDS = (Source, Clip, Rejection)
 # Called as each stage begins, with its name, so that a unit that never ends is known by its stage.
 Progress = Callable[[str], None]
@@ -157,7 +158,8 @@ def run_unit(
         progress: Called as each stage begins, with its name.
 
     Returns:
-        What takes the place of each record, in order; seconds that each stage took.
+        What takes the place of each record, in order; seconds that each stage took, by
+        the clock and of a processor.
 
     Raises:
         LiveCCError: Something is wrong with the run, not with a record.
@@ -166,7 +168,7 @@ def run_unit(
     seconds: dict[str, float] = {}
     for name in phase.active(parameters):
         progress(public_name(name))
-        began = time.perf_counter()
+        began, cpu_began = time.perf_counter(), time.process_time()
         kept = [r for part in results for r in part if not isinstance(r, Rejection)]
         if phase.batch > 1:
             replaced = _run_batch(name, kept, parameters, models) if kept else []
@@ -178,6 +180,7 @@ def run_unit(
             for part in results
         ]
         seconds[name] = time.perf_counter() - began
+        seconds[name + CPU] = time.process_time() - cpu_began
     return results, seconds
 
 

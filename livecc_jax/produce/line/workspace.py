@@ -40,10 +40,11 @@ def shard_of(name: bytes, shards: int) -> int:
 def shards_for(count: int) -> int:
     """Returns how many shards so many sources are divided into: a power of two, up to 512.
 
-    Shards are what workers take, and batches of models are formed within them.
+    Shards are what workers take, and batches of models are formed within them. A few sources a shard
+    keep many workers busy where there are few sources; where there are many, a shard has 64 or more.
     """
     shards = 1
-    while shards < min(512, count / 8):
+    while shards < min(512, max(min(64, count / 8), count / 64)):
         shards *= 2
     return shards
 
@@ -56,7 +57,8 @@ class Unit:
         key: Digest of what went into it.
         records: Digest of each record that went into it, with all that it was made of.
         results: What took the place of each of these records, in order.
-        seconds: Seconds that each stage took, by name.
+        seconds: Seconds that each stage took by the clock, by name, and of a processor, by the name and
+            " cpu".
     """
 
     key: str

@@ -11,7 +11,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from livecc_jax.produce.line.phases import NEEDS, active_phases, runs
+from livecc_jax.produce.line.phases import CPU, NEEDS, active_phases, runs
 from livecc_jax.produce.line.run import Produced
 from livecc_jax.produce.line.statistics import EDGES
 from livecc_jax.produce.parameters import FILTERS, PUBLISHED, stage_digest
@@ -67,6 +67,7 @@ def report_data(produced: Produced, models: dict[str, str] | None = None) -> dic
         },
         "languages": dict(statistics.languages.most_common()),
         "cost": cost(produced),
+        "wall_seconds": {name: round(s, 3) for name, s in produced.wall_seconds.items()},
         "changed": list(produced.changed),
         "advice": advice(produced),
         "provenance": {
@@ -115,7 +116,7 @@ def not_run(produced: Produced) -> list[dict[str, str]]:
 
 
 def cost(produced: Produced) -> list[dict[str, Any]]:
-    """Returns seconds of one worker by stage, and what a record costs."""
+    """Returns seconds of all workers by stage, and what a record costs."""
     statistics = produced.statistics
     counts = {row["stage"]: row["before"] for row in statistics.funnel(produced.stages)}
     names = [
@@ -131,19 +132,17 @@ def cost(produced: Produced) -> list[dict[str, Any]]:
     for name in names:
         count = before.get(name, counts.get(name, 0))
         seconds = statistics.seconds.get(name, 0.0)
+        cpu = statistics.seconds.get(name + CPU, 0.0)
         rows.append(
             {
                 "stage": name,
                 "seconds": round(seconds, 3),
+                "cpu_seconds": round(cpu, 3),
                 "records": count,
                 "ms_per_record": round(1000 * seconds / count, 3) if count else None,
+                "cpu_ms_per_record": round(1000 * cpu / count, 3) if count else None,
             }
         )
-    rows += [
-        {"stage": f"{name} (wall clock of this run)", "seconds": round(seconds, 3), "records": None,
-         "ms_per_record": None}
-        for name, seconds in produced.wall_seconds.items()
-    ]  # fmt: skip
     return rows
 
 

@@ -209,12 +209,17 @@ def _cost(data: dict[str, Any]) -> list[Block]:
     def shown(value: float | None) -> str:
         return "" if value is None else f"{value:,.3f}".rstrip("0").rstrip(".")
 
-    rows = [
-        (row["stage"], shown(row["seconds"]), shown(row["records"]), shown(row["ms_per_record"]))
-        for row in data["cost"]
+    keys = ("seconds", "cpu_seconds", "records", "ms_per_record", "cpu_ms_per_record")
+    rows = [(row["stage"], *(shown(row[key]) for key in keys)) for row in data["cost"]]
+    heads = ("stage", "seconds", "of a processor", "records", "ms a record", "of a processor")
+    wall = [(name, shown(seconds)) for name, seconds in data["wall_seconds"].items()]
+    return [
+        Heading("Time"),
+        Text("Seconds of all workers together, over all runs on this folder:"),
+        Table(heads, rows),
+        Text("By the clock, in the last run:"),
+        Table(("phase", "seconds"), wall),
     ]
-    heads = ("stage", "seconds of one worker", "records", "ms a record")
-    return [Heading("Time"), Table(heads, rows)]
 
 
 def _provenance(data: dict[str, Any]) -> list[Block]:

@@ -11,6 +11,7 @@ from livecc_jax.cli import main
 from livecc_jax.produce.line.phases import PHASES, public_name
 from livecc_jax.produce.report.advice import REMEDIES
 from livecc_jax.produce.report.data import report_data
+from livecc_jax.produce.report.estimate import estimate, summary
 from livecc_jax.produce.report.page import write_report
 from tests.support.produce import (
     NO_LANGUAGE,
@@ -95,6 +96,25 @@ def test_the_command_writes_everything_and_says_what_to_change(tmp_path, capsys)
     assert "6 sources in 1 shards" in said.err
     names = {path.name for path in out.iterdir()}
     assert {"annotations.jsonl", "rejected.jsonl", "report.html", "report.json"} <= names
+
+
+def test_an_estimate_scales_what_was_measured_and_names_the_bottleneck():
+    cost = [
+        {"stage": "cut", "seconds": 9.0, "cpu_seconds": 3.6, "records": 100},
+        {"stage": "language", "seconds": 8.0, "cpu_seconds": 7.2, "records": 80},
+        {"stage": "text", "seconds": 72.0, "cpu_seconds": 1.0, "records": 50},
+    ]
+    data = {"sources": 100, "cost": cost}
+    rows = estimate(data, 1_000_000, 10, 2)
+    found = {r.stage: (r.records, round(r.hours, 6), r.on, round(24 * r.days, 6)) for r in rows}
+    assert found == {
+        "cut": (1_000_000, 10.0, "cores", 1.0),
+        "language": (800_000, 20.0, "cores", 2.0),
+        "text": (500_000, 200.0, "accelerators", 100.0),
+    }
+    assert "4.2 days, bound by accelerators, most of all by text" in summary(rows, 1_000_000, 10, 2)[0]
+    on_cores = estimate(data, 1_000_000, 100, 0)
+    assert on_cores[0].stage == "language"  # the text model's processor time, as it would run there
 
 
 @pytest.mark.parametrize(
