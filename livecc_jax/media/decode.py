@@ -30,6 +30,7 @@ from livecc_jax.media.in_order import Timeline, frames_in_order
 from livecc_jax.media.non_reference import NonReferenceSkipper
 from livecc_jax.media.packet_decoder import (
     decode_packet,
+    frame_decoder,
     frame_stamp,
     stamps_in_storage_order,
     to_microseconds,
@@ -203,9 +204,10 @@ def decode_with(
         early: dict[int, np.ndarray] = {}  # frames that were decoded before an earlier one
         decoder = packet_decoder or decode_packet
         if timeline is None:
-            decoded = _decoded_frames(container, stream, strategy, times, lead_us, decoder)
+            decoded = _decoded_frames(container, stream, strategy, times, lead_us, decoder, rules)
         else:
-            decoded = frames_in_order(container, stream, timeline, decoder)
+            context = frame_decoder(stream, rules)
+            decoded = frames_in_order(container, stream, timeline, context, decoder)
         for frame, time_us in decoded:
             convert.orientation(frame)
             usable = usable or (frame.key_frame and not frame.is_corrupt)
@@ -238,9 +240,10 @@ def _decoded_frames(
     times: Sequence[int],
     lead_us: int,
     packet_decoder: PacketDecoder,
+    rules: MediaRules,
 ) -> Iterator[tuple[av.VideoFrame, int]]:
     """Yields decoded frames with their times in microseconds after the first frame."""
-    context, start = stream.codec_context, stream.start_time or 0
+    context, start = frame_decoder(stream, rules), stream.start_time or 0
     skipper = None
     last = start + int((times[-1] + lead_us) / 1_000_000 / stream.time_base)
     in_storage_order = stamps_in_storage_order(container, stream)

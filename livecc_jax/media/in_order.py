@@ -37,6 +37,7 @@ def frames_in_order(
     container: av.container.InputContainer,
     stream: av.VideoStream,
     timeline: Timeline,
+    context: av.VideoCodecContext,
     packet_decoder: Callable[[av.VideoCodecContext, av.Packet], list[av.VideoFrame]],
 ) -> Iterator[tuple[av.VideoFrame, int]]:
     """Yields decoded frames with their times in microseconds after the file's first frame.
@@ -45,6 +46,7 @@ def frames_in_order(
         container: The open file.
         stream: Its video stream.
         timeline: Where the recordings lie.
+        context: Decodes the frames.
         packet_decoder: Decodes one packet.
     """
     detector, number = RestartDetector(container.format.name, stream.time_base), 0
@@ -58,7 +60,7 @@ def frames_in_order(
     for packet in container.demux(stream):
         if packet.size and detector.restarts(packet):
             # Frames that wait in the decoder belong to the recording that ends here.
-            yield from with_times(drain(stream.codec_context))
+            yield from with_times(drain(context))
             number += 1
         if packet.size or packet.dts is None:
-            yield from with_times(packet_decoder(stream.codec_context, packet))
+            yield from with_times(packet_decoder(context, packet))

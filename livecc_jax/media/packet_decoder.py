@@ -7,14 +7,39 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from livecc_jax.media.rules import MediaRules
+
 if TYPE_CHECKING:
     import av
+
+TRANSPARENT_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # by FFmpeg's name of the codec
 
 
 def to_microseconds(stamps: np.ndarray | int, unit: Fraction) -> np.ndarray | int:
     """Converts timestamps in `unit` seconds to microseconds, rounding half up, in integers."""
     numerator, denominator = unit.numerator * 1_000_000, unit.denominator
     return (2 * stamps * numerator + denominator) // (2 * denominator)
+
+
+def frame_decoder(stream: av.VideoStream, rules: MediaRules) -> av.VideoCodecContext:
+    """Returns what decodes the frames of a stream that are shown.
+
+    This is the stream's own decoder, except for VP8 and VP9 with transparency, which FFmpeg's own
+    decoders leave out and libvpx does not.
+
+    Args:
+        stream: A video stream.
+        rules: How videos are read.
+    """
+    import av
+
+    own = stream.codec_context
+    name = TRANSPARENT_DECODERS.get(own.codec.canonical_name)
+    if name is None or rules.version == 1 or stream.metadata.get("alpha_mode") != "1":
+        return own
+    context = av.CodecContext.create(name, "r")
+    context.thread_count = own.thread_count
+    return context
 
 
 def decode_packet(context: av.VideoCodecContext, packet: av.Packet | None) -> list[av.VideoFrame]:

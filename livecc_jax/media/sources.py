@@ -19,7 +19,7 @@ import numpy as np
 from livecc_jax.errors import MediaError
 from livecc_jax.media.decode import RGBConverter
 from livecc_jax.media.display import display_matrix, displayed_size, pixel_aspect
-from livecc_jax.media.packet_decoder import decode_packet, to_microseconds
+from livecc_jax.media.packet_decoder import decode_packet, frame_decoder, to_microseconds
 from livecc_jax.media.packets import RAW_FORMATS, check_timed
 from livecc_jax.media.recordings import ContinuousClock
 from livecc_jax.media.rules import DEFAULT, MediaRules
@@ -178,6 +178,7 @@ def _read_network(
                 stream, convert = choose_track(name, container, rules), RGBConverter(name, rules)
             except MediaError as error:
                 raise SourceBroken(str(error)) from None
+            decoder = frame_decoder(stream, rules)
             timed = container.format.name not in UNTIMED_FORMATS
             length = container.duration  # microseconds, or None
             check_timed(name, container, SourceBroken)
@@ -188,7 +189,7 @@ def _read_network(
             for packet in container.demux(stream):
                 if not packet.size and packet.dts is not None:
                     continue  # it repeats a picture; a decoder would take it for the end
-                for frame in decode_packet(stream.codec_context, packet):
+                for frame in decode_packet(decoder, packet):
                     stamp = None
                     if timed and frame.pts is not None:
                         stamp = to_microseconds(frame.pts - (stream.start_time or 0), stream.time_base)

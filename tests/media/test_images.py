@@ -332,6 +332,28 @@ def test_pictures_whose_colours_would_come_out_wrong_say_so(tmp_path):
             read_image(tmp_path / "image")
 
 
+@pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
+def test_webm_with_transparency_is_shown_over_white(tmp_path, codec):
+    """Its alpha lies beside the pictures, where FFmpeg's own decoders do not look."""
+    options = {"deadline": "realtime", "g": "5", "auto-alt-ref": "0"}
+    with av.open(str(tmp_path / "a.webm"), "w") as container:
+        stream = container.add_stream(codec, rate=10, options=options)
+        stream.height, stream.width, stream.pix_fmt = 64, 96, "yuva420p"
+        for number in range(25):
+            rgba = np.full((64, 96, 4), 40 + 4 * number, np.uint8)
+            rgba[:, :48, 3], rgba[:, 48:, 3] = 255, 0
+            frame = av.VideoFrame.from_ndarray(rgba, format="rgba").reformat(format="yuva420p")
+            frame.pts = number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    info = probe(tmp_path / "a.webm")
+    for numbers in (range(25), [12, 20]):  # from the start, and after a seek
+        shown = read_frames(info, numbers)
+        assert shown[:, :, 56:].min() >= 253
+        grey = shown[:, :, :40].mean((1, 2, 3))
+        assert np.abs(grey - (40 + 4 * np.array(numbers))).max() < 3
+
+
 def test_pictures_that_cannot_be_read_as_videos_say_so(tmp_path):
     image = Image.fromarray(NOISY)
     two = {"save_all": True, "append_images": [image.transpose(Image.Transpose.ROTATE_180)]}
