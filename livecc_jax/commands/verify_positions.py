@@ -31,12 +31,18 @@ def show_their_positions(args: argparse.Namespace, comparison: Comparison) -> bo
     import numpy as np
 
     from livecc_jax.data.inspect.conversation_row import question_row
+    from livecc_jax.errors import ConfigError
+    from livecc_jax.families import DEFAULT
     from livecc_jax.media.budget import PixelBudget
     from livecc_jax.media.clips import sample_media
     from livecc_jax.timeline.positions import token_positions
     from livecc_jax.verify.positions import compare_positions
 
     model, a, probe = comparison.theirs, comparison.a, comparison.probe
+    if a.config.family is not DEFAULT:
+        raise ConfigError(
+            f"--their-positions compares positions of {DEFAULT.name}, not of {a.config.family.name}"
+        )
     tokenizer, mode = comparison.tokenizer, comparison.positions
     shape = (2 * NOISE_PAIRS, NOISE_SIZE, NOISE_SIZE, 3)
     noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)

@@ -25,6 +25,7 @@ from livecc_jax.errors import CheckpointError, ConfigError, TokenizerError
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.model.vision import normalize
 from livecc_jax.text.tokenizer import Tokenizer
+from livecc_jax.timeline.positions import check_positions
 from livecc_jax.verify.configs import ConfigDifference, compare_configs
 from livecc_jax.verify.difference import STATISTIC, TOLERANCES, Difference
 from livecc_jax.verify.layers import trace_layers
@@ -195,9 +196,18 @@ def open_comparison(
     both = [first] if second is None else [first, second]
     tokenizer = _tokenizer(both)
     positions = positions or first.livecc.positions
-    budget = PixelBudget.parse(first.livecc.pixel_budget if pixel_budget is None else pixel_budget)
+    family, vision = first.config.family, first.config.vision
+    if second is not None and second.config.family is not family:
+        raise ConfigError(
+            f"{a} is of the family {family.name}, {b} of {second.config.family.name}: they cannot "
+            "compute the same"
+        )
+    check_positions(positions, family)
+    budget = PixelBudget.parse(
+        first.livecc.pixel_budget if pixel_budget is None else pixel_budget, vision.patch_size
+    )
     frames = clip_turn_frames(str(clip), budget, turns) if clip else noise_turn_frames(budget, turns)
-    probe = conversation_row(frames, tokenizer, positions)
+    probe = conversation_row(frames, tokenizer, positions, family, vision.pair_positions)
     _check_vocabulary(probe.row["tokens"], both)
     with contextlib.ExitStack() as stack:
         theirs = None

@@ -14,9 +14,10 @@ import jax
 import numpy as np
 from flax import nnx
 
+from livecc_jax.families import DEFAULT
 from livecc_jax.model.attention import attend
 from livecc_jax.model.config import ModelConfig
-from livecc_jax.model.decoder import DecoderLayer
+from livecc_jax.model.decoder import DecoderLayer, add_features
 from livecc_jax.model.qwen2_vl import Params, bind
 from livecc_jax.model.rope import rotate, vision_angles
 from livecc_jax.model.vision import Merger, VisionBlock, normalize
@@ -26,11 +27,14 @@ LOGIT_BLOCK = 512  # positions whose logits are on the device at a time
 
 
 def layer_names(config: ModelConfig) -> list[str]:
-    """Returns the names that `trace_layers` yields, in the order the network computes them."""
+    """Returns the names that `trace_layers` yields, in the order the network computes them.
+
+    Inside the tower only Qwen2-VL's is traced: others keep patches in another order than transformers,
+    or merge them in several places. What a tower makes is compared as "text/embed" in every family.
+    """
+    blocks = [f"vision/blocks/{i}" for i in range(config.vision.depth)]
     return [
-        "vision/patch_embed",
-        *(f"vision/blocks/{i}" for i in range(config.vision.depth)),
-        "vision/merger",
+        *(["vision/patch_embed", *blocks, "vision/merger"] if _traces_tower(config) else []),
         "text/embed",
         *(f"text/layers/{i}" for i in range(config.text.layers)),
         "text/norm",
@@ -51,8 +55,8 @@ def trace_layers(
     Yields:
         (name, values) in the order of `layer_names`, float32 and without padding: [P, Dv] over patches
         after the patch embedding and each vision block, [P / 4, D] after the merger, [T, D] over
-        tokens after the embedding with vision inserted, each decoder layer and the final norm, [T, V]
-        for the logits.
+        tokens after the embedding with vision inserted, each decoder layer (before DeepStack features
+        are added) and the final norm, [T, V] for the logits.
     """
     names = iter(layer_names(config))
     is_patch, is_token = row["patch_pairs"] > 0, row["segment_ids"] > 0
@@ -63,20 +67,28 @@ def trace_layers(
         return next(names), values.astype(np.float32, copy=False)
 
     vision, text = params["vision"], params["text"]
-    x = _patch_embed(config, vision["patch_embed"], row["patches"])
-    yield unpadded(x, is_patch)
     patch_positions = row["patch_rows"], row["patch_cols"], row["patch_pairs"]
-    for i in range(config.vision.depth):
-        x = _vision_block(config, _layer(vision["blocks"], i), x, *patch_positions)
+    if _traces_tower(config):
+        x = _patch_embed(config, vision["patch_embed"], row["patches"])
         yield unpadded(x, is_patch)
-    x = _merge(config, vision["merger"], x)
-    yield unpadded(x, is_patch[:, :: config.vision.merge_size**2])
-    x = _embed(config, text["embed"], row["tokens"][None], x, row["vision_index"][None])
+        for i in range(config.vision.depth):
+            x = _vision_block(config, _layer(vision["blocks"], i), x, *patch_positions)
+            yield unpadded(x, is_patch)
+        merged = _merge(config, vision["merger"], x)
+        yield unpadded(merged, is_patch[:, :: config.vision.merge_size**2])
+    else:
+        merged = _whole_tower(config, vision, row["patches"], *patch_positions)
+    merged = merged.reshape(1, -1, merged.shape[-1])
+    vision_index = row["vision_index"][None]
+    x = _embed(config, text["embed"], row["tokens"][None], merged, vision_index)
     yield unpadded(x[0], is_token)
+    deepstack = bind(config, {}).deepstack_features(merged)
     for i in range(config.text.layers):
         weights = _layer(text["layers"], i)
         x = _decoder_layer(config, weights, x, row["positions"][None], row["segment_ids"][None])
         yield unpadded(x[0], is_token)
+        if deepstack is not None and i < deepstack.shape[2]:
+            x = add_features(x, deepstack, i, vision_index)
     x = _final_norm(config, text["norm"], x)
     yield unpadded(x[0], is_token)
     head = {"embed": text["embed"]} if config.text.tied else {"head": text["head"]}
@@ -84,6 +96,10 @@ def trace_layers(
     blocks = [x[0, i : i + LOGIT_BLOCK] for i in range(0, x.shape[1], LOGIT_BLOCK)]
     logits = np.concatenate([np.asarray(_logits(config, head, block)) for block in blocks])
     yield unpadded(logits, is_token)
+
+
+def _traces_tower(config: ModelConfig) -> bool:
+    return config.family is DEFAULT
 
 
 def _layer(stacked: Params, i: int) -> Params:
@@ -139,8 +155,19 @@ def _embed(
     merged: jax.Array,
     vision_index: jax.Array,
 ) -> jax.Array:
-    model = bind(config, {"text": {"embed": table}})
-    return model.embed(tokens, merged.reshape(1, -1, merged.shape[-1]), vision_index)
+    return bind(config, {"text": {"embed": table}}).embed(tokens, merged, vision_index)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _whole_tower(
+    config: ModelConfig,
+    weights: Params,
+    patches: jax.Array,
+    rows: jax.Array,
+    cols: jax.Array,
+    pairs: jax.Array,
+) -> jax.Array:
+    return bind(config, {"vision": weights}).vision(patches, pairs, rows, cols)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -152,7 +152,7 @@ class TransformersModel:
         Args:
             tokens: int32 [T], token ids.
             positions: int32 [3, T], used instead of transformers' own positions.
-            pixels: float32 [P, 1176], normalised patches of the videos.
+            pixels: float32 [P, V], normalised patches of the videos, V values each.
             grids: int32 [n, 3], frame pairs, patch rows and patch columns of each video.
 
         Returns:
@@ -162,6 +162,8 @@ class TransformersModel:
         with torch.no_grad():
             out = self._model(
                 input_ids=torch.from_numpy(tokens).long()[None].to(self._device),
+                # Without it, 4.57 takes equal temporal positions of Qwen3-VL for packed sequences.
+                attention_mask=torch.ones(1, len(tokens), dtype=torch.long, device=self._device),
                 position_ids=torch.from_numpy(positions).long()[:, None].to(self._device),
                 pixel_values_videos=torch.from_numpy(pixels).to(self._device),
                 video_grid_thw=torch.from_numpy(grids).long().to(self._device),
@@ -206,13 +208,14 @@ class TransformersModel:
             values["text/embed"] = _numpy((args[0] if args else kwargs["hidden_states"])[0])
 
         hooks = [
-            visual.patch_embed.register_forward_hook(store_output("vision/patch_embed", False)),
-            visual.merger.register_forward_hook(store_output("vision/merger", False)),
             text.layers[0].register_forward_pre_hook(store_embeddings, with_kwargs=True),
             text.norm.register_forward_hook(store_output("text/norm", True)),
         ]
-        for i, block in enumerate(visual.blocks):
-            hooks.append(block.register_forward_hook(store_output(f"vision/blocks/{i}", False)))
+        if "vision/merger" in layer_names(self._config):
+            modules = {"patch_embed": visual.patch_embed, "merger": visual.merger}
+            modules |= {f"blocks/{i}": block for i, block in enumerate(visual.blocks)}
+            for name, module in modules.items():
+                hooks.append(module.register_forward_hook(store_output(f"vision/{name}", False)))
         for i, layer in enumerate(text.layers):
             hooks.append(layer.register_forward_hook(store_output(f"text/layers/{i}", True)))
         return hooks

@@ -11,13 +11,15 @@ import numpy as np
 from livecc_jax.data.examples.encode import EncodedExample
 from livecc_jax.data.rows.packing import RowShape
 from livecc_jax.data.rows.row import Row, build_row
+from livecc_jax.families import DEFAULT
+from livecc_jax.families.family import Family
 from livecc_jax.media import ingest
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.media.clips import MediaSlice
 from livecc_jax.media.pixels import patchify
 from livecc_jax.text.tokenizer import SILENCE, Tokenizer
 from livecc_jax.timeline.chat import ChatTemplate, ChatTurn, Visual
-from livecc_jax.timeline.turns import OPENING_FRAMES, TURN_FRAMES, turn_label, turn_span
+from livecc_jax.timeline.turns import OPENING_FRAMES, TURN_FRAMES, pair_seconds, turn_label, turn_span
 
 NOISE_SIZE = (240, 320)  # height and width of noise frames, before the pixel budget
 
@@ -80,7 +82,11 @@ def noise_turn_frames(
 
 
 def conversation_row(
-    frames: Sequence[np.ndarray], tokenizer: Tokenizer, positions: str
+    frames: Sequence[np.ndarray],
+    tokenizer: Tokenizer,
+    positions: str,
+    family: Family = DEFAULT,
+    pair_positions: int | None = None,
 ) -> ConversationRow:
     """Builds the row of a conversation in which every answer is silence.
 
@@ -88,16 +94,21 @@ def conversation_row(
         frames: uint8 [F, h, w, 3] for each turn, with F even and the same size in all turns.
         tokenizer: The model's tokenizer.
         positions: Position mode.
+        family: The model's family.
+        pair_positions: Temporal positions from a frame pair to the next; None is the family's.
     """
-    patches, grids = zip(*(patchify(turn_frames) for turn_frames in frames))
+    patch = family.patches.size
+    patches, grids = zip(*(patchify(turn_frames, patch) for turn_frames in frames))
     chat: list[ChatTurn] = []
     for number, grid in enumerate(grids):
-        label = turn_label(*turn_span(number))
+        start, stop = turn_span(number)
+        video = Visual("video", grid, pair_seconds(start, 2 * grid[0]))
         chat += [
-            ChatTurn("user", (label, Visual("video", grid))),
+            ChatTurn("user", (turn_label(start, stop), video)),
             ChatTurn("assistant", (SILENCE,)),
         ]
-    return _row(chat, frames, patches, grids, tokenizer, positions)
+    template = ChatTemplate(tokenizer, family, pair_positions)
+    return _row(chat, frames, patches, grids, template, positions)
 
 
 def question_row(
@@ -116,7 +127,7 @@ def question_row(
         ChatTurn("user", (Visual("video", grid), question)),
         ChatTurn("assistant", (SILENCE,)),
     ]
-    return _row(chat, [frames], [patches], [grid], tokenizer, positions)
+    return _row(chat, [frames], [patches], [grid], ChatTemplate(tokenizer), positions)
 
 
 def _row(
@@ -124,20 +135,30 @@ def _row(
     frames: Sequence[np.ndarray],
     values: Sequence[np.ndarray],
     grids: Sequence[tuple[int, int, int]],
-    tokenizer: Tokenizer,
+    template: ChatTemplate,
     positions: str,
 ) -> ConversationRow:
     """Builds the row of a conversation with videos; `values` are the patches of each."""
-    no_frames = np.zeros(0, np.int64)
-    media = [MediaSlice("", no_frames, no_frames, *shown.shape[1:3]) for shown in frames]
+    no_frames, patch = np.zeros(0, np.int64), template.family.patches.size
+    media = [MediaSlice("", no_frames, no_frames, *shown.shape[1:3], patch) for shown in frames]
     patches = [x.reshape(grid[0], grid[1] * grid[2], -1) for x, grid in zip(values, grids)]
-    encoded = ChatTemplate(tokenizer).conversation(chat)
+    encoded = template.conversation(chat)
     example = EncodedExample(encoded, tuple(media))
     shape = RowShape(
         tokens=example.tokens,
         windows=sum(len(p) for p in patches),
         window=patches[0].shape[1],
         targets=example.targets,
+        patch=patch,
     )
-    row = build_row([(example, patches)], shape, tokenizer.special, positions, "token")
+    special = template.tokenizer.special
+    row = build_row(
+        [(example, patches)],
+        shape,
+        special,
+        positions,
+        "token",
+        template.family,
+        template.pair_positions,
+    )
     return ConversationRow(row, encoded.grids, len(frames))

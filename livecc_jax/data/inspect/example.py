@@ -90,16 +90,18 @@ def _content(example: EncodedExample, turn: int, in_turn: np.ndarray, tokenizer:
         frames = example.turns[turn // 2]
         first, stop = frames.first_frame, frames.first_frame + frames.num_frames
         times_us = example.media[0].times_us[first:stop]
-        visual = f"<frames {' '.join(f'{t / 1e6:.2f}' for t in times_us)}>"
     else:
-        visual = "<picture>"
+        times_us = None
     parts: list[str] = []
     kinds = _token_kinds(tokens, supervised, special)
     starts = np.flatnonzero(np.diff(np.concatenate([[-1], kinds])))
+    visuals = max(1, int(np.count_nonzero(kinds[starts] == 2)))  # several with timestamps between
+    shown = iter([] if times_us is None else np.split(times_us, visuals))
     for start, stop in zip(starts, [*starts[1:], len(tokens)]):
         run = tokens[start:stop]
         if run[0] in (special.video_pad, special.image_pad):
-            parts.append(visual)
+            times = " ".join(f"{t / 1e6:.2f}" for t in next(shown, []))
+            parts.append(f"<frames {times}>" if times else "<picture>")
         elif supervised[start]:
             parts.append(f"[{tokenizer.decode(run.tolist())}]")
         else:
