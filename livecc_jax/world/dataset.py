@@ -19,7 +19,6 @@ import json
 import multiprocessing
 import os
 import signal
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -33,6 +32,7 @@ from livecc_jax.errors import ConfigError, DataError
 from livecc_jax.media.frame_file import SUFFIX, write_frame_file
 from livecc_jax.parallel.child_process import exit_with_parent
 from livecc_jax.version import __version__
+from livecc_jax.world.annotation_files import BENCHMARKS, FILES, SPLITS, AnnotationFiles, Texts
 from livecc_jax.world.captions import Noise, noisy
 from livecc_jax.world.commentary import USUAL_STYLES, Style, commentate, lineup, style
 from livecc_jax.world.facts import TimedWord
@@ -54,17 +54,11 @@ from livecc_jax.world.texts import (
 from livecc_jax.world.truth import to_json, truth
 from livecc_jax.world.video_file import write_video
 from livecc_jax.world.vocabulary import train_tokenizer
-from livecc_jax.writing import atomic_file, make_folder, write_text
+from livecc_jax.writing import make_folder, write_text
 
 FRAMES = ("stored", "video", "none")
 STEPS_A_SECOND = 2
 PIECE = 50  # frames of a video that are rendered together
-SPLITS = ("train", "held_out")
-FILES = {
-    "train": ("clean", "noisy", "questions"),
-    "held_out": ("clean", "noisy", "questions", "second"),
-}
-BENCHMARKS = {"cc": "LiveSports-3K-CC.json", "qa": "LiveSports-3K-QA.json"}
 HELD_OUT_SEEDS = 1 << 30  # added to the numbers of held-out matches
 
 
@@ -121,16 +115,6 @@ class WorldOptions:
         """(split, number, name) of each match."""
         counts = (("train", self.matches, "train"), ("held_out", self.held_out, "held"))
         return [(split, i, f"{short}-{i:05d}") for split, n, short in counts for i in range(n)]
-
-
-@dataclass
-class Texts:
-    """What is written of one match, beside its pictures and its truth file."""
-
-    split: str
-    lines: dict[str, list[str]] = field(default_factory=dict)
-    records: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
 
 
 def match_seed(options: WorldOptions, split: str, number: int) -> int:
@@ -270,7 +254,7 @@ def write_dataset(
     for folder in ("videos", "truth", *SPLITS):
         make_folder(out / folder)
     jobs = options.names
-    writers = _Writers(out)
+    writers = AnnotationFiles(out)
     counts: dict[str, dict[str, int]] = {split: {} for split in SPLITS}
     try:
         for done, texts in enumerate(_run(options, out, jobs, workers), 1):
@@ -304,57 +288,6 @@ def _question_texts() -> tuple[str, ...]:
         "a ball that went out", "nobody", "Please select the correct answer.",
         "Answer: A", "Answer: B", "Answer: C", "Answer: D", "A. one", "B. two", "C. red", "D. blue",
     )  # fmt: skip
-
-
-class _Writers:
-    """The annotation files of both splits: lines go to temporary files until all are there."""
-
-    def __init__(self, out: Path) -> None:
-        self._out = out
-        self._folder = tempfile.TemporaryDirectory(dir=out, prefix=".livecc-")
-        self._files = {
-            (split, key): open(Path(self._folder.name, f"{split}-{key}"), "wb")  # noqa: SIM115
-            for split in SPLITS
-            for key in FILES[split]
-        }
-        self._offsets: dict[tuple[str, str], list[int]] = {key: [] for key in self._files}
-        self._records: dict[str, list[dict[str, Any]]] = {key: [] for key in BENCHMARKS}
-
-    def add(self, texts: Texts) -> None:
-        """Appends the texts of a match."""
-        for key, lines in texts.lines.items():
-            file = self._files[texts.split, key]
-            for line in lines:
-                self._offsets[texts.split, key].append(file.tell())
-                file.write(line.encode())
-        for key, records in texts.records.items():
-            self._records[key] += records
-
-    def finish(self) -> dict[str, dict[str, int]]:
-        """Puts the files in place, each with the offsets of its lines, and returns their lengths."""
-        lines: dict[str, dict[str, int]] = {split: {} for split in SPLITS}
-        for (split, key), file in self._files.items():
-            file.flush()
-            offsets = self._offsets[split, key]
-            lines[split][key] = len(offsets)
-            path = self._out / split / f"{key}.jsonl"
-            if not offsets:
-                path.unlink(missing_ok=True)
-                continue
-            with atomic_file(path) as target, open(file.name, "rb") as source:
-                while block := source.read(1 << 20):
-                    target.write(block)
-                target.write((json.dumps(offsets, separators=(",", ":")) + "\n").encode())
-        for key, name in BENCHMARKS.items():
-            if self._records[key]:
-                write_text(self._out / "held_out" / name, json.dumps(self._records[key]) + "\n")
-        return lines
-
-    def close(self) -> None:
-        """Removes the temporary files."""
-        for file in self._files.values():
-            file.close()
-        self._folder.cleanup()
 
 
 def _run(
