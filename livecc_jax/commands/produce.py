@@ -63,6 +63,13 @@ def add_line_options(parser: argparse.ArgumentParser) -> None:
         help="an option of Beam, such as job_endpoint=localhost:8099; may be repeated",
     )
     group.add_argument(
+        "--exchange",
+        default="",
+        metavar="ADDRESS",
+        help="with --runner: a folder such as gs://bucket/produce through which files go to workers "
+        "and back, where they do not share DIR",
+    )
+    group.add_argument(
         "--shards", type=int, default=0, metavar="N", help="shards (default: by the number of sources)"
     )
     group.add_argument(
@@ -256,12 +263,12 @@ def runner(args: argparse.Namespace) -> Any:
         raise ConfigError("--timeout and --model-timeout must be above 0, and --memory not below")
     limits = Limits(args.timeout, args.model_timeout, args.memory)
     if args.runner is None:
-        if args.beam:
-            raise ConfigError("--beam goes with --runner, such as --runner FnApiRunner")
+        if args.beam or args.exchange:
+            raise ConfigError("--beam and --exchange go with --runner, such as --runner FnApiRunner")
         return LocalPool(workers, limits)
     from livecc_jax.produce.line.beam import BeamRunner
 
-    return BeamRunner(args.runner, tuple(args.beam), workers, limits)
+    return BeamRunner(args.runner, tuple(args.beam), workers, limits, args.exchange)
 
 
 def print_reasons(reasons: Any, path: str, most: int = 15) -> None:

@@ -7,19 +7,23 @@ repeated finds its units done.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from livecc_jax.errors import ConfigError, LiveCCError
+from livecc_jax.produce.line.exchange import Exchange
 from livecc_jax.produce.line.limits import Limits
 from livecc_jax.produce.line.local import PhaseProgress, Report, missing_jobs
 from livecc_jax.produce.line.phases import Phase
 from livecc_jax.produce.line.shard import Job, Line
 from livecc_jax.produce.line.worker import Worker, run_jobs
+from livecc_jax.produce.line.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +52,15 @@ class BeamRunner:
         options: Options of Beam, NAME=VALUE or NAME.
         workers: Processes of FnApiRunner; a cluster has options of its own for that.
         limits: What a unit may take.
+        exchange: Address of a folder through which files go to workers that share no file system with
+            this machine, such as `gs://bucket/produce`; "" where they share it.
     """
 
     runner: str = LOCAL
     options: tuple[str, ...] = ()
     workers: int = 1
     limits: Limits = field(default_factory=Limits)
+    exchange: str = ""
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a runner that cannot be used, or where Beam is not installed."""
@@ -77,18 +84,19 @@ class BeamRunner:
         )
         report(progress)
         if jobs:
-            shared = Line(
-                type(line.workspace)(Path(line.workspace.out).absolute(), shards),
-                line.parameters,
-                line.duplicates,
-            )
+            # Workers may run in another folder.
+            out = Path(line.workspace.out).absolute()
+            shared = dataclasses.replace(line, workspace=Workspace(out, shards))
+            exchange = Exchange(self.exchange) if self.exchange else None
+            if exchange:
+                exchange.put_inputs(shared, phase, jobs)
             try:
                 with beam.Pipeline(options=self._pipeline_options()) as pipeline:
                     _ = (
                         pipeline
                         | beam.Create([tuple(job) for job in jobs])
                         | beam.Reshuffle()
-                        | beam.ParDo(_run_shard_fn(shared, self.limits))
+                        | beam.ParDo(_run_shard_fn(shared, self.limits, exchange))
                     )
             except LiveCCError as error:  # of this process; Beam adds where it was running
                 raise LiveCCError(re.sub(r" \[while running .*", "", str(error))) from error
@@ -97,6 +105,8 @@ class BeamRunner:
                     f"{line.workspace.out}: the Beam pipeline of phase {phase.name} failed: "
                     f"{_cause(error)}"
                 ) from error
+            if exchange:
+                exchange.get_results(shared, phase, jobs)
         left = missing_jobs(line, phase)
         if left:
             raise LiveCCError(
@@ -119,7 +129,7 @@ class BeamRunner:
         return PipelineOptions(flags)
 
 
-def _run_shard_fn(line: Line, limits: Limits) -> Any:
+def _run_shard_fn(line: Line, limits: Limits, exchange: Exchange | None) -> Any:
     """Returns the DoFn that runs a shard in a watched child process."""
     beam = _import_beam()
 
@@ -130,8 +140,10 @@ def _run_shard_fn(line: Line, limits: Limits) -> Any:
             self._worker = Worker(limits)
 
         def process(self, element: tuple[str, int]) -> Iterator[tuple[int, int]]:
-            for job, count in run_jobs(line, [Job(*element)], [self._worker]):
-                yield job.shard, count
+            job = Job(*element)
+            with exchange.fetched(line, job) if exchange else nullcontext(line) as own:
+                for _, count in run_jobs(own, [job], [self._worker]):
+                    yield job.shard, count
 
         def teardown(self) -> None:
             self._worker.close()

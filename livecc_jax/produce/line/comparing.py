@@ -47,9 +47,7 @@ def compare_clips(line: Line, progress: Callable[[int], None] = lambda clips: No
     phase = phase_before(line)
     headers = [line.files(phase, shard).header() for shard in range(line.workspace.shards)]
     fields = {name: getattr(line.parameters, name) for name in STAGE_FIELDS["duplicates"]}
-    compared = dataclasses.replace(
-        line, duplicates=digest([phase.digest(line.parameters), headers, fields])[:12]
-    )
+    compared = dataclasses.replace(line, duplicates=digest([line.digest(phase), headers, fields])[:12])
     folder = line.workspace.phase(DROPPED, compared.duplicates)
     if (folder / DONE).is_file():
         return compared

@@ -129,7 +129,8 @@ def _produce(
     say("listing the sources")
     workspace, count = list_into_shards(out, entries, shards)
     say(f"{count:,} sources in {workspace.shards:,} shards")
-    line = Line(workspace, parameters)
+    digests = tuple((phase.name, phase.digest(parameters)) for phase in active_phases(parameters))
+    line = Line(workspace, parameters, digests=digests)
     changed = _changed(workspace, parameters)
     for sentence in changed:
         say(sentence)

@@ -35,11 +35,18 @@ class Line:
         workspace: The working folder.
         parameters: The parameters.
         duplicates: Digest of the comparison of all clips; "" before it, or where it does not run.
+        digests: (name, digest of its parameters) of each phase; without, they are computed.
     """
 
     workspace: Workspace
     parameters: Parameters
     duplicates: str = ""
+    digests: tuple[tuple[str, str], ...] = ()
+
+    def digest(self, phase: Phase) -> str:
+        """Returns the digest of a phase's parameters, as the machine that began the run sees it: a
+        worker may not see the same files."""
+        return dict(self.digests).get(phase.name) or phase.digest(self.parameters)
 
     def phase(self, name: str) -> Phase:
         """Returns a phase by its name."""
@@ -47,7 +54,7 @@ class Line:
 
     def files(self, phase: Phase, shard: int) -> ShardFiles:
         """Returns the files of a phase for one shard."""
-        return self.workspace.files(phase.name, phase.digest(self.parameters), shard)
+        return self.workspace.files(phase.name, self.digest(phase), shard)
 
     def before(self, phase: Phase) -> Phase | None:
         """Returns the active phase before this one; None for the first."""
@@ -83,7 +90,7 @@ class Line:
         header = self.files(before, shard).header()
         if header is None:
             raise FileNotFoundError(self.files(before, shard).finished)
-        parts = [repr((before.digest(self.parameters), header)).encode()]
+        parts = [repr((self.digest(before), header)).encode()]
         if self.takes_dropped(phase):
             parts.append(self.dropped_file(shard).read_bytes())
         return hash_bytes(*parts)

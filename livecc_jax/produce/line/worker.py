@@ -63,7 +63,8 @@ def _work(pipe: Connection, shared: Any, limits: Limits, parent: int) -> None:
         except EOFError:
             return
         if models is None or held.parameters != line.parameters:
-            models = Models(line.workspace.root)
+            models = Models()
+        models.folder = line.workspace.root
         held = line
         shared[UNIT], shared[DONE] = NO_UNIT, 0
         limit_address_space(_memory_gb(limits, line, job))

@@ -79,6 +79,15 @@ def test_the_portable_path_gives_the_same_bytes(undisturbed, tmp_path, job_servi
     assert outputs(tmp_path) == outputs(expected)
 
 
+def test_workers_that_share_no_folder_get_their_files_through_an_exchange(undisturbed, tmp_path):
+    sources, expected = undisturbed
+    address = (tmp_path / "exchange").as_uri()
+    run_produce(sources, tmp_path / "out", runner=BeamRunner(exchange=address))
+    assert outputs(tmp_path / "out") == outputs(expected)
+    assert not list((tmp_path / "out").rglob("*.log"))
+    assert list((tmp_path / "exchange").rglob("clips-*/*.jsonl"))
+
+
 RUN = """
 import sys
 from pathlib import Path

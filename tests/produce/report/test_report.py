@@ -122,7 +122,7 @@ def test_an_estimate_scales_what_was_measured_and_names_the_bottleneck():
     [
         (["--workers", "-1"], "--workers must be at least 1"),
         (["--runner", "DirectRunner"], "--runner DirectRunner is not offered"),
-        (["--beam", "a=b"], "--beam goes with --runner"),
+        (["--beam", "a=b"], "--beam and --exchange go with --runner"),
         (["--filters", "nothing"], "there is no filter 'nothing'"),
         (["--timeout", "0"], "--timeout"),
     ],
