@@ -199,13 +199,9 @@ class Screen:
             sources: Its sources.
             last: Whether this is the last call.
         """
-        from rich.text import Text
-
-        from livecc_jax.redact import displayable
         from livecc_jax.serving.table import table
 
-        for line in [self.lines.popleft() for _ in range(len(self.lines))]:
-            self._console.print(Text(displayable(line)))
+        self._print_lines()
         if self._console.is_terminal or last:
             stats = [source.stats() for source in sources]
             height = UNLIMITED if last else self._console.height
@@ -221,8 +217,17 @@ class Screen:
         self._console.file.flush()
 
     def close(self) -> None:
-        """Leaves the terminal as it was, whatever has happened."""
+        """Prints what waits and leaves the terminal as it was, whatever has happened."""
+        self._print_lines()
         self._live.stop()
+
+    def _print_lines(self) -> None:
+        from rich.text import Text
+
+        from livecc_jax.redact import displayable
+
+        for line in [self.lines.popleft() for _ in range(len(self.lines))]:
+            self._console.print(Text(displayable(line)))
 
 
 def summary(watch: Watch, stats: Sequence[SourceStats]) -> str:

@@ -75,6 +75,9 @@ def test_a_screen_without_a_terminal():
     screen.show(total, sources, last=True)
     assert len(plain.getvalue().splitlines()) == 4
     assert plain.getvalue().count("so ") >= 99
+    screen.lines.append("WARNING: at the end")
+    screen.close()
+    assert plain.getvalue().endswith("\nWARNING: at the end\n")
 
 
 @pytest.mark.parametrize("terminal", [True, False])
