@@ -250,7 +250,11 @@ def _say(plans: list[_Plan], true: Truth, speaker: _Speaker, rng: np.random.Gene
                 fact = Fact("name", "name", who, speaker.names[who])
                 begin = utter(fact, begin, 0.0) + 0.12
         now = begin  # an introduction has been said in any case
-        if begin >= true.seconds or (plan.fact.kind == "event" and begin > plan.fact.time + LATEST):
+        if plan.fact.kind == "event":
+            in_time = begin <= plan.fact.time + LATEST
+        else:  # an introduction may have taken longer than what it was for
+            in_time = true.holds(plan.fact, begin, 0.0)
+        if begin >= true.seconds or not in_time:
             continue
         now = utter(plan.fact, begin, plan.fact.time) + float(rng.uniform(0.12, 0.35))
     kept = [i for i, fact in enumerate(facts) if fact.until <= true.seconds]

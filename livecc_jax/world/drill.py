@@ -36,6 +36,7 @@ class DrillOptions:
         colours: Colours that teams wear.
         marks: Marks that players wear.
         actions: What may happen: of ACTIONS.
+        players: Players of a team, 1 or 2.
     """
 
     seconds: float = 24.0
@@ -44,6 +45,7 @@ class DrillOptions:
     colours: tuple[str, ...] = ("red", "blue")
     marks: tuple[str, ...] = ("circle", "square", "triangle")
     actions: tuple[str, ...] = ACTIONS
+    players: int = 2
 
     def __post_init__(self) -> None:
         if self.seconds < 6.0 or not 2.0 <= self.gap[0] <= self.gap[1]:
@@ -52,6 +54,8 @@ class DrillOptions:
             raise ConfigError(f"drills need two of the colours {', '.join(COLOURS)}")
         if len(set(self.marks)) < 2 or not set(self.marks) <= set(MARKS):
             raise ConfigError(f"drills need two of the marks {', '.join(MARKS)}")
+        if self.players not in (1, 2):
+            raise ConfigError(f"drills are one against one or two against two, not {self.players}")
         if not self.actions or not set(self.actions) <= set(ACTIONS):
             raise ConfigError(f"what happens in drills is {', '.join(ACTIONS)}")
 
@@ -71,8 +75,9 @@ def make_drill(seed: int, options: DrillOptions = DrillOptions()) -> Match:
     time_s = float(rng.uniform(0.8, 2.5))
     while time_s < options.seconds - 1.5:
         tick = round(time_s * TICKS)
-        actor = int(rng.integers(4))
-        other = int(rng.integers(2)) + (0 if actor > 1 else 2)
+        team = int(rng.integers(2))
+        actor = 2 * team + int(rng.integers(options.players))
+        other = 2 * (1 - team) + int(rng.integers(options.players))
         action = options.actions[int(rng.integers(len(options.actions)))]
         tracks.play(action, actor, other, slice(tick, tick + SHOWN))
         thing = shirts[PLAYERS[other]] if action == "foul" else ""
@@ -81,7 +86,7 @@ def make_drill(seed: int, options: DrillOptions = DrillOptions()) -> Match:
         if rng.random() < options.quiet:
             time_s += float(rng.uniform(4.0, 7.0))
     present = np.zeros((ticks, 2 * SQUAD), bool)
-    present[:, PLAYERS] = True
+    present[:, [p for i, p in enumerate(PLAYERS) if i % 2 < options.players]] = True
     return Match(
         seed,
         MatchOptions((max(options.seconds, 10.0),) * 2),
@@ -107,6 +112,8 @@ def introduce(match: Match, register: str = "calm") -> list[str]:
     words: list[str] = []
     for player in PLAYERS:
         shirt = match.shirts[player]
+        if not match.present[0, player]:
+            continue
         words += speak(Fact("name", "name", shirt, match.named(shirt)), register, spell_shirts)
         words[-1] += "."
     return words

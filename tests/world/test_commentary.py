@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from livecc_jax.errors import ConfigError, DataError
@@ -24,6 +24,9 @@ OPTIONS = MatchOptions((25.0, 40.0), tempo=1.5)
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from(sorted(STYLES)), st.integers(0, 5), st.booleans())
+# An introduction took longer than the possession it was for.
+@example(92863283730664, "lively", 1, False)
+@example(17954971691979, "lively", 5, False)
 def test_every_spoken_fact_is_known_and_seen_and_the_words_parse_to_exactly_the_facts(
     seed, name, draw, introduced
 ):
