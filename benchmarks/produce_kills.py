@@ -7,7 +7,7 @@ A list of invented sources is first produced undisturbed. Then it is produced wi
 and in one folder by runs that are killed (SIGKILL, with all their processes) at random moments until
 one ends. Units that were finished before a kill are counted in the logs; the sum of what all runs did
 must be the number of units, so that none was done twice. Moments are drawn over the time that an
-undisturbed run takes; a run that ends before its moment counts as no kill, and its folder is begun anew.
+undisturbed run takes; a run that ends before its moment counts as no kill, and a new folder is begun.
 """
 
 import argparse
@@ -85,10 +85,8 @@ def main():
         began = time.monotonic()
         start(sources, out / f"w{workers}", workers, args.runner).communicate()
         same = digests(out / f"w{workers}") == expected
-        print(
-            f"{args.runner or 'pool'}, {workers} workers: {'same' if same else 'OTHER'} bytes",
-            flush=True,
-        )
+        name = args.runner or "pool"
+        print(f"{name}, {workers} workers: {'same' if same else 'OTHER'} bytes", flush=True)
         if workers == args.workers:
             seconds = time.monotonic() - began
     rng, kills, rounds, redone = random.Random(args.kills), 0, 0, 0
