@@ -4,23 +4,27 @@ import re
 import sys
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from livecc_jax.reports import charts, drawing, page
 from tests.reports.pages import check_page
 
+OPTIONAL = {"small", "figcaption", "p", "thead", "tr", "th"}  # left out where a text is empty
 MARKUP = '</p><script>alert("x")</script> "quoted" & $1$'
 JPEG = page.Picture(b"\xff\xd8\xff\xd9", 4, 3, MARKUP)
 
 
-def every_block(text):
+def every_block(text, with_plot=True):
     bars = [charts.Bar(text, 3.0, 2.0, 4.0, text)]
+    plot = charts.bar_chart(bars, text, text) if with_plot else charts.Plot("")
     return [
         page.Heading(text, 1),
         page.Text(text),
         page.Text(text, strong=True),
         page.Facts([(text, text, text)]),
         page.Table((text, text), [(text, text)]),
-        page.Figure(charts.bar_chart(bars, text, text), text),
+        page.Figure(plot, text),
         page.Pictures([JPEG], text),
         page.Case(text, [JPEG], text, [page.Option(text, right=True)], [(text, text)]),
         page.Details(text, [page.Text(text)]),
@@ -35,6 +39,19 @@ def test_every_text_is_escaped_and_shown():
     # Shown as it is: once in the page's title, and wherever a block shows it as text.
     assert sum(t.strip() == MARKUP for t in found.texts) >= 18
     assert any(MARKUP in (e.text or "") for e in drawings[0].iter())
+
+
+@given(st.text(st.sampled_from("<>&\"'`|*_[]()#\\/ab \n\x00\x1b\u202e{}%$"), max_size=30))
+@settings(max_examples=60, deadline=None)
+def test_no_text_is_markup(text):
+    blocks = every_block(text, with_plot=False)
+    tags, plain = (
+        [t for t in check_page(page.to_html(b))[0].tags if t not in OPTIONAL]
+        for b in (blocks, every_block("x", with_plot=False))
+    )
+    assert tags == plain
+    markdown = page.to_markdown(blocks)
+    assert "<" not in markdown.replace("\\<", "")
 
 
 def test_secrets_and_control_characters_are_not_shown():
