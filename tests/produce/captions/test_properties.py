@@ -1,5 +1,6 @@
-"""Any cues: words in order and within their cues, none invented; files of other writers; webvtt-py reads them too."""
+"""Any cues: words in order and within their cues, none invented. webvtt-py finds the same cues."""
 
+import contextlib
 import itertools
 import json
 from collections import Counter
@@ -39,7 +40,7 @@ def any_cues(draw):
     return found
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(any_cues(), st.booleans())
 def test_any_cues(cues, rolls):
     words = words_of(Captions(list(cues), always_rolls=rolls))
@@ -61,7 +62,7 @@ def test_any_cues(cues, rolls):
             assert not later or word.start_ms <= min(later)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.lists(st.sampled_from(
     ["", "a", "1", "NOTE x", "00:01.000 --> 00:02.000", "00:00:03.5 --> 00:04.000 line:0", "STYLE",
     "REGION", " ",
@@ -79,28 +80,33 @@ def test_cues_of_webvtt(lines):
     ]
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.binary(max_size=60) | st.text(max_size=60).map(lambda t: t.encode("utf-8", "surrogatepass")),
-       st.sampled_from([b"", b"WEBVTT\n\n", b'{"events":', b"<tt>", b"[Events]\n", b"1\n00:00:01,0 --> 0:2,0\n"]))  # fmt: skip
+BYTES = st.binary(max_size=60) | st.text(max_size=60).map(lambda t: t.encode("utf-8", "surrogatepass"))
+HEADS = [b"", b"WEBVTT\n\n", b'{"events":', b"<tt>", b"[Events]\n", b"1\n00:00:01,0 --> 0:2,0\n"]
+
+
+@settings(max_examples=120, deadline=None)
+@given(BYTES, st.sampled_from(HEADS))
 def test_any_bytes(data, head):
-    try:
+    with contextlib.suppress(DataError):
         parse_captions(head + data)
-    except DataError:
-        pass
 
 
 @pytest.mark.parametrize("right_to_left", [False, True])
 def test_a_hundred_thousand_words(right_to_left):
     word = "كلمة" if right_to_left else "word"
-    text = "".join(
-        f"{i + 1}\n{i // 3600:02}:{i // 60 % 60:02}:{i % 60:02},000 --> {i // 3600:02}:{i // 60 % 60:02}:"
-        f"{i % 60:02},900\n{' '.join(f'{word}{j}' for j in range(10))}\n\n"
-        for i in range(10_000)
-    )
-    events = [{"tStartMs": 1000 * i, "dDurationMs": 900, "segs": [
-        {"utf8": f" {word}{j}",
-        "tOffsetMs": 90 * j} for j in range(10)]} for i in range(10_000)]  # fmt: skip
+    lines = [" ".join(f"{word}{i + j}" for j in range(10)) for i in range(10_000)]
+    clocks = [f"{i // 3600:02}:{i // 60 % 60:02}:{i % 60:02}" for i in range(10_000)]
+    parts = [f"{i + 1}\n{c},000 --> {c},900\n{lines[i]}\n\n" for i, c in enumerate(clocks)]
+    text = "".join(parts)
+    events = [
+        {
+            "tStartMs": 1000 * i,
+            "dDurationMs": 900,
+            "segs": [{"utf8": f" {w}", "tOffsetMs": 90 * j} for j, w in enumerate(line.split())],
+        }
+        for i, line in enumerate(lines)
+    ]
     for data in (text, json.dumps({"events": events}, ensure_ascii=False)):
         words = parse_captions(data.encode()).words
         assert len(words) == 100_000
-        assert (words[-1].text, words[-1].end_ms) == (f"{word}9", 9_999_900)
+        assert (words[-1].text, words[-1].end_ms) == (f"{word}10008", 9_999_900)
