@@ -15,7 +15,7 @@ from benchmarks.ablations.examples import (
 )
 from benchmarks.ablations.matches import StoredFiles
 from benchmarks.ablations.training import Rows, encode_all, train
-from benchmarks.ablations.variants import BASE_MATCHES
+from benchmarks.ablations.variants import BASE_MATCHES, Test
 from livecc_jax.data.rows.packing import RowShape
 from livecc_jax.families.qwen2_vl import PATCH_VALUES
 from livecc_jax.media.budget import PixelBudget
@@ -25,6 +25,7 @@ from livecc_jax.timeline.chat import ChatTemplate
 from livecc_jax.timeline.turns import stream_prompt
 
 LONG_CONTEXT = 12_288  # tokens of a context that keeps everything
+ASKED = 32  # matches about which questions are asked, one by one
 CAPTIONED = 32  # matches that are captioned, one by one
 
 
@@ -61,18 +62,38 @@ class Lab:
         self.template = ChatTemplate(tokenizer)
         self.budget = PixelBudget.parse(recipe.budget)
         self.model = recipe.model(tokenizer)
+        self.trained = {}  # by seed and stages
         self.shape = RowShape(recipe.tokens, recipe.windows, 4 * recipe.budget, recipe.targets)
+
+    def warm_up(self):
+        """Compiles what streams run, with untrained parameters, while something else is trained."""
+        import jax
+
+        from livecc_jax.model.qwen2_vl import init_params
+
+        params = jax.jit(lambda: init_params(self.model, 0))()
+        matches = self.test_matches[: self.recipe.test_batch]
+        test = Test("warm-up")
+        streams = [scoring.streamed_clip(m, self.prompt(m, test), self.recipe.size) for m in matches]
+        streams = [dataclasses.replace(s, frames=s.frames[:12]) for s in streams]
+        scoring.stream(
+            self.model, params, self.tokenizer, streams, batch=self.recipe.test_batch,
+            context=self.recipe.context,
+        )  # fmt: skip
 
     def run(self, job):
         """Yields a result for each evaluation of a job."""
         params = None
         for number, (stage, tests) in enumerate(job.stages):
             began = time.perf_counter()
-            trained = self.train(stage, job.seed, params)
-            params = self.merged(stage, trained.params)
-            self.log(
-                f"{job.key}: stage {number} in {time.perf_counter() - began:.0f} s, {trained.stats}"
-            )
+            # Jobs that begin alike share what they have in common.
+            key = job.seed, tuple(s for s, _ in job.stages[: number + 1])
+            if key not in self.trained:
+                self.trained[key] = self.train(stage, job.seed, params)
+                seconds = time.perf_counter() - began
+                self.log(f"{job.key}: stage {number} in {seconds:.0f} s, {self.trained[key].stats}")
+            trained = self.trained[key]
+            params = trained.params
             for test in tests:
                 began = time.perf_counter()
                 counts, more = self.test(test, params)
@@ -85,6 +106,7 @@ class Lab:
                     "train": trained.stats,
                     "losses": trained.curve(),
                     "test_seconds": round(time.perf_counter() - began, 1),
+                    "last": stage is job.stages[-1][0] and test is tests[-1],
                 } | more  # fmt: skip
                 yield result
 
@@ -107,6 +129,7 @@ class Lab:
         lora = lora_config(stage)
         optim = r.optim(learning_rate=r.learning_rate * stage.rate)
         trained = train(self.model, rows, optim, r.compute(lora=lora), seed, params, log=self.log)
+        trained.params = self.merged(stage, trained.params)
         trained.stats |= {
             "matches": len(matches),
             "examples": len(encoded.encoded),
@@ -221,11 +244,12 @@ class Lab:
 
         params = scoring.bfloat16(params)
         scorer = ChoiceScorer(self.model, params, self.tokenizer, test.positions, PromptTemplate())
+        matches = self.test_matches[:ASKED]
         encoded, _ = encode_all(
-            [e for m in self.test_matches for e in question_examples(m)],
+            [e for m in matches for e in question_examples(m)],
             self.template, self.budget, StoredFiles(self.test_matches),
         )  # fmt: skip
-        flat = [(text, letter) for m in self.test_matches for text, letter, _ in m.questions]
+        flat = [(text, letter) for m in matches for text, letter, _ in m.questions]
         right = []
         for i, (text, letter) in enumerate(flat):
             example, [patches] = encoded.loaded(i)

@@ -29,7 +29,7 @@ class MatchSpec:
 
     Attributes:
         seed: Seed of the match.
-        options: How it is played, `MatchOptions`.
+        options: How it is played, `MatchOptions` or `DrillOptions`.
         size: Height and width of frames in pixels.
         texts: Commentaries by name: (kind, style, seed); see `texts.make_text`.
     """
@@ -74,11 +74,13 @@ class StoredMatch:
 def make_match_data(spec):
     """Returns (StoredMatch without pictures, frames, patches)."""
     from benchmarks.ablations.texts import make_questions, make_text
+    from livecc_jax.world.drill import DrillOptions, make_drill
     from livecc_jax.world.render import render
     from livecc_jax.world.rules import make_match
     from livecc_jax.world.truth import truth
 
-    match = make_match(spec.seed, spec.options)
+    make = make_drill if isinstance(spec.options, DrillOptions) else make_match
+    match = make(spec.seed, spec.options)
     true = truth(match)
     count = int(match.seconds * 1_000_000 // SAMPLE_US) // 2 * 2
     frames = render(match, np.arange(count) * (SAMPLE_US / 1e6), spec.size)

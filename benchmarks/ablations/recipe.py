@@ -31,6 +31,7 @@ class Recipe:
         long_matches: Number of long matches.
         long_seconds: Length of a long match.
         unroll: Whether training compiles layer by layer.
+        drill: Whether matches are drills, two against two before a still camera.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Recipe:
     long_matches: int = 8
     long_seconds: float = 1800.0
     unroll: bool = False
+    drill: bool = False
 
     @property
     def windows(self):
@@ -94,6 +96,54 @@ class Recipe:
 
 
 RECIPES = {
+    "drill": Recipe(
+        "drill",
+        384,
+        6,
+        6,
+        1024,
+        (4, 192, 4, 768),
+        1408,
+        256,
+        8,
+        500,
+        1e-3,
+        (56, 84),
+        seconds=24.0,
+        drill=True,
+    ),
+    "drill-fast": Recipe(
+        "drill-fast",
+        384,
+        6,
+        6,
+        1024,
+        (4, 192, 4, 768),
+        1408,
+        256,
+        8,
+        500,
+        2e-3,
+        (56, 84),
+        seconds=24.0,
+        drill=True,
+    ),
+    "drill-little": Recipe(
+        "drill-little",
+        128,
+        3,
+        4,
+        384,
+        (3, 96, 4, 384),
+        1408,
+        256,
+        8,
+        800,
+        3e-3,
+        (56, 84),
+        seconds=24.0,
+        drill=True,
+    ),
     # Whether everything runs; nothing is learned.
     "smoke": Recipe(
         "smoke",
@@ -117,7 +167,5 @@ RECIPES = {
     # For a look on a CPU.
     "cpu": Recipe("cpu", 128, 3, 4, 384, (2, 64, 2, 256), 2304, 384, 2, 150, 2e-3),
     # 12 million parameters.
-    "small": Recipe("small", 384, 6, 6, 1024, (4, 192, 4, 768), 2304, 512, 16, 700, 1e-3),
-    "rows8": Recipe("rows8", 384, 6, 6, 1024, (4, 192, 4, 768), 2304, 512, 8, 1400, 1e-3, unroll=True),
-    "narrow": Recipe("narrow", 256, 4, 4, 768, (4, 192, 4, 768), 2304, 512, 16, 800, 2e-3),
+    "small": Recipe("small", 384, 6, 6, 1024, (4, 192, 4, 768), 2240, 320, 8, 700, 1e-3),
 }

@@ -78,14 +78,33 @@ class Variant:
         return percentile_interval(np.array(samples))
 
     def difference(self, other, column):
-        """Interval of this variant minus another, on the same matches."""
+        """This variant minus another on the matches that both have, as text with its interval."""
         matches = min(self.clips.shape[1], other.clips.shape[1])
         rng = np.random.default_rng(0)
         samples = []
         for _ in range(RESAMPLES):
             drawn = rng.integers(0, matches, matches)
             samples.append(self.f1(column, drawn) - other.f1(column, drawn))
-        return percentile_interval(np.array(samples))
+        common = np.arange(matches)
+        value = self.f1(column, common) - other.f1(column, common)
+        return f"{value:+.1f} ({span(percentile_interval(np.array(samples)))})"
+
+    def win_rate(self, other):
+        """Percent of the clips that this variant wins, a tie counting half, with its interval."""
+        seeds, matches = (min(a, b) for a, b in zip(self.clips.shape[:2], other.clips.shape[:2]))
+        keys = []
+        for clips in (self.clips, other.clips):
+            right, _, said, reference, true = np.moveaxis(clips[:seeds, :matches], -1, 0)
+            # As in evaluate.metrics.fact_judge: F1 in time, then the share of true facts.
+            total = said + reference
+            f1 = np.where(total > 0, 2 * right / np.maximum(total, 1), 1.0)
+            keys.append((f1, true / np.maximum(said, 1)))
+        (f1, true), (other_f1, other_true) = keys
+        wins = np.where(f1 == other_f1, np.sign(true - other_true), np.sign(f1 - other_f1))
+        points = 50 * (wins + 1)
+        rng = np.random.default_rng(0)
+        samples = [points[:, rng.integers(0, matches, matches)].mean() for _ in range(RESAMPLES)]
+        return f"{points.mean():.1f}% ({span(percentile_interval(np.array(samples)))})"
 
     def mean(self, get):
         values = [v for r in self.results if (v := get(r)) is not None]
@@ -175,13 +194,15 @@ def arm_blocks(arm, variants, reference):
             rows = [
                 (
                     v.name,
-                    *(f"{v.f1(c) - first.f1(c):+.1f} ({span(v.difference(first, c))})" for c in (0, 1)),
+                    v.win_rate(first),
+                    *(v.difference(first, column) for column in (0, 1)),
                 )
                 for v in streamed[1:]
                 if v.results[0].get("text") == first.results[0].get("text")
             ]
             if rows:
-                blocks.append(Table((f"difference from “{first.name}”", IN_TIME, ANY_TIME), rows))
+                heads = (f"against “{first.name}”", "win rate", IN_TIME, ANY_TIME)
+                blocks.append(Table(heads, rows))
     if asked:
         rows = [
             (
@@ -278,7 +299,12 @@ def main():
     parser.add_argument("--markdown", help="also write the tables as Markdown")
     args = parser.parse_args()
     folder = Path(args.folder)
-    blocks = build(results_of(folder / "results.jsonl"))
+    # A job that was stopped and repeated has some results twice: the later ones count.
+    results = {
+        (r["job"], r.get("stage"), r["variant"], r.get("text")): r
+        for r in results_of(folder / "results.jsonl")
+    }
+    blocks = build(list(results.values()))
     write_html(folder / "report.html", blocks)
     if args.markdown:
         write_markdown(args.markdown, blocks)

@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import platform
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -26,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.ablations.matches import MatchSpec, make_matches  # noqa: E402
 from benchmarks.ablations.recipe import RECIPES  # noqa: E402
-from benchmarks.ablations.variants import BASE_MATCHES, TEXTS, all_jobs  # noqa: E402
+from benchmarks.ablations.variants import BASE_MATCHES, LONG_TEXTS, TEXTS, all_jobs  # noqa: E402
 
 TEST_SEEDS = 900_000  # matches from this seed on are tested on
 LONG_SEEDS = 950_000  # likewise, those of half an hour
@@ -38,7 +39,7 @@ def parse_args():
     parser.add_argument("--recipe", default="small", choices=RECIPES)
     parser.add_argument("--only", default="", help="beginnings of names of jobs, with commas")
     parser.add_argument("--seconds", type=float, default=3 * 3600, help="time for everything")
-    parser.add_argument("--workers", type=int, default=4, help="processes that share the device")
+    parser.add_argument("--workers", type=int, default=1, help="processes that share the device")
     parser.add_argument("--data", default="/tmp/livecc-ablations", help="folder of matches")
     parser.add_argument("--matches", type=int, default=16 * BASE_MATCHES, help="to train on")
     parser.add_argument("--test-matches", type=int, help="to test on (default: the recipe's)")
@@ -48,11 +49,17 @@ def parse_args():
 
 
 def specs(first, count, recipe, seconds=0.0):
+    from livecc_jax.world.drill import DrillOptions
     from livecc_jax.world.match import MatchOptions
 
-    seconds = seconds or recipe.seconds
-    options = MatchOptions(seconds=(seconds, seconds))
-    return [MatchSpec(first + i, options, recipe.size, TEXTS) for i in range(count)]
+    if recipe.drill:
+        actions = {"actions": ("shot", "foul", "yellow")} if seconds else {}
+        options = DrillOptions(seconds=seconds or recipe.seconds, quiet=0.15, **actions)
+    else:
+        seconds = seconds or recipe.seconds
+        options = MatchOptions(seconds=(seconds, seconds))
+    texts = LONG_TEXTS if seconds else TEXTS
+    return [MatchSpec(first + i, options, recipe.size, texts) for i in range(count)]
 
 
 def results_of(path):
@@ -99,7 +106,9 @@ def work(worker, jobs, args, data, began):
     recipe = RECIPES[args.recipe]
     lab = Lab(train_matches, test_matches, long_matches, tokenizer, recipe, args.steps_scale, log)
     out = Path(args.out) / "results.jsonl"
-    slowest = 0.0  # of the seconds of a job, by its cost
+    if args.recipe != "smoke":
+        threading.Thread(target=lab.warm_up, daemon=True).start()
+    slowest, first = 0.0, True  # seconds of a job by its cost; the first one compiles
     while (job := jobs.get()) is not None:
         left = args.seconds - args.grace - (time.time() - began)
         if left < slowest * job.cost or left <= 0:
@@ -116,7 +125,7 @@ def work(worker, jobs, args, data, began):
                 log(f"{job.key}: {result['variant']}: {shown} {result.get('accuracy', '')}")
         except Exception:
             log(f"{job.key} failed\n{traceback.format_exc()[-1500:]}")
-        slowest = max(slowest, (time.time() - start) / job.cost)
+        slowest, first = 0.0 if first else max(slowest, (time.time() - start) / job.cost), False
         log(f"{job.key} took {time.time() - start:.0f} s")
 
 

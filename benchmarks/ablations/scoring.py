@@ -65,8 +65,14 @@ def stream(
 ):
     """Returns the turns of each clip by its name."""
     model = StreamModel(config, bfloat16(params), tokenizer, precision=precision)
+    # Speech begins with any of several words and silence with one, so that the likeliest token is often
+    # silence where speech is likelier: " ..." is banned while its probability is at most a half.
     decoding = StreamOptions(
-        positions=positions, max_new_tokens=max_new_tokens, repetition_penalty=1.0, context=context
+        positions=positions,
+        max_new_tokens=max_new_tokens,
+        repetition_penalty=1.0,
+        context=context,
+        silence_base=0.5,
     )
     if memory:
         return comment_without_memory(

@@ -13,11 +13,15 @@ def make_text(match, true, kind, style_name, seed, introduced=False):
         introduced: Whether the previous commentary introduces the players who begin.
     """
     from livecc_jax.world.captions import noisy
-    from livecc_jax.world.commentary import commentate, lineup, style
+    from livecc_jax.world.commentary import Style, commentate, lineup, style
+    from livecc_jax.world.drill import PLAYERS, introduce
 
-    manner = style(style_name)
+    # `plain` says what happens and nothing else: scores and counts have no words beyond twenty.
+    manner = Style("calm", remarks=0.0) if style_name == "plain" else style(style_name)
     words = commentate(match, manner, seed, introduced=introduced, true=true).words
-    previous = " ".join(lineup(match, manner, seed)) if introduced else ""
+    is_drill = len(match.context.names) == len(PLAYERS)
+    before = introduce(match, manner.register) if is_drill else lineup(match, manner, seed)
+    previous = " ".join(before) if introduced else ""
     if kind == "noisy":
         words = noisy(words, seed=1000 * match.seed + seed, seconds=match.seconds).words
     return words, previous

@@ -127,6 +127,9 @@ class Trained:
         return [[step, round(loss, 4)] for step, loss in self.losses[::every]]
 
 
+_compiled = {}  # steps by what they were compiled for: jobs share them
+
+
 def train(model, rows, optim, compute, seed, params=None, log=print):
     """Trains from random parameters, or from `params`.
 
@@ -150,12 +153,17 @@ def train(model, rows, optim, compute, seed, params=None, log=print):
     trainable, _ = split_trainable(params, compute.frozen)
     state = {"params": params, "opt_state": jax.jit(optimizer.init)(trainable)}
     del trainable, params
-    options = compiler_options(compute, jax.devices()[0].platform)
-    step = jit_step(make_step(model, compute, optimizer), state, options)
+    key = (model, compute, optim, rows.steps)
+    if key not in _compiled:
+        options = compiler_options(compute, jax.devices()[0].platform)
+        _compiled[key] = jit_step(make_step(model, compute, optimizer), state, options)
+    step = _compiled[key]
     building = time.perf_counter()
     bank = jax.block_until_ready(rows.on_device())
     building = time.perf_counter() - building
-    take = jax.jit(lambda bank, index: {k: v[index][None] for k, v in bank.items()})
+    take = _compiled.setdefault(
+        "take", jax.jit(lambda bank, index: {k: v[index][None] for k, v in bank.items()})
+    )
     losses, pending, began, tokens, waited = [], None, time.perf_counter(), 0, 0.0
     for number in range(rows.steps):
         if number == 3:

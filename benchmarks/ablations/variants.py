@@ -15,6 +15,8 @@ TEXTS = (
     ("radio", ("clean", "radio", 0, False)),
     ("radio 2", ("clean", "radio", 1, False)),
 )
+# Of half an hour: no scores and counts, which have no words beyond twenty.
+LONG_TEXTS = (("plain", ("clean", "plain", 0, False)),)
 
 
 @dataclass(frozen=True)
@@ -110,85 +112,75 @@ class Job:
         return f"{self.arm}/{self.name}/{self.seed}"
 
 
-def reference(seed, more=()):
-    """The reference run: clean streaming text, 8x data. Several arms compare with it."""
-    return Job(0, "reference", seed, ((Stage(), (Test("reference"), *more)),))
+REFERENCE = Stage()
+NOISY_FIRST = Stage(NOISY, times=16)
+CLEAN_AFTER = Stage(CLEAN, times=2, share=0.5, rate=0.5)
+ASKED_AFTER = Stage(CLEAN, times=2, questions=16, repeat=6, share=0.5, rate=0.5)
 
 
-def first_arms(seed):
-    """Arms 1 to 4 and 7, the most important first."""
-    quality = () if seed else (
-        Test("last four frames", memory=4), Test("grey pictures", blind=True),
-        Test("fp8", precision="fp8"), Test("int8 cache", cache="int8"),
-    )  # fmt: skip
-    yield reference(seed, quality)
-    caption = Stage(form="caption")
-    yield Job(1, "caption", seed, (
-        (caption, (Test("caption format, at the end", "caption"), Test("caption format, streamed"))),
-    ))  # fmt: skip
-    contexts = ("none", "title", "previous", "both", "title or previous")
-    for context in contexts:
+def main_arms(seed):
+    """The reference and arms 1 to 4 and 7, the most important first."""
+    yield Job(0, "reference", seed, ((REFERENCE, (Test("reference"),)),))
+    caption = (Test("caption format, at the end", "caption"), Test("caption format, streamed"))
+    yield Job(1, "caption", seed, ((Stage(form="caption"), caption),), cost=1.5)
+    for context in ("none", "title or previous", "previous", "title", "both"):
         yield Job(2, context, seed, (
             (Stage(CLUB, context=context), (Test(context, text=CLUB, context=context),)),
         ))  # fmt: skip
-    for times in (1, 2, 4, 16):
+    for times in (1, 16, 4, 2):
         yield Job(3, f"{times}x", seed, ((Stage(times=times), (Test(f"{times}x, equal steps"),)),))
-    asked = Test("with questions, answers", "questions")
     yield Job(4, "noisy then clean", seed, (
-        (Stage(NOISY, times=16), (Test("noisy only"), Test("noisy only, answers", "questions"))),
-        (Stage(CLEAN, times=2, share=0.5, rate=0.5), (Test("noisy then clean"),)),
+        (NOISY_FIRST, (Test("noisy only"),)), (CLEAN_AFTER, (Test("noisy then clean"),)),
     ), cost=1.5)  # fmt: skip
-    yield Job(4, "clean only", seed, ((Stage(CLEAN, times=2), (Test("clean only"),)),))
+    yield Job(4, "clean only", seed, ((Stage(times=2), (Test("clean only"),)),), cost=0.2)
+    for tail in (0, 8, 3):
+        name = f"clips cut at silences, {tail} silent seconds kept"
+        yield Job(7, f"tail {tail}", seed, ((Stage(cut=True, tail=tail), (Test(name),)),))
     yield Job(4, "noisy then clean and questions", seed, (
-        (Stage(NOISY, times=16), ()),
-        (
-            Stage(CLEAN, times=2, questions=16, repeat=6, share=0.5, rate=0.5),
-            (Test("noisy then clean and questions"), asked),
-        ),
-    ), cost=1.5)  # fmt: skip
-    for tail in (0, 3, 8):
-        yield Job(7, f"tail {tail}", seed, (
-            (Stage(cut=True, tail=tail), (Test(f"clips cut at silences, {tail} silent seconds kept"),)),
-        ))  # fmt: skip
+        (NOISY_FIRST, ()), (ASKED_AFTER, (Test("noisy then clean and questions"),)),
+    ), cost=0.6)  # fmt: skip
 
 
-def later_arms(seed):
-    """Arms 3 (equal epochs), 5, 6, 8 to 11."""
+def other_arms(seed):
+    """The text-only model, arms 3 (equal epochs), 5, 6 and 9 to 11, and answers to questions."""
     yield Job(0, "text only", seed, ((Stage(blind=True), (Test("text-only model", blind=True),)),))
-    for times, share in ((1, 1 / 8), (4, 1 / 2), (16, 2.0)):
+    yield Job(0, "without memory", seed, (
+        (REFERENCE, (Test("last four frames", memory=4), Test("grey pictures", blind=True))),
+    ), cost=0.5)  # fmt: skip
+    for times, share in ((1, 1 / 8), (4, 1 / 2)):
         yield Job(3, f"{times}x, equal epochs", seed, (
             (Stage(times=times, share=share), (Test(f"{times}x, equal epochs"),)),
-        ), cost=share)  # fmt: skip
+        ), cost=0.2 + share)  # fmt: skip
     yield Job(5, "sequential", seed, ((Stage(positions="sequential"), (
         Test("trained sequential, streamed sequential", positions="sequential"),
         Test("trained sequential, streamed hybrid", positions="hybrid"),
-    )),))  # fmt: skip
+    )),), cost=1.3)  # fmt: skip
+    for rank in (0, 16, 4, 64):
+        name = f"LoRA of rank {rank}" if rank else "full training"
+        before = () if rank else (Test("noisy model, new commentator", text=RADIO),)
+        adapted = Stage(RADIO, times=1, share=0.25, lora=rank, rate=2.0 if rank else 0.5)
+        yield Job(11, name, seed, (
+            (NOISY_FIRST, before), (adapted, (Test(f"{name}, new commentator", text=RADIO),)),
+        ), cost=0.8)  # fmt: skip
     for pack, weighting in ((True, "token"), (False, "token"), (True, "example")):
         name = f"{'packed' if pack else 'one example a row'}, {weighting} weighting"
         stage = Stage(cut=True, tail=8, pack=pack, weighting=weighting)
         yield Job(6, name, seed, ((stage, (Test(name),)),))
+    yield Job(10, "eight bits", seed, (
+        (REFERENCE, (Test("fp8", precision="fp8"), Test("int8 cache", cache="int8"))),
+    ))  # fmt: skip
+    yield Job(4, "answers", seed, (
+        (NOISY_FIRST, (Test("noisy only, answers", "questions"),)),
+        (ASKED_AFTER, (Test("noisy then clean and questions, answers", "questions"),)),
+    ))  # fmt: skip
+    windows = [Test(f"rolling, {n} turns", "long", "plain", window=n) for n in (16, 8, 32)]
+    yield Job(9, "long", seed, ((REFERENCE, (Test("full", "long", "plain"), *windows)),), cost=4.0)
     yield Job(6, "split", seed, ((Stage(split=1152), (Test("matches split in two"),)),))
-    for rank in (0, 4, 16, 64):
-        name = f"LoRA of rank {rank}" if rank else "full training"
-        before = () if rank else (Test("noisy model, new style", text=RADIO),)
-        yield Job(11, name, seed, (
-            (Stage(NOISY, times=16), before),
-            (
-                Stage(RADIO, times=1, share=0.25, lora=rank, rate=1.0 if rank else 0.5),
-                (Test(f"{name}, new style", text=RADIO),),
-            ),
-        ), cost=1.3)  # fmt: skip
-
-
-def long_streams(seed):
-    """Arm 9: streams of half an hour, with a full context to its limit and with rolling ones."""
-    windows = [Test(f"rolling, {n} turns", "long", window=n) for n in (8, 16, 32)]
-    return Job(9, "long", seed, ((Stage(), (Test("full", "long"), *windows)),), cost=3.0)
+    yield Job(3, "16x, equal epochs", seed, (
+        (Stage(times=16, share=2.0), (Test("16x, equal epochs"),)),
+    ), cost=2.2)  # fmt: skip
 
 
 def all_jobs():
     """Every job, in the order in which they are worth their time."""
-    jobs = [*first_arms(0), *later_arms(0), long_streams(0)]
-    for seed in (1, 2):
-        jobs += first_arms(seed)
-    return jobs
+    return [*main_arms(0), *other_arms(0), *main_arms(1), *main_arms(2)]
