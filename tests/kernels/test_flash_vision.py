@@ -10,10 +10,10 @@ from livecc_jax.kernels import flash_vision
 from tests.support.kernels import DTYPE, assert_close, kernels_of, kernels_serve
 
 
-@pytest.mark.parametrize(("windows", "length"), [(2, 70), (1, 300)])
-def test_windows_are_rotated_and_attend(windows, length):
+@pytest.mark.parametrize(("windows", "length", "heads"), [(2, 70, 2), (1, 300, 1)])
+def test_windows_are_rotated_and_attend(windows, length, heads):
     """In whole blocks of queries, as step by step."""
-    qkv = jax.random.normal(jax.random.key(0), (windows, length, 3, 2, 80), DTYPE)
+    qkv = jax.random.normal(jax.random.key(0), (windows, length, 3, heads, 80), DTYPE)
     angles = jax.random.uniform(jax.random.key(1), (1, length, 40), maxval=6.0)
     with kernels_serve():
         assert kernels_of(window_attention, qkv, angles) == {"window_attention"}

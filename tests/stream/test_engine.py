@@ -172,7 +172,7 @@ def test_in_eight_bits_neighbours_change_nothing():
         generated = []
         for turn in range(4):
             for i, stream in enumerate(streams):
-                stream.push(frames(turn + 3 * i * bool(turn)))
+                stream.push(frames(1 + turn + 3 * i))  # the opening is of one pair too: fewer programs
             generated.append({who: spoken.tokens for who, spoken in shared.step()}[streams[0]])
         slots = streams[0].context.history.slots()
         return generated, np.asarray(shared.store.pool[-1][0])[slots]
