@@ -64,7 +64,7 @@ def included_files() -> Iterator[str]:
     """Yields the repository paths of files outside `docs/` that the site has."""
     yield from (path for path in PROJECT_PAGES if (ROOT / path).is_file())
     for file in sorted((ROOT / RESULTS).rglob("*")):
-        if file.is_file() and file.suffix in (".md", ".txt", ".svg", ".png", ".json"):
+        if file.is_file() and file.suffix in (".md", ".txt", ".svg", ".png", ".json", ".jsonl"):
             yield file.relative_to(ROOT).as_posix()
 
 

@@ -1,6 +1,7 @@
 """Python that a document prints is Python, and what it imports from the package is there."""
 
 import ast
+import re
 
 import pytest
 
@@ -40,3 +41,15 @@ def test_printed_python(text):
             assert {alias.name for alias in node.names} <= defined(node.module)
         elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "livecc_jax":
             assert node.attr in livecc_jax.__all__ or (ROOT / "livecc_jax" / node.attr).exists()
+
+
+def test_pages_that_code_names_exist():
+    """A message or a docstring that sends somebody to a page sends them to one that is there."""
+    folders = ("livecc_jax", "tests", "benchmarks", "configs", "launch", "docs")
+    files = [f for d in folders for f in (ROOT / d).rglob("*") if f.suffix in (".py", ".sh")]
+    for file in [*files, ROOT / "launch_tpu.sh", ROOT / "Makefile", ROOT / "setup.py"]:
+        if file.is_relative_to(ROOT / "tests/docs"):
+            continue
+        text = file.read_text(encoding="utf-8")
+        for page in re.findall(r"\b((?:docs|benchmarks)/[\w/.-]*\.md)\b", text):
+            assert (ROOT / page).exists(), f"{file.relative_to(ROOT)} names {page}"

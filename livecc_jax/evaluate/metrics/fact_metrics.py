@@ -1,6 +1,6 @@
 """Metrics of commentary by facts, pooled over clips, with bootstrap intervals over matches.
 
-Formulas are in docs/world_scoring.md.
+Formulas are in docs/evaluation/world.md.
 """
 
 from __future__ import annotations
