@@ -149,6 +149,20 @@ def add_parameter_options(parser: argparse.ArgumentParser) -> None:
         "--prompt-model", metavar="MODEL", help="checkpoint or http address of a chat model for queries"
     )
     group.add_argument(
+        "--price-in",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="price of a million tokens that --prompt-model takes, for the report",
+    )
+    group.add_argument(
+        "--price-out",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="price of a million tokens that it writes",
+    )
+    group.add_argument(
         "--speech-model",
         metavar="MODEL",
         help="faster-whisper model for videos without words and captions",
@@ -223,7 +237,7 @@ def run(args: argparse.Namespace) -> int:
             say=progress.say,
         )
         progress.say("writing the report")
-        data = write_report(produced)
+        data = write_report(produced, prices=(args.price_in, args.price_out))
     target = os.path.join(args.out, "annotations.jsonl")
     count = produced.statistics.clips
     print(f"{target}: {count} clips")
@@ -232,6 +246,10 @@ def run(args: argparse.Namespace) -> int:
     for row in data["not_run"]:
         if row["published"]:
             print(f"  the published filter {row['filter']} did not run: {row['reason']}")
+    if data["prompt_tokens"]["in"]:
+        tokens = data["prompt_tokens"]
+        paid = f", at a price of {tokens['price']:,.2f}" if tokens["price"] else ""
+        print(f"  prompts: {tokens['in']:,} tokens asked, {tokens['out']:,} answered{paid}")
     if args.estimate:
         from livecc_jax.produce.report.estimate import estimate, summary
 

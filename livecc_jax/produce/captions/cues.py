@@ -63,6 +63,7 @@ class Captions:
 
 # A `<` that a letter, a slash or a time follows; `< 2` and `<3` are text.
 TAG = re.compile(r"<(?:[^\W\d_]|/)[^<>]*>|<\d+:\d\d(?::\d\d)?[.,]\d+>")
+_BREAK = re.compile(r"(?i)<br\s*/?>")  # parts words, as other tags do not
 _OVERRIDE = re.compile(r"\{\\[^{}]*\}")
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 # Zero-width space, word joiner, byte order marks in the middle, soft hyphen, marks of direction. The
@@ -81,7 +82,7 @@ def clean(text: str, markup: bool = True, entities: bool = True, overrides: bool
         overrides: Whether `{\\...}` is taken out, as in SRT.
     """
     if markup and "<" in text:
-        text = TAG.sub("", text)
+        text = TAG.sub("", _BREAK.sub(" ", text))
     if overrides and "{" in text:
         text = _OVERRIDE.sub("", text)
     if entities and "&" in text:

@@ -55,6 +55,7 @@ class Statistics:
         histograms: Counts in the bins of EDGES, by name of the measure.
         languages: Clips that were kept, by language.
         seconds: Seconds of one worker that each stage took, over all runs on this folder.
+        prompt_tokens: Tokens of all requests and of all answers of the prompt stage.
     """
 
     sources: int = 0
@@ -69,6 +70,7 @@ class Statistics:
     histograms: dict[str, list[int]] = field(default_factory=dict)
     languages: Counter[str] = field(default_factory=Counter)
     seconds: Counter[str] = field(default_factory=Counter)
+    prompt_tokens: list[int] = field(default_factory=lambda: [0, 0])
 
     def add_source(self, clips: Sequence[Clip], rejections: Sequence[Rejection]) -> None:
         """Counts what became of one source."""
@@ -84,6 +86,7 @@ class Statistics:
         self.clip_ms += clip.speech_ms
         self.words += len(clip.words)
         self.languages[clip.language or "not stated"] += 1
+        self._add_tokens(clip.measures.get("prompt_tokens"))
         self._count("length", clip.speech_ms / 1000)
         if clip.speech_ms:
             self._count("words_per_second", len(clip.words) / (clip.speech_ms / 1000))
@@ -109,6 +112,8 @@ class Statistics:
         if len(samples) < SAMPLES:
             samples.append(rejection)
         value = rejection.value
+        if rejection.stage == "prompts" and isinstance(value, dict):
+            self._add_tokens(value.get("tokens"))
         for name, stage in (
             ("text_loss", "text"),
             ("face_share", "faces"),
@@ -116,6 +121,10 @@ class Statistics:
         ):
             if rejection.stage == stage and isinstance(value, int | float):
                 self._count(name, value)
+
+    def _add_tokens(self, tokens: Any) -> None:
+        if tokens is not None:
+            self.prompt_tokens = [have + more for have, more in zip(self.prompt_tokens, tokens)]
 
     def _count(self, name: str, value: float) -> None:
         edges = EDGES[name]

@@ -11,6 +11,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from livecc_jax.produce.line.identity import identity
 from livecc_jax.produce.line.phases import CPU, NEEDS, active_phases, runs
 from livecc_jax.produce.line.run import Produced
 from livecc_jax.produce.line.statistics import EDGES
@@ -29,12 +30,17 @@ PUBLISHED_MODELS = {
 HASH_BLOCK = 1 << 20
 
 
-def report_data(produced: Produced, models: dict[str, str] | None = None) -> dict[str, Any]:
+def report_data(
+    produced: Produced,
+    models: dict[str, str] | None = None,
+    prices: tuple[float, float] = (0.0, 0.0),
+) -> dict[str, Any]:
     """Returns everything that report.json holds.
 
     Args:
         produced: What a run did.
         models: Names of the models of stages, as they identify themselves, by stage.
+        prices: Price of a million tokens of requests to the prompt stage's model, and of its answers.
     """
     statistics, parameters = produced.statistics, produced.parameters
     total = sum(statistics.dropped[s].clips for s in statistics.dropped) + statistics.clips
@@ -58,6 +64,7 @@ def report_data(produced: Produced, models: dict[str, str] | None = None) -> dic
         "bounds": {
             "text_loss": [parameters.min_text_loss, parameters.max_text_loss],
             "text_model": (models or {}).get("text", parameters.text_model),
+            "text_model_digest": identity(parameters.text_model),  # of its files
         }
         if runs("text", parameters)
         else None,
@@ -67,6 +74,11 @@ def report_data(produced: Produced, models: dict[str, str] | None = None) -> dic
         },
         "languages": dict(statistics.languages.most_common()),
         "cost": cost(produced),
+        "prompt_tokens": {
+            "in": statistics.prompt_tokens[0],
+            "out": statistics.prompt_tokens[1],
+            "price": round(sum(n * p for n, p in zip(statistics.prompt_tokens, prices)) / 1e6, 4),
+        },
         "wall_seconds": {name: round(s, 3) for name, s in produced.wall_seconds.items()},
         "changed": list(produced.changed),
         "advice": advice(produced),

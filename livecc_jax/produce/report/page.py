@@ -42,13 +42,22 @@ NAMES = {
 }
 
 
-def write_report(produced: Produced, models: dict[str, str] | None = None) -> dict[str, Any]:
+def write_report(
+    produced: Produced,
+    models: dict[str, str] | None = None,
+    prices: tuple[float, float] = (0.0, 0.0),
+) -> dict[str, Any]:
     """Writes report.json and report.html into a run's output folder, and returns the former's content.
+
+    Args:
+        produced: What a run did.
+        models: Names of the models of stages, by stage.
+        prices: Price of a million tokens of requests to the prompt stage's model, and of its answers.
 
     Raises:
         OutputError: A file cannot be written.
     """
-    data = report_data(produced, models)
+    data = report_data(produced, models, prices)
     write_text(produced.out / REPORT_JSON, json.dumps(data, ensure_ascii=False, indent=1) + "\n")
     write_html(produced.out / REPORT_HTML, blocks(produced, data))
     return data
@@ -191,6 +200,15 @@ def thumbnails(video: str, start_ms: int, end_ms: int) -> list[Picture]:
 
 def _distributions(data: dict[str, Any]) -> list[Block]:
     page: list[Block] = []
+    if data["bounds"]:
+        low, high = data["bounds"]["text_loss"]
+        page.append(
+            Text(
+                f"The bounds of the text loss, {low:g} to {high:g}, were applied to "
+                f"{data['bounds']['text_model']} ({data['bounds']['text_model_digest']}); they belong "
+                "to the model."
+            )
+        )
     for name, found in data["distributions"].items():
         title, unit = NAMES[name]
         edges = list(found["edges"])
@@ -213,8 +231,12 @@ def _cost(data: dict[str, Any]) -> list[Block]:
     rows = [(row["stage"], *(shown(row[key]) for key in keys)) for row in data["cost"]]
     heads = ("stage", "seconds", "of a processor", "records", "ms a record", "of a processor")
     wall = [(name, shown(seconds)) for name, seconds in data["wall_seconds"].items()]
+    tokens = data["prompt_tokens"]
+    price = f", at a price of {tokens['price']:,.2f}" if tokens["price"] else ""
+    paid = f"The prompt stage's model took {tokens['in']:,} and wrote {tokens['out']:,} tokens{price}."
     return [
-        Heading("Time"),
+        Heading("Time and cost"),
+        *([Text(paid)] if tokens["in"] else []),
         Text("Seconds of all workers together, over all runs on this folder:"),
         Table(heads, rows),
         Text("By the clock, in the last run:"),

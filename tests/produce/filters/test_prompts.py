@@ -161,3 +161,32 @@ def test_the_instruction_is_a_file_and_titles_are_text(tmp_path):
         load_instruction(str(tmp_path / "own.txt"))
     with pytest.raises(ConfigError, match="name the endpoint's model behind #"):
         PromptWriter(dataclasses.replace(SFT, prompt_model="https://host/v1"), None)
+
+
+def test_a_run_keeps_queries_and_counts_tokens_and_price(serve, tmp_path, capsys):
+    from livecc_jax.cli import main
+    from tests.support.produce import clips_of, rejections_of, write_sources
+
+    def behave(asked, count):
+        return "NO" if "Title 2" in asked else "YES\nPlease commentate."
+
+    server, parameters = serve(behave)
+    sources = write_sources(tmp_path / "sources.jsonl", 4, category="Sports")
+    command = [
+        "produce", "sft", str(sources), "--out", str(tmp_path / "out"), "--workers", "1",
+        "--filters", "prompts", "--prompt-model", parameters.prompt_model,
+        "--price-in", "1000000", "--price-out", "0", "--set", "sentence_starts=false",
+    ]  # fmt: skip
+    assert main(command) == 0
+    clips, rejections = clips_of(tmp_path / "out"), rejections_of(tmp_path / "out")
+    assert {c[0]["content"][1]["text"] for c in clips} == {"Please commentate."}
+    dropped = [r for r in rejections if r["stage"] == "prompts"]
+    assert {r["source"] for r in dropped} == {"video2.mp4"}
+    asked = len(clips) + len(dropped)
+    assert len(server.asked) == asked
+    said = capsys.readouterr().out
+    assert (
+        f"{90 * asked:,} tokens asked, {7 * asked:,} answered, at a price of {90 * asked:,.2f}" in said
+    )
+    assert main(command) == 0
+    assert len(server.asked) == asked

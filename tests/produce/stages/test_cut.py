@@ -188,6 +188,9 @@ def streams(draw):
     return words
 
 
+NOT_CUT = ("no sentence begins here", "said after the video ends", "all words lie past the end")
+
+
 @settings(max_examples=150, deadline=None)
 @given(streams(), st.booleans(), st.sampled_from([0, 4000]), st.none() | st.integers(1, 2_000_000))
 def test_any_stream(words, sft, silence, duration):
@@ -204,8 +207,22 @@ def test_any_stream(words, sft, silence, duration):
         assert record.index in (number, None)
         count = len(record.words) if isinstance(record, Clip) else record.num_words
         part = given_words.words[position : position + count]
+        following = given_words.words[position + count : position + count + 1]
+        if following and getattr(record, "reason", "") not in NOT_CUT:
+            # As long as it may be: the next word would break a bound.
+            (word,) = following
+            silence_ms, length_ms = word.start_ms - part[-1].end_ms, word.end_ms - part[0].start_ms
+            past_end = duration is not None and word.start_ms >= duration
+            assert silence_ms > 3000 or length_ms > 240_000 or past_end
+        if isinstance(record, Rejection) and record.reason == "shorter than 30 s":
+            assert part[-1].end_ms - part[0].start_ms < 30_000
         if isinstance(record, Clip):
             assert record.words == part
+            assert (
+                not sft
+                or position == 0
+                or (given_words.words[position - 1].text[-1] in ".?!" and part[0].text[0].isupper())
+            )
             assert record.previous == (
                 "" if sft else " ".join(w.text for w in given_words.words[:position])
             )
