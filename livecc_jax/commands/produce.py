@@ -50,6 +50,14 @@ def add_line_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("where it runs")
     group.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core)")
     group.add_argument(
+        "--model-workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes of stages whose model is on this machine (default 1: it takes all cores, or "
+        "the accelerator)",
+    )
+    group.add_argument(
         "--runner",
         metavar="NAME",
         help="run on Apache Beam: FnApiRunner (this machine), PortableRunner, DataflowRunner, "
@@ -273,6 +281,8 @@ def runner(args: argparse.Namespace) -> Any:
     from livecc_jax.produce.line.local import LocalPool
 
     workers = args.workers or max(1, os.cpu_count() or 1)
+    if args.model_workers < 1:
+        raise ConfigError("--model-workers must be at least 1")
     if workers < 1 or args.shards < 0 or args.shards > MAX_SHARDS:
         raise ConfigError(f"--workers must be at least 1, and --shards 1 to {MAX_SHARDS:,}")
     if args.estimate < 0 or args.cores < 1 or args.accelerators < 0:
@@ -283,7 +293,7 @@ def runner(args: argparse.Namespace) -> Any:
     if args.runner is None:
         if args.beam or args.exchange:
             raise ConfigError("--beam and --exchange go with --runner, such as --runner FnApiRunner")
-        return LocalPool(workers, limits)
+        return LocalPool(workers, limits, args.model_workers)
     from livecc_jax.produce.line.beam import BeamRunner
 
     return BeamRunner(args.runner, tuple(args.beam), workers, limits, args.exchange)

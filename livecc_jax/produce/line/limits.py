@@ -56,13 +56,24 @@ def limit_address_space(memory_gb: float) -> None:
     limit = int(memory_gb * 1e9) * ADDRESS_SPACE_FACTOR if memory_gb else hard
     if hard != resource.RLIM_INFINITY:
         limit = min(limit, hard)
+    if memory_gb and 2 * address_bytes(os.getpid()) > limit:
+        return  # a model that this process holds, on a GPU, has mapped more than that already
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
+def address_bytes(pid: int) -> int:
+    """Returns the size of a process's address space; 0 when it cannot be told."""
+    return _statm(pid, 0)
+
+
 def resident_bytes(pid: int) -> int:
     """Returns the memory that a process has in use; 0 when it cannot be told."""
+    return _statm(pid, 1)
+
+
+def _statm(pid: int, field: int) -> int:
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[field]) * PAGE
     except (OSError, ValueError, IndexError):
         return 0

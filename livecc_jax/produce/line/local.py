@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from livecc_jax.produce.filters.plug_in import is_plug_in
 from livecc_jax.produce.line.limits import Limits
 from livecc_jax.produce.line.phases import Phase
 from livecc_jax.produce.line.shard import Job, Line, is_finished, run_shard
 from livecc_jax.produce.line.worker import Worker, run_jobs
 from livecc_jax.produce.models import Models
+from livecc_jax.produce.parameters import Parameters
 
 
 @dataclass
@@ -48,10 +50,13 @@ class LocalPool:
     Args:
         workers: Number of processes.
         limits: What a unit may take.
+        model_workers: Number of them that run phases whose model is on this machine: a model takes all
+            cores, or an accelerator that processes cannot share.
     """
 
-    def __init__(self, workers: int = 1, limits: Limits | None = None) -> None:
-        self._workers = [Worker(limits or Limits()) for _ in range(workers)]
+    def __init__(self, workers: int = 1, limits: Limits | None = None, model_workers: int = 1) -> None:
+        self._workers = [Worker(limits or Limits()) for _ in range(max(workers, model_workers))]
+        self._count, self._model_count = workers, model_workers
 
     def close(self) -> None:
         """Ends the processes."""
@@ -84,12 +89,24 @@ class LocalPool:
             progress.running, progress.units = units, total + sum(units.values())
             report(progress)
 
-        for _, count in run_jobs(line, jobs, self._workers, running):
+        number = self._model_count if has_local_model(line.parameters, phase) else self._count
+        for _, count in run_jobs(line, jobs, self._workers[:number], running):
             total += count
             progress.finished += 1
         progress.running, progress.units = {}, total
         report(progress)
         return total
+
+
+def has_local_model(parameters: Parameters, phase: Phase) -> bool:
+    """Whether a phase runs a model of this project in the worker itself."""
+    for stage in phase.active(parameters):
+        name = {"text": parameters.text_model, "faces": parameters.face_model}.get(stage, "")
+        if stage == "prompts" and not parameters.prompt_model.startswith(("http://", "https://")):
+            name = parameters.prompt_model
+        if name and not name.lower().endswith(".onnx") and not is_plug_in(name):
+            return True
+    return False
 
 
 class InThisProcess:

@@ -29,7 +29,7 @@ def test_a_poisonous_video_becomes_a_rejection(misbehaving, tmp_path):
     sources = tmp_path / "sources.jsonl"
     lines = [source_line(i + 1, video=f"{name}.mp4", width=1280) for i, name in enumerate(NAMES)]
     sources.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    limits = Limits(seconds=2.0, memory_gb=0.6)
+    limits = Limits(seconds=4.0, memory_gb=0.6)
     run_produce(sources, tmp_path / "out", runner=LocalPool(2, limits), shards=2)
     found = {
         r["source"]: (r["stage"], r["reason"]) for r in rejections_of(tmp_path / "out") if not r["clip"]
@@ -38,7 +38,7 @@ def test_a_poisonous_video_becomes_a_rejection(misbehaving, tmp_path):
         "took more than 0.6 GB of memory", "needs more memory than a worker may have",
     )  # fmt: skip
     assert found == {
-        "hang.mp4": ("distinct", "took more than 2 s"),
+        "hang.mp4": ("distinct", "took more than 4 s"),
         "die.mp4": ("distinct", "ended its worker with code 3"),
         "raise.mp4": ("distinct", "the stage failed"),
     }
@@ -61,6 +61,21 @@ def test_what_is_wrong_with_the_run_ends_it(tmp_path, monkeypatch):
         LiveCCError, match=r"tests\.support\.nothing:here: the plug-in cannot be imported"
     ):
         run_produce(sources, tmp_path / "out", parameters, LocalPool(1))
+
+
+def test_a_model_on_this_machine_has_a_worker_of_its_own_number():
+    import dataclasses
+
+    from livecc_jax.produce.line.local import has_local_model
+    from livecc_jax.produce.parameters import SFT
+
+    named = dataclasses.replace(SFT, text_model="/m", face_model="f.onnx", prompt_model="http://h/v1#m")
+    local = dataclasses.replace(SFT, face_model="/vl", prompt_model="/m")
+    found = [
+        {phase.name for phase in phases.PHASES if has_local_model(parameters, phase)}
+        for parameters in (named, local, dataclasses.replace(SFT, face_model="a.b:c"))
+    ]
+    assert found == [{"text"}, {"faces", "prompts"}, set()]
 
 
 def test_a_runner_that_loses_data_is_refused():
