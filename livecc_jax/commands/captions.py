@@ -15,7 +15,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="captions (YouTube json3, srv1 to srv3, WebVTT, SRT, TTML, ASS) or a transcript (JSON of "
         "WhisperX, faster-whisper or whisper)",
     )
-    parser.add_argument("--language", metavar="L", help="language to state where the file states none")
+    parser.add_argument(
+        "--language",
+        metavar="L",
+        help="language of the file, where it does not state it; the wanted one of several in a file",
+    )
     parser.add_argument("--json", metavar="OUT", help="file for the words as JSON")
     parser.set_defaults(run=run)
 
@@ -27,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     from livecc_jax.redact import visible
     from livecc_jax.writing import write_text
 
-    found = read_captions(args.file)
+    found = read_captions(args.file, args.language or "")
     language = found.language or args.language or None
     kind = found.kind or None
     if args.json:
