@@ -20,11 +20,11 @@ from livecc_jax.checkpoints.hf_config import LiveCCBlock
 from livecc_jax.checkpoints.hf_export import export_hf
 from livecc_jax.cli import main
 from livecc_jax.model.presets import fit_vocabulary, preset
-from livecc_jax.model.qwen2_vl import init_params
 from livecc_jax.text.open import open_tokenizer
 from livecc_jax.train.config import Config, flatten, load_config
 from livecc_jax.train.overrides import override
 from tests.support.media import make_video
+from tests.support.random_models import initial_params
 
 ROOT = Path(__file__).parents[1]
 CLIP = ROOT / "data/clips/bbb_oddsize_317x179_derived.mp4"
@@ -37,8 +37,7 @@ def model(tmp_path_factory, small_tokenizer):
     tokenizer = open_tokenizer(small_tokenizer)
     config = fit_vocabulary(preset("tiny"), tokenizer)
     block = LiveCCBlock(pixel_budget="16")
-    params = jax.jit(init_params, static_argnums=(0, 1))(config, 0)
-    export_hf(home / "hf", config, block, params, tokenizer)
+    export_hf(home / "hf", config, block, initial_params(config), tokenizer)
     return home / "hf"
 
 

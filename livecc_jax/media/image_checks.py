@@ -125,9 +125,9 @@ def check_as_video(path: str) -> None:
         if kind in ("gif", "png", "webp"):
             data = head + file.read()
             check_whole(path, data, kind)
-            if kind == "png" and (at := data.find(PNG_SIGNATURE, 1)) >= 0:
+            if kind == "png" and data.startswith(PNG_SIGNATURE, end := list(_png_chunks(data))[-1][2]):
                 raise MediaError(
-                    f"{path}: holds another recording, from byte {at:,} on, which FFmpeg does not read"
+                    f"{path}: holds another recording, from byte {end:,} on, which FFmpeg does not read"
                 )
 
 

@@ -10,19 +10,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import pytest
 
 from livecc_jax.checkpoints.hf_config import LiveCCBlock
 from livecc_jax.checkpoints.hf_export import export_hf
 from livecc_jax.data.annotations.records import AnnotationFile
 from livecc_jax.model.presets import fit_vocabulary, preset
-from livecc_jax.model.qwen2_vl import init_params
 from livecc_jax.serving.sinks import Srt
 from livecc_jax.shipped import EXAMPLE_ANNOTATIONS, shipped_data
 from livecc_jax.stream.turn import SpokenTurn
 from livecc_jax.text.open import open_tokenizer
 from tests.docs.pages import FENCE, ROOT
+from tests.support.random_models import initial_params
 
 MARK = "<!-- run -->"
 PAGES = ("README.md", "docs/tutorial.md")
@@ -74,7 +73,7 @@ def folder(tmp_path_factory, small_tokenizer):
     folder = tmp_path_factory.mktemp("reader")
     tokenizer = open_tokenizer(small_tokenizer)
     config = fit_vocabulary(preset("tiny"), tokenizer)
-    params = jax.jit(init_params, static_argnums=(0, 1))(config, 0)
+    params = initial_params(config)
     export_hf(folder / "demo_out/hf", config, LiveCCBlock(pixel_budget="24"), params, tokenizer)
     words = AnnotationFile(shipped_data(EXAMPLE_ANNOTATIONS))[0].words
     subtitles = Srt(folder / "demo_out/commentary.srt")

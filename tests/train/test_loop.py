@@ -14,10 +14,10 @@ from livecc_jax.checkpoints.hf_export import export_hf
 from livecc_jax.checkpoints.open import open_checkpoint
 from livecc_jax.errors import ConfigError, DataError
 from livecc_jax.model.presets import fit_vocabulary, preset
-from livecc_jax.model.qwen2_vl import init_params
 from livecc_jax.parallel.mesh import MeshConfig
 from livecc_jax.text.open import open_tokenizer
 from livecc_jax.train.loop import train
+from tests.support.random_models import initial_params
 from tests.support.training import index_clips, load_run_params, run_config, train_losses
 
 
@@ -120,8 +120,7 @@ def test_a_run_starts_from_a_checkpoint(home, tmp_path):
     """From bf16 weights: float32 masters if trainable, the same bits if frozen; exports are bf16."""
     tokenizer = open_tokenizer(home / "tok")
     model = fit_vocabulary(preset("tiny"), tokenizer)
-    params = jax.jit(init_params, static_argnums=(0, 1))(model, 5)
-    params = jax.tree.map(lambda x: np.asarray(x.astype("bfloat16")), params)
+    params = initial_params(model, dtype="bfloat16")
     export_hf(tmp_path / "base", model, LiveCCBlock(pixel_budget="12"), params, tokenizer)
     settings = {"preset": "", "tokenizer": "", "init": str(tmp_path / "base"), "max_steps": 2}
     assert len(train_losses(run_config(home, tmp_path / "run", **settings))) == 2

@@ -18,7 +18,7 @@ from livecc_jax.errors import ConfigError
 from livecc_jax.model.flops import step_flops
 from livecc_jax.model.lora import LORA, TARGETS, LoraConfig, init_adapters, merge_adapter
 from livecc_jax.model.presets import fit_vocabulary, preset
-from livecc_jax.model.qwen2_vl import bind, init_params
+from livecc_jax.model.qwen2_vl import abstract_params, bind
 from livecc_jax.parallel.batch import shard_batch
 from livecc_jax.parallel.mesh import MeshConfig, make_mesh
 from livecc_jax.text.open import open_tokenizer
@@ -32,6 +32,7 @@ from livecc_jax.train.state import (
     param_shardings,
 )
 from livecc_jax.train.step import jit_step, make_step
+from tests.support.random_models import initial_params
 from tests.support.rows import VOCAB, pack, random_segment, stack
 from tests.support.training import run_config, train_losses
 
@@ -50,15 +51,12 @@ def flat(tree):
 def params():
     """A base, and adapters that differ from their initial values."""
 
-    def init():
-        base = jax.tree.map(lambda x: x * 3 if x.ndim > 1 else x, init_params(MODEL, 0))
-        adapters = jax.tree.map(
-            lambda x: x + 0.05 * jnp.cos(jnp.arange(x.size)).reshape(x.shape),
-            init_adapters(MODEL, RANK_4, 1),
-        )
-        return base | {LORA: adapters}
-
-    return jax.jit(init)()
+    base = jax.tree.map(lambda x: jnp.asarray(x * 3 if x.ndim > 1 else x), initial_params(MODEL))
+    adapters = jax.tree.map(
+        lambda x: x + 0.05 * np.cos(np.arange(x.size)).reshape(x.shape).astype(x.dtype),
+        init_adapters(MODEL, RANK_4, 1),
+    )
+    return base | {LORA: adapters}
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +132,7 @@ def test_flops_do_not_include_gradients_of_frozen_weights(rows):
     adapters = sum(x.size for x in jax.tree.leaves(init_adapters(MODEL, RANK_4, 0)))
     full, low = step_flops(MODEL, rows, False), step_flops(MODEL, rows, False, adapters)
     tokens, targets = int((rows["segment_ids"] > 0).sum()), int((rows["target_weights"] > 0).sum())
-    shapes = flat(init_params(MODEL, 0)["text"]["layers"])
+    shapes = flat(abstract_params(MODEL)["text"]["layers"])
     weights = sum(x.size for k, x in shapes.items() if k.endswith("kernel"))
     saved = 2 * tokens * weights + 2 * targets * MODEL.text.width * VOCAB
     assert full - low == saved - 6 * tokens * adapters
@@ -158,8 +156,7 @@ def test_a_run_resumes_and_opens_merged(home, tmp_path):
     """From a bfloat16 base: a resumed run is equal bit for bit; it opens and exports merged."""
     tokenizer = open_tokenizer(home / "tok")
     model = fit_vocabulary(preset("tiny"), tokenizer)
-    base = jax.jit(init_params, static_argnums=(0, 1))(model, 5)
-    base = jax.tree.map(lambda x: np.asarray(x.astype("bfloat16")), base)
+    base = initial_params(model, dtype="bfloat16")
     export_hf(tmp_path / "base", model, LiveCCBlock(pixel_budget="12"), base, tokenizer)
     compute = ComputeConfig(
         dtype="float32", remat="none", lora=LoraConfig(rank=4, targets=("q", "down"))
