@@ -27,6 +27,10 @@ def read_json3(value: Mapping[str, Any]) -> Captions:
         if not isinstance(segments, list):
             continue
         start, duration = _ms(event.get("tStartMs")) or 0, _ms(event.get("dDurationMs"))
+        if len(segments) == 1 and (text := _only_text(segments[0])):
+            cues.append(Cue(start, None if duration is None else start + duration, plain_rows(text)))
+            is_auto = is_auto or "acAsrConf" in segments[0]
+            continue
         pieces, has_times = [], False
         for segment in segments:
             text = segment.get("utf8") if isinstance(segment, dict) else None
@@ -46,6 +50,14 @@ def read_json3(value: Mapping[str, Any]) -> Captions:
         cues.append(Cue(start, None if duration is None else start + duration, rows))
     kind = "auto" if is_auto else "manual"
     return Captions(cues, kind if cues else "", has_times=is_auto)
+
+
+def _only_text(segment: Any) -> str:
+    """Returns the text of a segment without an offset; "" for another."""
+    if not isinstance(segment, dict) or "tOffsetMs" in segment:
+        return ""
+    text = segment.get("utf8")
+    return clean(text) if isinstance(text, str) else ""
 
 
 def _ms(value: Any) -> int | None:

@@ -47,7 +47,11 @@ def words_of(captions: Captions, longest_word_ms: int = LONGEST_WORD_MS) -> tupl
         texts = _plain_texts(rows)
         if texts and (len(texts) > 1 or not file_has_times):  # most cues of most files
             count, length = len(texts), end - start
-            bounds = [start + length * number // count for number in range(count + 1)]
+            if length:  # start + length * number // count, for each number
+                first = start * count
+                bounds = [x // count for x in range(first, first + length * count + 1, length)]
+            else:
+                bounds = [start] * (count + 1)
             words += map(_new_word, zip(bounds, bounds[1:], texts))
         else:
             words += _words_of_cue(cue, end, file_has_times, longest_word_ms)
@@ -107,6 +111,8 @@ def drop_carried(cues: Sequence[Cue], always: bool) -> list[Cue]:
         always: Whether the file rolls in any case; else it does if half of its cues begin with
             carried rows.
     """
+    if not always and not _may_roll(cues):
+        return list(cues)
     keys = [_keys(cue) for cue in cues]
     if sum(not key[0] for key in keys) * 2 > len(keys):  # a blank first row means nothing in this file
         for key in keys:
@@ -127,6 +133,14 @@ def drop_carried(cues: Sequence[Cue], always: bool) -> list[Cue]:
         if _has_text(rows):
             new.append(Cue(cue.start_ms, cue.end_ms, rows))
     return new
+
+
+def _may_roll(cues: Sequence[Cue]) -> bool:
+    """Returns False for a file that surely does not roll: a quick test, for most files do not."""
+    if any([len(cue[2]) > 1 for cue in cues]):
+        return True
+    rows = [cue[2][0][0].strip() for cue in cues]
+    return any(map(eq, rows, rows[1:])) or any(["  " in row or "\xa0" in row for row in rows])
 
 
 def _keys(cue: Cue) -> list[str]:
