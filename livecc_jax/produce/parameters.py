@@ -169,6 +169,12 @@ class Parameters:
         for name in _NOT_NEGATIVE:
             if not getattr(self, name) >= 0:  # also false of nan
                 raise ConfigError(f"{name} must not be negative, but is {getattr(self, name)}")
+        for name in _AT_LEAST_ONE:
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, but is {getattr(self, name)}")
+        for name in _SHARES:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must be 0 to 1, but is {getattr(self, name)}")
 
     def with_filters(self, names: Iterable[str]) -> Parameters:
         """Returns these parameters with other filters, in the order in which filters run."""
@@ -187,6 +193,16 @@ _RANGES = (
 _NOT_NEGATIVE = (
     "min_side", "min_duration_ms", "min_clip_ms", "max_silence_ms", "tail_ms", "trailing_silence_ms",
     "longest_word_ms", "min_distinct_words", "min_words_per_second", "max_words_per_second",
+    "max_picture_distance", "duplicate_frames", "min_text_loss", "max_text_loss",
+    "max_shots_per_minute",
+)  # fmt: skip
+_AT_LEAST_ONE = (
+    "shingle_words", "minhash_permutations", "contamination_words", "text_max_tokens", "face_frames",
+    "speech_beam",
+)  # fmt: skip
+_SHARES = (
+    "min_language_probability", "min_text_similarity", "max_talking_head", "max_face_share",
+    "min_face_side",
 )  # fmt: skip
 
 PRETRAIN = Parameters(

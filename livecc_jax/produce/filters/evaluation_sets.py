@@ -3,7 +3,9 @@ hashes of frames."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import logging
 import os
 import re
@@ -60,28 +62,37 @@ def open_evaluation_sets(paths: Sequence[str], words: int, with_frames: bool) ->
     """Reads evaluation sets.
 
     Args:
-        paths: JSON, JSON Lines, tables with tabs or commas (a first column of ids), text files (an id
-            or a text a line), videos, or folders of these.
+        paths: JSON, JSON Lines, tables with tabs or commas (a first column of ids; other cells of
+            several words are texts), text files (an id or a text a line), videos, or folders of these.
         words: Length of a run of words; shorter texts have none.
         with_frames: Whether videos that are there are decoded and their frames hashed.
 
     Raises:
-        DataError: A file cannot be read.
+        DataError: A file cannot be read, or a path holds nothing to compare with.
     """
     ids: set[str] = set()
     runs: set[int] = set()
     frames: list[int] = []
-    for path in _files(paths):
-        if path.suffix.lower() in VIDEO_ENDINGS:
-            ids |= names_of(path.name)
-            if with_frames:
-                frames += _hash_frames(path)
-            continue
-        for kind, value in _facts(path):
-            if kind == "id":
-                ids |= names_of(value)
-            else:
-                runs.update(run_hashes(value, words))
+    for name in paths:
+        is_empty = True
+        for path in _files(name):
+            if path.suffix.lower() in VIDEO_ENDINGS:
+                is_empty = False
+                ids |= names_of(path.name)
+                if with_frames:
+                    frames += _hash_frames(path)
+                continue
+            for kind, value in _facts(path):
+                is_empty = False
+                if kind == "id":
+                    ids |= names_of(value)
+                else:
+                    runs.update(run_hashes(value, words))
+        if is_empty:  # such as tables of a kind that is not read: nothing would be kept away from it
+            raise DataError(
+                f"{name}: holds no ids, texts or videos of an evaluation set that can be read "
+                f"({', '.join(FILE_ENDINGS + VIDEO_ENDINGS)})"
+            )
     return EvaluationSets(
         frozenset(ids),
         np.array(sorted(runs), np.uint64),
@@ -104,19 +115,18 @@ def run_hashes(text: str, words: int) -> Iterator[int]:
         yield int.from_bytes(hashlib.blake2b(run.encode(), digest_size=8).digest(), "little")
 
 
-def _files(paths: Sequence[str]) -> Iterator[Path]:
-    for name in paths:
-        path = Path(name)
-        if path.is_dir():
-            for folder, folders, names in os.walk(path):
-                folders.sort()
-                for inner in sorted(names):
-                    if inner.lower().endswith(FILE_ENDINGS + VIDEO_ENDINGS):
-                        yield Path(folder) / inner
-        elif path.is_file():
-            yield path
-        else:
-            raise DataError(f"{path}: there is no such evaluation set")
+def _files(name: str) -> Iterator[Path]:
+    path = Path(name)
+    if path.is_dir():
+        for folder, folders, names in os.walk(path):
+            folders.sort()
+            for inner in sorted(names):
+                if inner.lower().endswith(FILE_ENDINGS + VIDEO_ENDINGS):
+                    yield Path(folder) / inner
+    elif path.is_file():
+        yield path
+    else:
+        raise DataError(f"{path}: there is no such evaluation set")
 
 
 def _facts(path: Path) -> Iterator[tuple[str, str]]:
@@ -134,13 +144,26 @@ def _facts(path: Path) -> Iterator[tuple[str, str]]:
         for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
                 yield from _of_json(_parsed(path, line, f" line {number}"))
+    elif suffix in (".csv", ".tsv"):
+        yield from _of_table(path, text)
     else:
         for line in text.splitlines():
-            if suffix in (".csv", ".tsv"):
-                yield "id", re.split(r"[,\t]", line)[0].strip().strip('"')
-            elif line.strip():
+            if line.strip():
                 # An id has no spaces.
                 yield ("text" if len(line.split()) > 1 else "id"), line.strip()
+
+
+def _of_table(path: Path, text: str) -> Iterator[tuple[str, str]]:
+    """Yields the first cell of each row as an id, and those of several words as texts."""
+    separator = "\t" if path.suffix.lower() == ".tsv" or "\t" in text.split("\n", 1)[0] else ","
+    csv.field_size_limit(MAX_FILE_BYTES)  # of a cell; by default 131,072 characters
+    try:
+        for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator):
+            if row and row[0].strip():
+                yield "id", row[0].strip()
+            yield from (("text", cell) for cell in row if len(cell.split()) > 1)
+    except csv.Error as error:
+        raise DataError(f"{path}: is no table that can be read: {error}") from error
 
 
 def _parsed(path: Path, text: str, where: str = "") -> Any:

@@ -26,7 +26,7 @@ REMEDIES = {
     "max_talking_head=0.5`",
     "shots": "many clips are cut quickly: a higher `--set max_shots_per_minute=...`",
     "prompts": "the language model judges few clips to be commentary: read some of them, and the "
-    "instruction in --prompt-file",
+    "instruction, which `--set prompt_file=FILE` replaces",
 }
 
 

@@ -163,7 +163,9 @@ class _Cutter:
         if p.min_words_per_second and rate < p.min_words_per_second * length:
             return f"fewer than {p.min_words_per_second:g} words a second", round(rate / length, 3)
         if p.max_words_per_second and rate > p.max_words_per_second * length:
-            return f"more than {p.max_words_per_second:g} words a second", round(rate / length, 3)
+            # Words that all stand at one instant have no rate that could be given.
+            value = round(rate / length, 3) if length else None
+            return f"more than {p.max_words_per_second:g} words a second", value
         backward = _runs_backward_ms(words[start:stop])
         if backward >= MAX_BACKWARD_MS:
             return f"words run backwards by {MAX_BACKWARD_MS / 1000:g} s or more", backward / 1000

@@ -30,7 +30,9 @@ def words(
         from livecc_jax.produce.captions.read import read_captions
 
         try:
-            found = read_captions(source.captions, longest_word_ms=parameters.longest_word_ms)
+            # Some files hold several languages.
+            wanted = source.language or parameters.caption_language
+            found = read_captions(source.captions, wanted, parameters.longest_word_ms)
         except DataError as error:
             return [reject(source, "words", "captions cannot be read", str(error))]
         source = dataclasses.replace(

@@ -148,6 +148,20 @@ def test_clips_of_evaluation_sets_are_dropped(tmp_path):
         evaluated(tmp_path, other)
 
 
+def test_tables_hold_ids_and_texts_and_a_set_in_which_nothing_can_be_read_is_refused(tmp_path):
+    (tmp_path / "sets").mkdir()
+    (tmp_path / "sets/bench.parquet").write_bytes(b"PAR1")
+    other = " ".join(f"w{i}" for i in range(40))
+    with pytest.raises(DataError, match="sets: holds no ids, texts or videos"):
+        evaluated(tmp_path, other)
+    said = "and here comes the striker, with the ball at his feet, he shoots\nand scores again today"
+    (tmp_path / "sets/bench.csv").write_text(f'video,title,text\nheld,x,"{said}"\n')
+    assert evaluated(tmp_path, other, "held.mp4").reason == "video of an evaluation set"
+    dropped = evaluated(tmp_path, f"{other} {said}")
+    assert dropped.reason == "shares 13 words in a row with an evaluation set"
+    assert isinstance(evaluated(tmp_path, other), Clip)
+
+
 def test_frames_of_evaluation_videos_are_found_in_other_encodings(tmp_path, videos):
     (tmp_path / "sets").mkdir()
     (tmp_path / "sets/evaluation_video.mp4").write_bytes(videos[0].read_bytes())

@@ -86,6 +86,11 @@ def test_rate(count, reason):
     assert not reasons(cut(source(words), SFT))
 
 
+def test_words_at_one_instant_are_too_fast_where_no_length_is_asked_for():
+    (found,) = cut(source([(500, 500, "w")] * 3), dataclasses.replace(PRETRAIN, min_clip_ms=0))
+    assert (found.reason, found.value) == ("more than 4 words a second", None)
+
+
 def test_previous_holds_rejected_stretches():
     words = [
         (0, 500, "short"),

@@ -141,6 +141,20 @@ def test_words_of_captions(tmp_path):
     assert words(given_words, PRETRAIN) == [given_words]
 
 
+def test_words_of_a_file_of_several_languages_are_in_the_wanted_one(tmp_path):
+    file = tmp_path / "v.ttml"
+    paragraphs = [
+        f'<div xml:lang="{lang}"><p begin="1s" end="2s">{text}</p></div>'
+        for lang, text in (("de", "ja"), ("en", "yes"), ("fr", "oui"))
+    ]
+    file.write_text(f'<tt xmlns="http://www.w3.org/ns/ttml"><body>{"".join(paragraphs)}</body></tt>')
+    several = dataclasses.replace(GOOD, captions=str(file))
+    (found,) = words(several, PRETRAIN)
+    assert ([w.text for w in found.words], found.language) == (["yes"], "en")
+    (found,) = words(dataclasses.replace(several, language="fr"), PRETRAIN)
+    assert [w.text for w in found.words] == ["oui"]
+
+
 def test_a_rounded_duration_is_measured_where_it_decides(tmp_path):
     path = make_video(tmp_path / "v.mp4", range(0, 1400, 100), frame_rate=10)
     rounded = Source(
@@ -176,6 +190,9 @@ def test_parameters():
         with pytest.raises(ConfigError):
             parse_value(name, text)
     for fields in ({"kind": "x"}, {"filters": ("x",)}, {"min_clip_ms": 300_000}, {"tail_ms": -1},
-                   {"min_words_per_second": float("nan")}):  # fmt: skip
+                   {"min_words_per_second": float("nan")}, {"shingle_words": 0},
+                   {"contamination_words": 0}, {"minhash_permutations": 0}, {"face_frames": 0},
+                   {"min_text_similarity": 1.5}, {"min_language_probability": float("nan")},
+                   {"max_text_loss": float("nan")}):  # fmt: skip
         with pytest.raises(ConfigError):
             dataclasses.replace(PRETRAIN, **fields)
