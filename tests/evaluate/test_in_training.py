@@ -72,7 +72,7 @@ def test_choice_equals_livecc_evaluate(data, evaluated, small_tokenizer):
             continue
         video = sample_video(source, BUDGET, FRAMES)
         scores = scorer.score(video, [q.text for q in group], [q.options for q in group])
-        for question, (logits, _) in zip(group, scores):
+        for question, (logits, *_) in zip(group, scores):
             answer = question.options.index(question.answer)
             correct += int(np.argmax(logits)) == answer
             losses.append(np.logaddexp.reduce(logits) - logits[answer])

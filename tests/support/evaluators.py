@@ -14,11 +14,11 @@ from livecc_jax.evaluate.run.clip_commentary import ClipCommentaryEvaluator
 from livecc_jax.evaluate.run.packed_choice import PackedChoiceEvaluator
 from livecc_jax.media.budget import PixelBudget
 from livecc_jax.model.presets import fit_vocabulary, preset
-from livecc_jax.model.qwen2_vl import init_params
 from livecc_jax.parallel.mesh import MeshConfig, make_mesh
 from livecc_jax.text.open import open_tokenizer
 from livecc_jax.train.config import ComputeConfig
 from livecc_jax.train.state import param_shardings
+from tests.support.random_models import initial_params
 
 CLIPS = Path(__file__).parents[2] / "data/clips"
 BUDGET, FRAMES = PixelBudget.parse("16"), 6
@@ -67,9 +67,7 @@ def sharded_model(tokenizer_path, mesh):
         text=dataclasses.replace(config.text, layers=1, max_positions=4096),
         vision=dataclasses.replace(config.vision, depth=1),
     )
-    host_params = jax.tree.map(
-        lambda x: 8 * np.asarray(x), jax.jit(init_params, static_argnums=(0, 1))(config, 0)
-    )
+    host_params = jax.tree.map(lambda x: 8 * x, initial_params(config))
     params = jax.tree.map(
         lambda x, s: jax.make_array_from_callback(x.shape, s, lambda i: x[i]),
         host_params, param_shardings(config, mesh),
