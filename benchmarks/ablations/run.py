@@ -56,8 +56,7 @@ def specs(first, count, recipe, seconds=0.0):
         actions = {"actions": ("shot", "foul", "yellow")} if seconds else {}
         options = DrillOptions(seconds=seconds or recipe.seconds, quiet=0.15, **actions)
     else:
-        seconds = seconds or recipe.seconds
-        options = MatchOptions(seconds=(seconds, seconds))
+        options = MatchOptions(seconds=(seconds or recipe.seconds,) * 2)
     texts = LONG_TEXTS if seconds else TEXTS
     return [MatchSpec(first + i, options, recipe.size, texts) for i in range(count)]
 

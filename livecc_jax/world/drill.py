@@ -20,7 +20,8 @@ from livecc_jax.world.match import FIELD, SQUAD, SUBSTITUTES, TICKS, Match, Matc
 PLACES = ((-6.5, -2.6), (-6.5, 3.0), (6.5, -2.6), (6.5, 3.0))  # of the four players, in metres
 PLAYERS = (1, 2, SQUAD + 1, SQUAD + 2)  # their numbers
 AWAY_FROM_IT = (0.0, -7.5)  # where the referee waits, outside of the picture
-CAMERA_WIDTH = 20.0  # metres that the picture shows
+CAMERA_WIDTH, CLOSE_WIDTH = 20.0, 9.0  # metres that the picture shows
+WAITING = 16.0  # metres by which players stand aside of a close picture
 SHOWN = 14  # ticks that an event is seen
 ACTIONS = ("shot", "goal", "foul", "yellow")
 
@@ -37,6 +38,8 @@ class DrillOptions:
         marks: Marks that players wear.
         actions: What may happen: of ACTIONS.
         players: Players of a team, 1 or 2.
+        close: Whether the camera is so close that it shows the middle alone, to which only those come
+            to whom something happens.
     """
 
     seconds: float = 24.0
@@ -46,6 +49,7 @@ class DrillOptions:
     marks: tuple[str, ...] = ("circle", "square", "triangle")
     actions: tuple[str, ...] = ACTIONS
     players: int = 2
+    close: bool = False
 
     def __post_init__(self) -> None:
         if self.seconds < 6.0 or not 2.0 <= self.gap[0] <= self.gap[1]:
@@ -70,7 +74,7 @@ def make_drill(seed: int, options: DrillOptions = DrillOptions()) -> Match:
     rng = np.random.default_rng([seed, 71])
     context, shirts = _squads(rng, options)
     ticks = round(options.seconds * TICKS)
-    tracks = _Tracks(ticks, rng)
+    tracks = _Tracks(ticks, rng, options.close)
     events: list[Fact] = []
     time_s = float(rng.uniform(0.8, 2.5))
     while time_s < options.seconds - 1.5:
@@ -103,7 +107,7 @@ def make_drill(seed: int, options: DrillOptions = DrillOptions()) -> Match:
         tracks.card,
         np.zeros((ticks, 2), np.float32),
         tuple(events),
-        (Shot(0.0, options.seconds, "play", CAMERA_WIDTH),),
+        (Shot(0.0, options.seconds, "play", CLOSE_WIDTH if options.close else CAMERA_WIDTH),),
     )
 
 
@@ -135,7 +139,8 @@ def _squads(rng: np.random.Generator, options: DrillOptions) -> tuple[Context, t
 class _Tracks:
     """Where everybody is, tick by tick."""
 
-    def __init__(self, ticks: int, rng: np.random.Generator) -> None:
+    def __init__(self, ticks: int, rng: np.random.Generator, close: bool) -> None:
+        self.close = close
         self.positions = np.zeros((ticks, 2 * SQUAD, 2), np.float32)
         for player, place in zip(PLAYERS, PLACES):
             self.positions[:, player] = place
@@ -144,11 +149,17 @@ class _Tracks:
         self.down = np.zeros((ticks, 2 * SQUAD), bool)
         self.ball = np.zeros((ticks, 2), np.float32)
         self.ball[:, 1] = 0.3
+        if close:
+            self.positions[:, PLAYERS, 0] *= WAITING / 6.5
+            self.ball[:, 1] = WAITING
         self.referee = np.tile(np.float32(AWAY_FROM_IT), (ticks, 1))
         self.card = np.zeros(ticks, np.int8)
 
     def play(self, action: str, actor: int, other: int, shown: slice) -> None:
         """Lets an event be seen."""
+        if self.close:
+            self._play_close(action, PLAYERS[actor], PLAYERS[other], shown)
+            return
         number, (x, y) = PLAYERS[actor], PLACES[actor]
         inward = -np.sign(x)
         count = len(self.ball[shown])
@@ -165,4 +176,16 @@ class _Tracks:
             self.down[shown, victim] = True
         else:
             self.referee[shown] = (x + 2.9 * inward, y + 0.4)
+            self.card[shown] = 1
+
+    def _play_close(self, action: str, actor: int, victim: int, shown: slice) -> None:
+        """Lets those to whom something happens come to the middle."""
+        self.positions[shown, actor] = (-0.8, 0.0)
+        if action in ("shot", "goal"):
+            self.ball[shown] = (2.4, 0.0 if action == "shot" else -1.8)
+        elif action == "foul":
+            self.positions[shown, victim] = (2.4, 0.0)
+            self.down[shown, victim] = True
+        else:
+            self.referee[shown] = (2.2, 1.0)
             self.card[shown] = 1

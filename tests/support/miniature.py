@@ -2,8 +2,8 @@
 
     python -m tests.support.miniature FOLDER
 
-One against one before a still camera. Every three seconds one of the two shoots or is booked, and a
-commentator says so. Everything is the project's: rendered frames, annotations, index, packing, the
+One against one before a still camera, close by. Now and then one of the two comes and shoots, and a
+commentator says who. Everything is the project's: rendered frames, annotations, index, packing, the
 training loop, the streaming engine, scoring by facts. The script leaves FOLDER/out/report.json.
 """
 
@@ -25,11 +25,16 @@ from livecc_jax.world.truth import to_json, truth
 from livecc_jax.world.vocabulary import train_tokenizer
 
 SECONDS, SIZE, TOKENS = 12, (56, 84), 6
-TRAIN, HELD_OUT, STEPS = 384, 24, 600
+TRAIN, HELD_OUT, STEPS = 384, 24, 500
 DRILLS = DrillOptions(
-    seconds=SECONDS, gap=(2.4, 3.6), marks=("circle", "square"), actions=("shot", "yellow"), players=1
+    seconds=SECONDS,
+    gap=(2.2, 4.6),
+    marks=("circle", "square"),
+    actions=("shot",),
+    players=1,
+    close=True,
 )
-MANNER = Style("terse", mentions={"shot": 1.0, "yellow": 1.0}, remarks=0.0, delay=0.3, rate=5.0)
+MANNER = Style("terse", mentions={"shot": 1.0}, remarks=0.0, delay=0.3, rate=5.0)
 
 
 def write_world(folder: Path) -> None:
