@@ -21,6 +21,14 @@ EDGES: dict[str, tuple[float, ...]] = {
     "talking_head": (0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75),
     "shots_per_minute": (0, 2, 5, 10, 20, 40),
 }
+# Stage and beginning of the reason of rejections whose value is a measure; a stage may reject for
+# something else too, such as too many words for a model.
+REJECTED_MEASURES = (
+    ("text", "loss", "text_loss"),
+    ("faces", "face in", "face_share"),
+    ("faces", "talking head", "talking_head"),
+    ("shots", "", "shots_per_minute"),
+)
 
 
 @dataclass
@@ -114,12 +122,12 @@ class Statistics:
         value = rejection.value
         if rejection.stage == "prompts" and isinstance(value, dict):
             self._add_tokens(value.get("tokens"))
-        for name, stage in (
-            ("text_loss", "text"),
-            ("face_share", "faces"),
-            ("shots_per_minute", "shots"),
-        ):
-            if rejection.stage == stage and isinstance(value, int | float):
+        for stage, reason, name in REJECTED_MEASURES:
+            if (
+                rejection.stage == stage
+                and rejection.reason.startswith(reason)
+                and isinstance(value, int | float)
+            ):
                 self._count(name, value)
 
     def _add_tokens(self, tokens: Any) -> None:
