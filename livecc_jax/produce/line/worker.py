@@ -134,7 +134,7 @@ class Worker:
         self._process = CONTEXT.Process(
             target=_work, args=(theirs, self.shared, self._limits, os.getpid()), daemon=True
         )
-        with _without_main_module():
+        with without_main_module():
             self._process.start()
         theirs.close()
 
@@ -257,7 +257,7 @@ def run_jobs(
 
 
 @contextlib.contextmanager
-def _without_main_module() -> Iterator[None]:
+def without_main_module() -> Iterator[None]:
     """Keeps a new process from importing the main module again, which may be anything: a user's script
     that calls us without a guard, or a file that is not Python."""
     main = sys.modules["__main__"]

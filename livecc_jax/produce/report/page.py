@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
-from pathlib import Path
 from typing import Any
 
-from livecc_jax.errors import LiveCCError
 from livecc_jax.produce.line.phases import MEDIA_READ
 from livecc_jax.produce.line.run import Produced
 from livecc_jax.produce.records import Clip, Rejection
 from livecc_jax.produce.report.data import report_data
+from livecc_jax.produce.report.thumbnails import Thumbnails
 from livecc_jax.reports import charts
 from livecc_jax.reports.page import (
     Block,
@@ -27,10 +25,7 @@ from livecc_jax.reports.page import (
 )
 from livecc_jax.writing import write_text
 
-log = logging.getLogger(__name__)
-
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
-THUMBNAILS, THUMBNAIL_SIDE, JPEG_QUALITY = 4, 160, 60
 MAX_REASONS_SHOWN = 30
 NAMES = {
     "length": ("length of clips", "seconds"),
@@ -83,7 +78,9 @@ def blocks(produced: Produced, data: dict[str, Any]) -> list[Block]:
     ]
     page += [Text(sentence, strong=True) for sentence in data["advice"]]
     page += [Text(sentence) for sentence in data["changed"]]
-    page += _funnel(data) + _not_run(data) + _reasons(produced) + _kept(produced)
+    page += _funnel(data) + _not_run(data)
+    with Thumbnails() as pictures:
+        page += _reasons(produced, pictures) + _kept(produced, pictures)
     page += _distributions(data) + _cost(data) + _provenance(data)
     return page
 
@@ -125,7 +122,7 @@ def _not_run(data: dict[str, Any]) -> list[Block]:
     ]
 
 
-def _reasons(produced: Produced) -> list[Block]:
+def _reasons(produced: Produced, pictures: Thumbnails) -> list[Block]:
     statistics = produced.statistics
     if not statistics.reasons:
         return []
@@ -136,12 +133,14 @@ def _reasons(produced: Produced) -> list[Block]:
         Table(("stage", "reason", "count"), rows, 2),
     ]
     for (stage, reason), count in ranked[:MAX_REASONS_SHOWN]:
-        cases = [_rejection_case(r) for r in statistics.reason_samples.get((stage, reason), ())]
+        cases = [
+            _rejection_case(r, pictures) for r in statistics.reason_samples.get((stage, reason), ())
+        ]
         page.append(Details(f"{stage}: {reason} ({count:,})", cases))
     return page
 
 
-def _rejection_case(rejection: Rejection) -> Case:
+def _rejection_case(rejection: Rejection, pictures: Thumbnails) -> Case:
     facts = (
         [("value", json.dumps(rejection.value, ensure_ascii=False))]
         if rejection.value is not None
@@ -151,21 +150,21 @@ def _rejection_case(rejection: Rejection) -> Case:
         facts.append(("seconds", f"{rejection.clip[0] / 1000:.2f} to {rejection.clip[1] / 1000:.2f}"))
     if rejection.text:
         facts.append(("text", rejection.text))
-    # A video is opened only where a stage has read it without trouble.
-    pictures: list[Picture] = []
+    # Of a video that a stage could not read there are none.
+    shown: list[Picture] = []
     if rejection.stage in MEDIA_READ and rejection.value is not None and rejection.clip:
-        pictures = thumbnails(rejection.video, *rejection.clip)
-    return Case(rejection.video, pictures, facts=facts)
+        shown = pictures.of(rejection.video, *rejection.clip)
+    return Case(rejection.video, shown, facts=facts)
 
 
-def _kept(produced: Produced) -> list[Block]:
+def _kept(produced: Produced, pictures: Thumbnails) -> list[Block]:
     if not produced.statistics.kept_samples:
         return []
-    cases = [_kept_case(clip) for clip in produced.statistics.kept_samples]
+    cases = [_kept_case(clip, pictures) for clip in produced.statistics.kept_samples]
     return [Heading("Some of what was kept"), Details(f"{len(cases)} clips", cases)]
 
 
-def _kept_case(clip: Clip) -> Case:
+def _kept_case(clip: Clip, pictures: Thumbnails) -> Case:
     measures = {k: v for k, v in clip.measures.items() if isinstance(v, int | float)}
     facts = [("seconds", f"{clip.start_ms / 1000:.2f} to {clip.end_ms / 1000:.2f}")]
     facts += [("query", clip.query)] if clip.query else []
@@ -173,29 +172,7 @@ def _kept_case(clip: Clip) -> Case:
     text = clip.text
     facts.append(("text", text if len(text) <= 600 else text[:600] + " ..."))
     inspect = f"livecc inspect annotations.jsonl shows it whole; {clip.title}"
-    return Case(clip.video, thumbnails(clip.video, clip.start_ms, clip.end_ms), inspect, facts=facts)
-
-
-def thumbnails(video: str, start_ms: int, end_ms: int) -> list[Picture]:
-    """Returns some pictures of a stretch of a video; none where it cannot be read."""
-    import cv2
-
-    from livecc_jax.produce.filters.frames import even_frames
-
-    if not Path(video).is_file():
-        return []
-    clip = Clip(0, 0, "", video, start_ms, max(end_ms, start_ms + 1), ())
-    try:
-        frames = even_frames(clip, THUMBNAILS, THUMBNAIL_SIDE)
-    except (LiveCCError, OSError) as error:
-        log.info("%s: no thumbnails: %s", video, error)
-        return []
-    found = []
-    for frame in frames:
-        done, jpeg = cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-        if done:
-            found.append(Picture(jpeg.tobytes(), frame.shape[1], frame.shape[0]))
-    return found
+    return Case(clip.video, pictures.of(clip.video, clip.start_ms, clip.end_ms), inspect, facts=facts)
 
 
 def _distributions(data: dict[str, Any]) -> list[Block]:

@@ -13,6 +13,7 @@ from livecc_jax.produce.report.advice import REMEDIES
 from livecc_jax.produce.report.data import report_data
 from livecc_jax.produce.report.estimate import estimate, summary
 from livecc_jax.produce.report.page import write_report
+from livecc_jax.produce.report.thumbnails import Thumbnails
 from tests.support.produce import (
     NO_LANGUAGE,
     clips_of,
@@ -137,3 +138,20 @@ def test_parameters_of_the_run_are_in_the_report(reported):
     _, data, _ = reported
     assert data["provenance"]["not_published"].keys() == {"filters"}
     assert data["provenance"]["parameters"]["max_clip_ms"] == NO_LANGUAGE.max_clip_ms
+
+
+def test_a_video_that_hangs_or_is_none_gives_no_pictures_and_ends_nothing(tmp_path, monkeypatch):
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    (tmp_path / "sitecustomize.py").write_text(
+        "import time\nfrom livecc_jax.media import video\nreal = video.probe\n"
+        "video.probe = lambda p, *a: time.sleep(600) if 'hangs' in str(p) else real(p, *a)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    hanging = tmp_path / "hangs.mp4"
+    hanging.write_bytes(b"video")
+    with Thumbnails(seconds=4.0) as pictures:
+        assert pictures.of(str(tmp_path / "broken.mp4"), 0, 1000) == []
+        assert pictures.of(str(tmp_path / "none.mp4"), 0, 1000) == []
+        assert pictures.of(str(hanging), 0, 1000) == []
+        shown = pictures.of(BIKES, 1000, 9000)
+    assert [max(p.width, p.height) for p in shown] == [160] * 4
