@@ -40,11 +40,13 @@ class FragmentClocks:
     def __init__(self) -> None:
         self._latest: dict[int, int] = {}  # by number of the track
 
-    def restarts(self, moof: bytes) -> bool:
-        """Whether a fragment begins no later than one of the same track that is stored earlier.
+    def restarts(self, moof: bytes, after_header: bool) -> bool:
+        """Whether a fragment begins before one of the same track that is stored earlier.
 
         Args:
             moof: Contents of its `moof` box, without the box's header.
+            after_header: Whether the file's header stands before it a second time; then it may not
+                begin with the earlier one either, as an empty fragment does.
         """
         starts: dict[int, int] = {}  # of the first part of each track
         for name, content in _boxes(moof):
@@ -56,7 +58,10 @@ class FragmentClocks:
             (track,) = struct.unpack_from(">I", parts[b"tfhd"], 4)
             start = int.from_bytes(parts[b"tfdt"][4 : 12 if parts[b"tfdt"][0] else 8], "big")
             starts.setdefault(track, start)
-        restarts = any(start <= self._latest.get(track, -1) for track, start in starts.items())
+        restarts = any(
+            start < self._latest.get(track, 0) + (after_header and track in self._latest)
+            for track, start in starts.items()
+        )
         self._latest |= starts
         return restarts
 

@@ -197,7 +197,7 @@ def _read_mp4(file: BinaryIO, size: int) -> Promise:
 
     So is a fragment that begins before an earlier one.
     """
-    position, lists, clocks = 0, 0, FragmentClocks()
+    position, headers, lists, clocks = 0, 0, 0, FragmentClocks()
     while position + 8 <= size:
         data = _peek(file, position, 16)
         length, kind = int.from_bytes(data[:4], "big"), data[4:8]
@@ -205,13 +205,14 @@ def _read_mp4(file: BinaryIO, size: int) -> Promise:
             length = int.from_bytes(data[8:16], "big")
         if length < 8 or not kind.isascii():
             return Promise()  # up to the end of the file, or damaged
+        headers += kind == b"moov"
         if kind == b"moov" and not _is_fragmented(file, position, length):
             lists += 1
             if lists == 2:
                 return Promise(unread=position)
         if kind == b"moof":
             content = _peek(file, position + 8, min(length - 8, SEARCHED_BYTES))
-            if clocks.restarts(content):
+            if clocks.restarts(content, after_header=headers > 1):
                 return Promise(unread=position)
         position += length
     return Promise(position if position > size else None)
