@@ -20,7 +20,7 @@ from livecc_jax.bounded_json import JsonError, parse_json
 from livecc_jax.errors import DataError, MediaError
 from livecc_jax.produce.filters.fingerprints import plain_words
 from livecc_jax.produce.filters.pictures import DECODE_SIDE, picture_hash
-from livecc_jax.produce.sources.metadata import youtube_id
+from livecc_jax.produce.sources.metadata import names_in_address, youtube_id
 
 log = logging.getLogger(__name__)
 
@@ -101,10 +101,12 @@ def open_evaluation_sets(paths: Sequence[str], words: int, with_frames: bool) ->
 
 
 def names_of(name: str) -> set[str]:
-    """Returns what a video may be called: its name, without folder and ending, its YouTube id."""
+    """Returns what a video may be called: its name, without folder and ending, its YouTube id, that
+    in an address too.
+    """
     base = name.rpartition("/")[2]
     stem = re.sub(r"\.[A-Za-z0-9]{2,4}$", "", base)
-    return {n for n in (name, base, stem, youtube_id(stem)) if n}
+    return {n for n in (name, base, stem, youtube_id(stem), *names_in_address(name)) if n}
 
 
 def run_hashes(text: str, words: int) -> Iterator[int]:

@@ -13,6 +13,12 @@ INFO_KEYS = (
 )  # fmt: skip
 ROUNDED = "duration_is_rounded"  # in `Source.info`: the duration has whole seconds, as sites give it
 # A YouTube id as the whole name, or as yt-dlp puts it behind the title.
+_YOUTUBE_ADDRESS = re.compile(
+    r"(?:https?://)?(?:[a-z0-9-]+\.)?(?:youtu\.be/|youtube(?:-nocookie)?\.com/"
+    r"(?:watch/?\?(?:[^#]*&)?v=|(?:shorts|embed|live|v)/|(?=channel/|@)))"
+    r"(?:([A-Za-z0-9_-]{11})(?![A-Za-z0-9_-])|channel/([A-Za-z0-9_-]+)|(@[^/?#\s]+))",
+    re.IGNORECASE,
+)
 _YOUTUBE_ID = re.compile(r"([A-Za-z0-9_-]{11})|.*\[([A-Za-z0-9_-]{11})\]", re.DOTALL)
 
 
@@ -20,6 +26,16 @@ def youtube_id(name: str) -> str:
     """Returns the YouTube id that a file name without its ending is or ends with; "" for none."""
     match = _YOUTUBE_ID.fullmatch(name)
     return (match[1] or match[2]) if match else ""
+
+
+def names_in_address(text: str) -> set[str]:
+    """Returns what an address of YouTube names: a video's id, or a channel's id or handle.
+
+    Args:
+        text: An address, with or without `https://`; of any other text nothing is returned.
+    """
+    match = _YOUTUBE_ADDRESS.match(text.strip())
+    return {name for name in match.groups() if name} if match else set()
 
 
 def clean_text(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import unicodedata
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from livecc_jax.errors import DataError
 from livecc_jax.produce.models import Models
 from livecc_jax.produce.parameters import Parameters
 from livecc_jax.produce.records import Rejection, Source, reject
+from livecc_jax.produce.sources.metadata import names_in_address, youtube_id
 from livecc_jax.produce.stages.measure import measure
 
 STAGE = "select"
@@ -98,8 +100,10 @@ def _licence(source: Source, parameters: Parameters) -> tuple | None:
         info = source.info
         names = {source.id, source.video, Path(source.video).name, Path(source.video).stem}
         names |= {str(info[key]) for key in _OWNERS if info.get(key)}
-        if found := sorted(names.intersection(parameters.opt_out)):
-            return ("opted out", found[0])
+        names.add(youtube_id(Path(source.video).stem))
+        gone = _as_compared(parameters.opt_out)
+        if found := sorted(_as_compared(tuple(sorted(names - {""}))).keys() & gone.keys()):
+            return ("opted out", gone[found[0]])
     if parameters.licences:
         licence = source.info.get("license")
         if not isinstance(licence, str) or not licence.strip():
@@ -112,6 +116,20 @@ def _licence(source: Source, parameters: Parameters) -> tuple | None:
 _OWNERS = (
     "channel", "channel_id", "channel_url", "uploader", "uploader_id", "uploader_url", "webpage_url",
 )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=64)
+def _as_compared(names: tuple[str, ...]) -> dict[str, str]:
+    """Returns names by the forms in which they are compared.
+
+    A video is the same by its id and by any of its addresses, a channel by its address and its handle,
+    of which case does not count.
+    """
+    forms = {}
+    for name in names:
+        for form in (name, *sorted(names_in_address(name))):
+            forms.setdefault(form.casefold() if form.startswith("@") else form.rstrip("/"), name)
+    return forms
 
 
 def _folded(text: str) -> str:

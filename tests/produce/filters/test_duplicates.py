@@ -131,10 +131,15 @@ def test_clips_of_evaluation_sets_are_dropped(tmp_path):
         [{"role": "assistant", "content": [{"text_stream": [[0, 1, w] for w in ["x", "y", "z"] * 6]}]}],
     ]
     (tmp_path / "sets/bench.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (tmp_path / "sets/ids.txt").write_text("held_out_video\n")
+    (tmp_path / "sets/ids.txt").write_text("held_out_video\nhttps://youtu.be/Qw4w9WgXcQd\n")
     other = " ".join(f"w{i}" for i in range(40))
     assert isinstance(evaluated(tmp_path, other), Clip)
-    for video in ("a/dQw4w9WgXcQ.mp4", "Some title [dQw4w9WgXcQ].webm", "held_out_video.mkv"):
+    for video in (
+        "a/dQw4w9WgXcQ.mp4",
+        "Some title [dQw4w9WgXcQ].webm",
+        "held_out_video.mkv",
+        "Qw4w9WgXcQd.mp4",
+    ):
         dropped = evaluated(tmp_path, other, video)
         assert dropped.reason == "video of an evaluation set"
     run = said.split()[2:15]

@@ -76,6 +76,17 @@ def test_licences_and_opt_outs(tmp_path):
     other = dataclasses.replace(GOOD, id="x", info={"uploader_id": "@channel"})
     assert reason(other, opted) == "opted out"
     assert reason(dataclasses.replace(other, info={"uploader_id": "@channels"}), opted) == ""
+    for said, fields in (
+        ("https://www.youtube.com/watch?v=a-b_c000000&t=3", {"id": "a-b_c000000"}),
+        ("youtu.be/a-b_c000000", {"id": "1", "video": "Title [a-b_c000000].mp4"}),
+        ("a-b_c000000", {"info": {"webpage_url": "https://youtube.com/shorts/a-b_c000000"}}),
+        ("https://www.youtube.com/@Channel/videos", {"info": {"uploader_id": "@channel"}}),
+        ("UCabc", {"info": {"channel_url": "https://www.youtube.com/channel/UCabc"}}),
+        ("https://example.org/v/", {"info": {"webpage_url": "https://example.org/v"}}),
+    ):
+        by_address = dataclasses.replace(PRETRAIN, opt_out=(said,))
+        assert reason(dataclasses.replace(GOOD, **fields), by_address) == "opted out", said
+        assert reason(GOOD, by_address) == "", said
     with pytest.raises(DataError, match="opt-outs cannot be read"):
         read_opt_outs(tmp_path / "missing")
 
