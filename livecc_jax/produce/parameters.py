@@ -253,7 +253,10 @@ STAGE_FILTERS: dict[str, tuple[str, ...]] = {
 }
 
 # Raised when a stage computes something else from the same fields.
-STAGE_VERSIONS = dict.fromkeys(STAGE_FIELDS, 1)
+STAGE_VERSIONS = {
+    **dict.fromkeys(STAGE_FIELDS, 1),
+    **{"select": 2, "words": 2, "cut": 2, "decontamination": 2},
+}
 
 
 def stage_digest(parameters: Parameters, stage: str) -> str:
