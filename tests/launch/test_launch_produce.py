@@ -1,7 +1,9 @@
 """launch_produce.sh prints commands that the parser of `livecc produce` takes."""
 
 import shlex
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,5 +58,6 @@ def test_what_is_missing_is_one_sentence(arguments, sentence):
 
 
 def test_the_script_is_clean():
-    result = subprocess.run(["shellcheck", SCRIPT], capture_output=True, text=True)
+    shellcheck = shutil.which("shellcheck") or Path(sys.executable).parent / "shellcheck"
+    result = subprocess.run([shellcheck, SCRIPT], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout

@@ -8,6 +8,7 @@ import html
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 MAX_TIME_MS = 10**12  # 10^9 s, the largest time of an annotation
@@ -25,6 +26,9 @@ class Row(NamedTuple):
 
     text: str
     marks: tuple[tuple[int, int], ...] = ()
+
+
+_new_row = partial(tuple.__new__, Row)  # twice as fast as `Row(...)`
 
 
 class Cue(NamedTuple):
@@ -115,4 +119,6 @@ def rows_of(pieces: Iterable[tuple[str, int]]) -> list[Row]:
 
 def plain_rows(text: str) -> list[Row]:
     """Returns the rows of a text without times of words."""
-    return [Row(line) for line in text.split("\n")] if "\n" in text else [Row(text)]
+    if "\n" in text:
+        return [_new_row((line, ())) for line in text.split("\n")]
+    return [_new_row((text, ()))]

@@ -26,7 +26,11 @@ def read_json3(value: Mapping[str, Any]) -> Captions:
         segments = event.get("segs") if isinstance(event, dict) else None
         if not isinstance(segments, list):
             continue
-        start, duration = _ms(event.get("tStartMs")) or 0, _ms(event.get("dDurationMs"))
+        start, duration = event.get("tStartMs"), event.get("dDurationMs")
+        if type(start) is not int or start < 0:
+            start = _ms(start) or 0
+        if type(duration) is not int or duration < 0:
+            duration = _ms(duration)
         if len(segments) == 1 and (text := _only_text(segments[0])):
             cues.append(Cue(start, None if duration is None else start + duration, plain_rows(text)))
             is_auto = is_auto or "acAsrConf" in segments[0]
@@ -62,8 +66,6 @@ def _only_text(segment: Any) -> str:
 
 def _ms(value: Any) -> int | None:
     """Returns a number of milliseconds, at least 0; None for something else."""
-    if type(value) is int and 0 <= value < 10**15:
-        return value
     if isinstance(value, str) and value.strip().isdecimal() and len(value) < 16:
         value = int(value)
     if type(value) not in (int, float) or value != value or abs(value) > 1e15:

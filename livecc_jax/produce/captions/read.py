@@ -113,9 +113,14 @@ def parse_captions(
     if start[0] in "{[" and not is_srt and not _SECTION.match(start):
         return _from_json(start, longest_word_ms)
     format, captions = _from_text(start, name, language)
-    if any(cue.start_ms > MAX_TIME_MS or (cue.end_ms or 0) > MAX_TIME_MS for cue in captions.cues):
-        raise DataError("holds an impossible time")
+    _check_times(captions)
     return CaptionWords(words_of(captions, longest_word_ms), captions.kind, captions.language, format)
+
+
+def _check_times(captions: Captions) -> None:
+    for cue in captions.cues:
+        if cue.start_ms > MAX_TIME_MS or (cue.end_ms or 0) > MAX_TIME_MS:
+            raise DataError("holds an impossible time")
 
 
 def _from_text(text: str, name: str, language: str) -> tuple[str, Captions]:
@@ -146,8 +151,7 @@ def _from_json(text: str, longest_word_ms: int) -> CaptionWords:
         raise DataError(f"is no JSON: {error}") from error
     if isinstance(value, Mapping) and "events" in value:
         captions = read_json3(value)
-        if any(cue.start_ms > MAX_TIME_MS for cue in captions.cues):
-            raise DataError("holds an impossible time")
+        _check_times(captions)
         return CaptionWords(words_of(captions, longest_word_ms), captions.kind, "", "json3")
     segments = segments_of(value)
     if segments is None:

@@ -59,7 +59,8 @@ class Thumbnails:
             theirs.close()
         try:
             if not self._ready:
-                self._pipe.poll(START_SECONDS)
+                if not self._pipe.poll(START_SECONDS):
+                    raise EOFError
                 self._ready = self._pipe.recv()
             self._pipe.send((video, start_ms, end_ms))
             if self._pipe.poll(self._seconds):

@@ -20,6 +20,7 @@ SENTENCE_ENDS = (".", "?", "!")
 MAX_BACKWARD_MS = MAX_BACKWARD_US // 1000  # a clip with words that run back further cannot be indexed
 # The window ends at most this long after the last word unless trailing silence is asked for.
 MAX_TAIL_MS = 2_000
+SAMPLE_WORDS = 24  # of a stretch that is dropped
 NOT_A_SENTENCE = "no sentence begins here"
 
 
@@ -107,6 +108,7 @@ class _Cutter:
     def __init__(self, source: Source, words: Sequence[Word], parameters: Parameters) -> None:
         self.source, self.words, self.parameters = source, words, parameters
         self._texts: list[str] = []
+        self._too_short = f"shorter than {parameters.min_clip_ms / 1000:g} s"
 
     def clip_or_rejection(self, index: int, start: int, stop: int) -> Clip | Rejection:
         fault, value = self._fault(start, stop)
@@ -136,7 +138,7 @@ class _Cutter:
         self, index: int, start: int, stop: int, reason: str, value: float | None = None
     ) -> Rejection:
         source, words = self.source, self.words
-        sample = [word.text for word in words[start : min(stop, start + 40)]]
+        sample = [word[2] for word in words[start : min(stop, start + SAMPLE_WORDS)]]
         return Rejection(
             order=source.order,
             id=source.id,
@@ -155,7 +157,7 @@ class _Cutter:
         p, words = self.parameters, self.words
         length = words[stop - 1].end_ms - words[start].start_ms
         if length < p.min_clip_ms:
-            return f"shorter than {p.min_clip_ms / 1000:g} s", length / 1000
+            return self._too_short, length / 1000
         if length > p.max_clip_ms:  # a single word may be that long
             return f"longer than {p.max_clip_ms / 1000:g} s", length / 1000
         # In whole numbers, as the bounds are included: words / (length / 1000) would be rounded.

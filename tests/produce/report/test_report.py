@@ -149,7 +149,7 @@ def test_a_video_that_hangs_or_is_none_gives_no_pictures_and_ends_nothing(tmp_pa
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     hanging = tmp_path / "hangs.mp4"
     hanging.write_bytes(b"video")
-    with Thumbnails(seconds=4.0) as pictures:
+    with Thumbnails(seconds=3.0) as pictures:
         assert pictures.of(str(tmp_path / "broken.mp4"), 0, 1000) == []
         assert pictures.of(str(tmp_path / "none.mp4"), 0, 1000) == []
         assert pictures.of(str(hanging), 0, 1000) == []
