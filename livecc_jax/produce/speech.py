@@ -44,10 +44,12 @@ def recognise(source: Source, parameters: Parameters, models: Models) -> Source 
     except SoundError as error:
         return reject(source, "words", str(error), error.value)
     name = parameters.speech_model
+    language = parameters.caption_language.partition("-")[0].lower()
     model = models.get(f"speech {name}", lambda: open_recogniser(name))
     segments, info = model.transcribe(
         sound,
-        language=(parameters.caption_language or None) if model.model.is_multilingual else None,
+        # Whisper knows languages without their regions.
+        language=(language or None) if model.model.is_multilingual else None,
         beam_size=parameters.speech_beam,
         temperature=0.0,  # sampling would give other words each time
         condition_on_previous_text=False,
@@ -64,26 +66,30 @@ def recognise(source: Source, parameters: Parameters, models: Models) -> Source 
 
 
 def words_of(segments: Sequence[Any] | Iterator[Any]) -> Iterator[Word]:
-    """Yields the words of recognised segments; a piece without a space before it goes on with the word
-    before it, as in ` rock` `-solid`. Times do not run backwards."""
-    pending: Word | None = None
+    """Yields the words of recognised segments, whose times do not run backwards.
+
+    A piece without a space before it goes on with the word before it in its segment, as in ` rock`
+    `-solid`; in segments of a language that is written without spaces, each piece is a word.
+    """
     latest = 0
     for segment in segments:
+        has_spaces = any([word.word.startswith(" ") for word in segment.words or ()])
+        pending: Word | None = None
         for word in segment.words or ():
             start, end = max(latest, round(word.start * 1000)), round(word.end * 1000)
             end = max(start, end)
             text = word.word.strip()
             if not text:
                 continue
-            if pending is not None and not word.word.startswith(" "):
+            if pending is not None and has_spaces and not word.word.startswith(" "):
                 pending = Word(pending.start_ms, end, pending.text + text)
             else:
                 if pending is not None:
                     yield pending
                 pending = Word(start, end, text)
             latest = start
-    if pending is not None:
-        yield pending
+        if pending is not None:
+            yield pending
 
 
 def open_recogniser(name: str) -> Any:
@@ -141,7 +147,8 @@ class SoundError(Exception):
 
 
 def read_sound(path: str) -> np.ndarray:
-    """Returns a file's sound, float32 [samples], one channel at 16 kHz, from the file's first moment.
+    """Returns a file's sound, float32 [samples], one channel at 16 kHz, from the first picture on,
+    which is where the times of a video begin.
 
     Raises:
         SoundError: There is no such file, it has no sound, or it cannot be decoded.
@@ -160,7 +167,7 @@ def read_sound(path: str) -> np.ndarray:
             count = 0
             for frame in container.decode(container.streams.audio[0]):
                 if start is None:
-                    start = float(frame.time or 0.0) - float((container.start_time or 0) / av.time_base)
+                    start = float(frame.time or 0.0) - _first_moment(container)
                 for out in resampler.resample(frame):
                     part = out.to_ndarray().reshape(-1)
                     parts.append(part)
@@ -172,6 +179,19 @@ def read_sound(path: str) -> np.ndarray:
         raise SoundError("sound cannot be decoded", str(error)[:200]) from error
     if not parts:
         raise SoundError("video has no sound")
-    # The sound may begin after the picture.
-    lead = np.zeros(max(0, round((start or 0.0) * RATE)), np.float32)
-    return np.concatenate([lead, *parts]).astype(np.float32)
+    # The sound may begin after the picture, or before it.
+    first = round((start or 0.0) * RATE)
+    lead = np.zeros(max(0, first), np.float32)
+    return np.concatenate([lead, *parts]).astype(np.float32)[max(0, -first) :]
+
+
+def _first_moment(container: Any) -> float:
+    """Returns the time of the first picture in seconds of the container's clock; without pictures, the
+    time at which the container begins.
+    """
+    import av
+
+    for stream in container.streams.video:
+        if stream.start_time is not None:
+            return float(stream.start_time * stream.time_base)
+    return float((container.start_time or 0) / av.time_base)

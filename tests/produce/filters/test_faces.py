@@ -177,6 +177,33 @@ def test_sound_is_read_from_the_file_s_first_moment(video):
     assert len(sound) / speech.RATE == pytest.approx(8.0, abs=0.2)
 
 
+def test_sound_that_begins_before_the_first_picture_is_counted_from_that(tmp_path):
+    path = tmp_path / "late.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10, options={"preset": "ultrafast"})
+        sound = container.add_stream("pcm_s16le", rate=16000, layout="mono")
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        wave = np.zeros((1, 64000), np.int16)
+        wave[0, 32000:] = 10000  # from 2 s on; the first picture is at 1.5 s
+        for at in range(0, 64000, 1600):
+            frame = av.AudioFrame.from_ndarray(wave[:, at : at + 1600], format="s16", layout="mono")
+            frame.sample_rate, frame.pts = 16000, at
+            container.mux(sound.encode(frame))
+            if at >= 24000:
+                shown = av.VideoFrame.from_ndarray(np.zeros((64, 96, 3), np.uint8), format="rgb24")
+                shown.pts = at // 1600
+                container.mux(stream.encode(shown))
+        container.mux(stream.encode())
+        container.mux(sound.encode())
+    loud = np.flatnonzero(speech.read_sound(str(path)) > 0.2)
+    assert loud[0] / speech.RATE == pytest.approx(0.5, abs=0.01)
+
+
+def test_pieces_of_a_language_without_spaces_are_words():
+    pieces = [(0.0, 0.5, "今日"), (0.5, 0.7, "は"), (0.7, 1.0, "晴れ")]
+    assert [w.text for w in words_of(segments(pieces))] == ["今日", "は", "晴れ"]
+
+
 def test_what_has_no_sound_is_a_reason(tmp_path):
     from tests.support.media import make_video
 
@@ -193,15 +220,16 @@ def test_what_has_no_sound_is_a_reason(tmp_path):
 
 def test_recognised_words_become_the_source_s(video, monkeypatch):
     class Recogniser:
-        model = SimpleNamespace(is_multilingual=False)
+        model = SimpleNamespace(is_multilingual=True)
 
         def transcribe(self, sound, **options):
+            assert options["language"] == "en"
             assert options["vad_filter"]
             assert options["temperature"] == 0.0
             return iter(segments([(1.0, 1.5, " hello")])), SimpleNamespace(language="en")
 
     monkeypatch.setattr(speech, "open_recogniser", lambda name: Recogniser())
-    parameters = dataclasses.replace(PRETRAIN, speech_model="tiny.en")
+    parameters = dataclasses.replace(PRETRAIN, speech_model="tiny.en", caption_language="en-GB")
     source = recognise(Source(0, "v", video), parameters, Models())
     assert (source.words, source.language, source.captions_kind) == (
         ((1000, 1500, "hello"),),
