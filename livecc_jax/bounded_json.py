@@ -183,9 +183,14 @@ def _check_depth_and_digits(data: bytes) -> None:
     for _ in range(MAX_DEPTH):
         fewer = brackets.replace(b"[]", b"")
         if len(fewer) == len(brackets):
-            return
+            break
         brackets = fewer
-    if brackets:
+    else:
+        if brackets:
+            raise JsonError(_TOO_DEEP)
+    # What is left are brackets that are never closed. How many of them the parser can take depends on
+    # the version of Python.
+    if brackets.count(b"[") > MAX_DEPTH:
         raise JsonError(_TOO_DEEP)
 
 
