@@ -5,7 +5,6 @@ import itertools
 import json
 from collections import Counter
 
-import pytest
 import webvtt
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -91,9 +90,8 @@ def test_any_bytes(data, head):
         parse_captions(head + data)
 
 
-@pytest.mark.parametrize("right_to_left", [False, True])
-def test_a_hundred_thousand_words(right_to_left):
-    word = "كلمة" if right_to_left else "word"
+def test_a_hundred_thousand_words_from_right_to_left():
+    word = "كلمة"
     lines = [" ".join(f"{word}{i + j}" for j in range(10)) for i in range(10_000)]
     clocks = [f"{i // 3600:02}:{i // 60 % 60:02}:{i % 60:02}" for i in range(10_000)]
     parts = [f"{i + 1}\n{c},000 --> {c},900\n{lines[i]}\n\n" for i, c in enumerate(clocks)]
