@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
-SCHEMA = 1  # raised when the JSON of a record changes
+SCHEMA = 2  # raised when the JSON of a record changes, or what it means
 
 
 class Word(NamedTuple):
@@ -148,8 +148,8 @@ class Rejection:
         reason: What is wrong, in a few words that do not contain the measured value, so that equal
             reasons can be counted.
         value: What was measured, as a JSON value; None where nothing can be measured.
-        clip: Start and end, in milliseconds, of the stretch that was dropped; None for the whole
-            source.
+        clip: Start of the first and end of the last word, in milliseconds, of the stretch that was
+            dropped; None for the whole source.
         index: `Clip.index`; None for the whole source.
         num_words: Words that were dropped with it.
         text: The beginning of what was said, or the title, as a sample for the report.
@@ -195,7 +195,9 @@ def reject(record: Record, stage: str, reason: str, value: Any = None) -> Reject
         sample = record.title or " ".join([word.text for word in words[:40]])
         span, index = None, None
     else:
-        words, span, index = record.words, (record.start_ms, record.end_ms), record.index
+        words, index = record.words, record.index
+        # From the first to the last word, as of stretches that cutting drops: hours then add up.
+        span = (words[0].start_ms, words[-1].end_ms) if words else (record.start_ms, record.end_ms)
         sample = " ".join([word.text for word in words[:40]])
     return Rejection(
         record.order,

@@ -7,7 +7,7 @@ from livecc_jax.produce.filters.faces import _within
 from livecc_jax.produce.filters.text import _decide
 from livecc_jax.produce.line.statistics import EDGES, Statistics
 from livecc_jax.produce.parameters import PRETRAIN
-from livecc_jax.produce.records import Clip, Rejection, Word
+from livecc_jax.produce.records import Clip, Rejection, Word, reject
 
 
 def test_measures_of_dropped_clips_are_in_their_own_distribution():
@@ -30,3 +30,14 @@ def test_measures_of_dropped_clips_are_in_their_own_distribution():
     assert counted["talking_head"] == [0.75]
     assert counted["face_share"] == [0.2]
     assert counted["text_loss"] == [1, 3, 6.5]
+
+
+def test_hours_are_those_of_the_words_whichever_stage_dropped_a_clip():
+    """A window may show an hour of silence after the words."""
+    words = (Word(0, 400, "a"), Word(35_600, 36_000, "b"))
+    clips = [Clip(i, 0, "v", "v.mp4", 0, 3_600_000, words) for i in range(3)]
+    statistics = Statistics()
+    for clip, stage in zip(clips, ("duplicates", "text", "")):
+        statistics.add_source([] if stage else [clip], [reject(clip, stage, "x")] if stage else [])
+    rows = [row for row in statistics.funnel(["cut", "duplicates", "text"]) if row["unit"] == "clips"]
+    assert [(row["after"], row["hours_after"]) for row in rows] == [(3, 0.03), (2, 0.02), (1, 0.01)]
