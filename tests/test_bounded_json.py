@@ -13,7 +13,7 @@ from livecc_jax.bounded_json import MAX_DEPTH, MAX_DIGITS, JsonError, parse_json
 
 PACKAGE = Path(__file__).parents[1] / "livecc_jax"
 # Values that this very process, or another process of the same run, has just written.
-OWN_VALUES = ("bounded_json.py", "parallel/processes.py")
+OWN_VALUES = ("bounded_json.py", "parallel/processes.py", "produce/line/listing.py")
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from livecc_jax.bounded_json import parse_json
 from livecc_jax.data.files.paths import folder_of, is_remote, join
 from livecc_jax.errors import DataError
 from livecc_jax.produce.line.workspace import SOURCES, Workspace, hash_bytes, shard_of, shards_for
@@ -159,13 +160,13 @@ def _stats(line: ListLine) -> list[tuple[int, int] | None]:
     if b'"words"' in line.text or "video" not in names:
         return []
     try:
-        value = json.loads(line.text)
+        value = parse_json(line.text)
         folder = folder_of(line.file)
         return [
             _stat(join(folder, value[name])) if isinstance(value.get(name), str) else None
             for name in names
         ]
-    except (ValueError, AttributeError, RecursionError):
+    except (ValueError, AttributeError):
         return []
 
 

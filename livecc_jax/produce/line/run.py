@@ -179,7 +179,7 @@ def _changed(workspace: Workspace, parameters: Parameters) -> tuple[str, ...]:
         before = parse_json((workspace.root / STATE).read_bytes())["parameters"]
     except (FileNotFoundError, JsonError, KeyError, TypeError):
         return ()
-    now = json.loads(json.dumps(dataclasses.asdict(parameters)))
+    now = parse_json(json.dumps(dataclasses.asdict(parameters)), half_characters=True)
     names = [name for name in now if before.get(name) != now[name]]
     if not names:
         return ()
