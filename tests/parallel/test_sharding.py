@@ -17,6 +17,7 @@ from livecc_jax.train.config import ComputeConfig, OptimConfig
 from livecc_jax.train.optimizer import make_optimizer
 from livecc_jax.train.state import abstract_state, init_opt_state, param_shardings, split_trainable
 from livecc_jax.train.step import gradients
+from tests.support.jaxprs import inner_jaxprs
 from tests.support.rows import VOCAB, pack, random_segment, stack
 
 TINY = preset("tiny")
@@ -128,7 +129,7 @@ def sharding_constraints(jaxpr, in_scan=False):
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "sharding_constraint":
             yield in_scan, eqn.outvars[0].aval.shape, eqn.params["sharding"]
-        for inner in jax.core.jaxprs_in_params(eqn.params):
+        for inner in inner_jaxprs(eqn):
             yield from sharding_constraints(inner, in_scan or eqn.primitive.name == "scan")
 
 

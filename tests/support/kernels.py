@@ -14,6 +14,7 @@ import numpy as np
 from livecc_jax.decoding.quantize import quantize
 from livecc_jax.kernels import interpreted, without
 from livecc_jax.kernels.disabled import NAMES
+from tests.support.jaxprs import inner_jaxprs
 
 ON_GPU = jax.default_backend() == "gpu"
 DTYPE = jnp.bfloat16 if ON_GPU else jnp.float32
@@ -58,11 +59,8 @@ def _names(jaxpr):
         if eqn.primitive.name == "pallas_call" or name in MOSAIC:
             yield name
             continue
-        for value in eqn.params.values():
-            for inner in value if isinstance(value, list | tuple) else [value]:
-                inner = getattr(inner, "jaxpr", inner)
-                if hasattr(inner, "eqns"):
-                    yield from _names(inner)
+        for inner in inner_jaxprs(eqn):
+            yield from _names(inner)
 
 
 def kernels_lowered_for_cuda(function, *args):
