@@ -1,4 +1,4 @@
-"""Prints the table of benchmarks/results/plan.md: pre-training 7B at 32,768 tokens on several TPU slices.
+"""Prints the table of benchmarks/results/plan.md: pre-training 7B at 32,768 tokens on TPU slices.
 
     JAX_PLATFORMS=cpu python benchmarks/plan_table.py [SLICE ...]
 

@@ -1,8 +1,8 @@
 """Frames files: the sampled frames of a video without a video codec, for machines that lack a decoder.
 
 A file `NAME.frames` holds pictures of one size and their timestamps. Each picture is compressed by
-itself, without loss (zlib), so any of them is read alone; numpy is all that reading needs. Whatever takes
-a video takes such a file: indexing, training, streaming, evaluation.
+itself, without loss (zlib), so any of them is read alone; numpy is all that reading needs. Whatever
+takes a video takes such a file: indexing, training, streaming, evaluation.
 
 | bytes | content |
 |---|---|
@@ -10,7 +10,7 @@ a video takes such a file: indexing, training, streaming, evaluation.
 | 4 | length of the header, little-endian |
 | header | JSON: `count`, `height`, `width`, `frame_duration_us`, `tables` (CRC-32 of the two tables) |
 | 8 count | int64 little-endian: timestamps in microseconds, ascending |
-| 8 (count + 1) | int64 little-endian: where each picture starts, from the end of this table, and the last ends |
+| 8 (count + 1) | int64 little-endian: where pictures start, from the end of this table, and the last ends |
 | rest | the pictures, each one a zlib stream of uint8 [height, width, 3], RGB |
 """
 

@@ -116,8 +116,8 @@ class PromptWriter:
             return error
         self._failures = 0
         record = _record(key, completion)
-        # An answer that is neither YES nor NO rejects its clip, as no answer does. It is not kept, so that
-        # it is asked for again where the stage is done again.
+        # An answer that is neither YES nor NO rejects its clip, as no answer does. It is not kept, so
+        # that it is asked for again where the stage is done again.
         readable = parse_answer(record["reply"]) is not None
         if self._cache is not None and (readable or self.model.deterministic):
             self._cache.put(record)

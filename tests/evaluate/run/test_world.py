@@ -1,4 +1,4 @@
-"""`livecc evaluate world` and `livecc score world`: from a world's folder to scores beside baselines."""
+"""`livecc evaluate world` and `livecc score world`: from a folder to scores beside baselines."""
 
 import json
 
