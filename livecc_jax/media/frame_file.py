@@ -10,7 +10,7 @@ takes a video takes such a file: indexing, training, streaming, evaluation.
 | 4 | length of the header, little-endian |
 | header | JSON: `count`, `height`, `width`, `frame_duration_us`, `tables` (CRC-32 of the two tables) |
 | 8 count | int64 little-endian: timestamps in microseconds, ascending |
-| 8 (count + 1) | int64 little-endian: where pictures start, from the end of this table, and the last ends |
+| 8 (count + 1) | int64 little-endian: where pictures start after this table, and where the last ends |
 | rest | the pictures, each one a zlib stream of uint8 [height, width, 3], RGB |
 """
 
