@@ -206,14 +206,14 @@ def test_a_bucket():
     }
     store = fsspec.filesystem("memory")
     for name, content in files.items():
-        store.pipe(f"/corpus/{name}", content.encode())
-    (listed,) = sources("memory://corpus/l.jsonl")
-    assert listed.video == "memory://corpus/w.mp4"
-    for address in ("memory://corpus/*.mp4", "memory://corpus/v.mp4"):
+        store.pipe(f"/yt-dlp-folder/{name}", content.encode())
+    (listed,) = sources("memory://yt-dlp-folder/l.jsonl")
+    assert listed.video == "memory://yt-dlp-folder/w.mp4"
+    for address in ("memory://yt-dlp-folder/*.mp4", "memory://yt-dlp-folder/v.mp4"):
         (found,) = sources(address)
-        assert found.video.endswith("/corpus/v.mp4")
+        assert found.video.endswith("/yt-dlp-folder/v.mp4")
         assert (found.title, found.captions.endswith("v.en-orig.json3")) == ("A: B?", True)
-    assert len(sources("memory://corpus")) == 2
+    assert len(sources("memory://yt-dlp-folder")) == 2
 
 
 @pytest.mark.parametrize(
