@@ -198,8 +198,8 @@ def decode_with(
     times = list(times_us)
     container, stream = open_video(path, threads, rules)
     with container:
-        # After a seek, frames are usable from the first key frame on.
-        usable = strategy.seek_margin_us is None
+        # After a seek, frames are complete from the first key frame on.
+        complete = strategy.seek_margin_us is None
         convert, num_yielded = RGBConverter(path, rules), 0
         early: dict[int, np.ndarray] = {}  # frames that were decoded before an earlier one
         decoder = packet_decoder or decode_packet
@@ -210,8 +210,8 @@ def decode_with(
             decoded = frames_in_order(container, stream, timeline, context, decoder)
         for frame, time_us in decoded:
             convert.orientation(frame)
-            usable = usable or (frame.key_frame and not frame.is_corrupt)
-            if not usable or time_us < times[num_yielded] - TOLERANCE_US:
+            complete = complete or (frame.key_frame and not frame.is_corrupt)
+            if not complete or time_us < times[num_yielded] - TOLERANCE_US:
                 continue
             late_us = time_us - times[num_yielded]
             if strategy != DECODE_ALL and (frame.is_corrupt or late_us > TOLERANCE_US):

@@ -7,7 +7,7 @@ rule and its published numbers. `records` and `parameters` are what all parts sh
 
     stage(record, parameters, models) -> list[record | Rejection]
 
-that is usable alone and keeps nothing between calls:
+that can be used alone and keeps nothing between calls:
 
 - `record` is a `Source` (one video) or a `Clip` (one cut of it). Records are frozen; a stage
   returns new ones.
