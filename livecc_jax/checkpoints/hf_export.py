@@ -87,6 +87,7 @@ def export_hf(
         if settings is not None:
             copy_files(settings, directory, SETTINGS_FILES)
         total = write_directory(directory, tensors, max_shard_bytes)
-        card = model_card(livecc, dtype, sum(math.prod(t.shape) for t in tensors), origin)
+        parameters = sum(math.prod(t.shape) for t in tensors)
+        card = model_card(config.family, livecc, dtype, parameters, origin)
         write_text(directory / "README.md", card)
     return total

@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from livecc_jax.checkpoints.hf_config import LiveCCBlock
-from livecc_jax.families.qwen2_vl import ARCHITECTURE
+from livecc_jax.families.family import Family
 
 # Fields of a training configuration that the card shows, with their descriptions.
 _FIELDS = {
@@ -29,11 +29,16 @@ _FIELDS = {
 
 
 def model_card(
-    livecc: LiveCCBlock, dtype: str, parameters: int, origin: Mapping[str, Any] | None = None
+    family: Family,
+    livecc: LiveCCBlock,
+    dtype: str,
+    parameters: int,
+    origin: Mapping[str, Any] | None = None,
 ) -> str:
     """Returns Markdown with the front matter that HuggingFace's hub reads.
 
     Args:
+        family: The model's family.
         livecc: The positions and the pixel budget that the model was trained with.
         dtype: Dtype of most weights.
         parameters: Number of parameters.
@@ -57,14 +62,14 @@ def model_card(
 library_name: transformers
 pipeline_tag: video-text-to-text
 tags:
-- qwen2_vl
+- {family.model_type}
 - livecc
 ---
 
 # Streaming video-language model
 
-A model of the Qwen2-VL architecture with {parameters:,} parameters in {dtype}, written by
-`livecc convert`. It loads with `transformers` (`{ARCHITECTURE}`) and with
+A model of the {family.name} architecture with {parameters:,} parameters in {dtype}, written by
+`livecc convert`. It loads with `transformers` (`{family.architecture}`) and with
 `livecc` alike.
 
 It comments on video as it plays: the conversation alternates a turn of frames with the words spoken

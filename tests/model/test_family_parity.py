@@ -119,6 +119,9 @@ def test_logits_are_those_of_transformers(tmp_path, family, tied):
     export_hf(tmp_path / "m", config, LiveCCBlock(), params, max_shard_bytes=200_000)
     reopened = open_checkpoint(tmp_path / "m")
     assert reopened.config == config
+    card = (tmp_path / "m/README.md").read_text()
+    assert f"of the {config.family.name} architecture" in card
+    assert f"(`{config.family.architecture}`)" in card
     reloaded = logits_of(family, config, reopened.load_params())
     for case in tiny.CASES:
         np.testing.assert_array_equal(reloaded[case], ours[case])

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from livecc_jax.evaluate.metrics.word_alignment import matched_pairs
+
 PAUSE_US = 1_500_000  # speech that follows so much silence begins anew
 TRIGGER_WINDOW_US = 3_000_000  # an onset answers one that is no further away than this
 DELAY_LIMIT_US = 5_000_000  # the first word this long after an event is about something else
@@ -57,16 +59,7 @@ def match_times(
         distance = np.abs(reference - predicted[i])
         with_pair = np.where(distance <= window_us, best[i, :-1] + gain_of_pair - distance, 0)
         best[i + 1, 1:] = np.maximum.accumulate(np.maximum(best[i, 1:], with_pair))
-    pairs, i, j = [], n, m
-    while i and j:
-        if best[i, j] == best[i - 1, j]:
-            i -= 1
-        elif best[i, j] == best[i, j - 1]:
-            j -= 1
-        else:
-            i, j = i - 1, j - 1
-            pairs.append((i, j))
-    return pairs[::-1]
+    return matched_pairs(best)
 
 
 def first_word_delays(

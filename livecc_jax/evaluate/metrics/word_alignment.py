@@ -62,7 +62,20 @@ def align_words(
         gain = np.where(matches, _MATCH_GAIN - distance, 0)
         with_match = np.where(gain > 0, best[i, :-1] + gain, 0)
         best[i + 1, 1:] = np.maximum.accumulate(np.maximum(best[i, 1:], with_match))
-    alignment, i, j = [], n, m
+    return [
+        WordMatch(predicted[i][0], predicted[i][1], reference[j][1]) for i, j in matched_pairs(best)
+    ]
+
+
+def matched_pairs(best: np.ndarray) -> list[tuple[int, int]]:
+    """Returns the pairs of the best alignment of two sequences, in order.
+
+    Args:
+        best: [n + 1, m + 1], the largest gain of the first i and the first j elements; a pair always
+            gains more than leaving both out.
+    """
+    i, j = best.shape[0] - 1, best.shape[1] - 1
+    pairs = []
     while i and j:
         if best[i, j] == best[i - 1, j]:
             i -= 1
@@ -70,5 +83,5 @@ def align_words(
             j -= 1
         else:
             i, j = i - 1, j - 1
-            alignment.append(WordMatch(predicted[i][0], predicted[i][1], reference[j][1]))
-    return alignment[::-1]
+            pairs.append((i, j))
+    return pairs[::-1]
