@@ -182,7 +182,6 @@ def prefill_empty_cache(
     x: jax.Array,
     positions: jax.Array,
     capacity: int,
-    deepstack: DeepStack | None = None,
 ) -> tuple[jax.Array, KVCache]:
     """As `append` to an empty cache, which is allocated on the way.
 
@@ -192,7 +191,6 @@ def prefill_empty_cache(
         x: [B, Q, D] embedded tokens.
         positions: int32 [B, 3, Q].
         capacity: Number of tokens that each sequence of the cache has room for, at least Q.
-        deepstack: Features that join the first layers at the vision tokens.
 
     Returns:
         Hidden states after the final norm, [B, Q, D], and the cache.
@@ -209,6 +207,5 @@ def prefill_empty_cache(
     for i, weights in enumerate(layers):
         with jax.named_scope(f"layer_{i}"):
             x, layer_cache = decoder_layer(model.config.text, weights, x, attend)
-            x = join_deepstack(x, deepstack, i)
         cache.append(layer_cache)
     return model.text.final(resolve_residual(x)), cache

@@ -82,22 +82,19 @@ def encode_padded_windows(
     rows_cols: jax.Array,
     counts: jax.Array,
 ) -> jax.Array:
-    """Encodes windows that each hold one frame pair, followed by padding.
+    """Encodes windows that each hold one frame pair, followed by padding, by a tower that is laid out.
 
     Args:
         config: The architecture.
         weights: Prepared weights that include the vision tower.
-        patches: uint8 [W, S, P], P values a patch.
+        patches: uint8 [W, S, 1176].
         rows_cols: int32 [2, W, S], the row and the column of each patch in its frame.
         counts: int32 [W], the number of real patches; 0 for a window that is padding.
 
     Returns:
-        What `Qwen2VL.encode_patches` returns, for each window.
+        Merged patches [W, S / 4, D] in the weights' dtype, where D is the decoder's width.
     """
     tower, sizes = weights.other["vision"], config.vision
-    if not is_laid_out(sizes):
-        pairs = (jnp.arange(patches.shape[1]) < counts[:, None]).astype(jnp.int32)
-        return bind(config, weights.other).vision(patches, pairs, *rows_cols)
     with jax.named_scope("patch_embed"):
         kernel = tower["patch_embed"]
         x_WSD = normalize(patches, sizes).astype(kernel.dtype) @ kernel
